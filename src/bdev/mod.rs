@@ -1,0 +1,50 @@
+//! The seam: everything that stores blocks looks like this to everything that uses blocks.
+//!
+//! A bdev has one [`Geometry`], shared by all cores, and one channel per core that executes
+//! [`BdevIo`]s. A channel never calls back: it puts what it finished, and what it wants other
+//! bdevs to do, into the core's [`IoQueue`], so that stacks of bdevs need no recursion.
+
+pub mod io;
+
+pub use io::{BdevId, BdevIo, Completion, IoOp, IoQueue, IoStatus, Station, Tag};
+
+use uuid::Uuid;
+
+/// (skeleton, the bdev station replaces it)
+#[derive(Debug)]
+pub enum Device {}
+
+/// What a user of a bdev must know about it. Fixed while the bdev exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Geometry {
+    /// Name the operator gave it; unique in the target.
+    pub name: String,
+    /// Kind for `bdev_get_bdevs`, e.g. "Malloc disk".
+    pub product_name: &'static str,
+    /// Identity, stable over restarts where the backing store has a place to keep it.
+    pub uuid: Uuid,
+    /// Logical block size in bytes: 512 or 4096.
+    pub block_size_bytes: u32,
+    /// Size in logical blocks.
+    pub blocks: u64,
+    /// Preferred I/O size in logical blocks; 0 when there is no preference.
+    pub optimal_io_blocks: u32,
+    /// Completed writes may be lost at power loss until a flush (or FUA) completes.
+    pub volatile_write_cache: bool,
+    /// `Unmap` is worth sending: it frees space. After it the range reads as zeroes.
+    pub unmap: bool,
+}
+
+impl Geometry {
+    /// Size in bytes.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.blocks * u64::from(self.block_size_bytes)
+    }
+
+    /// Whether `lba..lba + blocks` lies inside the bdev.
+    #[must_use]
+    pub fn contains(&self, lba: u64, blocks: u64) -> bool {
+        lba.checked_add(blocks).is_some_and(|end| end <= self.blocks)
+    }
+}

@@ -1,0 +1,33 @@
+//! mdof: a polled-mode NVMe-oF storage target whose RAID keeps Linux md's on-disk format
+//! and a lockless write-intent bitmap.
+//!
+//! The folders are the stations a request passes, in the order in which it passes them:
+//!
+//! ```text
+//! initiator
+//!    │ NVMe/TCP
+//!  wire ─▶ target/tcp ─▶ target/controller ─▶ target/subsystem ─▶ bdev (the seam)
+//!                                                                  │
+//!                                   raid ─▶ bitmap ─▶ bdev: uring | malloc | null | error | delay
+//!                                     └──▶ md (on-disk format)
+//!  under everything: reactor (one thread per core)
+//!  ties one core's stations together: engine
+//!  beside it: control (TOML, JSON-RPC), observe (counters)
+//! ```
+//!
+//! Imports run one way, from left to right and down; `tests/style.rs` holds them to it.
+//! `wire`, `target` (but for `engine/socket.rs`), `raid`, `bitmap` and `md` do no I/O, read no
+//! clock and start no thread: events go in, actions come out.
+
+pub mod bdev;
+pub mod bitmap;
+pub mod control;
+pub mod engine;
+pub mod initiator;
+pub mod limits;
+pub mod md;
+pub mod observe;
+pub mod raid;
+pub mod reactor;
+pub mod target;
+pub mod wire;

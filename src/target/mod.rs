@@ -1,0 +1,3 @@
+//! The NVMe/TCP target: connections, controllers, subsystems. No I/O here: `engine` drives it.
+
+pub mod subsystem;

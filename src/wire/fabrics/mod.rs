@@ -1,0 +1,1 @@
+//! NVMe over Fabrics commands (NVMe Base 2.x, section 6).
