@@ -17,10 +17,17 @@ mod raw;
 mod superblock;
 mod types;
 
+pub use assemble::{
+    AssembleError, Assembly, BitmapPlan, Candidate, MissingReason, Rejection, RejectionReason,
+    Slot, assemble,
+};
+pub use bad_blocks::{BAD_BLOCK_LOG_SECTORS_MAX, BadBlockError, BadRange, parse_bad_blocks};
 pub use bitmap_superblock::{
     BITMAP_CHUNKS_MAX, BITMAP_HEAD_BYTES, BitmapError, BitmapFlags, BitmapSuperblock,
     BitmapVersion, InitialState, STATES_OFFSET_BYTES, chunk_sectors_for, state_offset_bytes,
 };
+pub use create::{CreateError, Creation, NewArray, NewMember, create};
+pub use display::Examine;
 pub use superblock::{
     Reshape, SUPERBLOCK_READ_BYTES, Superblock, SuperblockError, Unverified, candidate_sectors,
 };
@@ -33,3 +40,7 @@ pub const SECTOR_BYTES: u64 = 512;
 
 /// md's `MaxSector`: as `resync_offset_sectors` it says that the array is clean.
 pub const MAX_SECTOR: u64 = u64::MAX;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;
