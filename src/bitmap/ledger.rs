@@ -41,6 +41,8 @@ pub struct Ledger {
     states: Box<[UnitState]>,
     urgent: VecDeque<u32>,
     lazy: VecDeque<u32>,
+    /// Which units stand in `lazy`; one that has become urgent keeps its place there.
+    listed_lazy: Box<[bool]>,
     writing_count: usize,
 }
 
@@ -58,8 +60,8 @@ impl Ledger {
             chunks,
             states: vec![UnitState::Settled; units].into_boxed_slice(),
             urgent: VecDeque::with_capacity(units),
-            // A unit made urgent may leave its old entry behind once.
-            lazy: VecDeque::with_capacity(2 * units),
+            lazy: VecDeque::with_capacity(units),
+            listed_lazy: vec![false; units].into_boxed_slice(),
             writing_count: 0,
         }
     }
@@ -100,7 +102,10 @@ impl Ledger {
                 Queued
             }
             (Settled, Urgency::Lazy) => {
-                self.lazy.push_back(index);
+                if !self.listed_lazy[unit] {
+                    self.listed_lazy[unit] = true;
+                    self.lazy.push_back(index);
+                }
                 QueuedLazy
             }
             (Writing, _) => WritingAgain,
@@ -118,6 +123,7 @@ impl Ledger {
             return None;
         }
         while let Some(index) = self.lazy.pop_front() {
+            self.listed_lazy[index as usize] = false;
             // An entry whose unit has become urgent and been written meanwhile is void.
             if self.states[index as usize] == UnitState::QueuedLazy {
                 return Some(self.set_writing(index, UnitState::QueuedLazy));
