@@ -108,13 +108,7 @@ impl Channel {
     }
 
     /// A member has answered.
-    pub fn member_done(
-        &mut self,
-        op: u32,
-        slot: MemberSlot,
-        status: IoStatus,
-        out: &mut Out<'_>,
-    ) {
+    pub fn member_done(&mut self, op: u32, slot: MemberSlot, status: IoStatus, out: &mut Out<'_>) {
         let this = &mut self.ops[op as usize];
         assert_eq!(this.state(), OpState::Members, "an answer to a request not sent");
         this.answer(bit(slot), status);
@@ -267,8 +261,7 @@ impl Channel {
 
     /// Whether resync holds a part of the range.
     pub(super) fn is_locked(&self, range: &BlockRange) -> bool {
-        self.lock_count > 0
-            && self.locks.iter().flatten().any(|lock| lock.range.overlaps(range))
+        self.lock_count > 0 && self.locks.iter().flatten().any(|lock| lock.range.overlaps(range))
     }
 
     fn lock(&mut self, window: u8, range: BlockRange, out: &mut Out<'_>) {
@@ -320,6 +313,13 @@ impl Channel {
         if self.in_flight() == 0 && !std::mem::replace(&mut self.closed, true) {
             out.mail.push_back(Mail::Owner(ToOwner::Closed));
         }
+    }
+
+    /// A simulated power cut: every request of the host is forgotten.
+    #[cfg(test)]
+    pub(super) fn abandon(&mut self, queue: &mut crate::bdev::IoQueue) {
+        let held = self.ops.iter_mut().filter_map(|op| op.io.take());
+        held.chain(self.waiting.drain(..)).for_each(|io| io.complete(IoStatus::Aborted, queue));
     }
 
     /// The array's bdev.

@@ -86,8 +86,8 @@ impl Channel {
         out: &mut Out<'_>,
     ) {
         self.reads[usize::from(slot)] -= 1;
-        let settled = status.is_ok()
-            || matches!(status, IoStatus::CompareMismatch | IoStatus::Unsupported);
+        let settled =
+            status.is_ok() || matches!(status, IoStatus::CompareMismatch | IoStatus::Unsupported);
         if !settled {
             // The state stays `Members`: the read goes on with the next one, if there is one.
             return self.start_read_elsewhere(op, out);

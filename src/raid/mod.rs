@@ -18,6 +18,7 @@
 //! 5. Unwritten chunks read as zeroes; before the first write to a part of one, the whole chunk
 //!    is zeroed durably on all members.
 
+pub mod assembly;
 mod channel;
 mod channel_op;
 mod channel_read;

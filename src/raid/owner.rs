@@ -25,7 +25,11 @@ pub(super) enum Life {
     Running,
     /// Channels finish their requests.
     Closing,
-    /// Resync windows end and the bitmap is brought to rest.
+    /// Resync windows and the daemon end.
+    Winding,
+    /// The members' volatile caches go to their media.
+    Flushing,
+    /// The bitmap is brought to rest.
     Settling,
     /// The last superblock update is on its way.
     Sealing,
@@ -35,12 +39,14 @@ pub(super) enum Life {
 
 impl Life {
     fn allows(self, next: Self) -> bool {
-        use Life::{Closing, Running, Sealing, Settling, Starting, Stopped};
+        use Life::{Closing, Flushing, Running, Sealing, Settling, Starting, Stopped, Winding};
         matches!(
             (self, next),
             (Starting, Running | Stopped)
                 | (Running, Closing)
-                | (Closing, Settling)
+                | (Closing, Winding)
+                | (Winding, Flushing)
+                | (Flushing, Settling)
                 | (Settling, Sealing)
                 | (Sealing, Stopped)
         )
@@ -58,6 +64,8 @@ pub(super) enum OwnerOp {
     Zero(usize),
     /// Read or write of a resync window.
     Window(usize),
+    /// Flush of a member's volatile cache.
+    Flush,
 }
 
 impl OwnerOp {
@@ -67,6 +75,7 @@ impl OwnerOp {
             Self::Superblock => (1, 0),
             Self::Zero(index) => (2, index),
             Self::Window(index) => (3, index),
+            Self::Flush => (4, 0),
         };
         kind << 24 | u32::try_from(index).expect("indexes are small")
     }
@@ -78,6 +87,7 @@ impl OwnerOp {
             1 => Self::Superblock,
             2 => Self::Zero(index),
             3 => Self::Window(index),
+            4 => Self::Flush,
             kind => panic!("no owner request is of kind {kind}"),
         }
     }
@@ -101,6 +111,9 @@ pub struct Owner {
     /// No member holds the metadata any more.
     pub(super) failed: bool,
     closed_count: u16,
+    stop_flush_pending: SlotMask,
+    /// The last flush failed on the last member: nothing may be called clean.
+    stop_flush_failed: bool,
 }
 
 impl Owner {
@@ -131,6 +144,8 @@ impl Owner {
             walker: Walker::default(),
             failed: false,
             closed_count: 0,
+            stop_flush_pending: 0,
+            stop_flush_failed: false,
         }
     }
 
@@ -173,6 +188,7 @@ impl Owner {
             OwnerOp::Superblock => self.superblock_answered(tag.part, status, out),
             OwnerOp::Zero(index) => self.zero_answered(index, tag.part, status, out),
             OwnerOp::Window(index) => self.window_answered(index, tag.part, status, out),
+            OwnerOp::Flush => self.flush_answered(tag.part, status, out),
         }
         self.poll(out);
     }
@@ -181,7 +197,7 @@ impl Owner {
     pub fn timer(&mut self, timer: ArrayTimer, out: &mut Out<'_>) {
         match timer {
             ArrayTimer::DaemonSleep => self.daemon_wakes(out),
-            ArrayTimer::BarrierIdle => self.daemon_rested(),
+            ArrayTimer::BarrierIdle => self.daemon_rested(out),
         }
         self.poll(out);
     }
@@ -215,11 +231,20 @@ impl Owner {
                 self.walker.look_again();
             }
             Life::Closing if self.closed_count == self.cores => {
-                self.set_life(Life::Settling);
+                self.set_life(Life::Winding);
                 self.daemon.stop();
                 self.poll_life(out);
             }
-            Life::Settling if self.walker.is_idle() && self.daemon.is_idle() => {
+            Life::Winding if self.walker.is_idle() && self.daemon.is_idle() => {
+                self.set_life(Life::Flushing);
+                self.stop_flush_pending = self.in_sync;
+                self.flush_members(out);
+            }
+            Life::Flushing if self.stop_flush_pending == 0 => {
+                self.set_life(Life::Settling);
+                self.poll_life(out);
+            }
+            Life::Settling => {
                 self.settle_bitmap(out);
                 if self.bitmap.as_ref().is_none_or(BitmapKeeper::is_settled) || self.failed {
                     self.set_life(Life::Sealing);
@@ -236,6 +261,17 @@ impl Owner {
             }
             _ => {}
         }
+    }
+
+    /// A member has flushed on the way to a stop, or has not.
+    pub(super) fn stop_flush_answered(&mut self, slot: MemberSlot, status: IoStatus) {
+        self.stop_flush_pending &= !super::bit(slot);
+        self.stop_flush_failed |= !status.is_ok() && self.in_sync == super::bit(slot);
+    }
+
+    /// What was Dirty may be called Clean: everybody is there and everything is on the media.
+    pub(super) fn may_settle_clean(&self) -> bool {
+        !self.is_degraded() && !self.stop_flush_failed
     }
 
     fn set_life(&mut self, next: Life) {

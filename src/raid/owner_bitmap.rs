@@ -457,9 +457,9 @@ impl Owner {
     /// members are there.
     pub(super) fn settle_bitmap(&mut self, out: &mut Out<'_>) {
         assert_eq!(self.life(), Life::Settling);
-        let degraded = self.is_degraded();
+        let may_clean = self.may_settle_clean();
         let (Some(bitmap), Some(map)) = (&mut self.bitmap, &self.shared.map) else { return };
-        if !std::mem::replace(&mut bitmap.settled_once, true) && !degraded {
+        if !std::mem::replace(&mut bitmap.settled_once, true) && may_clean {
             for chunk in 0..map.len() {
                 if map.state(chunk) == ChunkState::Dirty {
                     map.change(chunk, ChunkState::Clean);

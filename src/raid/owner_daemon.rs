@@ -2,10 +2,14 @@
 //!
 //! One pass: every open Dirty chunk is marked aging; then every core passes a quiescent point, so
 //! that writes begun before the mark have ended and later ones see it; then the idle time runs;
-//! then the chunks still marked are cleared. A writer takes the mark off in passing.
+//! then the members are flushed, because a chunk whose data lie in a volatile cache can still
+//! come to differ by a power cut; then the chunks still marked are cleared. A writer takes the
+//! mark off in passing.
 
-use super::message::{ArrayTimer, Mail, Out, ToChannel};
-use super::owner::{Life, Owner};
+use super::message::{ArrayTimer, Mail, Out, SlotMask, ToChannel};
+use super::owner::{Life, MemberRequest, Owner, OwnerOp};
+use super::{MemberSlot, bit, slots};
+use crate::bdev::{IoOp, IoStatus};
 
 /// Chunks looked at in one poll: one 4 KiB page of states, some microseconds.
 const CHUNKS_PER_POLL: usize = 4096;
@@ -21,6 +25,8 @@ enum DaemonState {
     Quiescing { cores_left: u16 },
     /// Waits for the idle time to run.
     Resting,
+    /// Waits until the members' volatile caches are on their media.
+    Flushing { pending: SlotMask },
     /// Clears chunks still marked from this one on.
     Clearing { next: usize },
     /// Works no more.
@@ -29,13 +35,14 @@ enum DaemonState {
 
 impl DaemonState {
     fn allows(self, next: Self) -> bool {
-        use DaemonState::{Clearing, Marking, Quiescing, Resting, Sleeping, Stopped};
+        use DaemonState::{Clearing, Flushing, Marking, Quiescing, Resting, Sleeping, Stopped};
         matches!(
             (self, next),
             (Sleeping, Marking { .. } | Sleeping | Stopped)
                 | (Marking { .. }, Marking { .. } | Quiescing { .. } | Sleeping | Stopped)
                 | (Quiescing { .. }, Quiescing { .. } | Resting)
-                | (Resting, Clearing { .. } | Stopped)
+                | (Resting, Flushing { .. } | Stopped)
+                | (Flushing { .. }, Flushing { .. } | Clearing { .. } | Sleeping | Stopped)
                 | (Clearing { .. }, Clearing { .. } | Sleeping | Stopped)
                 | (Stopped, Stopped)
         )
@@ -50,6 +57,7 @@ pub(super) struct Daemon {
     idle_ms: u64,
     round: u32,
     stop_wanted: bool,
+    flush_failed: bool,
 }
 
 impl Daemon {
@@ -60,6 +68,7 @@ impl Daemon {
             idle_ms: u64::from(idle_s) * 1000,
             round: 0,
             stop_wanted: false,
+            flush_failed: false,
         }
     }
 
@@ -73,10 +82,10 @@ impl Daemon {
         self.state == DaemonState::Stopped
     }
 
-    /// It is to stop; a quiesce round that is under way ends first.
+    /// It is to stop; what it waits for ends first.
     pub(super) fn stop(&mut self) {
         self.stop_wanted = true;
-        if !matches!(self.state, DaemonState::Quiescing { .. }) {
+        if !matches!(self.state, DaemonState::Quiescing { .. } | DaemonState::Flushing { .. }) {
             self.set_state(DaemonState::Stopped);
         }
     }
@@ -125,8 +134,47 @@ impl Owner {
     }
 
     /// The idle time is over.
-    pub(super) fn daemon_rested(&mut self) {
+    pub(super) fn daemon_rested(&mut self, out: &mut Out<'_>) {
         if self.daemon.state == DaemonState::Resting {
+            self.daemon.set_state(DaemonState::Flushing { pending: self.in_sync });
+            self.flush_members(out);
+        }
+    }
+
+    /// Asks every member in sync to bring its volatile cache to its medium.
+    pub(super) fn flush_members(&mut self, out: &mut Out<'_>) {
+        for slot in slots(self.in_sync) {
+            let request = MemberRequest { op: IoOp::Flush, lba: 0, blocks: 0, buf: None };
+            self.send(slot, OwnerOp::Flush, request, out);
+        }
+    }
+
+    /// A member has flushed, or has not: then its cache can't be trusted, and it is out.
+    pub(super) fn flush_answered(&mut self, slot: MemberSlot, status: IoStatus, out: &mut Out<'_>) {
+        if !status.is_ok() {
+            self.fail_member(slot, out);
+        }
+        if self.life() == Life::Flushing {
+            return self.stop_flush_answered(slot, status);
+        }
+        let DaemonState::Flushing { pending } = self.daemon.state else {
+            panic!("a member flushed although nobody asked");
+        };
+        let pending = pending & !bit(slot);
+        self.daemon.set_state(DaemonState::Flushing { pending });
+        if !status.is_ok() {
+            self.daemon.flush_failed = true;
+        }
+        if pending > 0 {
+            return;
+        }
+        let failed = std::mem::take(&mut self.daemon.flush_failed);
+        if self.daemon.stop_wanted {
+            self.daemon.set_state(DaemonState::Stopped);
+        } else if failed {
+            self.daemon.set_state(DaemonState::Sleeping);
+            self.arm_daemon(out);
+        } else {
             self.daemon.set_state(DaemonState::Clearing { next: 0 });
         }
     }

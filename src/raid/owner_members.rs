@@ -163,12 +163,7 @@ impl Owner {
     }
 
     /// A read failed on a member and was served by another.
-    pub(super) fn read_failed(
-        &mut self,
-        slot: MemberSlot,
-        range: BlockRange,
-        out: &mut Out<'_>,
-    ) {
+    pub(super) fn read_failed(&mut self, slot: MemberSlot, range: BlockRange, out: &mut Out<'_>) {
         let member = &mut self.members[usize::from(slot)];
         member.read_errors += 1;
         if member.state == MemberState::InSync {

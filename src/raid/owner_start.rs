@@ -21,9 +21,9 @@ impl ArrayConfig {
     /// The members that take part.
     #[must_use]
     pub fn in_sync(&self) -> SlotMask {
-        (0u32..).zip(&self.members).fold(0, |mask, (slot, member)| {
-            mask | SlotMask::from(member.is_some()) << slot
-        })
+        (0u32..)
+            .zip(&self.members)
+            .fold(0, |mask, (slot, member)| mask | SlotMask::from(member.is_some()) << slot)
     }
 
     fn first_superblock(&self) -> Result<&Superblock, String> {
@@ -77,11 +77,7 @@ pub(super) fn shared(config: &ArrayConfig, bdev: BdevId) -> Result<Shared, Strin
     })
 }
 
-fn map(
-    config: &ArrayConfig,
-    blocks: u64,
-    chunk_shift: u32,
-) -> Result<Option<ChunkMap>, String> {
+fn map(config: &ArrayConfig, blocks: u64, chunk_shift: u32) -> Result<Option<ChunkMap>, String> {
     let chunks = usize::try_from(blocks.div_ceil(1 << chunk_shift))
         .map_err(|_| format!("array {}: too many chunks", config.name))?;
     match &config.bitmap {
@@ -122,21 +118,14 @@ impl Owner {
             .fold(events, |events, member| events.max(member.superblock.events));
         let slots = config.members.len();
         let block = config.block_size_bytes as usize;
-        let recorder =
-            Recorder::new(events, slots, block, cores, &pool).ok_or_else(no_buffers)?;
+        let recorder = Recorder::new(events, slots, block, cores, &pool).ok_or_else(no_buffers)?;
         let bitmap = match &config.bitmap {
             BitmapConfig::None { .. } => None,
             BitmapConfig::Lockless { superblock, states, stale, rewrite } => {
                 let lbas = bitmap_lbas(config)?;
-                let mut keeper = BitmapKeeper::new(
-                    superblock.clone(),
-                    states.len(),
-                    block,
-                    lbas,
-                    cores,
-                    &pool,
-                )
-                .ok_or_else(no_buffers)?;
+                let mut keeper =
+                    BitmapKeeper::new(superblock.clone(), states.len(), block, lbas, cores, &pool)
+                        .ok_or_else(no_buffers)?;
                 if *stale || *rewrite {
                     keeper.rewrite_all();
                 }
