@@ -264,7 +264,8 @@ pub enum BitmapPlan {
 pub struct Assembly {
     /// The candidate whose superblock decides.
     pub freshest: usize,
-    /// Its superblock: identity, geometry, events and roles of the array.
+    /// Its superblock: identity, geometry, events and roles of the array. What describes a single
+    /// member (offsets, device uuid, recovery) is that candidate's own.
     pub superblock: Superblock,
     /// One a slot.
     pub slots: Vec<Slot>,
@@ -416,11 +417,15 @@ fn seat(
 ) -> Result<(), (Option<u16>, RejectionReason)> {
     let array = &candidates[freshest].superblock;
     let own = &candidates[index].superblock;
+    // Its own word first: what waits or failed when it was last written has no data to offer,
+    // even if the others went on to give it a role that never reached it.
     let wanted = match own.own_role() {
-        Role::Active(slot) => Some(slot),
-        _ => None,
+        Role::Active(slot) => slot,
+        Role::Faulty => return Err((None, RejectionReason::Faulty)),
+        Role::Spare => return Err((None, RejectionReason::Spare)),
+        Role::Journal => return Err((None, RejectionReason::Journal)),
     };
-    let no = |reason| Err((wanted, reason));
+    let no = |reason| Err((Some(wanted), reason));
     let twin = seated.iter().find(|&&other| {
         let other = &candidates[other].superblock;
         other.device_uuid == own.device_uuid
@@ -429,9 +434,8 @@ fn seat(
         let uuid = format_uuid(&own.device_uuid);
         return no(RejectionReason::DuplicateDevice { uuid, of });
     }
-    // A spare or journal may carry more events than the freshest active member.
-    let behind = array.events.saturating_sub(own.events);
-    if wanted.is_some() && behind > EVENTS_TOLERANCE {
+    let behind = array.events - own.events;
+    if behind > EVENTS_TOLERANCE {
         return no(RejectionReason::Stale { behind });
     }
     let slot = match array.role_of(own.dev_number) {
@@ -470,8 +474,11 @@ fn filled(own: &Superblock, candidate: usize) -> Slot {
 fn check_member(array: &Superblock, candidate: &Candidate) -> Result<(), RejectionReason> {
     let own = &candidate.superblock;
     let field = |field| Err(RejectionReason::Geometry { field });
-    if own.level != array.level || own.layout != array.layout {
+    if own.level != array.level {
         return field("level");
+    }
+    if own.layout != array.layout {
+        return field("layout");
     }
     if own.raid_disks != array.raid_disks {
         return field("raid_disks");
