@@ -247,7 +247,9 @@ proptest! {
                 prop_assert!(bitmap.chunk_count() <= BITMAP_CHUNKS_MAX);
             }
             let _ = Examine { superblock: &superblock, bitmap: None }.to_string();
-            let _ = assemble(&[Candidate { device_sectors: 1 << 21, superblock: superblock.clone(), bitmap: None }]);
+            let candidate =
+                Candidate { device_sectors: 1 << 21, superblock: superblock.clone(), bitmap: None };
+            let _ = assemble(&[candidate]);
             let mut again = vec![0; 4096];
             superblock.encode_into(&mut again);
             prop_assert_eq!(again, block);
