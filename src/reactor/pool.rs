@@ -125,7 +125,9 @@ mod tests {
         let new = pool.acquire("c").unwrap();
         assert_eq!(old.index(), new.index());
         assert_ne!(old, new);
-        assert_eq!((pool.get(old), pool.get_mut(old), pool.release(old)), (None, None, None));
+        assert_eq!(pool.get(old), None);
+        assert_eq!(pool.get_mut(old), None);
+        assert_eq!(pool.release(old), None);
         assert_eq!(pool.get(new), Some(&"c"));
         assert_eq!((pool.in_use(), pool.capacity(), pool.is_full()), (1, 1, true));
         assert_eq!(pool.get(Handle(77)), None);
