@@ -124,6 +124,11 @@ impl UringChannel {
         }))
     }
 
+    #[cfg(test)]
+    pub(in crate::bdev) fn block_size_bytes(&self) -> u32 {
+        self.device.geometry().block_size_bytes
+    }
+
     pub(in crate::bdev) fn in_flight(&self) -> usize {
         self.ops.in_use() + self.waiting_for_op.len() + self.waiting_for_scratch.len()
     }
