@@ -383,7 +383,7 @@ unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
 }
 
 /// What an errno of the backing store means to the one who waits.
-pub(super) fn status_of_errno(errno: i32) -> IoStatus {
+fn status_of_errno(errno: i32) -> IoStatus {
     match errno {
         libc::ENOSPC | libc::EDQUOT => IoStatus::NoSpace,
         libc::ENODEV | libc::ENXIO => IoStatus::Removed,

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, StatxFlags};
 use uuid::Uuid;
@@ -11,6 +12,10 @@ use uuid::Uuid;
 use crate::bdev::{DeviceError, Geometry};
 use crate::limits::PAGE_SIZE_BYTES;
 use crate::reactor::dma::Mapping;
+
+/// udev locks a block device while it looks at it, after every close of a writer: wait for it.
+const LOCK_TRIES_BLOCK_DEVICE: u32 = 20;
+const LOCK_RETRY: Duration = Duration::from_millis(50);
 
 /// What the operator asks for.
 #[derive(Debug, Clone)]
@@ -51,7 +56,7 @@ impl UringDevice {
         let stat = opener.stat()?;
         let is_block = FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice;
         let (file, mut direct) = opener.open(is_block)?;
-        opener.lock(&file)?;
+        opener.lock(&file, is_block)?;
         let size_bytes = opener.size_bytes(&file)?;
         let logical_bytes = if is_block { opener.logical_block_size(&file)? } else { 512 };
         let mut units = DirectUnits { memory_bytes: 1, offset_bytes: logical_bytes };
@@ -172,14 +177,19 @@ impl Opener<'_> {
 
     /// Two targets on one member would destroy it. O_EXCL keeps out the kernel's own users of a
     /// block device and this other targets, of files as well.
-    fn lock(&self, file: &OwnedFd) -> Result<(), DeviceError> {
-        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(()),
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let (name, path) = self.own();
-                Err(DeviceError::InUse { name, path })
+    fn lock(&self, file: &OwnedFd, is_block: bool) -> Result<(), DeviceError> {
+        let mut tries = if is_block { LOCK_TRIES_BLOCK_DEVICE } else { 1 };
+        loop {
+            tries -= 1;
+            match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(()),
+                Err(rustix::io::Errno::WOULDBLOCK) if tries == 0 => {
+                    let (name, path) = self.own();
+                    return Err(DeviceError::InUse { name, path });
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(LOCK_RETRY),
+                Err(errno) => return Err(self.failed("lock", errno)),
             }
-            Err(errno) => Err(self.failed("lock", errno)),
         }
     }
 
