@@ -29,7 +29,7 @@ pub enum TableError {
     #[error("\"{name}\" is not a valid NQN: {reason}")]
     BadNqn { name: String, reason: NqnError },
     #[error("subsystem {0} exists already")]
-    SubsystemExists(Nqn),
+    SubsystemExists(String),
     #[error("there is no subsystem {0}")]
     NoSubsystem(String),
     #[error("the target is full: it holds {SUBSYSTEMS_MAX} subsystems")]
@@ -47,29 +47,29 @@ pub enum TableError {
     #[error("namespace id {nsid} is not in 1 to {max} (the subsystem's max_namespaces)")]
     BadNsid { nsid: u32, max: u32 },
     #[error("namespace {nsid} of {nqn} exists already")]
-    NamespaceExists { nqn: Nqn, nsid: u32 },
+    NamespaceExists { nqn: String, nsid: u32 },
     #[error("subsystem {nqn} has no namespace {nsid}")]
-    NoNamespace { nqn: Nqn, nsid: u32 },
+    NoNamespace { nqn: String, nsid: u32 },
     #[error("all {max} namespace ids of subsystem {nqn} are in use")]
-    NamespacesFull { nqn: Nqn, max: u32 },
+    NamespacesFull { nqn: String, max: u32 },
     #[error("bdev {bdev} is exported already, as namespace {nsid} of {nqn}")]
-    BdevInUse { bdev: String, nqn: Nqn, nsid: u32 },
+    BdevInUse { bdev: String, nqn: String, nsid: u32 },
     #[error("bdev {bdev} has blocks of {bytes} bytes; a namespace can have 512 or 4096")]
     BadBlockSize { bdev: String, bytes: u32 },
     #[error("bdev {0} has no blocks")]
     EmptyBdev(String),
     #[error("subsystem {nqn} listens on {address} already")]
-    ListenerExists { nqn: Nqn, address: SocketAddr },
+    ListenerExists { nqn: String, address: SocketAddr },
     #[error("subsystem {nqn} does not listen on {address}")]
-    NoListener { nqn: Nqn, address: SocketAddr },
+    NoListener { nqn: String, address: SocketAddr },
     #[error("subsystem {0} has {LISTENERS_MAX} listeners, the maximum")]
-    TooManyListeners(Nqn),
+    TooManyListeners(String),
     #[error("host {host} is allowed in {nqn} already")]
-    HostExists { nqn: Nqn, host: Nqn },
+    HostExists { nqn: String, host: String },
     #[error("subsystem {nqn} does not know host {host}")]
-    NoHost { nqn: Nqn, host: Nqn },
+    NoHost { nqn: String, host: String },
     #[error("subsystem {0} has {HOSTS_MAX} hosts, the maximum")]
-    TooManyHosts(Nqn),
+    TooManyHosts(String),
 }
 
 /// What a subsystem is for.
@@ -355,7 +355,7 @@ impl SubsystemTable {
     pub fn create_subsystem(&mut self, spec: &SubsystemSpec<'_>) -> Result<(), TableError> {
         let nqn = parse_nqn(spec.nqn)?;
         let Err(index) = self.position(&nqn) else {
-            return Err(TableError::SubsystemExists(nqn));
+            return Err(TableError::SubsystemExists(nqn.to_string()));
         };
         if !is_ascii_field(spec.serial, 20) {
             return Err(TableError::BadSerial(spec.serial.to_owned()));
@@ -432,12 +432,12 @@ impl SubsystemTable {
         }
         for subsystem in &self.subsystems {
             if let Some(user) = subsystem.namespaces().find(|used| used.bdev == spec.bdev) {
-                let (nqn, nsid) = (subsystem.nqn, user.nsid);
+                let (nqn, nsid) = (subsystem.nqn.to_string(), user.nsid);
                 return Err(TableError::BdevInUse { bdev: name(), nqn, nsid });
             }
         }
         let subsystem = &self.subsystems[index];
-        let (nqn, max) = (subsystem.nqn, subsystem.max_namespaces());
+        let (nqn, max) = (subsystem.nqn.to_string(), subsystem.max_namespaces());
         let nsid = match spec.nsid {
             Some(nsid) if nsid == 0 || nsid > max => {
                 return Err(TableError::BadNsid { nsid, max });
@@ -470,7 +470,7 @@ impl SubsystemTable {
     /// An unknown subsystem or namespace.
     pub fn remove_ns(&mut self, nqn: &str, nsid: u32) -> Result<(), TableError> {
         let index = self.index_of_nvm(nqn)?;
-        let nqn = self.subsystems[index].nqn;
+        let nqn = self.subsystems[index].nqn.to_string();
         let slot = usize::try_from(nsid.wrapping_sub(1)).unwrap_or(usize::MAX);
         if self.subsystems[index].namespace(nsid).is_none() {
             return Err(TableError::NoNamespace { nqn, nsid });
@@ -486,7 +486,7 @@ impl SubsystemTable {
     pub fn add_listener(&mut self, nqn: &str, address: SocketAddr) -> Result<(), TableError> {
         let index = self.index_of(nqn)?;
         let subsystem = &self.subsystems[index];
-        let nqn = subsystem.nqn;
+        let nqn = subsystem.nqn.to_string();
         if subsystem.listeners.contains(&address) {
             return Err(TableError::ListenerExists { nqn, address });
         }
@@ -505,7 +505,7 @@ impl SubsystemTable {
     pub fn remove_listener(&mut self, nqn: &str, address: SocketAddr) -> Result<(), TableError> {
         let index = self.index_of(nqn)?;
         let subsystem = &self.subsystems[index];
-        let nqn = subsystem.nqn;
+        let nqn = subsystem.nqn.to_string();
         if !subsystem.listeners.contains(&address) {
             return Err(TableError::NoListener { nqn, address });
         }
@@ -522,9 +522,9 @@ impl SubsystemTable {
         let index = self.index_of_nvm(nqn)?;
         let host = parse_nqn(host)?;
         let subsystem = &self.subsystems[index];
-        let nqn = subsystem.nqn;
+        let nqn = subsystem.nqn.to_string();
         if subsystem.hosts.contains(&host) {
-            return Err(TableError::HostExists { nqn, host });
+            return Err(TableError::HostExists { nqn, host: host.to_string() });
         }
         if subsystem.hosts.len() >= HOSTS_MAX {
             return Err(TableError::TooManyHosts(nqn));
@@ -541,9 +541,9 @@ impl SubsystemTable {
     pub fn remove_host(&mut self, nqn: &str, host: &str) -> Result<(), TableError> {
         let index = self.index_of_nvm(nqn)?;
         let host = parse_nqn(host)?;
-        let nqn = self.subsystems[index].nqn;
+        let nqn = self.subsystems[index].nqn.to_string();
         if !self.subsystems[index].hosts.contains(&host) {
-            return Err(TableError::NoHost { nqn, host });
+            return Err(TableError::NoHost { nqn, host: host.to_string() });
         }
         self.change(index).hosts.retain(|known| *known != host);
         self.generation += 1;

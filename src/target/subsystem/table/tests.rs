@@ -45,7 +45,7 @@ fn discovery_is_always_there_and_stays() {
     assert_eq!(table.add_ns(name.as_str(), &spec(&geometry, 0, None)), Err(TableError::Discovery));
     assert_eq!(
         table.create_subsystem(&SubsystemSpec::new(name.as_str())),
-        Err(TableError::SubsystemExists(name))
+        Err(TableError::SubsystemExists(name.to_string()))
     );
     table.add_listener(name.as_str(), address("127.0.0.1:8009")).unwrap();
 }
@@ -72,12 +72,12 @@ fn bad_namespaces_are_refused_and_nothing_changes() {
     let good = geometry(512);
     table.add_ns(NQN, &spec(&good, 0, Some(5))).unwrap();
     let before = table.clone();
-    let nqn = Nqn::parse(NQN).unwrap();
+    let nqn = NQN.to_owned();
     for (bdev, nsid, error) in [
-        (1, Some(5), TableError::NamespaceExists { nqn, nsid: 5 }),
+        (1, Some(5), TableError::NamespaceExists { nqn: nqn.clone(), nsid: 5 }),
         (1, Some(0), TableError::BadNsid { nsid: 0, max: 32 }),
         (1, Some(33), TableError::BadNsid { nsid: 33, max: 32 }),
-        (0, None, TableError::BdevInUse { bdev: "m0".to_owned(), nqn, nsid: 5 }),
+        (0, None, TableError::BdevInUse { bdev: "m0".to_owned(), nqn: nqn.clone(), nsid: 5 }),
     ] {
         assert_eq!(table.add_ns(NQN, &spec(&good, bdev, nsid)), Err(error));
     }
@@ -87,7 +87,10 @@ fn bad_namespaces_are_refused_and_nothing_changes() {
         Err(TableError::BadBlockSize { bytes: 520, .. })
     ));
     for nsid in [0, 1, 33, u32::MAX] {
-        assert_eq!(table.remove_ns(NQN, nsid), Err(TableError::NoNamespace { nqn, nsid }));
+        assert_eq!(
+            table.remove_ns(NQN, nsid),
+            Err(TableError::NoNamespace { nqn: nqn.clone(), nsid })
+        );
         assert!(only(&table).namespace(nsid).is_none());
     }
     assert_eq!(table, before);
