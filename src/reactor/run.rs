@@ -166,7 +166,7 @@ pub struct Reactor<P: Program> {
     /// Target of the eventfd read that is always armed on the ring. Never freed: the kernel ends
     /// the read some time after the ring was closed.
     wake_count: *mut u64,
-    /// Clock at the end of the last turn.
+    /// Clock at the end of the last turn or sleep.
     turn_end_ns: u64,
 }
 
@@ -257,7 +257,8 @@ impl<P: Program> Reactor<P> {
     /// Runs until the program stops it.
     pub fn run(mut self) {
         self.arm_wake_read();
-        self.core.io.now_ns = clock::now_ns();
+        self.turn_end_ns = clock::now_ns();
+        self.core.io.now_ns = self.turn_end_ns;
         self.program.on_start(&mut self.core);
         while !self.core.stopping {
             let worked = self.turn();
@@ -279,7 +280,8 @@ impl<P: Program> Reactor<P> {
 
     /// One turn; says whether it had work.
     fn turn(&mut self) -> bool {
-        self.core.io.now_ns = clock::now_ns();
+        // One look at the clock a turn: it begins when the last one, or the sleep, has ended.
+        self.core.io.now_ns = self.turn_end_ns;
         let mut worked = self.mailboxes();
         worked |= self.ring_completions();
         worked |= self.program.on_turn(&mut self.core);
@@ -362,7 +364,7 @@ impl<P: Program> Reactor<P> {
             let retry_us = self.core.io.now_us() + BACKLOG_RETRY_US;
             deadline_us = Some(deadline_us.map_or(retry_us, |timer_us| timer_us.min(retry_us)));
         }
-        let now_ns = clock::now_ns();
+        let now_ns = self.turn_end_ns;
         let timeout = deadline_us
             .map(|us| Duration::from_nanos(us.saturating_mul(1000).saturating_sub(now_ns)));
         if timeout != Some(Duration::ZERO) {
