@@ -1,5 +1,6 @@
 use super::super::mesh::mesh;
 use super::super::ring::KIND_FREE;
+use super::super::timer::TimerTag;
 use super::*;
 
 const LONG: Duration = Duration::from_secs(20);
