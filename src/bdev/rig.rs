@@ -162,6 +162,19 @@ impl Drop for Folder {
     }
 }
 
+/// Unmounts what a test has mounted. Another test's child process may hold our descriptors open
+/// between its fork and its exec, so a busy mount gets a second chance.
+pub(super) fn unmount(path: &std::path::Path) {
+    for _ in 0..100 {
+        let output = std::process::Command::new("umount").arg(path).output().unwrap();
+        if output.status.success() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("{} stays mounted", path.display());
+}
+
 /// What every bdev that stores data must do, on a bdev of at least 2048 blocks of 512 bytes.
 pub(super) fn store_contract(rig: &mut Rig, bdev: u16, blocks: u64) {
     let data = rig.filled(4096, 1);
@@ -200,7 +213,7 @@ pub(super) fn store_contract(rig: &mut Rig, bdev: u16, blocks: u64) {
     }
     assert_eq!(rig.io(bdev, IoOp::WriteZeroes, 513, 700, None), IoStatus::Ok);
     let block = |n: u64| {
-        let start = (n % 256 * 512) as usize;
+        let start = usize::try_from(n % 256 * 512).unwrap();
         large.as_slice()[start..start + 512].to_vec()
     };
     assert_eq!(rig.read(bdev, 512, 1), block(512));

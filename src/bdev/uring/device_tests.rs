@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::super::{UringDevice, UringOptions};
-use crate::bdev::rig::{Folder, Rig, store_contract};
+use crate::bdev::rig::{Folder, Rig, store_contract, unmount};
 use crate::bdev::{Device, DeviceError, IoOp, IoStatus};
 
 const SIZE_BYTES: u64 = 4 << 20;
@@ -17,10 +17,6 @@ fn tried(program: &str, args: &[&str]) -> Option<String> {
         return None;
     }
     Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-}
-
-fn run(program: &str, args: &[&str]) {
-    assert!(Command::new(program).args(args).status().unwrap().success(), "{program} {args:?}");
 }
 
 struct Loop {
@@ -81,7 +77,7 @@ fn a_mounted_device_is_not_opened() {
         return;
     }
     let result = open(&device.device, None);
-    run("umount", &[at]);
+    unmount(&folder.0);
     assert!(matches!(result, Err(DeviceError::InUse { .. })), "{result:?}");
 }
 
@@ -107,6 +103,6 @@ fn a_file_without_direct_io_stores_through_the_page_cache() {
         drop(data);
         rig.finish();
     });
-    run("umount", &[at]);
+    unmount(&folder.0);
     result.unwrap();
 }

@@ -13,9 +13,13 @@ use crate::bdev::{DeviceError, Geometry};
 use crate::limits::PAGE_SIZE_BYTES;
 use crate::reactor::dma::Mapping;
 
-/// udev locks a block device while it looks at it, after every close of a writer: wait for it.
-const LOCK_TRIES_BLOCK_DEVICE: u32 = 20;
-const LOCK_RETRY: Duration = Duration::from_millis(50);
+/// The largest logical block that mdof offers to hosts.
+const BLOCK_SIZE_BYTES_MAX: u32 = 4096;
+
+/// A lock that is held may go in a moment: udev locks a block device while it looks at it, and a
+/// target that is ending needs time to close. Longer than that, and somebody else is at work.
+const LOCK_TRIES: u32 = 10;
+const LOCK_RETRY: Duration = Duration::from_millis(30);
 
 /// What the operator asks for.
 #[derive(Debug, Clone)]
@@ -56,19 +60,21 @@ impl UringDevice {
         let stat = opener.stat()?;
         let is_block = FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice;
         let (file, mut direct) = opener.open(is_block)?;
-        opener.lock(&file, is_block)?;
+        opener.lock(&file)?;
         let size_bytes = opener.size_bytes(&file)?;
         let logical_bytes = if is_block { opener.logical_block_size(&file)? } else { 512 };
         let mut units = DirectUnits { memory_bytes: 1, offset_bytes: logical_bytes };
         if direct {
             match opener.direct_units(&file, logical_bytes) {
-                Some(found) => units = found,
-                None => direct = false,
+                Some(found) if is_block || found.offset_bytes <= BLOCK_SIZE_BYTES_MAX => {
+                    units = found;
+                }
+                _ => direct = false,
             }
         }
         if !direct {
             tracing::warn!(
-                "bdev {}: {} takes no direct I/O; it is used through the page cache, and flush \
+                "bdev {}: {} takes no direct I/O in blocks of 4096 bytes; it is used through the page cache, and flush \
                  and FUA wait for the data to reach it",
                 options.name,
                 options.path.display()
@@ -177,8 +183,8 @@ impl Opener<'_> {
 
     /// Two targets on one member would destroy it. O_EXCL keeps out the kernel's own users of a
     /// block device and this other targets, of files as well.
-    fn lock(&self, file: &OwnedFd, is_block: bool) -> Result<(), DeviceError> {
-        let mut tries = if is_block { LOCK_TRIES_BLOCK_DEVICE } else { 1 };
+    fn lock(&self, file: &OwnedFd) -> Result<(), DeviceError> {
+        let mut tries = LOCK_TRIES;
         loop {
             tries -= 1;
             match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {

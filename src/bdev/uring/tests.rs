@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::*;
-use crate::bdev::rig::{Folder, Rig, store_contract};
+use crate::bdev::rig::{Folder, Rig, store_contract, unmount};
 use crate::bdev::{Device, DeviceError, IoOp, IoStatus, channel};
 
 const SIZE_BYTES: u64 = 4 << 20;
@@ -161,8 +161,7 @@ fn a_full_file_system_is_no_space() {
     let good = first == data.as_slice();
     drop(data);
     rig.finish();
-    let unmounted = std::process::Command::new("umount").arg(&folder.0).status().unwrap();
-    assert!(unmounted.success());
+    unmount(&folder.0);
     assert_eq!(statuses[0], IoStatus::Ok);
     assert_eq!(statuses[15], IoStatus::NoSpace);
     assert_eq!(zeroes, IoStatus::NoSpace);
