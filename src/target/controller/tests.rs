@@ -1,5 +1,7 @@
 //! What the tests of a controller share, and the tests by concern.
 
+#![allow(clippy::unwrap_used)] // A test may panic.
+
 mod admin;
 mod connect;
 mod hostile;

@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used)] // A test may panic.
+
 use super::*;
 use crate::target::controller::tests::{NQN, geometry, table_with};
 use crate::target::subsystem::Nqn;
@@ -110,7 +112,7 @@ fn write_zeroes_frees_only_when_asked_and_able() {
         (false, rw::DEAC, IoOp::WriteZeroes),
     ] {
         let mut sqe = command(nvm::WRITE_ZEROES, 3, 1, 0);
-        sqe.cdw12.set(999 - 3 | deac | rw::FUA);
+        sqe.cdw12.set(996 | deac | rw::FUA);
         let request = parse(&sqe, &subsystem(512, unmap, false), true).unwrap();
         let expected = IoCommand::WriteZeroes { op: expected, fua: true, lba: 3, blocks: 997 };
         assert_eq!(request.command, expected);

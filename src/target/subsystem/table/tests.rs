@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used)] // A test may panic.
+
 use super::*;
 
 const NQN: &str = "nqn.2026-11.org.example:one";
