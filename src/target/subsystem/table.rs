@@ -348,6 +348,15 @@ impl SubsystemTable {
         self.subsystems.iter().find(|subsystem| subsystem.uid == uid)
     }
 
+    /// The subsystem and namespace that export `bdev`; a bdev is exported at most once.
+    #[must_use]
+    pub fn exported_as(&self, bdev: BdevId) -> Option<(&Nqn, u32)> {
+        self.subsystems.iter().find_map(|subsystem| {
+            let namespace = subsystem.namespaces().find(|used| used.bdev == bdev)?;
+            Some((&subsystem.nqn, namespace.nsid))
+        })
+    }
+
     /// Adds a subsystem without namespaces and listeners.
     ///
     /// # Errors
@@ -430,11 +439,8 @@ impl SubsystemTable {
         if geometry.blocks == 0 {
             return Err(TableError::EmptyBdev(name()));
         }
-        for subsystem in &self.subsystems {
-            if let Some(user) = subsystem.namespaces().find(|used| used.bdev == spec.bdev) {
-                let (nqn, nsid) = (subsystem.nqn.to_string(), user.nsid);
-                return Err(TableError::BdevInUse { bdev: name(), nqn, nsid });
-            }
+        if let Some((nqn, nsid)) = self.exported_as(spec.bdev) {
+            return Err(TableError::BdevInUse { bdev: name(), nqn: nqn.to_string(), nsid });
         }
         let subsystem = &self.subsystems[index];
         let (nqn, max) = (subsystem.nqn.to_string(), subsystem.max_namespaces());
