@@ -5,6 +5,7 @@ pub(crate) mod members;
 pub(crate) mod target;
 pub(crate) mod vm;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -37,7 +38,7 @@ pub(crate) type Turn = MutexGuard<'static, ()>;
 /// Waits for this test's turn to boot a guest. `None`: the test is left out, which was said.
 pub(crate) fn turn_with_guest() -> Option<Turn> {
     if std::env::var(QUICK_VARIABLE).is_ok_and(|value| value == "1") {
-        println!("left out: {QUICK_VARIABLE}=1 asks for no guest");
+        say_left_out(&format!("{QUICK_VARIABLE}=1 asks for no guest"));
         return None;
     }
     turn(&VM_TOOLS)
@@ -63,8 +64,15 @@ fn turn(tools: &[(&str, &str)]) -> Option<Turn> {
         !std::env::var(REQUIRE_VARIABLE).is_ok_and(|value| value == "1"),
         "missing on this machine: apt-get install {missing}"
     );
-    println!("left out: missing on this machine, apt-get install {missing}");
+    say_left_out(&format!("missing on this machine, apt-get install {missing}"));
     None
+}
+
+/// Past the capture of a passing test's output: who runs the tests has to see it.
+fn say_left_out(why: &str) {
+    let thread = std::thread::current();
+    // Without a stderr there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "left out: {}: {why}", thread.name().unwrap_or("a test"));
 }
 
 /// A program of the search path, and of the directories that Debian keeps from ordinary users.
