@@ -89,7 +89,13 @@ pub(crate) fn read_all(root: &Path, folders: &[&str]) -> Vec<Source> {
         } else {
             source.path.with_extension("")
         };
-        tests.extend(test_modules(&source.code).iter().map(|name| base.join(name)));
+        for module in test_modules(source) {
+            // `#[path]` starts from the folder of the file, other than the module's own name.
+            tests.push(match module.strip_prefix("..") {
+                Ok(file) => source.path.with_file_name("").join(file).with_extension(""),
+                Err(_) => base.join(module),
+            });
+        }
     }
     for source in &mut sources {
         source.is_test = tests
@@ -188,14 +194,25 @@ fn identifier(text: &str) -> &str {
     &text[..end]
 }
 
-/// Names of the modules in other files that only tests compile.
-fn test_modules(code: &str) -> Vec<String> {
-    code.match_indices("#[cfg(test)]")
-        .filter_map(|(at, mark)| {
-            let name = code[at + mark.len()..].trim_start().strip_prefix("mod ")?;
-            let name = name.split_once(['{', ';'])?;
-            code[at..].find([';', '{']).filter(|end| code[at + end..].starts_with(';'))?;
-            Some(name.0.trim().to_owned())
+/// Files, relative to the declaring module's folder, of the modules that only tests compile.
+fn test_modules(source: &Source) -> Vec<PathBuf> {
+    let mark = "#[cfg(test)]";
+    source
+        .code
+        .match_indices(mark)
+        .filter_map(|(at, _)| {
+            let start = at + mark.len();
+            let end = start + source.code[start..].find([';', '{'])?;
+            if source.code[end..].starts_with('{') {
+                return None;
+            }
+            let (attributes, name) = source.code[start..end].split_once("mod ")?;
+            if attributes.contains("path") {
+                // The name of the file is a literal, which only `text` still has.
+                let path = source.text[start..end].split('"').nth(1)?;
+                return Some(Path::new("..").join(path));
+            }
+            Some(PathBuf::from(name.trim()))
         })
         .collect()
 }
