@@ -170,7 +170,10 @@ fn lines_keep_to_their_width() {
     for source in sources(&["src", "perf", "tests"]) {
         for (index, line) in source.text.lines().enumerate() {
             let columns = line.chars().count();
-            if columns > COLUMNS_MAX {
+            // The rows of a table in the docs cannot be folded.
+            let text = line.trim_start();
+            let is_table = text.starts_with("//! |") || text.starts_with("/// |");
+            if columns > COLUMNS_MAX && !is_table {
                 let what = format!("{columns} columns, at most {COLUMNS_MAX}");
                 complaints.add(&source, index + 1, &what);
             }

@@ -41,12 +41,20 @@ kernel_fetch() {
         sleep $((attempt * 2))
     done
     note "unpacking $package"
-    dpkg-deb --fsys-tarfile "$work"/linux-image-*.deb | tar -x -C "$work" \
-        --exclude='kernel/sound' --exclude='kernel/drivers/gpu' --exclude='kernel/drivers/media' \
-        --exclude='kernel/drivers/net/wireless' ./boot ./lib/modules
+    # Modules lie in /lib or, since Debian 13, in /usr/lib. What no guest has is left out.
+    dpkg-deb --fsys-tarfile "$work"/linux-image-*.deb | tar -x -C "$work" --wildcards \
+        --exclude='*/kernel/sound' --exclude='*/kernel/drivers/gpu' \
+        --exclude='*/kernel/drivers/media' --exclude='*/kernel/drivers/net/wireless' \
+        './boot/*' '*/lib/modules/*'
+    if [ -d "$work/usr/lib/modules" ]; then mv "$work/usr/lib" "$work/lib"; fi
     local version
     version=$(basename "$work"/lib/modules/*)
-    busybox depmod -b "$work" "$version"
+    # kmod's depmod knows every compression, busybox's is always there.
+    if command -v depmod >/dev/null; then
+        depmod -b "$work" "$version"
+    else
+        busybox depmod -b "$work" "$version"
+    fi
     rm -rf "$cache/modules-$version"
     mv "$work/lib/modules/$version" "$cache/modules-$version"
     # Last, because its presence says that the rest is whole.

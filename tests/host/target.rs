@@ -190,10 +190,13 @@ impl Mdof {
     /// Chunks of the array's bitmap that a resync still has to visit.
     pub(crate) fn chunks_to_sync(&self) -> u64 {
         let bitmap = self.rpc("bdev_raid_get_bitmap", json!({ "name": ARRAY }));
-        let mut counts = Vec::new();
-        find_sync_counts(&bitmap, &mut counts);
-        assert!(!counts.is_empty(), "no count of chunks in need of a resync in {bitmap}");
-        counts.iter().sum()
+        ["need_sync", "syncing", "need_sync_unwritten", "syncing_unwritten"]
+            .map(|state| {
+                let count = bitmap["states"][state].as_u64();
+                count.unwrap_or_else(|| panic!("no count of {state} chunks in {bitmap}"))
+            })
+            .iter()
+            .sum()
     }
 
     /// Waits until no chunk of the array is in need of a resync.
@@ -213,23 +216,6 @@ impl Drop for Mdof {
             let _ = process.kill();
             let _ = process.wait();
         }
-    }
-}
-
-/// Counts of the states NeedSync and Syncing (and their unwritten kin), wherever they stand.
-fn find_sync_counts(value: &Value, counts: &mut Vec<u64>) {
-    if let Value::Object(map) = value {
-        for (key, value) in map {
-            let key: String =
-                key.to_lowercase().chars().filter(char::is_ascii_alphabetic).collect();
-            let is_sync_state = key.starts_with("needsync") || key.starts_with("syncing");
-            match value.as_u64() {
-                Some(count) if is_sync_state => counts.push(count),
-                _ => find_sync_counts(value, counts),
-            }
-        }
-    } else if let Value::Array(list) = value {
-        list.iter().for_each(|value| find_sync_counts(value, counts));
     }
 }
 
