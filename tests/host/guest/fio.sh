@@ -2,7 +2,7 @@
 connect
 fio --output=/run/fio.out --filename="$DEV" --direct=1 --ioengine=libaio --iodepth=32 \
     --numjobs=4 --offset_increment=16m --size="${FIO_SIZE:-8m}" --rw=randrw --rwmixread=30 \
-    --bsrange=4k-64k --bsrange=4k-128k --blockalign=4k --verify=crc32c --verify_fatal=1 \
+    --bsrange=4k-128k --blockalign=4k --verify=crc32c --verify_fatal=1 \
     --do_verify=1 --group_reporting --name=verify || {
     tail -n 40 /run/fio.out
     fail "fio"

@@ -5,7 +5,6 @@ grep -q "^subnqn: *$NQN\$" /run/discovered || fail "discovery does not name $NQN
 grep -q "^trtype: *tcp" /run/discovered || fail "discovery names no tcp transport"
 grep -q "^trsvcid: *$PORT\$" /run/discovered || fail "discovery names another port"
 
-# connect-all follows the log page; 'connect' below then must find its place free again.
 connect
 nvme list >/run/list
 cat /run/list
