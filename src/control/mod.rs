@@ -1,1 +1,8 @@
-//! (to be written)
+//! Beside the data path: configuration, JSON-RPC and the order of start and stop.
+//!
+//! One thread, the control thread, owns everything here. It may allocate and block; it reaches
+//! the reactors only through [`crate::engine::handle::EngineHandle`].
+
+pub mod config;
+pub mod cores;
+pub mod names;
