@@ -5,4 +5,10 @@
 
 pub mod config;
 pub mod cores;
+pub mod member_file;
 pub mod names;
+pub mod rpc;
+pub mod signals;
+pub mod state_dir;
+#[cfg(test)]
+mod test_dir;
