@@ -1,8 +1,46 @@
 //! Linux md's on-disk format, byte for byte.
+//!
+//! Bytes come in, trusted values go out ([`Unverified::parse`]), and back ([`Superblock::encode_into`]).
+//! Nothing here does I/O or reads a clock; positions are 512-byte sectors of the member.
+//!
+//! ```text
+//! sector 0        8            16                       16+reserved   data_offset
+//!        │        │ superblock │ bitmap head + states   │ room         │ data …
+//! ```
 
-/// (skeleton, the md station replaces it)
-#[derive(Debug, Clone)]
-pub struct Superblock {}
-/// (skeleton, the md station replaces it)
-#[derive(Debug, Clone)]
-pub struct BitmapSuperblock {}
+mod assemble;
+mod bad_blocks;
+mod bitmap_superblock;
+mod create;
+mod display;
+mod raw;
+mod superblock;
+mod types;
+
+pub use assemble::{
+    AssembleError, Assembly, BitmapPlan, Candidate, MissingReason, Rejection, RejectionReason,
+    Slot, assemble,
+};
+pub use bad_blocks::{BAD_BLOCK_LOG_SECTORS_MAX, BadBlockError, BadRange, parse_bad_blocks};
+pub use bitmap_superblock::{
+    BITMAP_CHUNKS_MAX, BITMAP_HEAD_BYTES, BitmapError, BitmapFlags, BitmapSuperblock,
+    BitmapVersion, InitialState, STATES_OFFSET_BYTES, chunk_sectors_for, state_offset_bytes,
+};
+pub use create::{CreateError, Creation, NewArray, NewMember, create};
+pub use display::Examine;
+pub use superblock::{
+    Reshape, SUPERBLOCK_READ_BYTES, Superblock, SuperblockError, Unverified, candidate_sectors,
+};
+pub use types::{
+    BadBlockLog, DevFlags, Features, Level, MinorVersion, Role, Timestamp, format_uuid,
+};
+
+/// md counts in sectors of this size whatever the logical block size is.
+pub const SECTOR_BYTES: u64 = 512;
+
+/// md's `MaxSector`: as `resync_offset_sectors` it says that the array is clean.
+pub const MAX_SECTOR: u64 = u64::MAX;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;

@@ -1,0 +1,553 @@
+//! Which of the members given make the array, and what has to be synced before all are alike.
+//!
+//! The rules are md's: the freshest superblock decides the roles; a member whose event count is
+//! more than one behind is out; the bitmap is read from the first in-sync member. Two are stricter:
+//! members that each say that the other failed are refused (both were written to alone), and a
+//! bitmap older than the freshest superblock is only used when no in-sync member has a better one.
+
+use thiserror::Error;
+
+use super::bitmap_superblock::{BitmapError, BitmapSuperblock, BitmapVersion};
+use super::types::{Features, Level, Role};
+use super::{Superblock, format_uuid};
+use crate::limits::MEMBERS_MAX;
+
+/// Event counts may lie this far apart: an update that reached only some members.
+const EVENTS_TOLERANCE: u64 = 1;
+
+/// Features that change where data is or who may write; mdof does not start such arrays yet.
+const ARRAY_FEATURES_REFUSED: Features = Features::RESHAPE_ACTIVE
+    .union(Features::RESHAPE_BACKWARDS)
+    .union(Features::NEW_OFFSET)
+    .union(Features::CLUSTERED)
+    .union(Features::JOURNAL)
+    .union(Features::PPL)
+    .union(Features::MULTIPLE_PPLS);
+
+/// Features of a single member that mdof does not run yet; the others may do without it.
+const MEMBER_FEATURES_REFUSED: Features = Features::BAD_BLOCKS.union(Features::REPLACEMENT);
+
+/// A device that carries a superblock, as read.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// Size of the whole device.
+    pub device_sectors: u64,
+    /// Its superblock.
+    pub superblock: Superblock,
+    /// Its bitmap head; `None` when the superblock has no [`Features::BITMAP_OFFSET`]. A head that
+    /// could not be read from the device is reported by the caller, not here.
+    pub bitmap: Option<Result<BitmapSuperblock, BitmapError>>,
+}
+
+/// Why the candidates make no array that mdof can start. Candidates are named by their index.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum AssembleError {
+    /// Nothing was given.
+    #[error("no member was given")]
+    NoCandidates,
+    /// Members of two arrays.
+    #[error(
+        "the members belong to different arrays: member {first} to {first_uuid}, member {second} \
+         to {second_uuid}; nothing was started or written"
+    )]
+    DifferentArrays {
+        /// One candidate.
+        first: usize,
+        /// Its array.
+        first_uuid: String,
+        /// Another candidate.
+        second: usize,
+        /// Its array.
+        second_uuid: String,
+    },
+    /// Spares and journals only.
+    #[error("none of the members given has an active role in array {uuid}")]
+    NoActiveMember {
+        /// The array.
+        uuid: String,
+    },
+    /// A level to come.
+    #[error("array {uuid} is {level}; mdof starts raid1 only so far")]
+    UnsupportedLevel {
+        /// The array.
+        uuid: String,
+        /// Its level.
+        level: &'static str,
+    },
+    /// Features to come.
+    #[error("array {uuid} uses {features}, which mdof cannot run yet; use Linux md for it")]
+    UnsupportedFeatures {
+        /// The array.
+        uuid: String,
+        /// Names.
+        features: String,
+    },
+    /// Too many slots.
+    #[error("array {uuid} has {slots} slots, mdof runs at most {MEMBERS_MAX}")]
+    TooManySlots {
+        /// The array.
+        uuid: String,
+        /// Slots in the superblock.
+        slots: u32,
+    },
+    /// Both halves of a mirror were written to without the other.
+    #[error(
+        "member {other} says that member {freshest} failed, yet member {freshest} has {behind} \
+         more events: both were used without the other. Decide which one holds the data that you \
+         want and start with that one alone"
+    )]
+    SplitBrain {
+        /// The candidate with the most events.
+        freshest: usize,
+        /// The candidate that believes it faulty.
+        other: usize,
+        /// Events between them.
+        behind: u64,
+    },
+    /// Nobody has all the data.
+    #[error("array {uuid} has no in-sync member among those given: {reasons}")]
+    NoInSyncMember {
+        /// The array.
+        uuid: String,
+        /// What became of each candidate.
+        reasons: String,
+    },
+    /// No in-sync member has a bitmap that can be read.
+    #[error("the bitmap of array {uuid} cannot be used (member {candidate}: {error})")]
+    Bitmap {
+        /// The array.
+        uuid: String,
+        /// First in-sync candidate.
+        candidate: usize,
+        /// What is wrong with its bitmap.
+        error: BitmapError,
+    },
+    /// A bitmap of the older kind.
+    #[error("array {uuid} has a classic bitmap, which mdof cannot run yet; use Linux md for it")]
+    ClassicBitmap {
+        /// The array.
+        uuid: String,
+    },
+}
+
+/// Why one candidate takes no part.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum RejectionReason {
+    /// Left the array some time ago.
+    #[error("its superblock is {behind} events behind: it left the array and needs a re-add")]
+    Stale {
+        /// Events behind the freshest.
+        behind: u64,
+    },
+    /// The others saw it fail.
+    #[error("the array has recorded it as failed")]
+    Faulty,
+    /// No slot is assigned to it.
+    #[error("it is a spare")]
+    Spare,
+    /// Write journal.
+    #[error("it is a journal device")]
+    Journal,
+    /// Its number is beyond the array.
+    #[error("it claims slot {slot}, the array has {slots}")]
+    NoSuchSlot {
+        /// Claimed.
+        slot: u16,
+        /// Slots of the array.
+        slots: u32,
+    },
+    /// Two for one slot.
+    #[error("slot {slot} is taken by member {by}")]
+    SlotTaken {
+        /// The slot.
+        slot: u16,
+        /// Who has it.
+        by: usize,
+    },
+    /// A copy, or the same device by another path.
+    #[error("it has the same device uuid {uuid} as member {of}: a copy, or the same device twice")]
+    DuplicateDevice {
+        /// The uuid.
+        uuid: String,
+        /// The one that is kept.
+        of: usize,
+    },
+    /// Shrunk or truncated.
+    #[error("the device has {have_sectors} sectors, its data ends at sector {need_sectors}")]
+    DeviceTooSmall {
+        /// Size of the device.
+        have_sectors: u64,
+        /// End of data or metadata.
+        need_sectors: u64,
+    },
+    /// It describes another geometry than the freshest.
+    #[error("its superblock disagrees with the freshest about the array's {field}")]
+    Geometry {
+        /// md's name of the field.
+        field: &'static str,
+    },
+    /// Features of this member only.
+    #[error("it uses {features}, which mdof cannot run yet")]
+    UnsupportedFeatures {
+        /// Names.
+        features: String,
+    },
+}
+
+/// A candidate that takes no part, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// Index into the candidates.
+    pub candidate: usize,
+    /// Why.
+    pub reason: RejectionReason,
+}
+
+/// Why a slot is empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MissingReason {
+    /// No candidate was given for it, or the array knows of none.
+    NotGiven,
+    /// The candidate for it was rejected; its index.
+    Rejected(usize),
+}
+
+/// Who fills a slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Slot {
+    /// Has all data that the bitmap calls clean.
+    InSync {
+        /// Index into the candidates.
+        candidate: usize,
+    },
+    /// Was being rebuilt: reads must not go to it.
+    Rebuilding {
+        /// Index into the candidates.
+        candidate: usize,
+        /// Sectors of its data that are done.
+        recovery_offset_sectors: u64,
+        /// The rebuild may follow the bitmap; else all that was ever written is copied.
+        bitmap_guided: bool,
+    },
+    /// Nobody.
+    Missing {
+        /// Why.
+        reason: MissingReason,
+    },
+}
+
+/// What to do about the bitmap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BitmapPlan {
+    /// The array has none.
+    None,
+    /// Read the states from this candidate.
+    Load {
+        /// Index into the candidates.
+        candidate: usize,
+        /// Its head.
+        superblock: BitmapSuperblock,
+        /// Older than the superblocks: every state but Unwritten and NeedSync is NeedSync.
+        stale: bool,
+    },
+    /// Created by mdadm, never started: [`BitmapSuperblock::initialise`] it.
+    Initialise {
+        /// Index into the candidates.
+        candidate: usize,
+        /// Its head.
+        superblock: BitmapSuperblock,
+    },
+}
+
+/// The array that the candidates make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assembly {
+    /// The candidate whose superblock decides.
+    pub freshest: usize,
+    /// Its superblock: identity, geometry, events and roles of the array.
+    pub superblock: Superblock,
+    /// One a slot.
+    pub slots: Vec<Slot>,
+    /// Candidates that take no part.
+    pub rejected: Vec<Rejection>,
+    /// The array was in use when it was last written.
+    pub dirty: bool,
+    /// Where the states come from.
+    pub bitmap: BitmapPlan,
+    /// No bitmap tells where members may differ: all data has to be compared or copied.
+    pub full_resync_needed: bool,
+}
+
+impl Assembly {
+    /// Slots that are filled by an in-sync member.
+    pub fn in_sync_count(&self) -> usize {
+        self.slots.iter().filter(|slot| matches!(slot, Slot::InSync { .. })).count()
+    }
+
+    /// Fewer members in sync than slots.
+    pub fn is_degraded(&self) -> bool {
+        self.in_sync_count() < self.slots.len()
+    }
+}
+
+/// Decides what the candidates make. Pure: it reads and writes nothing.
+pub fn assemble(candidates: &[Candidate]) -> Result<Assembly, AssembleError> {
+    check_one_array(candidates)?;
+    let freshest = freshest(candidates)?;
+    let superblock = candidates[freshest].superblock.clone();
+    check_supported(&superblock)?;
+    check_split_brain(candidates, freshest)?;
+    let (slots, rejected) = fill_slots(candidates, freshest);
+    let in_sync = |slot: &Slot| match slot {
+        Slot::InSync { candidate } => Some(*candidate),
+        _ => None,
+    };
+    let sources: Vec<usize> = slots.iter().filter_map(in_sync).collect();
+    if sources.is_empty() {
+        let uuid = superblock.set_uuid_text();
+        return Err(AssembleError::NoInSyncMember { uuid, reasons: reasons(&slots, &rejected) });
+    }
+    let bitmap = plan_bitmap(candidates, &superblock, &sources)?;
+    let dirty = !superblock.is_clean();
+    Ok(Assembly {
+        freshest,
+        slots,
+        rejected,
+        dirty,
+        full_resync_needed: dirty && bitmap == BitmapPlan::None,
+        bitmap,
+        superblock,
+    })
+}
+
+fn check_one_array(candidates: &[Candidate]) -> Result<(), AssembleError> {
+    let first = &candidates.first().ok_or(AssembleError::NoCandidates)?.superblock;
+    match candidates.iter().position(|other| other.superblock.set_uuid != first.set_uuid) {
+        None => Ok(()),
+        Some(second) => Err(AssembleError::DifferentArrays {
+            first: 0,
+            first_uuid: first.set_uuid_text(),
+            second,
+            second_uuid: candidates[second].superblock.set_uuid_text(),
+        }),
+    }
+}
+
+/// The candidate with an active role and the most events; among equals one that is not being
+/// rebuilt, then the first.
+fn freshest(candidates: &[Candidate]) -> Result<usize, AssembleError> {
+    let rank = |index: usize| {
+        let superblock = &candidates[index].superblock;
+        let whole = !superblock.features.contains(Features::RECOVERY_OFFSET);
+        (superblock.events, whole, std::cmp::Reverse(index))
+    };
+    (0..candidates.len())
+        .filter(|&index| matches!(candidates[index].superblock.own_role(), Role::Active(_)))
+        .max_by_key(|&index| rank(index))
+        .ok_or_else(|| AssembleError::NoActiveMember {
+            uuid: candidates[0].superblock.set_uuid_text(),
+        })
+}
+
+fn check_supported(superblock: &Superblock) -> Result<(), AssembleError> {
+    let uuid = superblock.set_uuid_text();
+    let refused = superblock.features & ARRAY_FEATURES_REFUSED;
+    if !refused.is_empty() {
+        return Err(AssembleError::UnsupportedFeatures { uuid, features: refused.names() });
+    }
+    if superblock.level != Level::Raid1 {
+        return Err(AssembleError::UnsupportedLevel { uuid, level: superblock.level.name() });
+    }
+    let slots = superblock.raid_disks;
+    if usize::try_from(slots).map_or(true, |slots| slots > MEMBERS_MAX) {
+        return Err(AssembleError::TooManySlots { uuid, slots });
+    }
+    Ok(())
+}
+
+/// A member that holds the freshest for failed went on without it; so did the freshest.
+fn check_split_brain(candidates: &[Candidate], freshest: usize) -> Result<(), AssembleError> {
+    let Superblock { dev_number, events, .. } = candidates[freshest].superblock;
+    for (other, candidate) in candidates.iter().enumerate() {
+        let superblock = &candidate.superblock;
+        if !matches!(superblock.own_role(), Role::Active(_)) {
+            continue;
+        }
+        let behind = events - superblock.events;
+        let theirs = superblock.role_of(dev_number);
+        // A spare entry may also be a number that was not given out yet; only with an equal count
+        // must both know each other.
+        if theirs == Role::Faulty || (behind == 0 && theirs == Role::Spare) {
+            return Err(AssembleError::SplitBrain { freshest, other, behind });
+        }
+    }
+    Ok(())
+}
+
+fn fill_slots(candidates: &[Candidate], freshest: usize) -> (Vec<Slot>, Vec<Rejection>) {
+    let count = usize::try_from(candidates[freshest].superblock.raid_disks).expect("checked");
+    let mut slots = vec![Slot::Missing { reason: MissingReason::NotGiven }; count];
+    let mut rejected = Vec::new();
+    // The freshest first, so that a doubtful twin never takes its slot.
+    let others = (0..candidates.len()).filter(|&index| index != freshest);
+    let mut order: Vec<usize> = std::iter::once(freshest).chain(others).collect();
+    order[1..].sort_by_key(|&index| std::cmp::Reverse(candidates[index].superblock.events));
+    for (position, &index) in order.iter().enumerate() {
+        let seated = &order[..position];
+        if let Err((slot, reason)) = seat(candidates, freshest, seated, index, &mut slots) {
+            rejected.push(Rejection { candidate: index, reason });
+            let slot = slot.and_then(|slot| slots.get_mut(usize::from(slot)));
+            if let Some(Slot::Missing { reason: missing @ MissingReason::NotGiven }) = slot {
+                *missing = MissingReason::Rejected(index);
+            }
+        }
+    }
+    rejected.sort_by_key(|rejection| rejection.candidate);
+    (slots, rejected)
+}
+
+/// Gives the candidate its slot, or says why not and which slot it would have had.
+fn seat(
+    candidates: &[Candidate],
+    freshest: usize,
+    seated: &[usize],
+    index: usize,
+    slots: &mut [Slot],
+) -> Result<(), (Option<u16>, RejectionReason)> {
+    let array = &candidates[freshest].superblock;
+    let own = &candidates[index].superblock;
+    let wanted = match own.own_role() {
+        Role::Active(slot) => Some(slot),
+        _ => None,
+    };
+    let no = |reason| Err((wanted, reason));
+    let twin = seated.iter().find(|&&other| {
+        let other = &candidates[other].superblock;
+        other.device_uuid == own.device_uuid
+    });
+    if let Some(&of) = twin {
+        let uuid = format_uuid(&own.device_uuid);
+        return no(RejectionReason::DuplicateDevice { uuid, of });
+    }
+    // A spare or journal may carry more events than the freshest active member.
+    let behind = array.events.saturating_sub(own.events);
+    if wanted.is_some() && behind > EVENTS_TOLERANCE {
+        return no(RejectionReason::Stale { behind });
+    }
+    let slot = match array.role_of(own.dev_number) {
+        Role::Active(slot) => slot,
+        Role::Faulty => return no(RejectionReason::Faulty),
+        Role::Spare => return no(RejectionReason::Spare),
+        Role::Journal => return no(RejectionReason::Journal),
+    };
+    check_member(array, &candidates[index]).map_err(|reason| (Some(slot), reason))?;
+    let place = usize::from(slot);
+    match slots.get(place) {
+        None => no(RejectionReason::NoSuchSlot { slot, slots: array.raid_disks }),
+        Some(Slot::InSync { candidate: by } | Slot::Rebuilding { candidate: by, .. }) => {
+            no(RejectionReason::SlotTaken { slot, by: *by })
+        }
+        Some(Slot::Missing { .. }) => {
+            slots[place] = filled(own, index);
+            Ok(())
+        }
+    }
+}
+
+fn filled(own: &Superblock, candidate: usize) -> Slot {
+    if own.features.contains(Features::RECOVERY_OFFSET) {
+        Slot::Rebuilding {
+            candidate,
+            recovery_offset_sectors: own.recovery_offset_sectors,
+            bitmap_guided: own.features.contains(Features::RECOVERY_BITMAP),
+        }
+    } else {
+        Slot::InSync { candidate }
+    }
+}
+
+/// What must hold for a member besides its role and events.
+fn check_member(array: &Superblock, candidate: &Candidate) -> Result<(), RejectionReason> {
+    let own = &candidate.superblock;
+    let field = |field| Err(RejectionReason::Geometry { field });
+    if own.level != array.level || own.layout != array.layout {
+        return field("level");
+    }
+    if own.raid_disks != array.raid_disks {
+        return field("raid_disks");
+    }
+    if own.size_sectors != array.size_sectors {
+        return field("size");
+    }
+    if own.chunk_sectors != array.chunk_sectors {
+        return field("chunksize");
+    }
+    let bitmap = |superblock: &Superblock| superblock.features.contains(Features::BITMAP_OFFSET);
+    if bitmap(own) != bitmap(array) {
+        return field("bitmap");
+    }
+    let refused = own.features & (MEMBER_FEATURES_REFUSED | ARRAY_FEATURES_REFUSED);
+    if !refused.is_empty() {
+        return Err(RejectionReason::UnsupportedFeatures { features: refused.names() });
+    }
+    let need_sectors = (own.data_offset_sectors + own.size_sectors)
+        .max(own.super_offset_sectors.saturating_add(8));
+    if need_sectors > candidate.device_sectors {
+        let have_sectors = candidate.device_sectors;
+        return Err(RejectionReason::DeviceTooSmall { have_sectors, need_sectors });
+    }
+    Ok(())
+}
+
+fn plan_bitmap(
+    candidates: &[Candidate],
+    array: &Superblock,
+    sources: &[usize],
+) -> Result<BitmapPlan, AssembleError> {
+    let uuid = array.set_uuid_text();
+    if !array.features.contains(Features::BITMAP_OFFSET) {
+        return Ok(BitmapPlan::None);
+    }
+    let mut refused = None;
+    let mut readable = Vec::new();
+    for &candidate in sources {
+        match &candidates[candidate].bitmap {
+            Some(Ok(bitmap)) => readable.push((candidate, bitmap)),
+            Some(Err(error)) => refused = refused.or(Some((candidate, error.clone()))),
+            None => refused = refused.or(Some((candidate, BitmapError::NoPosition))),
+        }
+    }
+    let fresh = readable.iter().find(|(_, bitmap)| !bitmap.is_stale(array.events));
+    let Some(&(candidate, bitmap)) = fresh.or(readable.first()) else {
+        let (candidate, error) = refused.expect("each source is readable or refused");
+        return Err(AssembleError::Bitmap { uuid, candidate, error });
+    };
+    if bitmap.version == BitmapVersion::Classic {
+        return Err(AssembleError::ClassicBitmap { uuid });
+    }
+    let superblock = bitmap.clone();
+    if superblock.needs_initialising() {
+        return Ok(BitmapPlan::Initialise { candidate, superblock });
+    }
+    let stale = superblock.is_stale(array.events);
+    Ok(BitmapPlan::Load { candidate, superblock, stale })
+}
+
+/// One line of what became of all candidates, for the error that nobody is in sync.
+fn reasons(slots: &[Slot], rejected: &[Rejection]) -> String {
+    let mut lines: Vec<String> = rejected
+        .iter()
+        .map(|rejection| format!("member {}: {}", rejection.candidate, rejection.reason))
+        .collect();
+    for slot in slots {
+        if let Slot::Rebuilding { candidate, .. } = slot {
+            lines.push(format!("member {candidate}: its rebuild is not finished"));
+        }
+    }
+    lines.join("; ")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+#[path = "assemble_tests.rs"]
+mod tests;

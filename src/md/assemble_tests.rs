@@ -1,0 +1,187 @@
+//! Planning of an assembly, one situation a test.
+
+use super::*;
+use crate::md::tests::creation;
+use crate::md::{BitmapFlags, Creation};
+
+fn pair() -> Vec<Candidate> {
+    let Creation { superblocks, bitmap, .. } = creation();
+    let candidate = |superblock| Candidate {
+        device_sectors: 1 << 21,
+        superblock,
+        bitmap: Some(Ok(bitmap.clone())),
+    };
+    superblocks.into_iter().map(candidate).collect()
+}
+
+fn set_events(candidate: &mut Candidate, events: u64) {
+    candidate.superblock.events = events;
+    if let Some(Ok(bitmap)) = &mut candidate.bitmap {
+        bitmap.events = events;
+    }
+}
+
+fn only_reason(assembly: &Assembly) -> &RejectionReason {
+    assert_eq!(assembly.rejected.len(), 1, "{:?}", assembly.rejected);
+    &assembly.rejected[0].reason
+}
+
+#[test]
+fn a_clean_pair_is_whole() {
+    let mut pair = pair();
+    pair.reverse();
+    let assembly = assemble(&pair).unwrap();
+    assert_eq!(
+        assembly.slots,
+        [Slot::InSync { candidate: 1 }, Slot::InSync { candidate: 0 }],
+        "slots follow the roles, not the order given"
+    );
+    assert!(!assembly.dirty && !assembly.full_resync_needed && !assembly.is_degraded());
+    assert!(matches!(assembly.bitmap, BitmapPlan::Load { candidate: 1, stale: false, .. }));
+}
+
+#[test]
+fn members_of_two_arrays_are_refused_with_both_names() {
+    let mut pair = pair();
+    pair[1].superblock.set_uuid = [0x22; 16];
+    let text = assemble(&pair).unwrap_err().to_string();
+    assert!(text.contains("e055969a:30313233") && text.contains("22222222:22222222"), "{text}");
+    assert_eq!(assemble(&[]), Err(AssembleError::NoCandidates));
+}
+
+#[test]
+fn one_event_behind_is_tolerated_two_are_not() {
+    let mut pair = pair();
+    set_events(&mut pair[0], 7);
+    set_events(&mut pair[1], 6);
+    assert!(!assemble(&pair).unwrap().is_degraded());
+    set_events(&mut pair[0], 8);
+    let assembly = assemble(&pair).unwrap();
+    assert_eq!(only_reason(&assembly), &RejectionReason::Stale { behind: 2 });
+    assert_eq!(assembly.slots[1], Slot::Missing { reason: MissingReason::Rejected(1) });
+    assert!(assembly.is_degraded());
+}
+
+#[test]
+fn the_freshest_decides_who_failed() {
+    let mut pair = pair();
+    // The update that records the failure of member 0 reached only member 1.
+    pair[1].superblock.set_role(0, Role::Faulty);
+    set_events(&mut pair[1], 2);
+    let assembly = assemble(&pair).unwrap();
+    assert_eq!(assembly.freshest, 1);
+    assert_eq!(only_reason(&assembly), &RejectionReason::Faulty);
+    assert_eq!(assembly.slots[0], Slot::Missing { reason: MissingReason::Rejected(0) });
+    pair[1].superblock.set_role(0, Role::Spare);
+    assert_eq!(only_reason(&assemble(&pair).unwrap()), &RejectionReason::Spare);
+}
+
+#[test]
+fn two_halves_that_went_on_alone_are_refused() {
+    let mut pair = pair();
+    pair[0].superblock.set_role(1, Role::Faulty);
+    pair[1].superblock.set_role(0, Role::Faulty);
+    for (events, behind) in [(2, 0), (9, 7)] {
+        set_events(&mut pair[0], 2);
+        set_events(&mut pair[1], events);
+        let error = assemble(&pair).unwrap_err();
+        assert!(matches!(error, AssembleError::SplitBrain { behind: b, .. } if b == behind));
+    }
+    assert_eq!(assemble(&pair[..1]).unwrap().in_sync_count(), 1, "either may start alone");
+}
+
+#[test]
+fn a_device_number_not_given_out_yet_is_no_split_brain() {
+    let mut pair = pair();
+    // Member 1 was replaced by a new one with device number 2, then member 0 was lost and returns.
+    pair[1].superblock.dev_number = 2;
+    for (number, role) in [(0, Role::Faulty), (1, Role::Spare), (2, Role::Active(1))] {
+        pair[1].superblock.set_role(number, role);
+    }
+    set_events(&mut pair[1], 30);
+    let assembly = assemble(&pair).unwrap();
+    assert_eq!(only_reason(&assembly), &RejectionReason::Stale { behind: 29 });
+}
+
+#[test]
+fn copies_and_double_slots_are_told_apart() {
+    let mut three = pair();
+    three.push(three[0].clone());
+    let assembly = assemble(&three).unwrap();
+    assert!(matches!(only_reason(&assembly), RejectionReason::DuplicateDevice { of: 0, .. }));
+    three[2].superblock.device_uuid = [9; 16];
+    let assembly = assemble(&three).unwrap();
+    assert_eq!(only_reason(&assembly), &RejectionReason::SlotTaken { slot: 0, by: 0 });
+    // The older copy is the one that is left out, whatever the order.
+    let mut copies = pair();
+    copies.push(copies[0].clone());
+    set_events(&mut copies[1], 2);
+    set_events(&mut copies[2], 2);
+    assert_eq!(assemble(&copies).unwrap().slots[0], Slot::InSync { candidate: 2 });
+}
+
+#[test]
+fn a_member_under_rebuild_is_no_source() {
+    let mut pair = pair();
+    pair[0].superblock.features |= Features::RECOVERY_OFFSET | Features::RECOVERY_BITMAP;
+    pair[0].superblock.recovery_offset_sectors = 4096;
+    let assembly = assemble(&pair).unwrap();
+    assert_eq!(assembly.freshest, 1);
+    let rebuilding =
+        Slot::Rebuilding { candidate: 0, recovery_offset_sectors: 4096, bitmap_guided: true };
+    assert_eq!(assembly.slots[0], rebuilding);
+    assert!(matches!(assembly.bitmap, BitmapPlan::Load { candidate: 1, .. }));
+    let text = assemble(&pair[..1]).unwrap_err().to_string();
+    assert!(text.contains("member 0: its rebuild is not finished"), "{text}");
+}
+
+#[test]
+fn an_unclean_stop_is_dirty_and_needs_the_bitmap() {
+    let mut pair = pair();
+    pair[0].superblock.resync_offset_sectors = 0;
+    let assembly = assemble(&pair).unwrap();
+    assert!(assembly.dirty && !assembly.full_resync_needed);
+    for candidate in &mut pair {
+        candidate.superblock.features.remove(Features::BITMAP_OFFSET);
+        candidate.bitmap = None;
+    }
+    assert!(assemble(&pair).unwrap().full_resync_needed);
+}
+
+#[test]
+fn a_stale_or_broken_bitmap_is_passed_over_for_a_good_one() {
+    let mut pair = pair();
+    let bitmap = |candidate: &mut Candidate, change: fn(&mut BitmapSuperblock)| {
+        change(candidate.bitmap.as_mut().unwrap().as_mut().unwrap());
+    };
+    bitmap(&mut pair[0], |bitmap| bitmap.events = 0);
+    let plan = assemble(&pair).unwrap().bitmap;
+    assert!(matches!(plan, BitmapPlan::Load { candidate: 1, stale: false, .. }), "{plan:?}");
+    bitmap(&mut pair[1], |bitmap| bitmap.flags = BitmapFlags::WRITE_ERROR);
+    let plan = assemble(&pair).unwrap().bitmap;
+    assert!(matches!(plan, BitmapPlan::Load { candidate: 0, stale: true, .. }), "{plan:?}");
+    pair[0].bitmap = Some(Err(BitmapError::DaemonSleep));
+    let plan = assemble(&pair).unwrap().bitmap;
+    assert!(matches!(plan, BitmapPlan::Load { candidate: 1, stale: true, .. }), "{plan:?}");
+    pair[1].bitmap = Some(Err(BitmapError::DaemonSleep));
+    assert!(matches!(assemble(&pair), Err(AssembleError::Bitmap { candidate: 0, .. })));
+}
+
+#[test]
+fn what_mdof_cannot_run_is_named() {
+    let mut level = pair();
+    level[0].superblock.level = Level::Raid5;
+    assert!(assemble(&level).unwrap_err().to_string().contains("is raid5"));
+    let mut reshape = pair();
+    reshape[0].superblock.features |= Features::RESHAPE_ACTIVE;
+    assert!(assemble(&reshape).unwrap_err().to_string().contains("RESHAPE_ACTIVE"));
+    let mut bad = pair();
+    bad[1].superblock.features |= Features::BAD_BLOCKS;
+    let features = "BAD_BLOCKS".to_owned();
+    let expected = RejectionReason::UnsupportedFeatures { features };
+    assert_eq!(only_reason(&assemble(&bad).unwrap()), &expected);
+    let mut cut = pair();
+    cut[1].device_sectors -= 8;
+    let reason = assemble(&cut).unwrap();
+    assert!(matches!(only_reason(&reason), RejectionReason::DeviceTooSmall { .. }));
+}
