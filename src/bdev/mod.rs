@@ -4,15 +4,20 @@
 //! [`BdevIo`]s. A channel never calls back: it puts what it finished, and what it wants other
 //! bdevs to do, into the core's [`IoQueue`], so that stacks of bdevs need no recursion.
 
+pub mod channel;
+pub mod delay;
+pub mod device;
+pub mod error;
 pub mod io;
+pub mod malloc;
+pub mod null;
+pub mod uring;
 
+pub use channel::Channel;
+pub use device::{Device, DeviceError};
 pub use io::{BdevId, BdevIo, Completion, IoOp, IoQueue, IoStatus, Station, Tag};
 
 use uuid::Uuid;
-
-/// (skeleton, the bdev station replaces it)
-#[derive(Debug)]
-pub enum Device {}
 
 /// What a user of a bdev must know about it. Fixed while the bdev exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,5 +51,24 @@ impl Geometry {
     #[must_use]
     pub fn contains(&self, lba: u64, blocks: u64) -> bool {
         lba.checked_add(blocks).is_some_and(|end| end <= self.blocks)
+    }
+
+    /// Whether `io` makes sense for this bdev; else how it must end.
+    ///
+    /// # Panics
+    /// If a request with data has a buffer of another length: a bug of the station that sent it.
+    pub fn check(&self, io: &BdevIo) -> Result<(), IoStatus> {
+        if io.op == IoOp::Flush {
+            return Ok(());
+        }
+        if !self.contains(io.lba, u64::from(io.blocks)) {
+            return Err(IoStatus::OutOfRange);
+        }
+        if matches!(io.op, IoOp::Read | IoOp::Write | IoOp::Compare) {
+            let buf_bytes = io.buf.as_ref().map_or(0, crate::reactor::buf::IoBuf::len);
+            let want_bytes = u64::from(io.blocks) * u64::from(self.block_size_bytes);
+            assert_eq!(buf_bytes as u64, want_bytes, "buffer and block count differ");
+        }
+        Ok(())
     }
 }

@@ -1,1 +1,3 @@
-//! (to be written)
+//! What an operator can see of a running target.
+
+pub mod counter;

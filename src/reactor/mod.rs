@@ -1,3 +1,18 @@
 //! Under everything: one pinned thread per core, its ring, mailboxes, timers and memory.
+//!
+//! A [`Program`] is what a core runs. The loop calls it in a fixed order: mailboxes, ring
+//! completions, pollers, timers, then one submit. A core without work spins for a moment and then
+//! sleeps in the kernel until a completion, a message or a timer is there.
 
 pub mod buf;
+pub mod clock;
+pub mod dma;
+pub mod idle;
+pub mod mesh;
+pub mod pool;
+pub mod ring;
+mod run;
+pub mod sync;
+pub mod timer;
+
+pub use run::{Core, CoreIo, Program, Reactor, ReactorConfig, StartError, spawn};

@@ -1,0 +1,140 @@
+//! A bdev in memory.
+//!
+//! All cores copy in and out of the same memory. As on any disk, requests in flight at once that
+//! overlap have no order between them, and a read that overlaps a write may return a mixture;
+//! hosts know this. Only raw copies touch the memory, never a reference.
+
+use std::io;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::device::{DeviceError, check_shape};
+use super::{BdevIo, Geometry, IoOp, IoQueue, IoStatus};
+use crate::limits::PAGE_SIZE_BYTES;
+use crate::reactor::buf::IoBuf;
+use crate::reactor::dma::Mapping;
+
+/// Ranges from this size on are zeroed by giving their pages back, smaller ones by writing.
+const DISCARD_BYTES_MIN: usize = 64 * 1024;
+
+/// The shared part.
+#[derive(Debug)]
+pub struct MallocDevice {
+    geometry: Geometry,
+    memory: Mapping,
+}
+
+impl MallocDevice {
+    /// A zeroed bdev. Memory is taken from the system when it is first written.
+    pub fn new(
+        name: &str,
+        uuid: Uuid,
+        block_size_bytes: u32,
+        blocks: u64,
+    ) -> Result<Arc<Self>, DeviceError> {
+        let size_bytes = check_shape(name, block_size_bytes, blocks)?;
+        let no_memory = |source| DeviceError::Memory { name: name.to_owned(), size_bytes, source };
+        let len =
+            usize::try_from(size_bytes).map_err(|error| no_memory(io::Error::other(error)))?;
+        let memory = Mapping::new(len).map_err(no_memory)?;
+        let geometry = Geometry {
+            name: name.to_owned(),
+            product_name: "Malloc disk",
+            uuid,
+            block_size_bytes,
+            blocks,
+            optimal_io_blocks: 0,
+            // A power cut loses everything, flushed or not: nothing a flush could change.
+            volatile_write_cache: false,
+            unmap: true,
+        };
+        Ok(Arc::new(Self { geometry, memory }))
+    }
+
+    pub(super) fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// Address and length of a request's range, which must have been checked.
+    fn range(&self, io: &BdevIo) -> (*mut u8, usize) {
+        let block = u64::from(self.geometry.block_size_bytes);
+        let start = usize::try_from(io.lba * block).expect("checked against the size");
+        let len = usize::try_from(u64::from(io.blocks) * block).expect("checked against the size");
+        assert!(start + len <= self.memory.len_bytes());
+        (self.memory.as_ptr().wrapping_add(start), len)
+    }
+}
+
+/// One core's channel. Every request ends at once.
+#[derive(Debug)]
+pub struct MallocChannel {
+    device: Arc<MallocDevice>,
+}
+
+impl MallocChannel {
+    pub(super) fn new(device: Arc<MallocDevice>) -> Self {
+        Self { device }
+    }
+
+    pub(super) fn submit(&mut self, io: BdevIo, out: &mut IoQueue) {
+        let status = match self.device.geometry.check(&io) {
+            Ok(()) => self.execute(&io),
+            Err(status) => status,
+        };
+        io.complete(status, out);
+    }
+
+    fn execute(&self, io: &BdevIo) -> IoStatus {
+        if io.op == IoOp::Flush || io.blocks == 0 {
+            return IoStatus::Ok;
+        }
+        let (start, len) = self.device.range(io);
+        match (io.op, &io.buf) {
+            (IoOp::Read, Some(buf)) => copy(start, buf.as_ptr(), len),
+            (IoOp::Write, Some(buf)) => copy(buf.as_ptr(), start, len),
+            (IoOp::Compare, Some(buf)) => return compare(start, buf),
+            (IoOp::WriteZeroes | IoOp::Unmap, _) => zero(start, len),
+            _ => return IoStatus::Unsupported,
+        }
+        IoStatus::Ok
+    }
+}
+
+fn copy(from: *const u8, to: *mut u8, len: usize) {
+    // SAFETY: both ranges were checked, and an arena and a mapping of the device never overlap.
+    // Other cores may copy the same bytes meanwhile: see the module's text.
+    unsafe { std::ptr::copy_nonoverlapping(from, to, len) };
+}
+
+fn compare(stored: *const u8, buf: &IoBuf) -> IoStatus {
+    // SAFETY: both ranges are readable and `buf.len()` long, as checked.
+    let order = unsafe { libc::memcmp(stored.cast(), buf.as_ptr().cast(), buf.len()) };
+    if order == 0 { IoStatus::Ok } else { IoStatus::CompareMismatch }
+}
+
+/// Zeroes a range: whole pages of long ranges go back to the system, edges are written.
+fn zero(start: *mut u8, len: usize) {
+    let head = start.align_offset(PAGE_SIZE_BYTES).min(len);
+    let pages = (len - head) / PAGE_SIZE_BYTES * PAGE_SIZE_BYTES;
+    if pages < DISCARD_BYTES_MIN {
+        write_zeroes(start, len);
+        return;
+    }
+    let middle = start.wrapping_add(head);
+    // SAFETY: whole pages inside the mapping of the device; private anonymous pages that were
+    // given back read as zeroes.
+    let given =
+        unsafe { rustix::mm::madvise(middle.cast(), pages, rustix::mm::Advice::LinuxDontNeed) };
+    if given.is_err() {
+        write_zeroes(start, len);
+        return;
+    }
+    write_zeroes(start, head);
+    write_zeroes(middle.wrapping_add(pages), len - head - pages);
+}
+
+fn write_zeroes(start: *mut u8, len: usize) {
+    // SAFETY: the range lies inside the mapping of the device.
+    unsafe { start.write_bytes(0, len) };
+}

@@ -1,0 +1,115 @@
+//! Memory for I/O buffers: hugepages when the system has free ones, ordinary pages when not.
+
+use std::ptr::NonNull;
+
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+
+use super::buf::{BufPool, CLASS_SIZES_BYTES, arena_size_bytes};
+
+const HUGEPAGE_SIZE_BYTES: usize = 2 * 1024 * 1024;
+
+/// What backs an arena.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backing {
+    /// Reserved 2 MiB hugepages.
+    Hugepages,
+    /// Ordinary pages. Transparent hugepages are not asked for: an idle arena then costs only
+    /// the pages it has touched.
+    Pages,
+}
+
+fn map(size_bytes: usize, flags: MapFlags) -> rustix::io::Result<NonNull<u8>> {
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice replaces nothing.
+    let address = unsafe { mmap_anonymous(std::ptr::null_mut(), size_bytes, access, flags) }?;
+    Ok(NonNull::new(address.cast()).expect("mmap without MAP_FIXED never returns null"))
+}
+
+/// An arena of I/O buffers for the calling core, `counts` of each class. It lives as long as the
+/// process.
+pub fn arena(counts: [usize; CLASS_SIZES_BYTES.len()]) -> std::io::Result<(BufPool, Backing)> {
+    let size = arena_size_bytes(counts).next_multiple_of(HUGEPAGE_SIZE_BYTES);
+    let huge = map(size, MapFlags::PRIVATE | MapFlags::HUGETLB | MapFlags::HUGE_2MB);
+    let (base, backing) = match huge {
+        Ok(base) => (base, Backing::Hugepages),
+        Err(_) => (map(size, MapFlags::PRIVATE)?, Backing::Pages),
+    };
+    // SAFETY: the mapping is `size` bytes, zeroed, readable and writable, known to nobody else
+    // and never unmapped.
+    let memory = unsafe { std::slice::from_raw_parts_mut(base.as_ptr(), size) };
+    Ok((BufPool::new(memory, counts), backing))
+}
+
+/// Says once for the whole target what backs its arenas.
+pub fn log_backing(cores: usize, arena_bytes: usize, backing: Backing) {
+    let mib = arena_bytes.div_ceil(1024 * 1024);
+    match backing {
+        Backing::Hugepages => tracing::info!("I/O buffers: {cores} x {mib} MiB in hugepages"),
+        Backing::Pages => tracing::info!(
+            "I/O buffers: {cores} x {mib} MiB in ordinary pages, as no hugepages are free; for \
+             hugepages reserve them first (sysctl vm.nr_hugepages={})",
+            cores * arena_bytes.div_ceil(HUGEPAGE_SIZE_BYTES)
+        ),
+    }
+}
+
+/// Anonymous zeroed memory of its own, unmapped when dropped. Pages cost nothing until written.
+///
+/// It hands out a raw pointer only: several threads may copy in and out at once, so no reference
+/// to the bytes may exist.
+#[derive(Debug)]
+pub struct Mapping {
+    base: NonNull<u8>,
+    len_bytes: usize,
+}
+
+// SAFETY: the mapping belongs to the value, not to a thread.
+unsafe impl Send for Mapping {}
+// SAFETY: only a raw pointer is handed out; whoever copies through it keeps its own rules.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// `len_bytes` zeroes.
+    pub fn new(len_bytes: usize) -> std::io::Result<Self> {
+        let base = map(len_bytes, MapFlags::PRIVATE | MapFlags::NORESERVE)?;
+        Ok(Self { base, len_bytes })
+    }
+
+    /// First byte; page aligned.
+    #[must_use]
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.base.as_ptr()
+    }
+
+    /// Size in bytes.
+    #[must_use]
+    pub fn len_bytes(&self) -> usize {
+        self.len_bytes
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `new`, and with the value the last pointer user is gone.
+        let result = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len_bytes) };
+        debug_assert!(result.is_ok(), "a mapping of ours could not be unmapped");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arena_serves_buffers() {
+        let (pool, _backing) = arena([4, 1, 1]).unwrap();
+        assert_eq!(pool.free_counts(), [4, 1, 1]);
+        let mut buf = pool.get(4096).unwrap();
+        assert_eq!(buf.as_slice(), [0u8; 4096]);
+        buf.as_mut_slice().fill(7);
+        assert!(buf.as_ptr().addr().is_multiple_of(4096));
+        let (base, len) = pool.region();
+        assert!(base.as_ptr().addr().is_multiple_of(4096));
+        assert!(len.is_multiple_of(HUGEPAGE_SIZE_BYTES));
+    }
+}

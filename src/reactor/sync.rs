@@ -1,0 +1,8 @@
+//! The only import of ordering atomics, so that a model checker can be switched in at one place.
+//!
+//! Everything else of a core is plain memory: only the mesh and the counters cross threads.
+
+pub use std::sync::Arc;
+pub use std::sync::atomic::{
+    AtomicBool, AtomicI32, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence,
+};
