@@ -1,3 +1,4 @@
 //! The NVMe/TCP target: connections, controllers, subsystems. No I/O here: `engine` drives it.
 
+pub mod controller;
 pub mod subsystem;

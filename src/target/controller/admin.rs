@@ -1,0 +1,287 @@
+//! Admin commands: the table of what is supported, and the small ones.
+
+use std::sync::Arc;
+
+use super::{Controller, ControllerState};
+use crate::target::subsystem::{Subsystem, SubsystemTable};
+use crate::wire::fabrics::fctype;
+use crate::wire::nvme::feature::async_event;
+use crate::wire::nvme::log_page::lid;
+use crate::wire::nvme::opcode::{FABRICS, admin};
+use crate::wire::nvme::{Sqe, Status};
+
+/// What an admin command needs from the outside.
+#[derive(Debug, Clone, Copy)]
+pub struct AdminContext<'a> {
+    /// The published table.
+    pub table: &'a SubsystemTable,
+    /// Milliseconds of the reactor's clock.
+    pub now_ms: u64,
+}
+
+/// What the engine must do with an admin command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum AdminOutcome {
+    /// Send `data_len_bytes` from the front of the data buffer, if any, then the completion, then
+    /// see to the effect.
+    Complete {
+        /// Status field.
+        status: Status,
+        /// Dwords 0 and 1.
+        result: u64,
+        /// Data for the host; 0 unless the command was successful.
+        data_len_bytes: usize,
+        /// What else follows.
+        effect: Effect,
+    },
+    /// Send nothing: [`Controller::next_async_event`] names the command when it ends.
+    HoldAsyncEvent,
+}
+
+/// What a command brings about besides its completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing.
+    None,
+    /// A reset or shutdown: end all connections of the controller's I/O queues, and ask
+    /// [`Controller::next_async_event`] for the requests that end with it.
+    CloseIoQueues,
+}
+
+impl AdminOutcome {
+    pub(super) fn success(result: u64) -> Self {
+        Self::Complete { status: Status::SUCCESS, result, data_len_bytes: 0, effect: Effect::None }
+    }
+
+    pub(super) fn data(len_bytes: usize) -> Self {
+        Self::Complete {
+            status: Status::SUCCESS,
+            result: 0,
+            data_len_bytes: len_bytes,
+            effect: Effect::None,
+        }
+    }
+
+    pub(super) fn with_effect(self, new: Effect) -> Self {
+        match self {
+            Self::Complete { status, result, data_len_bytes, .. } => {
+                Self::Complete { status, result, data_len_bytes, effect: new }
+            }
+            Self::HoldAsyncEvent => self,
+        }
+    }
+
+    fn failure(status: Status) -> Self {
+        Self::Complete { status, result: 0, data_len_bytes: 0, effect: Effect::None }
+    }
+}
+
+/// The completion of a held Asynchronous Event Request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AsyncCompletion {
+    /// Command.
+    pub cid: u16,
+    /// Status field.
+    pub status: Status,
+    /// Dword 0: type, information and log page of the event.
+    pub result: u64,
+}
+
+/// What a new table means for a controller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum TableChange {
+    /// The controller goes on; see [`Controller::next_async_event`].
+    Admitted,
+    /// The subsystem is gone, or the host is no longer allowed: end all connections of the
+    /// controller.
+    Revoked,
+}
+
+type Handler =
+    fn(&mut Controller, &AdminContext<'_>, &Sqe, &mut [u8]) -> Result<AdminOutcome, Status>;
+
+/// A supported admin command.
+pub(super) struct AdminCommand {
+    pub(super) opcode: u8,
+    /// Discovery controllers have it too.
+    pub(super) discovery: bool,
+    handler: Handler,
+}
+
+/// Every supported admin command; Commands Supported and Effects is made from it.
+pub(super) const COMMANDS: [AdminCommand; 7] = [
+    AdminCommand {
+        opcode: admin::GET_LOG_PAGE,
+        discovery: true,
+        handler: Controller::get_log_page,
+    },
+    AdminCommand { opcode: admin::IDENTIFY, discovery: true, handler: Controller::identify },
+    AdminCommand { opcode: admin::ABORT, discovery: false, handler: Controller::abort },
+    AdminCommand {
+        opcode: admin::SET_FEATURES,
+        discovery: true,
+        handler: Controller::set_features,
+    },
+    AdminCommand {
+        opcode: admin::GET_FEATURES,
+        discovery: true,
+        handler: Controller::get_features,
+    },
+    AdminCommand {
+        opcode: admin::ASYNC_EVENT_REQUEST,
+        discovery: true,
+        handler: Controller::async_event_request,
+    },
+    AdminCommand { opcode: admin::KEEP_ALIVE, discovery: true, handler: Controller::keep_alive },
+];
+
+/// Fused operation bits of byte 1 (FUSE, Base 2.1, figure 92): not supported.
+const FUSE_MASK: u8 = 3;
+
+impl Controller {
+    /// Executes one command of the admin queue, Connect excepted.
+    ///
+    /// `data` is the command's data buffer: as long as its SGL says (but at most
+    /// [`crate::limits::IO_SIZE_BYTES_MAX`]), holding the host's data if the command sends some.
+    pub fn admin(
+        &mut self,
+        context: &AdminContext<'_>,
+        sqe: &Sqe,
+        data: &mut [u8],
+    ) -> AdminOutcome {
+        self.restart_keep_alive(context.now_ms);
+        self.dispatch(context, sqe, data).unwrap_or_else(AdminOutcome::failure)
+    }
+
+    fn dispatch(
+        &mut self,
+        context: &AdminContext<'_>,
+        sqe: &Sqe,
+        data: &mut [u8],
+    ) -> Result<AdminOutcome, Status> {
+        if sqe.flags & FUSE_MASK != 0 {
+            return Err(Status::INVALID_FIELD.dnr());
+        }
+        if sqe.opcode == FABRICS {
+            return match sqe.fctype() {
+                fctype::PROPERTY_GET => self.property_get(sqe),
+                fctype::PROPERTY_SET => self.property_set(sqe),
+                // This queue is connected already.
+                fctype::CONNECT => Err(Status::COMMAND_SEQUENCE_ERROR.dnr()),
+                _ => Err(Status::INVALID_OPCODE.dnr()),
+            };
+        }
+        if self.state != ControllerState::Ready {
+            return Err(Status::COMMAND_SEQUENCE_ERROR);
+        }
+        let command = COMMANDS
+            .iter()
+            .find(|command| command.opcode == sqe.opcode)
+            .filter(|command| command.discovery || !self.is_discovery())
+            .ok_or(Status::INVALID_OPCODE.dnr())?;
+        (command.handler)(self, context, sqe, data)
+    }
+
+    /// Abort (Base 2.1, section 5.1.1): dword 0 bit 0 says that the command was not aborted. Every
+    /// command ends in bounded time by itself, so that none is worth hunting on another core.
+    #[allow(clippy::unnecessary_wraps, clippy::unused_self)]
+    fn abort(
+        &mut self,
+        _context: &AdminContext<'_>,
+        _sqe: &Sqe,
+        _data: &mut [u8],
+    ) -> Result<AdminOutcome, Status> {
+        Ok(AdminOutcome::success(1))
+    }
+
+    #[allow(clippy::unnecessary_wraps)]
+    fn keep_alive(
+        &mut self,
+        context: &AdminContext<'_>,
+        _sqe: &Sqe,
+        _data: &mut [u8],
+    ) -> Result<AdminOutcome, Status> {
+        self.restart_keep_alive(context.now_ms);
+        Ok(AdminOutcome::success(0))
+    }
+
+    fn async_event_request(
+        &mut self,
+        _context: &AdminContext<'_>,
+        sqe: &Sqe,
+        _data: &mut [u8],
+    ) -> Result<AdminOutcome, Status> {
+        if self.events.hold(sqe.cid.get()) {
+            Ok(AdminOutcome::HoldAsyncEvent)
+        } else {
+            Err(Status::AER_LIMIT_EXCEEDED.dnr())
+        }
+    }
+
+    /// The next held Asynchronous Event Request that ends. To be asked after every
+    /// [`Controller::admin`] and [`Controller::table_changed`], until `None`.
+    pub fn next_async_event(&mut self) -> Option<AsyncCompletion> {
+        if let Some(cid) = self.events.next_aborted() {
+            return Some(AsyncCompletion { cid, status: Status::ABORT_REQUESTED, result: 0 });
+        }
+        if self.state != ControllerState::Ready {
+            return None;
+        }
+        let cid = self.events.report()?;
+        Some(AsyncCompletion { cid, status: Status::SUCCESS, result: self.event_result() })
+    }
+
+    /// Dword 0 (Base 2.1, section 5.1.2.1): type 2h (notice) in bits 2:0, information in bits
+    /// 15:8, log page in bits 23:16.
+    fn event_result(&self) -> u64 {
+        const NOTICE: u64 = 2;
+        const NAMESPACE_ATTRIBUTE_CHANGED: u64 = 0x00;
+        const DISCOVERY_LOG_CHANGED: u64 = 0xf0;
+        let (information, log) = if self.is_discovery() {
+            (DISCOVERY_LOG_CHANGED, lid::DISCOVERY)
+        } else {
+            (NAMESPACE_ATTRIBUTE_CHANGED, lid::CHANGED_NAMESPACES)
+        };
+        NOTICE | information << 8 | u64::from(log) << 16
+    }
+
+    /// A new table was published.
+    pub fn table_changed(&mut self, table: &SubsystemTable) -> TableChange {
+        let Some(new) = table.find_uid(self.subsystem.uid()) else {
+            return TableChange::Revoked;
+        };
+        if !new.allows(&self.hostnqn) {
+            return TableChange::Revoked;
+        }
+        let news = if self.is_discovery() {
+            self.generation != table.generation()
+        } else {
+            self.note_changed_namespaces(new)
+        };
+        self.generation = table.generation();
+        self.subsystem = Arc::clone(new);
+        let wanted = if self.is_discovery() {
+            async_event::DISCOVERY_LOG
+        } else {
+            async_event::NAMESPACE_ATTRIBUTE
+        };
+        if news && self.features.async_event_config() & wanted != 0 {
+            self.events.occurred();
+        }
+        TableChange::Admitted
+    }
+
+    fn note_changed_namespaces(&mut self, new: &Subsystem) -> bool {
+        let mut any = false;
+        for nsid in 1..=new.max_namespaces() {
+            if self.subsystem.namespace(nsid) != new.namespace(nsid) {
+                let bit = usize::try_from(nsid - 1).expect("bounded by NAMESPACES_MAX");
+                self.changed_namespaces[bit / 64] |= 1 << (bit % 64);
+                any = true;
+            }
+        }
+        any
+    }
+}

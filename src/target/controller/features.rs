@@ -1,0 +1,229 @@
+//! Get and Set Features (Base 2.1, sections 5.1.11 and 5.1.25; NVM 1.1, section 4.1.3).
+
+use super::Controller;
+use super::admin::{AdminContext, AdminOutcome};
+use super::connect::IO_QUEUES_MAX;
+use crate::wire::nvme::feature::{Select, capability, fid};
+use crate::wire::nvme::identify::NSID_BROADCAST;
+use crate::wire::nvme::{Sqe, Status};
+
+/// A supported feature.
+#[derive(Debug)]
+pub(super) struct Feature {
+    pub(super) fid: u8,
+    /// Dword 0 after a reset. The three whose value is kept elsewhere say 0.
+    default: u32,
+    changeable: bool,
+    pub(super) namespace_specific: bool,
+    /// Discovery controllers have it too.
+    pub(super) discovery: bool,
+}
+
+const fn feature(fid: u8, default: u32) -> Feature {
+    Feature { fid, default, changeable: true, namespace_specific: false, discovery: false }
+}
+
+/// Temperature Threshold keeps both composite thresholds in kelvins: over in bits 15:0, under in
+/// bits 31:16.
+const TEMPERATURE_DEFAULT: u32 = 0x0000_ffff;
+
+/// Every supported feature; Feature Identifiers Supported and Effects is made from it.
+pub(super) const FEATURES: [Feature; 10] = [
+    feature(fid::ARBITRATION, 6),
+    feature(fid::POWER_MANAGEMENT, 0),
+    feature(fid::TEMPERATURE_THRESHOLD, TEMPERATURE_DEFAULT),
+    Feature { namespace_specific: true, ..feature(fid::ERROR_RECOVERY, 0) },
+    Feature { changeable: false, ..feature(fid::VOLATILE_WRITE_CACHE, 1) },
+    feature(fid::NUMBER_OF_QUEUES, 0),
+    feature(fid::WRITE_ATOMICITY_NORMAL, 0),
+    Feature { discovery: true, ..feature(fid::ASYNC_EVENT_CONFIG, 0) },
+    Feature { discovery: true, ..feature(fid::KEEP_ALIVE_TIMER, 0) },
+    Feature { changeable: false, ..feature(fid::HOST_IDENTIFIER, 0) },
+];
+
+/// The values in effect, in the order of [`FEATURES`].
+#[derive(Debug)]
+pub(super) struct FeatureValues([u32; FEATURES.len()]);
+
+impl Default for FeatureValues {
+    fn default() -> Self {
+        let mut values = [0; FEATURES.len()];
+        for (value, feature) in values.iter_mut().zip(&FEATURES) {
+            *value = feature.default;
+        }
+        Self(values)
+    }
+}
+
+impl FeatureValues {
+    /// Which events the host wants to hear of.
+    pub(super) fn async_event_config(&self) -> u32 {
+        FEATURES
+            .iter()
+            .position(|feature| feature.fid == fid::ASYNC_EVENT_CONFIG)
+            .map_or(0, |index| self.0[index])
+    }
+}
+
+const INVALID: Status = Status::INVALID_FIELD.dnr();
+
+impl Controller {
+    fn find_feature(&self, sqe: &Sqe) -> Result<usize, Status> {
+        FEATURES
+            .iter()
+            .position(|feature| feature.fid == sqe.feature_id())
+            .filter(|&index| FEATURES[index].discovery || !self.is_discovery())
+            .ok_or(INVALID)
+    }
+
+    fn check_feature_nsid(&self, feature: &Feature, nsid: u32) -> Result<(), Status> {
+        if nsid == 0 || nsid == NSID_BROADCAST {
+            return Ok(());
+        }
+        if self.subsystem.namespace(nsid).is_none() {
+            return Err(Status::INVALID_NAMESPACE.dnr());
+        }
+        if feature.namespace_specific {
+            Ok(())
+        } else {
+            Err(Status::FEATURE_NOT_NAMESPACE_SPECIFIC.dnr())
+        }
+    }
+
+    pub(super) fn set_features(
+        &mut self,
+        context: &AdminContext<'_>,
+        sqe: &Sqe,
+        _data: &mut [u8],
+    ) -> Result<AdminOutcome, Status> {
+        let index = self.find_feature(sqe)?;
+        self.check_feature_nsid(&FEATURES[index], sqe.nsid.get())?;
+        if sqe.feature_save() {
+            return Err(Status::FEATURE_NOT_SAVEABLE.dnr());
+        }
+        let value = sqe.cdw11.get();
+        let keep = |allowed: bool| if allowed { Ok(value) } else { Err(INVALID) };
+        let new = match FEATURES[index].fid {
+            // Weights and the burst are hints to an arbiter that serves queues in turn.
+            fid::ARBITRATION => value,
+            // The only power state, no workload hint but those of the field.
+            fid::POWER_MANAGEMENT => keep(value & 0x1f == 0)?,
+            fid::TEMPERATURE_THRESHOLD => merge_temperature(self.features.0[index], value)?,
+            // Deallocated blocks read as zeroes: no error for them (DULBE, bit 16).
+            fid::ERROR_RECOVERY => keep(value >> 16 & 1 == 0)?,
+            fid::WRITE_ATOMICITY_NORMAL => value & 1,
+            fid::ASYNC_EVENT_CONFIG => value,
+            // Writing through is offered command by command, with FUA.
+            fid::VOLATILE_WRITE_CACHE if !self.has_volatile_write_cache() => return Err(INVALID),
+            fid::VOLATILE_WRITE_CACHE if value & 1 == 1 => 1,
+            fid::VOLATILE_WRITE_CACHE => return Err(Status::FEATURE_NOT_CHANGEABLE.dnr()),
+            // Connect has set it (Base 2.1, section 5.1.25.1.28).
+            fid::HOST_IDENTIFIER => return Err(Status::COMMAND_SEQUENCE_ERROR.dnr()),
+            fid::KEEP_ALIVE_TIMER => {
+                self.set_kato(value, context.now_ms);
+                0
+            }
+            fid::NUMBER_OF_QUEUES => {
+                self.grant_queues(value)?;
+                return Ok(AdminOutcome::success(u64::from(self.queues_result())));
+            }
+            _ => return Err(INVALID),
+        };
+        self.features.0[index] = new;
+        Ok(AdminOutcome::success(0))
+    }
+
+    /// Dword 11: submission queues in bits 15:0, completion queues in bits 31:16, both 0's based.
+    /// A Fabrics queue is a pair of both.
+    fn grant_queues(&mut self, value: u32) -> Result<(), Status> {
+        let [sq_low, sq_high, cq_low, cq_high] = value.to_le_bytes();
+        let submission = u16::from_le_bytes([sq_low, sq_high]);
+        let completion = u16::from_le_bytes([cq_low, cq_high]);
+        if submission == u16::MAX || completion == u16::MAX {
+            return Err(INVALID);
+        }
+        if self.io_queues != 0 {
+            return Err(Status::COMMAND_SEQUENCE_ERROR.dnr());
+        }
+        self.io_queues_granted = (submission.min(completion) + 1).min(IO_QUEUES_MAX);
+        Ok(())
+    }
+
+    fn queues_result(&self) -> u32 {
+        let zero_based = u32::from(self.io_queues_granted) - 1;
+        zero_based << 16 | zero_based
+    }
+
+    pub(super) fn get_features(
+        &mut self,
+        _context: &AdminContext<'_>,
+        sqe: &Sqe,
+        data: &mut [u8],
+    ) -> Result<AdminOutcome, Status> {
+        let index = self.find_feature(sqe)?;
+        let feature = &FEATURES[index];
+        let selector = sqe.cdw11.get();
+        let select = sqe.feature_select().ok_or(INVALID)?;
+        if feature.fid == fid::VOLATILE_WRITE_CACHE && !self.has_volatile_write_cache() {
+            return Err(INVALID);
+        }
+        let value = match select {
+            Select::SupportedCapabilities => {
+                let mut bits = 0;
+                if feature.changeable {
+                    bits |= capability::CHANGEABLE;
+                }
+                if feature.namespace_specific {
+                    bits |= capability::NAMESPACE_SPECIFIC;
+                }
+                bits
+            }
+            // Nothing can be saved, so the saved value is the default.
+            Select::Default | Select::Saved => match feature.fid {
+                fid::TEMPERATURE_THRESHOLD => select_temperature(feature.default, selector)?,
+                fid::NUMBER_OF_QUEUES => {
+                    let zero_based = u32::from(IO_QUEUES_MAX) - 1;
+                    zero_based << 16 | zero_based
+                }
+                _ => feature.default,
+            },
+            Select::Current => match feature.fid {
+                fid::TEMPERATURE_THRESHOLD => select_temperature(self.features.0[index], selector)?,
+                fid::NUMBER_OF_QUEUES => self.queues_result(),
+                fid::KEEP_ALIVE_TIMER => self.kato_ms,
+                fid::HOST_IDENTIFIER => return self.get_host_identifier(selector, data),
+                _ => self.features.0[index],
+            },
+        };
+        Ok(AdminOutcome::success(u64::from(value)))
+    }
+
+    /// Fabrics has the 128-bit identifier only (EXHID, bit 0).
+    fn get_host_identifier(&self, selector: u32, data: &mut [u8]) -> Result<AdminOutcome, Status> {
+        if selector & 1 == 0 {
+            return Err(INVALID);
+        }
+        let to = data.get_mut(..16).ok_or(Status::DATA_SGL_LENGTH_INVALID.dnr())?;
+        to.copy_from_slice(&self.hostid);
+        Ok(AdminOutcome::data(16))
+    }
+}
+
+/// Which composite threshold dword 11 means: THSEL in bits 21:20 (0 over, 1 under); TMPSEL in
+/// bits 19:16 must name the composite temperature, the only one there is.
+fn temperature_shift(dword: u32) -> Result<u32, Status> {
+    match (dword >> 20 & 3, dword >> 16 & 0xf) {
+        (0, 0) => Ok(0),
+        (1, 0) => Ok(16),
+        _ => Err(INVALID),
+    }
+}
+
+fn merge_temperature(kept: u32, dword: u32) -> Result<u32, Status> {
+    let shift = temperature_shift(dword)?;
+    Ok(kept & !(0xffff << shift) | (dword & 0xffff) << shift)
+}
+
+fn select_temperature(kept: u32, dword: u32) -> Result<u32, Status> {
+    Ok(kept >> temperature_shift(dword)? & 0xffff)
+}

@@ -1,0 +1,252 @@
+//! Identify (Base 2.1, section 5.1.13): answers made from the subsystem when they are asked for.
+
+use zerocopy::{FromZeros, IntoBytes};
+
+use super::admin::{AdminContext, AdminOutcome};
+use super::async_event::AERL;
+use super::io::{DEALLOCATE_RANGE_BLOCKS_MAX, WRITE_ZEROES_PAGES_SHIFT};
+use super::{Controller, KEEP_ALIVE_GRANULARITY_MS};
+use crate::limits::{IN_CAPSULE_DATA_BYTES, IO_QUEUE_DEPTH_MAX, MDTS};
+use crate::target::subsystem::Namespace;
+use crate::wire::nvme::feature::async_event;
+use crate::wire::nvme::identify::{
+    CSI_NVM, IDENTIFY_BYTES, IdentifyController, IdentifyControllerNvm, IdentifyNamespace,
+    IdentifyNamespaceIndependent, NSID_BROADCAST, NSID_LIST_MAX, NamespaceDescriptorHeader, cns,
+    controller, namespace, nidt,
+};
+use crate::wire::nvme::register::VERSION_2_0;
+use crate::wire::nvme::{Sqe, Status};
+
+/// CNTID that stands for the controller that executes the command.
+const CNTID_THIS: u16 = 0xffff;
+
+/// The command capsule in units of 16 bytes: 64-byte entry and in-capsule data.
+const IOCCSZ: u32 = 516;
+const MAXCMD: u16 = 128;
+const KAS: u16 = 10;
+
+const _: () = {
+    assert!(IOCCSZ as usize * 16 == size_of::<Sqe>() + IN_CAPSULE_DATA_BYTES);
+    assert!(MAXCMD as usize == IO_QUEUE_DEPTH_MAX);
+    assert!(KAS as u32 * 100 == KEEP_ALIVE_GRANULARITY_MS);
+};
+
+impl Controller {
+    pub(super) fn identify(
+        &mut self,
+        _context: &AdminContext<'_>,
+        sqe: &Sqe,
+        data: &mut [u8],
+    ) -> Result<AdminOutcome, Status> {
+        let page = data.get_mut(..IDENTIFY_BYTES).ok_or(Status::DATA_SGL_LENGTH_INVALID.dnr())?;
+        page.fill(0);
+        let nsid = sqe.nsid.get();
+        let nvm_only = || match sqe.identify_csi() {
+            CSI_NVM => Ok(()),
+            _ => Err(Status::INVALID_FIELD.dnr()),
+        };
+        match sqe.identify_cns() {
+            cns::CONTROLLER => self.identify_controller(page),
+            // A discovery controller has no namespaces to tell of.
+            _ if self.is_discovery() => return Err(Status::INVALID_FIELD.dnr()),
+            cns::NAMESPACE => self.fill_from(nsid, page, fill_namespace)?,
+            cns::INDEPENDENT_NAMESPACE => self.fill_from(nsid, page, fill_independent)?,
+            cns::ACTIVE_NAMESPACES => self.active_namespaces(nsid, page)?,
+            cns::NAMESPACE_DESCRIPTORS => {
+                let namespace =
+                    self.subsystem.namespace(nsid).ok_or(Status::INVALID_NAMESPACE.dnr())?;
+                fill_descriptors(namespace, page);
+            }
+            cns::COMMAND_SET_NAMESPACE => {
+                nvm_only()?;
+                // All zero: no protection information, no extended formats.
+                self.fill_from(nsid, page, |_, _| ())?;
+            }
+            cns::COMMAND_SET_CONTROLLER => {
+                nvm_only()?;
+                fill_nvm_controller(page);
+            }
+            cns::COMMAND_SET_ACTIVE_NAMESPACES => {
+                nvm_only()?;
+                self.active_namespaces(nsid, page)?;
+            }
+            cns::COMMAND_SETS => {
+                let cntid = sqe.identify_cntid();
+                if cntid != CNTID_THIS && cntid != self.cntlid {
+                    return Err(Status::INVALID_FIELD.dnr());
+                }
+                // Vector 0 is the only combination: bit CSI_NVM.
+                page[0] = 1 << CSI_NVM;
+            }
+            _ => return Err(Status::INVALID_FIELD.dnr()),
+        }
+        Ok(AdminOutcome::data(IDENTIFY_BYTES))
+    }
+
+    /// Fills the page for an active namespace, leaves it zero for an inactive one, and refuses an
+    /// NSID that no namespace can have.
+    fn fill_from(
+        &self,
+        nsid: u32,
+        page: &mut [u8],
+        fill: fn(&Namespace, &mut [u8]),
+    ) -> Result<(), Status> {
+        if !(1..=self.subsystem.max_namespaces()).contains(&nsid) {
+            return Err(Status::INVALID_NAMESPACE.dnr());
+        }
+        if let Some(namespace) = self.subsystem.namespace(nsid) {
+            fill(namespace, page);
+        }
+        Ok(())
+    }
+
+    /// The namespaces above `after`, ascending.
+    fn active_namespaces(&self, after: u32, page: &mut [u8]) -> Result<(), Status> {
+        // FFFFFFFEh and FFFFFFFFh are no NSIDs to start from (Base 2.1, section 5.1.13.2.2).
+        if after >= NSID_BROADCAST - 1 {
+            return Err(Status::INVALID_NAMESPACE.dnr());
+        }
+        let above = self.subsystem.namespaces().filter(|namespace| namespace.nsid > after);
+        for (namespace, entry) in above.take(NSID_LIST_MAX).zip(page.chunks_exact_mut(4)) {
+            entry.copy_from_slice(&namespace.nsid.to_le_bytes());
+        }
+        Ok(())
+    }
+
+    fn identify_controller(&mut self, page: &mut [u8]) {
+        let mut answer = IdentifyController::new_zeroed();
+        let subsystem = &self.subsystem;
+        answer.sn = padded(subsystem.serial());
+        answer.mn = padded(subsystem.model());
+        answer.fr = padded(env!("CARGO_PKG_VERSION"));
+        answer.mdts = MDTS;
+        answer.cntlid.set(self.cntlid);
+        answer.ver.set(VERSION_2_0);
+        answer.ctratt.set(controller::CTRATT_HOST_ID_128);
+        answer.aerl = AERL;
+        answer.frmw = controller::FRMW_ONE_READ_ONLY_SLOT;
+        answer.kas.set(KAS);
+        answer.maxcmd.set(MAXCMD);
+        answer.sgls.set(controller::SGLS_FABRICS);
+        answer.subnqn = subsystem.nqn().to_field();
+        answer.ioccsz.set(IOCCSZ);
+        answer.iorcsz.set(1);
+        answer.msdbd = 1;
+        answer.lpa = controller::LPA_EXTENDED_DATA;
+        if self.is_discovery() {
+            answer.cntrltype = controller::CNTRLTYPE_DISCOVERY;
+            answer.oaes.set(async_event::DISCOVERY_LOG);
+        } else {
+            self.identify_io_controller(&mut answer);
+        }
+        page.copy_from_slice(answer.as_bytes());
+    }
+
+    /// The fields that only a controller with namespaces has.
+    fn identify_io_controller(&mut self, answer: &mut IdentifyController) {
+        let cache = self.has_volatile_write_cache();
+        // From here on the host knows that it has to flush, or that it need not.
+        self.vwc_advertised = cache;
+        answer.rab = 6;
+        answer.cmic = controller::CMIC_MULTI_PORT_CONTROLLER;
+        answer.oaes.set(async_event::NAMESPACE_ATTRIBUTE);
+        answer.cntrltype = controller::CNTRLTYPE_IO;
+        answer.acl = 3;
+        answer.lpa |= controller::LPA_EFFECTS;
+        answer.sqes = 0x66;
+        answer.cqes = 0x44;
+        answer.nn.set(self.subsystem.max_namespaces());
+        answer.mnan.set(self.subsystem.max_namespaces());
+        answer.oncs.set(self.oncs());
+        answer.vwc =
+            controller::VWC_NO_BROADCAST_FLUSH | if cache { controller::VWC_PRESENT } else { 0 };
+    }
+
+    /// A namespace has a cache that a flush must empty.
+    pub(super) fn has_volatile_write_cache(&self) -> bool {
+        self.subsystem.namespaces().any(|namespace| namespace.volatile_write_cache)
+    }
+
+    pub(super) fn oncs(&self) -> u16 {
+        let deallocates = self.subsystem.namespaces().any(|namespace| namespace.unmap);
+        let mut oncs = controller::ONCS_WRITE_ZEROES | controller::ONCS_FEATURE_SELECT;
+        if deallocates {
+            oncs |= controller::ONCS_DATASET_MANAGEMENT;
+        }
+        if self.compare {
+            oncs |= controller::ONCS_COMPARE;
+        }
+        oncs
+    }
+}
+
+/// ASCII text in a space padded field, cut at its end.
+pub(super) fn padded<const LEN: usize>(text: &str) -> [u8; LEN] {
+    let mut field = [b' '; LEN];
+    for (to, from) in field.iter_mut().zip(text.bytes()) {
+        *to = from;
+    }
+    field
+}
+
+fn fill_namespace(namespace: &Namespace, page: &mut [u8]) {
+    let mut answer = IdentifyNamespace::new_zeroed();
+    answer.nsze.set(namespace.blocks);
+    answer.ncap.set(namespace.blocks);
+    answer.nuse.set(namespace.blocks);
+    answer.nmic = namespace::NMIC_SHARED;
+    if namespace.unmap {
+        answer.dlfeat = namespace::DLFEAT_ZEROES_DEAC;
+    }
+    let bytes = u128::from(namespace.blocks) << namespace.block_shift;
+    answer.nvmcap = bytes.to_le_bytes();
+    if namespace.optimal_io_blocks > 1 {
+        // Granularities stay one block: every block can be written alone without a penalty that
+        // would be worth a larger physical block size on the host.
+        answer.nsfeat = namespace::NSFEAT_OPTIMAL_PERFORMANCE;
+        answer.nows.set(u16::try_from(namespace.optimal_io_blocks - 1).unwrap_or(u16::MAX));
+    }
+    answer.nguid = namespace.nguid;
+    answer.eui64 = namespace.eui64;
+    answer.lbaf[0].lbads = namespace.block_shift;
+    page.copy_from_slice(answer.as_bytes());
+}
+
+fn fill_independent(namespace: &Namespace, page: &mut [u8]) {
+    let mut answer = IdentifyNamespaceIndependent::new_zeroed();
+    if !namespace.volatile_write_cache {
+        answer.nsfeat = namespace::NSFEAT_NO_VOLATILE_WRITE_CACHE;
+    }
+    answer.nmic = namespace::NMIC_SHARED;
+    answer.nstat = namespace::NSTAT_READY;
+    page.copy_from_slice(answer.as_bytes());
+}
+
+fn fill_nvm_controller(page: &mut [u8]) {
+    let mut answer = IdentifyControllerNvm::new_zeroed();
+    answer.wzsl = WRITE_ZEROES_PAGES_SHIFT;
+    answer.dmrsl.set(DEALLOCATE_RANGE_BLOCKS_MAX);
+    page.copy_from_slice(answer.as_bytes());
+}
+
+fn fill_descriptors(namespace: &Namespace, page: &mut [u8]) {
+    let mut at = 0;
+    let mut add = |nidt: u8, id: &[u8]| {
+        let nidl = u8::try_from(id.len()).expect("ids have 16 bytes at most");
+        let header = NamespaceDescriptorHeader { nidt, nidl, reserved2: [0; 2] };
+        let size = size_of_val(&header);
+        page[at..at + size].copy_from_slice(header.as_bytes());
+        page[at + size..at + size + id.len()].copy_from_slice(id);
+        at += size + id.len();
+    };
+    if namespace.eui64 != [0; 8] {
+        add(nidt::EUI64, &namespace.eui64);
+    }
+    if namespace.nguid != [0; 16] {
+        add(nidt::NGUID, &namespace.nguid);
+    }
+    if !namespace.uuid.is_nil() {
+        add(nidt::UUID, namespace.uuid.as_bytes());
+    }
+    add(nidt::CSI, &[CSI_NVM]);
+}

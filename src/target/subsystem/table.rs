@@ -1,0 +1,597 @@
+//! The table of subsystems, and the changes control makes to it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::nqn::{Nqn, NqnError};
+use crate::bdev::{BdevId, Geometry};
+use crate::limits::{NAMESPACES_MAX, SUBSYSTEMS_MAX};
+
+/// Hosts that one subsystem can name.
+pub const HOSTS_MAX: usize = 1024;
+
+/// Addresses that one subsystem can listen on.
+pub const LISTENERS_MAX: usize = 64;
+
+/// Controller ids that a subsystem may hand out (Base 2.1, section 3.1.1; 0 and FFF0h up are
+/// reserved).
+pub const CNTLID_MAX: u16 = 0xffef;
+
+/// Namespaces of a subsystem when the operator does not say.
+const MAX_NAMESPACES_DEFAULT: u32 = 32;
+
+/// Why a change was refused. The table is then as it was.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum TableError {
+    #[error("\"{name}\" is not a valid NQN: {reason}")]
+    BadNqn { name: String, reason: NqnError },
+    #[error("subsystem {0} exists already")]
+    SubsystemExists(String),
+    #[error("there is no subsystem {0}")]
+    NoSubsystem(String),
+    #[error("the target is full: it holds {SUBSYSTEMS_MAX} subsystems")]
+    TooManySubsystems,
+    #[error("the discovery subsystem is built in: it cannot be deleted and has no namespaces")]
+    Discovery,
+    #[error("serial number \"{0}\" must be 1 to 20 printable ASCII characters")]
+    BadSerial(String),
+    #[error("model number \"{0}\" must be 1 to 40 printable ASCII characters")]
+    BadModel(String),
+    #[error("max_namespaces must be 1 to {NAMESPACES_MAX}, not {0}")]
+    BadMaxNamespaces(u32),
+    #[error("controller ids {min} to {max} are no range within 1 to {CNTLID_MAX}")]
+    BadCntlidRange { min: u16, max: u16 },
+    #[error("namespace id {nsid} is not in 1 to {max} (the subsystem's max_namespaces)")]
+    BadNsid { nsid: u32, max: u32 },
+    #[error("namespace {nsid} of {nqn} exists already")]
+    NamespaceExists { nqn: String, nsid: u32 },
+    #[error("subsystem {nqn} has no namespace {nsid}")]
+    NoNamespace { nqn: String, nsid: u32 },
+    #[error("all {max} namespace ids of subsystem {nqn} are in use")]
+    NamespacesFull { nqn: String, max: u32 },
+    #[error("bdev {bdev} is exported already, as namespace {nsid} of {nqn}")]
+    BdevInUse { bdev: String, nqn: String, nsid: u32 },
+    #[error("bdev {bdev} has blocks of {bytes} bytes; a namespace can have 512 or 4096")]
+    BadBlockSize { bdev: String, bytes: u32 },
+    #[error("bdev {0} has no blocks")]
+    EmptyBdev(String),
+    #[error("subsystem {nqn} listens on {address} already")]
+    ListenerExists { nqn: String, address: SocketAddr },
+    #[error("subsystem {nqn} does not listen on {address}")]
+    NoListener { nqn: String, address: SocketAddr },
+    #[error("subsystem {0} has {LISTENERS_MAX} listeners, the maximum")]
+    TooManyListeners(String),
+    #[error("host {host} is allowed in {nqn} already")]
+    HostExists { nqn: String, host: String },
+    #[error("subsystem {nqn} does not know host {host}")]
+    NoHost { nqn: String, host: String },
+    #[error("subsystem {0} has {HOSTS_MAX} hosts, the maximum")]
+    TooManyHosts(String),
+}
+
+/// What a subsystem is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SubsystemKind {
+    /// It has namespaces.
+    Nvm,
+    /// It tells hosts which subsystems there are.
+    Discovery,
+}
+
+/// A subsystem to be created.
+#[derive(Debug, Clone)]
+pub struct SubsystemSpec<'a> {
+    /// Its name.
+    pub nqn: &'a str,
+    /// Serial number that hosts see, up to 20 ASCII characters.
+    pub serial: &'a str,
+    /// Model number that hosts see, up to 40 ASCII characters.
+    pub model: &'a str,
+    /// Every host may connect.
+    pub allow_any_host: bool,
+    /// Largest namespace id.
+    pub max_namespaces: u32,
+    /// Smallest controller id.
+    pub min_cntlid: u16,
+    /// Largest controller id.
+    pub max_cntlid: u16,
+}
+
+impl<'a> SubsystemSpec<'a> {
+    /// A subsystem called `nqn` with the defaults of SPDK's `nvmf_create_subsystem`.
+    #[must_use]
+    pub fn new(nqn: &'a str) -> Self {
+        Self {
+            nqn,
+            serial: "00000000000000000000",
+            model: "mdof bdev Controller",
+            allow_any_host: false,
+            max_namespaces: MAX_NAMESPACES_DEFAULT,
+            min_cntlid: 1,
+            max_cntlid: CNTLID_MAX,
+        }
+    }
+}
+
+/// A namespace to be added.
+#[derive(Debug, Clone, Copy)]
+pub struct NamespaceSpec<'a> {
+    /// Its id; `None`: the lowest free one.
+    pub nsid: Option<u32>,
+    /// The bdev behind it.
+    pub bdev: BdevId,
+    /// The bdev's geometry.
+    pub geometry: &'a Geometry,
+    /// UUID that hosts see; `None`: the bdev's.
+    pub uuid: Option<Uuid>,
+    /// NGUID that hosts see.
+    pub nguid: Option<[u8; 16]>,
+    /// EUI-64 that hosts see.
+    pub eui64: Option<[u8; 8]>,
+}
+
+/// A namespace: everything that the data path and Identify need, copied from the bdev.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Namespace {
+    /// Namespace id.
+    pub nsid: u32,
+    /// The bdev behind it.
+    pub bdev: BdevId,
+    /// Logical block size as a power of two: 9 or 12.
+    pub block_shift: u8,
+    /// Size in logical blocks.
+    pub blocks: u64,
+    /// UUID.
+    pub uuid: Uuid,
+    /// NGUID; zero: none.
+    pub nguid: [u8; 16],
+    /// EUI-64; zero: none.
+    pub eui64: [u8; 8],
+    /// Completed writes may be lost at power loss until a flush.
+    pub volatile_write_cache: bool,
+    /// Deallocation frees space and makes the range read as zeroes.
+    pub unmap: bool,
+    /// Preferred I/O size in logical blocks; 0: none.
+    pub optimal_io_blocks: u32,
+}
+
+impl Namespace {
+    /// Logical block size in bytes.
+    #[must_use]
+    pub fn block_size_bytes(&self) -> u32 {
+        1 << self.block_shift
+    }
+
+    /// Whether `lba..lba + blocks` lies inside the namespace.
+    #[must_use]
+    pub fn contains(&self, lba: u64, blocks: u32) -> bool {
+        lba.checked_add(u64::from(blocks)).is_some_and(|end| end <= self.blocks)
+    }
+}
+
+/// One subsystem as hosts see it. Immutable once published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subsystem {
+    uid: u64,
+    kind: SubsystemKind,
+    nqn: Nqn,
+    serial: String,
+    model: String,
+    allow_any_host: bool,
+    hosts: Vec<Nqn>,
+    /// Index: NSID - 1. As long as `max_namespaces`.
+    namespaces: Vec<Option<Namespace>>,
+    listeners: Vec<SocketAddr>,
+    min_cntlid: u16,
+    max_cntlid: u16,
+}
+
+impl Subsystem {
+    /// Names this subsystem for ever: one that is deleted and created again has another.
+    #[must_use]
+    pub fn uid(&self) -> u64 {
+        self.uid
+    }
+
+    /// What it is for.
+    #[must_use]
+    pub fn kind(&self) -> SubsystemKind {
+        self.kind
+    }
+
+    /// Name.
+    #[must_use]
+    pub fn nqn(&self) -> &Nqn {
+        &self.nqn
+    }
+
+    /// Serial number.
+    #[must_use]
+    pub fn serial(&self) -> &str {
+        &self.serial
+    }
+
+    /// Model number.
+    #[must_use]
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// Whether every host may connect.
+    #[must_use]
+    pub fn allow_any_host(&self) -> bool {
+        self.allow_any_host
+    }
+
+    /// Hosts that may connect, besides.
+    #[must_use]
+    pub fn hosts(&self) -> &[Nqn] {
+        &self.hosts
+    }
+
+    /// Addresses to listen on.
+    #[must_use]
+    pub fn listeners(&self) -> &[SocketAddr] {
+        &self.listeners
+    }
+
+    /// The largest namespace id.
+    #[must_use]
+    pub fn max_namespaces(&self) -> u32 {
+        u32::try_from(self.namespaces.len()).expect("bounded by NAMESPACES_MAX")
+    }
+
+    /// Smallest and largest controller id.
+    #[must_use]
+    pub fn cntlid_range(&self) -> std::ops::RangeInclusive<u16> {
+        self.min_cntlid..=self.max_cntlid
+    }
+
+    /// The namespace `nsid`. The hot path's lookup: one bounds check and one load.
+    #[must_use]
+    pub fn namespace(&self, nsid: u32) -> Option<&Namespace> {
+        let index = usize::try_from(nsid.wrapping_sub(1)).ok()?;
+        self.namespaces.get(index)?.as_ref()
+    }
+
+    /// All namespaces by ascending id.
+    pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
+        self.namespaces.iter().flatten()
+    }
+
+    /// Whether a host of this name may connect.
+    #[must_use]
+    pub fn allows(&self, host: &Nqn) -> bool {
+        self.allow_any_host || self.hosts.contains(host)
+    }
+
+    /// Whether a connection that arrived at `local` may use this subsystem: it must be one of the
+    /// subsystem's own addresses. The discovery subsystem answers everywhere.
+    #[must_use]
+    pub fn listens_on(&self, local: SocketAddr) -> bool {
+        let local_ip = local.ip().to_canonical();
+        self.kind == SubsystemKind::Discovery
+            || self.listeners.iter().any(|listener| {
+                listener.port() == local.port()
+                    && (listener.ip().to_canonical() == local_ip
+                        || wildcard_covers(listener.ip(), local_ip))
+            })
+    }
+}
+
+/// A socket on `[::]` takes IPv4 connections too.
+fn wildcard_covers(listener: IpAddr, local: IpAddr) -> bool {
+    listener.is_unspecified() && (listener.is_ipv6() || local.is_ipv4())
+}
+
+/// All subsystems of the target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubsystemTable {
+    /// Sorted by name. The discovery subsystem is always there.
+    subsystems: Vec<Arc<Subsystem>>,
+    generation: u64,
+    next_uid: u64,
+}
+
+impl Default for SubsystemTable {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl SubsystemTable {
+    /// A table with nothing but the discovery subsystem.
+    #[must_use]
+    pub fn new() -> Self {
+        let discovery = Subsystem {
+            uid: 0,
+            kind: SubsystemKind::Discovery,
+            nqn: Nqn::discovery(),
+            serial: "00000000000000000000".to_owned(),
+            model: "mdof Discovery Controller".to_owned(),
+            allow_any_host: true,
+            hosts: Vec::new(),
+            namespaces: Vec::new(),
+            listeners: Vec::new(),
+            min_cntlid: 1,
+            max_cntlid: CNTLID_MAX,
+        };
+        Self { subsystems: vec![Arc::new(discovery)], generation: 1, next_uid: 1 }
+    }
+
+    /// Changes whenever the discovery log page may have changed (GENCTR).
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// All subsystems, sorted by name, the discovery subsystem among them.
+    #[must_use]
+    pub fn subsystems(&self) -> &[Arc<Subsystem>] {
+        &self.subsystems
+    }
+
+    /// The subsystem called `nqn`.
+    #[must_use]
+    pub fn find(&self, nqn: &Nqn) -> Option<&Arc<Subsystem>> {
+        let index = self.position(nqn).ok()?;
+        Some(&self.subsystems[index])
+    }
+
+    /// The present state of the subsystem that had this [`Subsystem::uid`]; `None`: deleted, its
+    /// connections must end.
+    #[must_use]
+    pub fn find_uid(&self, uid: u64) -> Option<&Arc<Subsystem>> {
+        self.subsystems.iter().find(|subsystem| subsystem.uid == uid)
+    }
+
+    /// Adds a subsystem without namespaces and listeners.
+    ///
+    /// # Errors
+    /// A bad parameter, a name that exists, or a full table.
+    pub fn create_subsystem(&mut self, spec: &SubsystemSpec<'_>) -> Result<(), TableError> {
+        let nqn = parse_nqn(spec.nqn)?;
+        let Err(index) = self.position(&nqn) else {
+            return Err(TableError::SubsystemExists(nqn.to_string()));
+        };
+        if !is_ascii_field(spec.serial, 20) {
+            return Err(TableError::BadSerial(spec.serial.to_owned()));
+        }
+        if !is_ascii_field(spec.model, 40) {
+            return Err(TableError::BadModel(spec.model.to_owned()));
+        }
+        let namespace_count = usize::try_from(spec.max_namespaces)
+            .ok()
+            .filter(|count| (1..=NAMESPACES_MAX).contains(count))
+            .ok_or(TableError::BadMaxNamespaces(spec.max_namespaces))?;
+        let (min, max) = (spec.min_cntlid, spec.max_cntlid);
+        if min == 0 || min > max || max > CNTLID_MAX {
+            return Err(TableError::BadCntlidRange { min, max });
+        }
+        if self.subsystems.len() > SUBSYSTEMS_MAX {
+            return Err(TableError::TooManySubsystems);
+        }
+        let subsystem = Subsystem {
+            uid: self.next_uid,
+            kind: SubsystemKind::Nvm,
+            nqn,
+            serial: spec.serial.to_owned(),
+            model: spec.model.to_owned(),
+            allow_any_host: spec.allow_any_host,
+            hosts: Vec::new(),
+            namespaces: vec![None; namespace_count],
+            listeners: Vec::new(),
+            min_cntlid: min,
+            max_cntlid: max,
+        };
+        self.next_uid += 1;
+        self.subsystems.insert(index, Arc::new(subsystem));
+        self.generation += 1;
+        Ok(())
+    }
+
+    /// Deletes a subsystem; its controllers lose their connections when the table is published.
+    ///
+    /// # Errors
+    /// An unknown name, or the discovery subsystem's.
+    pub fn delete_subsystem(&mut self, nqn: &str) -> Result<(), TableError> {
+        let index = self.index_of_nvm(nqn)?;
+        self.subsystems.remove(index);
+        self.generation += 1;
+        Ok(())
+    }
+
+    /// Adds a namespace and returns its id.
+    ///
+    /// # Errors
+    /// An unknown subsystem, an id that is taken or out of range, or a bdev that cannot be one.
+    pub fn add_ns(&mut self, nqn: &str, spec: &NamespaceSpec<'_>) -> Result<u32, TableError> {
+        let index = self.index_of_nvm(nqn)?;
+        let namespace = self.plan_namespace(index, spec)?;
+        let slot = usize::try_from(namespace.nsid - 1).expect("bounded by NAMESPACES_MAX");
+        self.change(index).namespaces[slot] = Some(namespace);
+        Ok(namespace.nsid)
+    }
+
+    fn plan_namespace(
+        &self,
+        index: usize,
+        spec: &NamespaceSpec<'_>,
+    ) -> Result<Namespace, TableError> {
+        let geometry = spec.geometry;
+        let name = || geometry.name.clone();
+        let bytes = geometry.block_size_bytes;
+        if bytes != 512 && bytes != 4096 {
+            return Err(TableError::BadBlockSize { bdev: name(), bytes });
+        }
+        if geometry.blocks == 0 {
+            return Err(TableError::EmptyBdev(name()));
+        }
+        for subsystem in &self.subsystems {
+            if let Some(user) = subsystem.namespaces().find(|used| used.bdev == spec.bdev) {
+                let (nqn, nsid) = (subsystem.nqn.to_string(), user.nsid);
+                return Err(TableError::BdevInUse { bdev: name(), nqn, nsid });
+            }
+        }
+        let subsystem = &self.subsystems[index];
+        let (nqn, max) = (subsystem.nqn.to_string(), subsystem.max_namespaces());
+        let nsid = match spec.nsid {
+            Some(nsid) if nsid == 0 || nsid > max => {
+                return Err(TableError::BadNsid { nsid, max });
+            }
+            Some(nsid) if subsystem.namespace(nsid).is_some() => {
+                return Err(TableError::NamespaceExists { nqn, nsid });
+            }
+            Some(nsid) => nsid,
+            None => (1..=max)
+                .find(|&nsid| subsystem.namespace(nsid).is_none())
+                .ok_or(TableError::NamespacesFull { nqn, max })?,
+        };
+        Ok(Namespace {
+            nsid,
+            bdev: spec.bdev,
+            block_shift: if bytes == 512 { 9 } else { 12 },
+            blocks: geometry.blocks,
+            uuid: spec.uuid.unwrap_or(geometry.uuid),
+            nguid: spec.nguid.unwrap_or_default(),
+            eui64: spec.eui64.unwrap_or_default(),
+            volatile_write_cache: geometry.volatile_write_cache,
+            unmap: geometry.unmap,
+            optimal_io_blocks: geometry.optimal_io_blocks,
+        })
+    }
+
+    /// Removes a namespace.
+    ///
+    /// # Errors
+    /// An unknown subsystem or namespace.
+    pub fn remove_ns(&mut self, nqn: &str, nsid: u32) -> Result<(), TableError> {
+        let index = self.index_of_nvm(nqn)?;
+        let nqn = self.subsystems[index].nqn.to_string();
+        let slot = usize::try_from(nsid.wrapping_sub(1)).unwrap_or(usize::MAX);
+        if self.subsystems[index].namespace(nsid).is_none() {
+            return Err(TableError::NoNamespace { nqn, nsid });
+        }
+        self.change(index).namespaces[slot] = None;
+        Ok(())
+    }
+
+    /// Lets a subsystem, or the discovery subsystem, be reached at `address`.
+    ///
+    /// # Errors
+    /// An unknown subsystem, an address that it has already, or too many.
+    pub fn add_listener(&mut self, nqn: &str, address: SocketAddr) -> Result<(), TableError> {
+        let index = self.index_of(nqn)?;
+        let subsystem = &self.subsystems[index];
+        let nqn = subsystem.nqn.to_string();
+        if subsystem.listeners.contains(&address) {
+            return Err(TableError::ListenerExists { nqn, address });
+        }
+        if subsystem.listeners.len() >= LISTENERS_MAX {
+            return Err(TableError::TooManyListeners(nqn));
+        }
+        self.change(index).listeners.push(address);
+        self.generation += 1;
+        Ok(())
+    }
+
+    /// Takes an address away.
+    ///
+    /// # Errors
+    /// An unknown subsystem or address.
+    pub fn remove_listener(&mut self, nqn: &str, address: SocketAddr) -> Result<(), TableError> {
+        let index = self.index_of(nqn)?;
+        let subsystem = &self.subsystems[index];
+        let nqn = subsystem.nqn.to_string();
+        if !subsystem.listeners.contains(&address) {
+            return Err(TableError::NoListener { nqn, address });
+        }
+        self.change(index).listeners.retain(|listener| *listener != address);
+        self.generation += 1;
+        Ok(())
+    }
+
+    /// Lets a host connect.
+    ///
+    /// # Errors
+    /// An unknown subsystem, a bad host name, one that is known already, or too many.
+    pub fn add_host(&mut self, nqn: &str, host: &str) -> Result<(), TableError> {
+        let index = self.index_of_nvm(nqn)?;
+        let host = parse_nqn(host)?;
+        let subsystem = &self.subsystems[index];
+        let nqn = subsystem.nqn.to_string();
+        if subsystem.hosts.contains(&host) {
+            return Err(TableError::HostExists { nqn, host: host.to_string() });
+        }
+        if subsystem.hosts.len() >= HOSTS_MAX {
+            return Err(TableError::TooManyHosts(nqn));
+        }
+        self.change(index).hosts.push(host);
+        self.generation += 1;
+        Ok(())
+    }
+
+    /// Forbids a host again; its controllers lose their connections when the table is published.
+    ///
+    /// # Errors
+    /// An unknown subsystem or host.
+    pub fn remove_host(&mut self, nqn: &str, host: &str) -> Result<(), TableError> {
+        let index = self.index_of_nvm(nqn)?;
+        let host = parse_nqn(host)?;
+        let nqn = self.subsystems[index].nqn.to_string();
+        if !self.subsystems[index].hosts.contains(&host) {
+            return Err(TableError::NoHost { nqn, host: host.to_string() });
+        }
+        self.change(index).hosts.retain(|known| *known != host);
+        self.generation += 1;
+        Ok(())
+    }
+
+    /// Lets every host connect, or only the named ones.
+    ///
+    /// # Errors
+    /// An unknown subsystem.
+    pub fn allow_any_host(&mut self, nqn: &str, allow: bool) -> Result<(), TableError> {
+        let index = self.index_of_nvm(nqn)?;
+        self.change(index).allow_any_host = allow;
+        self.generation += 1;
+        Ok(())
+    }
+
+    /// A private copy of the subsystem, for whoever holds the published one keeps that.
+    fn change(&mut self, index: usize) -> &mut Subsystem {
+        Arc::make_mut(&mut self.subsystems[index])
+    }
+
+    fn position(&self, nqn: &Nqn) -> Result<usize, usize> {
+        self.subsystems.binary_search_by(|known| known.nqn.as_bytes().cmp(nqn.as_bytes()))
+    }
+
+    fn index_of(&self, nqn: &str) -> Result<usize, TableError> {
+        let unknown = || TableError::NoSubsystem(nqn.to_owned());
+        let name = Nqn::parse(nqn).map_err(|_| unknown())?;
+        self.position(&name).map_err(|_| unknown())
+    }
+
+    fn index_of_nvm(&self, nqn: &str) -> Result<usize, TableError> {
+        let index = self.index_of(nqn)?;
+        if self.subsystems[index].kind == SubsystemKind::Discovery {
+            return Err(TableError::Discovery);
+        }
+        Ok(index)
+    }
+}
+
+fn parse_nqn(name: &str) -> Result<Nqn, TableError> {
+    Nqn::parse(name).map_err(|reason| TableError::BadNqn { name: name.to_owned(), reason })
+}
+
+fn is_ascii_field(text: &str, len_max: usize) -> bool {
+    (1..=len_max).contains(&text.len()) && text.bytes().all(|byte| (0x20..0x7f).contains(&byte))
+}
+
+#[cfg(test)]
+mod tests;
