@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FlockOperation, RenameFlags, SeekFrom, flock, renameat_with, seek, statvfs};
+use rustix::fs::{CWD, RenameFlags, SeekFrom, renameat_with, seek, statvfs};
 use rustix::io::Errno;
 
 /// Free space a file system must have for the metadata of one new member.
@@ -33,9 +33,6 @@ pub enum MemberFileError {
     /// Neither file nor block device.
     #[error("{0} is neither a file nor a block device")]
     WrongType(PathBuf),
-    /// Another process has it.
-    #[error("{0} is in use by another mdof")]
-    InUse(PathBuf),
     /// The file system has no room for metadata.
     #[error(
         "the file system of {path} is full: {free_mib} MiB are free, a new member needs \
@@ -158,22 +155,6 @@ pub fn create_sparse(path: &Path, bytes: u64) -> Result<(), MemberFileError> {
     })
 }
 
-/// Keeps other mdofs off a file for as long as it lives.
-#[derive(Debug)]
-pub struct MemberLock {
-    _file: File,
-}
-
-/// Takes the file at `path` for this process alone.
-pub fn lock(path: &Path) -> Result<MemberLock, MemberFileError> {
-    let file = OpenOptions::new().read(true).write(true).open(path).map_err(fault("open", path))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(MemberLock { _file: file }),
-        Err(Errno::WOULDBLOCK) => Err(MemberFileError::InUse(path.to_owned())),
-        Err(errno) => Err(fault("lock", path)(errno.into())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,15 +187,9 @@ mod tests {
     }
 
     #[test]
-    fn directories_and_locks_are_refused() {
-        let dir = TestDir::new("member-lock");
+    fn directories_are_refused() {
+        let dir = TestDir::new("member-dir");
         assert!(matches!(inspect(dir.path()), Err(MemberFileError::WrongType(_))));
-        let path = dir.path().join("m.img");
-        create_sparse(&path, 4096).unwrap();
-        let held = lock(&path).unwrap();
-        assert!(matches!(lock(&path), Err(MemberFileError::InUse(_))));
-        drop(held);
-        lock(&path).unwrap();
     }
 
     #[test]

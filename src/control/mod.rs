@@ -6,9 +6,11 @@
 pub mod config;
 pub mod cores;
 pub mod member_file;
+mod methods;
 pub mod names;
 pub mod rpc;
 pub mod signals;
 pub mod state_dir;
+pub mod target;
 #[cfg(test)]
 mod test_dir;

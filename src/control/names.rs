@@ -4,6 +4,8 @@ use std::fmt::Display;
 
 /// Longest bdev or array name in bytes (SPDK's limit for arrays).
 pub const BDEV_NAME_BYTES_MAX: usize = 63;
+/// Longest array name in bytes (md's `set_name`).
+pub const ARRAY_NAME_BYTES_MAX: usize = 32;
 /// Longest NQN in bytes (NVMe Base 4.5).
 pub const NQN_BYTES_MAX: usize = 223;
 /// Shortest NQN in bytes that SPDK and the Linux host take.
@@ -24,6 +26,16 @@ pub fn check_bdev_name(name: &str) -> Result<(), String> {
         return Err(format!("the name {name:?} contains a blank, a slash or a control character"));
     }
     Ok(())
+}
+
+/// Refuses array names that md's superblock cannot hold.
+pub fn check_array_name(name: &str) -> Result<(), String> {
+    if name.len() > ARRAY_NAME_BYTES_MAX {
+        return Err(format!(
+            "the array name \"{name}\" is longer than {ARRAY_NAME_BYTES_MAX} bytes"
+        ));
+    }
+    check_bdev_name(name)
 }
 
 /// Refuses what is not an NVMe qualified name: `nqn.yyyy-mm.reversed.domain:rest`.

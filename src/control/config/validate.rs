@@ -291,6 +291,9 @@ fn array(
     raw: &RawArray,
     names: &mut HashMap<String, Option<String>>,
 ) -> Result<ArrayConfig, Fault> {
+    if let Err(reason) = names::check_array_name(raw.name.get_ref()) {
+        return fault(&raw.name, reason);
+    }
     if *raw.level.get_ref() != 1 {
         let message = format!("level = {}: this version serves level 1 only", raw.level.get_ref());
         return fault(&raw.level, message);
