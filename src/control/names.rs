@@ -88,6 +88,7 @@ pub fn list<T: Display>(values: &[T]) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 

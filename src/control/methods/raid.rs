@@ -84,7 +84,8 @@ pub(super) fn create(target: &mut Target, params: Option<Value>) -> Result<Value
                 chunk_size_bytes: params.chunk_size_kib.map(|kib| kib * 1024),
                 assume_clean: params.assume_clean,
             };
-            target.create_array(&params.name, &params.base_bdevs, &create, &options)?;
+            let members = &params.base_bdevs;
+            target.create_array(&params.name, members, &create, &options, || Ok(()))?;
         }
         Members::Array { uuid, name, without } => {
             let same = params.uuid.map_or(name == params.name, |wanted| wanted == uuid);
@@ -260,6 +261,7 @@ fn bitmap_value(name: &str, status: &ArrayStatus) -> Value {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 

@@ -4,6 +4,7 @@
 //! one request and one reply.
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests;
 
 use std::io::{ErrorKind, Read, Write};
@@ -134,11 +135,10 @@ impl Connection {
 
     fn set_state(&mut self, state: State) {
         use State::{Closed, Closing, Draining, Open};
-        let allowed = match (self.state, state) {
-            (Open, Draining | Closing) | (Draining, Closing) => true,
-            (_, Closed) => true,
-            _ => false,
-        };
+        let allowed = matches!(
+            (self.state, state),
+            (Open, Draining | Closing) | (Draining, Closing) | (_, Closed)
+        );
         assert!(allowed, "RPC connection: {:?} cannot become {state:?}", self.state);
         self.state = state;
     }

@@ -100,12 +100,14 @@ impl Target {
     }
 
     /// Makes an array on members whose content may be lost. The caller has asked what they carry.
+    /// `before_writing` is called when nothing but the devices themselves can fail any more.
     pub fn create_array(
         &mut self,
         name: &str,
         members: &[String],
         create: &CreateOptions,
         options: &ArrayOptions,
+        before_writing: impl FnOnce() -> Result<(), TargetError>,
     ) -> Result<StartedHow, TargetError> {
         let members = self.check_members(name, members)?;
         let mut new_members = Vec::with_capacity(members.len());
@@ -127,6 +129,7 @@ impl Target {
         let text = |error| TargetError::Invalid(format!("array {name}: {error}"));
         let mut creation = md::create(&plan).map_err(|error| text(error.to_string()))?;
         adapt(&mut creation, create).map_err(text)?;
+        before_writing()?;
         self.write_creation(&members, &creation, create.bitmap)?;
 
         let states = vec![
@@ -392,6 +395,7 @@ fn now() -> Timestamp {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 
