@@ -129,7 +129,6 @@ fn rpc(method: &str, params: Option<&str>, socket: Option<PathBuf>) -> Result<()
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use clap::CommandFactory;
 

@@ -156,7 +156,6 @@ pub fn create_sparse(path: &Path, bytes: u64) -> Result<(), MemberFileError> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
     use crate::control::test_dir::TestDir;

@@ -88,7 +88,6 @@ pub fn list<T: Display>(values: &[T]) -> String {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 

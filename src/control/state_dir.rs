@@ -133,7 +133,6 @@ impl StateDir {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
     use crate::control::test_dir::TestDir;

@@ -6,7 +6,6 @@
 
 mod raw;
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests;
 mod validate;
 

@@ -7,7 +7,6 @@ mod nvmf;
 mod params;
 mod raid;
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests;
 
 use serde_json::Value;

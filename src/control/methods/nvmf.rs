@@ -420,7 +420,6 @@ pub(super) fn subsystem_allow_any_host(
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 

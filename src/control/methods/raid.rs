@@ -261,7 +261,6 @@ fn bitmap_value(name: &str, status: &ArrayStatus) -> Value {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 

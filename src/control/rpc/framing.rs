@@ -108,7 +108,6 @@ impl Framer {
 const _: () = assert!(REQUEST_BYTES_MAX == 262_144, "the message above names the number");
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use proptest::prelude::*;
 

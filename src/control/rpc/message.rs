@@ -123,7 +123,6 @@ fn envelope(id: &Value, result: Result<Value, RpcError>) -> Vec<u8> {
 const _: () = assert!(ID_BYTES_MAX == 128, "the message above names the number");
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
     use crate::control::rpc::METHOD_NOT_FOUND;

@@ -4,7 +4,6 @@
 //! one request and one reply.
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests;
 
 use std::io::{ErrorKind, Read, Write};

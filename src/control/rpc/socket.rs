@@ -113,7 +113,6 @@ impl Drop for BoundSocket {
 const _: () = assert!(SOCKET_PATH_BYTES_MAX == 107, "the message above names the number");
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
     use crate::control::test_dir::TestDir;

@@ -395,7 +395,6 @@ fn now() -> Timestamp {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 
