@@ -11,6 +11,10 @@ pub mod error;
 pub mod io;
 pub mod malloc;
 pub mod null;
+#[cfg(test)]
+mod rig;
+#[cfg(test)]
+mod tests;
 pub mod uring;
 
 pub use channel::Channel;

@@ -11,16 +11,16 @@
 use core::mem::{offset_of, size_of};
 
 use bitflags::bitflags;
-use thiserror::Error;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::error::BitmapError;
 use super::superblock::SUPERBLOCK_SECTORS;
 use super::types::{Features, Level, MinorVersion};
 use super::{SECTOR_BYTES, Superblock, format_uuid};
 
 /// "bitm", little-endian.
-const MAGIC: u32 = 0x6d74_6962;
+pub(super) const MAGIC: u32 = 0x6d74_6962;
 
 /// Bytes of the head: header and unused space up to the first state.
 pub const BITMAP_HEAD_BYTES: usize = 1024;
@@ -152,88 +152,6 @@ impl InitialState {
             InitialState::Clean => 1,
         }
     }
-}
-
-/// Why a bitmap cannot be used with its array.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum BitmapError {
-    /// Fewer bytes than a header has.
-    #[error("the bitmap superblock is cut short: {have_bytes} bytes, 256 are needed")]
-    Truncated {
-        /// Bytes given.
-        have_bytes: usize,
-    },
-    /// No bitmap is where the superblock points.
-    #[error("no bitmap superblock (magic {found:#010x}, expected {MAGIC:#010x})")]
-    Magic {
-        /// What is there instead.
-        found: u32,
-    },
-    /// A kind that mdof does not read.
-    #[error("the bitmap is of version {found} ({name}); mdof reads 6 (lockless) and 4 (classic)")]
-    Version {
-        /// Version found.
-        found: u32,
-        /// What it is called.
-        name: &'static str,
-    },
-    /// The bitmap of another array.
-    #[error("the bitmap belongs to array {found}, the superblock to array {expected}")]
-    Uuid {
-        /// In the bitmap.
-        found: String,
-        /// In the superblock.
-        expected: String,
-    },
-    /// A chunk size that no bitmap can have.
-    #[error("the bitmap's chunk size {found} is not a power of two")]
-    ChunkNotPowerOfTwo {
-        /// Chunk size found, in the unit of its version.
-        found: u32,
-    },
-    /// The chunks do not fit the space set aside.
-    #[error(
-        "the bitmap's chunks of {chunk_sectors} sectors are too small: {chunks} states do not fit \
-         the {sectors_reserved} sectors set aside"
-    )]
-    ChunkTooSmall {
-        /// Sectors of a chunk.
-        chunk_sectors: u32,
-        /// Chunks that result.
-        chunks: u64,
-        /// Space.
-        sectors_reserved: u32,
-    },
-    /// More chunks than mdof tracks.
-    #[error("the bitmap has {chunks} chunks, mdof tracks at most {BITMAP_CHUNKS_MAX}")]
-    TooManyChunks {
-        /// Chunks that result.
-        chunks: u64,
-    },
-    /// A daemon period of zero.
-    #[error("the bitmap's daemon_sleep is 0 s; md refuses that as well")]
-    DaemonSleep,
-    /// The bitmap describes an array of another size.
-    #[error("the bitmap covers {found_sectors} sectors, the array has {expected_sectors}")]
-    SyncSize {
-        /// In the bitmap.
-        found_sectors: u64,
-        /// In the superblock.
-        expected_sectors: u64,
-    },
-    /// The bitmap would lie over the superblock, the data or the bad-block log.
-    #[error("the bitmap (sectors {start} to {end}) overlaps the {other} of the member")]
-    Overlap {
-        /// First sector.
-        start: u64,
-        /// First sector behind it.
-        end: u64,
-        /// With what.
-        other: &'static str,
-    },
-    /// The superblock has no bitmap or points outside of the member.
-    #[error("the superblock names no usable bitmap position")]
-    NoPosition,
 }
 
 /// The head of a bitmap, verified against the superblock of its array.
@@ -473,8 +391,8 @@ pub fn state_offset_bytes(bitmap_sector: u64, chunk: u64) -> u64 {
 }
 
 /// The chunk size of a lockless bitmap: the smallest power of two from 64 KiB on whose states fit
-/// behind the head. md's own rule forgets the head, and with between 130,049 and 131,072 chunks lets
-/// the last states lie behind the space set aside; for these sizes mdof doubles once more.
+/// behind the head. md's own rule forgets the head, and with between 130,049 and 131,072 chunks
+/// lets the last states lie behind the space set aside; for these sizes mdof doubles once more.
 pub fn chunk_sectors_for(sync_size_sectors: u64, sectors_reserved: u32) -> Option<u32> {
     let space = (u64::from(sectors_reserved) * SECTOR_BYTES).checked_sub(STATES_OFFSET_BYTES)?;
     let space = space.min(BITMAP_CHUNKS_MAX);

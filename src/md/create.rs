@@ -6,10 +6,11 @@
 //!        │            │ (reserved)      │ a log       │ about 0.1 %  │
 //! ```
 //!
-//! mdadm puts its bad-block log 16 sectors behind the superblock, which is inside a lockless bitmap:
-//! the first entry destroys states. mdof writes no log at all; the 8 sectors behind the bitmap stay
-//! free for one. mdadm always sets 256 sectors aside for the bitmap; mdof sets aside more on members
-//! above 128 GiB, so that a chunk stays at 1 MiB. md takes the number from the bitmap head.
+//! mdadm puts its bad-block log 16 sectors behind the superblock, which is inside a lockless
+//! bitmap: the first entry destroys states. mdof writes no log at all; the 8 sectors behind the
+//! bitmap stay free for one. mdadm always sets 256 sectors aside for the bitmap; mdof sets aside
+//! more on members above 127 GiB, so that a chunk stays at 1 MiB. md takes the number from the
+//! bitmap head (`llbitmap_read_sb`).
 
 use thiserror::Error;
 

@@ -1,7 +1,8 @@
 //! Linux md's on-disk format, byte for byte.
 //!
-//! Bytes come in, trusted values go out ([`Unverified::parse`]), and back ([`Superblock::encode_into`]).
-//! Nothing here does I/O or reads a clock; positions are 512-byte sectors of the member.
+//! Bytes come in, trusted values go out ([`Unverified::parse`]), and back
+//! ([`Superblock::encode_into`]). Nothing here does I/O or reads a clock; positions are 512-byte
+//! sectors of the member.
 //!
 //! ```text
 //! sector 0        8            16                       16+reserved   data_offset
@@ -13,6 +14,7 @@ mod bad_blocks;
 mod bitmap_superblock;
 mod create;
 mod display;
+mod error;
 mod raw;
 mod superblock;
 mod types;
@@ -23,14 +25,13 @@ pub use assemble::{
 };
 pub use bad_blocks::{BAD_BLOCK_LOG_SECTORS_MAX, BadBlockError, BadRange, parse_bad_blocks};
 pub use bitmap_superblock::{
-    BITMAP_CHUNKS_MAX, BITMAP_HEAD_BYTES, BitmapError, BitmapFlags, BitmapSuperblock,
-    BitmapVersion, InitialState, STATES_OFFSET_BYTES, chunk_sectors_for, state_offset_bytes,
+    BITMAP_CHUNKS_MAX, BITMAP_HEAD_BYTES, BitmapFlags, BitmapSuperblock, BitmapVersion,
+    InitialState, STATES_OFFSET_BYTES, chunk_sectors_for, state_offset_bytes,
 };
 pub use create::{CreateError, Creation, NewArray, NewMember, create};
 pub use display::Examine;
-pub use superblock::{
-    Reshape, SUPERBLOCK_READ_BYTES, Superblock, SuperblockError, Unverified, candidate_sectors,
-};
+pub use error::{BitmapError, SuperblockError};
+pub use superblock::{Reshape, SUPERBLOCK_READ_BYTES, Superblock, Unverified, candidate_sectors};
 pub use types::{
     BadBlockLog, DevFlags, Features, Level, MinorVersion, Role, Timestamp, format_uuid,
 };

@@ -1,9 +1,9 @@
 //! The array superblock: refused, or parsed into values that can be trusted.
 
-use thiserror::Error;
 use zerocopy::little_endian::{I32, U16, U32, U64};
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::error::SuperblockError;
 use super::raw::{FIXED_BYTES, RawSuperblock, checksum};
 use super::types::{BadBlockLog, DevFlags, Features, Level, MinorVersion, Role, Timestamp};
 use super::{MAX_SECTOR, format_uuid};
@@ -24,86 +24,6 @@ pub(crate) const MAX_DEV_LIMIT: u32 = 1920;
 const DATA_SECTORS_MIN: u64 = 10;
 
 const _: () = assert!(FIXED_BYTES + 2 * MAX_DEV_LIMIT as usize == SUPERBLOCK_READ_BYTES);
-
-/// Why bytes are not a superblock that mdof trusts.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum SuperblockError {
-    /// The bytes end before the superblock does.
-    #[error("the superblock is cut short: {have_bytes} bytes are there, {need_bytes} are needed")]
-    Truncated {
-        /// Bytes given.
-        have_bytes: usize,
-        /// Bytes the superblock says it has.
-        need_bytes: usize,
-    },
-    /// No superblock is here.
-    #[error("no md superblock (magic {found:#010x}, expected {MAGIC:#010x})")]
-    Magic {
-        /// What is there instead.
-        found: u32,
-    },
-    /// Another major version.
-    #[error("md superblock of major version {found}; mdof reads version 1")]
-    MajorVersion {
-        /// Version found.
-        found: u32,
-    },
-    /// More role entries than 4 KiB hold.
-    #[error("md superblock claims {found} role entries, more than the {MAX_DEV_LIMIT} that fit")]
-    MaxDev {
-        /// Entries claimed.
-        found: u32,
-    },
-    /// The sum does not match: a torn write or a flipped bit.
-    #[error(
-        "md superblock is damaged: its checksum is {stored:#010x}, its content sums to \
-         {computed:#010x}"
-    )]
-    Checksum {
-        /// In the superblock.
-        stored: u32,
-        /// Of its bytes.
-        computed: u32,
-    },
-    /// The superblock belongs elsewhere, such as a copy in a partition table gap.
-    #[error(
-        "md superblock says that it lies at sector {stored} but was read from sector {read_from}"
-    )]
-    Position {
-        /// Sector in the superblock.
-        stored: u64,
-        /// Sector it was read from.
-        read_from: u64,
-    },
-    /// Feature bits that this format description does not know.
-    #[error("md superblock uses features unknown to mdof ({unknown:#x}, besides {known})")]
-    UnknownFeatures {
-        /// The unknown bits.
-        unknown: u32,
-        /// Names of the known ones.
-        known: String,
-    },
-    /// Bytes that must be zero are not: a newer format.
-    #[error("md superblock has data in padding (offset {offset}): written by a newer md?")]
-    Padding {
-        /// Byte offset of the padding.
-        offset: usize,
-    },
-    /// A level md does not have, or has given up.
-    #[error("md superblock has unknown RAID level {found}")]
-    Level {
-        /// Level found.
-        found: i32,
-    },
-    /// A number out of the range it can have.
-    #[error("md superblock has a wrong {field}: {value}")]
-    Field {
-        /// md's name of the field.
-        field: &'static str,
-        /// Its value.
-        value: u64,
-    },
-}
 
 /// Bytes that may be a superblock. Only [`Unverified::parse`] leads to a [`Superblock`].
 #[derive(Debug)]

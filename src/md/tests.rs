@@ -104,6 +104,33 @@ fn candidates_depend_on_the_size() {
 }
 
 #[test]
+fn all_three_positions_round_trip() {
+    for (sector, version) in [(0, "1.1"), (8, "1.2"), (2_097_136, "1.0")] {
+        let mut superblock = sample();
+        superblock.super_offset_sectors = sector;
+        if version == "1.0" {
+            superblock.data_offset_sectors = 0;
+            superblock.data_size_sectors = sector - 256;
+            superblock.bitmap_offset_sectors = -256;
+        }
+        let read = Unverified::parse(&encoded(&superblock), sector).unwrap();
+        assert_eq!((&read, read.minor_version().name()), (&superblock, version));
+        let elsewhere = Unverified::parse(&encoded(&superblock), sector ^ 16);
+        assert!(matches!(elsewhere, Err(SuperblockError::Position { .. })));
+        // The bitmap lies between superblock and data, on whichever side.
+        let mut bitmap = creation().bitmap;
+        bitmap.sync_size_sectors = superblock.size_sectors;
+        let mut head = [0; BITMAP_HEAD_BYTES];
+        bitmap.encode_into(&mut head);
+        assert_eq!(BitmapSuperblock::parse(&head, &read), Ok(bitmap), "{version}");
+    }
+    let mut over = sample();
+    over.super_offset_sectors = 65_520;
+    let over = Unverified::parse(&encoded(&over), 65_520);
+    assert!(matches!(over, Err(SuperblockError::Field { field: "data_size", .. })));
+}
+
+#[test]
 fn examine_shows_what_matters() {
     let creation = creation();
     let mut superblock = creation.superblocks[0].clone();
@@ -220,7 +247,9 @@ proptest! {
                 prop_assert!(bitmap.chunk_count() <= BITMAP_CHUNKS_MAX);
             }
             let _ = Examine { superblock: &superblock, bitmap: None }.to_string();
-            let _ = assemble(&[Candidate { device_sectors: 1 << 21, superblock: superblock.clone(), bitmap: None }]);
+            let candidate =
+                Candidate { device_sectors: 1 << 21, superblock: superblock.clone(), bitmap: None };
+            let _ = assemble(&[candidate]);
             let mut again = vec![0; 4096];
             superblock.encode_into(&mut again);
             prop_assert_eq!(again, block);

@@ -1,12 +1,69 @@
 //! One request to an array becomes requests to its members.
+//!
+//! An array has a [`Channel`] on every core and one [`Owner`] on one of them.
+//!
+//! - A channel serves the host requests of its core. It never waits for another core on the fast
+//!   path: it looks at the shared chunk map and sends the request to the members.
+//! - The owner alone changes the bitmap, the superblocks and the membership, and runs resync.
+//!   Channels ask it by message when a chunk is not open or a member has failed.
+//!
+//! Both are plain machines: requests, completions, messages and timers go in; member requests and
+//! mail come out ([`message::Out`]). The rules that make the array safe:
+//!
+//! 1. A data write is issued only under an open chunk byte (see [`crate::bitmap`]).
+//! 2. A write that some member missed is acknowledged only when that member's absence is durable
+//!    on the others and every channel has stopped using it.
+//! 3. Resync holds the range it copies: each channel promises that no write to it is in flight.
+//! 4. Chunks in doubt are read from one member only, the one resync copies from.
+//! 5. Unwritten chunks read as zeroes; before the first write to a part of one, the whole chunk
+//!    is zeroed durably on all members.
+
+pub mod assembly;
+mod channel;
+mod channel_op;
+mod channel_read;
+mod channel_write;
+pub mod message;
+mod owner;
+mod owner_bitmap;
+mod owner_daemon;
+mod owner_members;
+mod owner_resync;
+mod owner_start;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
 
 use crate::bdev::BdevId;
+use crate::bitmap::{ChunkMap, ChunkState};
+use crate::limits::{IO_SIZE_BYTES_MAX, MEMBERS_MAX};
+use crate::md::{BitmapSuperblock, Superblock};
+
+pub use channel::Channel;
+pub use message::{ArrayEvent, ArrayTimer, Mail, Out, ToChannel, ToOwner};
+pub use owner::Owner;
+
+/// Host requests that one channel works on at a time; further ones wait in its queue.
+pub const CHANNEL_OPS_MAX: usize = 1024;
+
+/// Smallest chunk. A read spans at most 64 of them, so that one word says which are Unwritten.
+pub const CHUNK_SIZE_BYTES_MIN: u64 = 4096;
+
+const _: () = assert!(IO_SIZE_BYTES_MAX as u64 / CHUNK_SIZE_BYTES_MIN < 64);
+
+/// Index of a member in the array: md's role number.
+pub type MemberSlot = u8;
+
+const _: () = assert!(MEMBERS_MAX <= MemberSlot::MAX as usize);
 
 /// Everything an array needs to start: decided by assembly or creation, see `crate::md`.
 #[derive(Debug, Clone)]
 pub struct ArrayConfig {
     /// Name of the array's bdev.
     pub name: String,
+    /// Logical block size in bytes; all members have it.
+    pub block_size_bytes: u32,
     /// Core that owns the array's metadata and resync.
     pub owner_core: u16,
     /// Seconds between two passes of the daemon that turns idle Dirty chunks Clean.
@@ -15,8 +72,29 @@ pub struct ArrayConfig {
     pub barrier_idle_s: u32,
     /// One entry a slot (role); `None` is a missing member.
     pub members: Vec<Option<MemberConfig>>,
-    /// State bytes of all chunks, as loaded (before the Reload action).
-    pub bitmap: Option<BitmapImage>,
+    /// How the array remembers which chunks may differ.
+    pub bitmap: BitmapConfig,
+}
+
+/// How an array remembers which chunks may differ.
+#[derive(Debug, Clone)]
+pub enum BitmapConfig {
+    /// It does not. After an unclean stop everything is resynced.
+    None {
+        /// The members may differ now.
+        resync: bool,
+    },
+    /// The lockless bitmap on every member.
+    Lockless {
+        /// Header.
+        superblock: BitmapSuperblock,
+        /// One state byte a chunk as found on disk: of several copies the more cautious byte.
+        states: Vec<u8>,
+        /// The bitmap is older than the superblocks: every chunk ever written may differ.
+        stale: bool,
+        /// The members' copies may differ, so each unit is to be written again.
+        rewrite: bool,
+    },
 }
 
 /// A member that takes part from the start.
@@ -24,34 +102,109 @@ pub struct ArrayConfig {
 pub struct MemberConfig {
     /// The member's bdev.
     pub bdev: BdevId,
+    /// The member frees space on unmap and then reads zeroes.
+    pub unmap: bool,
     /// Its superblock as read or created; the array's common fields are the same on all members.
-    pub superblock: crate::md::Superblock,
-}
-
-/// The bitmap as found on disk or created.
-#[derive(Debug, Clone)]
-pub struct BitmapImage {
-    /// Header.
-    pub superblock: crate::md::BitmapSuperblock,
-    /// One state byte a chunk.
-    pub states: Vec<u8>,
+    pub superblock: Superblock,
 }
 
 /// What an operator sees of an array.
 #[derive(Debug, Clone, Default)]
 pub struct ArrayStatus {
-    /// Per slot: bdev and "in_sync", "faulty", "rebuilding" or "missing".
+    /// Per slot: bdev and state.
     pub members: Vec<(Option<BdevId>, &'static str)>,
-    /// Chunks in each of the eight bitmap states, by state value.
+    /// Chunks in each of the eight bitmap states, by state value; zeroes without a bitmap.
     pub histogram: [u64; 8],
-    /// Bytes a chunk covers.
+    /// Bytes a chunk covers; 0 without a bitmap.
     pub chunk_size_bytes: u64,
     /// Event count of the superblocks.
     pub events: u64,
     /// Resync in progress: chunks done and chunks in all.
     pub resync: Option<(u64, u64)>,
-    /// Too few members are left to serve the array.
+    /// The array refuses writes because it has lost its metadata.
     pub failed: bool,
-    /// Bitmap blocks written since start.
+    /// Writes of bitmap units to all members since start.
     pub bitmap_writes: u64,
+    /// Reads that failed on a member since start, by slot.
+    pub read_errors: Vec<u64>,
+}
+
+/// What owner and channels of an array share: fixed values and the chunk map.
+#[derive(Debug)]
+pub struct Shared {
+    /// The array's own bdev.
+    pub bdev: BdevId,
+    /// Logical block size in bytes.
+    pub block_size_bytes: u32,
+    /// Size in logical blocks.
+    pub blocks: u64,
+    /// log2 of the blocks of a chunk.
+    pub chunk_shift: u32,
+    /// The chunk map; `None` for an array without a bitmap that has nothing to resync.
+    pub map: Option<ChunkMap>,
+    /// Per slot: bdev and first data block.
+    pub members: Vec<Option<MemberPlace>>,
+}
+
+/// Where a member's data lie.
+#[derive(Debug, Clone, Copy)]
+pub struct MemberPlace {
+    /// The member's bdev.
+    pub bdev: BdevId,
+    /// Block of the member that holds block 0 of the array.
+    pub data_lba: u64,
+    /// `Unmap` may be sent to it.
+    pub unmap: bool,
+}
+
+impl Shared {
+    /// First and last chunk of a run of blocks.
+    fn chunks(&self, lba: u64, blocks: u64) -> std::ops::RangeInclusive<usize> {
+        let chunk = |lba: u64| usize::try_from(lba >> self.chunk_shift).expect("chunks fit usize");
+        chunk(lba)..=chunk(lba + blocks - 1)
+    }
+
+    /// The blocks of a chunk; the last one may be short.
+    fn blocks_of_chunk(&self, chunk: usize) -> message::BlockRange {
+        let lba = (chunk as u64) << self.chunk_shift;
+        message::BlockRange { lba, blocks: (1u64 << self.chunk_shift).min(self.blocks - lba) }
+    }
+
+    /// The state of the chunk, if the array has a map.
+    fn chunk_state(&self, chunk: usize) -> Option<ChunkState> {
+        self.map.as_ref().map(|map| map.state(chunk))
+    }
+}
+
+/// The slot of the lowest set bit: the member that chunks in doubt are read and copied from.
+fn source_of(in_sync: message::SlotMask) -> Option<MemberSlot> {
+    (in_sync != 0).then(|| slot_from(in_sync.trailing_zeros()))
+}
+
+/// The slots of a set, ascending.
+fn slots(mask: message::SlotMask) -> impl Iterator<Item = MemberSlot> {
+    let mut rest = mask;
+    std::iter::from_fn(move || {
+        let slot = source_of(rest)?;
+        rest &= rest - 1;
+        Some(slot)
+    })
+}
+
+/// The set with one slot.
+fn bit(slot: MemberSlot) -> message::SlotMask {
+    1 << slot
+}
+
+fn slot_from(index: u32) -> MemberSlot {
+    MemberSlot::try_from(index).expect("a slot is below MEMBERS_MAX")
+}
+
+/// Starts an array's machines: the state the channels share, to be given to [`Channel::new`] on
+/// every core, and the owner's part.
+///
+/// # Errors
+/// A sentence for the operator when the configuration can't be an array.
+pub fn prepare(config: &ArrayConfig, bdev: BdevId) -> Result<Arc<Shared>, String> {
+    owner_start::shared(config, bdev).map(Arc::new)
 }

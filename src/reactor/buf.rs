@@ -184,6 +184,19 @@ impl IoBuf {
         unsafe { std::slice::from_raw_parts_mut(self.as_ptr(), self.len()) }
     }
 
+    /// Sets `len` bytes from `offset` to zero although other handles may exist: for the station
+    /// that is just ending a read into this buffer, whose owner does not look at it yet.
+    ///
+    /// # Panics
+    /// If the range leaves this handle's range.
+    pub fn zero_range(&self, offset: usize, len: usize) {
+        assert!(offset + len <= self.len(), "range leaves the buffer");
+        // SAFETY: the range is inside the slot (assert), which is inside the arena.
+        let start = unsafe { self.as_ptr().add(offset) };
+        // SAFETY: as above; by the rule of the type nobody reads or writes the bytes meanwhile.
+        unsafe { start.write_bytes(0, len) };
+    }
+
     /// A handle on `len` bytes from `offset` of this one, sharing the memory.
     ///
     /// # Panics

@@ -17,6 +17,10 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use super::sync::{Arc, AtomicBool, Ordering, fence};
 use crate::limits::CORES_MAX;
 
+/// What a wake-up writes: an eventfd counts in numbers of the host's byte order.
+#[allow(clippy::host_endian_bytes)]
+const WAKE: [u8; 8] = 1u64.to_ne_bytes();
+
 /// Messages a ring of a pair holds unless told otherwise.
 pub const RING_MESSAGES: usize = 256;
 
@@ -134,7 +138,7 @@ impl<M: Send> Port<M> {
         if endpoint.sleeping.load(Ordering::Relaxed)
             && endpoint.sleeping.swap(false, Ordering::Relaxed)
         {
-            let written = rustix::io::write(&endpoint.wake, &1u64.to_ne_bytes());
+            let written = rustix::io::write(&endpoint.wake, &WAKE);
             assert!(written.is_ok(), "an eventfd refused a write: {written:?}");
         }
         Ok(())
@@ -308,7 +312,7 @@ mod tests {
         assert!(readable(&core));
         let mut count = [0u8; 8];
         rustix::io::read(&core.endpoints[0].wake, &mut count).unwrap();
-        assert_eq!(count, 1u64.to_ne_bytes(), "one wake-up is enough");
+        assert_eq!(count, WAKE, "one wake-up is enough");
     }
 
     /// Two blocking endpoints play ping-pong and stream in both directions; each sleeps whenever

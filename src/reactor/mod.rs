@@ -6,6 +6,7 @@
 
 pub mod buf;
 pub mod clock;
+mod core;
 pub mod dma;
 pub mod idle;
 pub mod mesh;
@@ -15,4 +16,5 @@ mod run;
 pub mod sync;
 pub mod timer;
 
-pub use run::{Core, CoreIo, Program, Reactor, ReactorConfig, StartError, spawn};
+pub use self::core::{Core, CoreIo, Program};
+pub use run::{Reactor, ReactorConfig, StartError, spawn};

@@ -8,12 +8,11 @@ use std::time::Duration;
 use io_uring::{opcode, types};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use super::buf::BufPool;
+use super::core::{Core, CoreIo, Program};
 use super::idle::{BACKLOG_RETRY_US, Idle, IdlePolicy};
 use super::mesh::Port;
-use super::ring::{KIND_REACTOR, Ring, RingDone, RingError, SQ_ENTRIES, UserData};
+use super::ring::{KIND_REACTOR, RingDone, RingError, UserData};
 use super::sync::Arc;
-use super::timer::{TimerTag, Timers};
 use super::{clock, dma};
 use crate::observe::counter::CoreCounters;
 
@@ -23,97 +22,6 @@ const MESSAGES_PER_TURN: usize = 256;
 const COMPLETIONS_PER_TURN: usize = 1024;
 /// Timers fired in one turn at most.
 const TIMERS_PER_TURN: usize = 256;
-/// Timers a core has room for before its heap grows.
-const TIMERS_CAPACITY: usize = 8192;
-
-/// What a core runs. All calls come from the core's own thread.
-pub trait Program {
-    /// What cores and the control plane say to each other.
-    type Message: Send + 'static;
-
-    /// Once, before the first turn.
-    fn on_start(&mut self, _core: &mut Core<Self::Message>) {}
-
-    /// A message from endpoint `from` (a core, or [`Port::control`]).
-    fn on_message(&mut self, core: &mut Core<Self::Message>, from: usize, message: Self::Message);
-
-    /// A completion of an entry this program pushed.
-    fn on_completion(
-        &mut self,
-        core: &mut Core<Self::Message>,
-        data: UserData,
-        res: i32,
-        flags: u32,
-    );
-
-    /// A timer has reached its deadline.
-    fn on_timer(&mut self, core: &mut Core<Self::Message>, tag: TimerTag);
-
-    /// Once a turn, after messages and completions (and again after timers, if any fired). Says
-    /// whether there was work: a core that works does not sleep.
-    fn on_turn(&mut self, core: &mut Core<Self::Message>) -> bool;
-
-    /// The core is about to sleep.
-    fn on_idle(&mut self, _core: &mut Core<Self::Message>) {}
-}
-
-/// What stations need for I/O on their core.
-#[derive(Debug)]
-pub struct CoreIo {
-    /// The core's ring.
-    pub ring: Ring,
-    /// The core's timers.
-    pub timers: Timers,
-    /// The core's I/O buffers.
-    pub pool: BufPool,
-    /// The monotonic clock at the start of this turn, in nanoseconds.
-    pub now_ns: u64,
-}
-
-impl CoreIo {
-    /// Ring, timers and buffers of their own, for tests and tools that run no reactor.
-    pub fn new(pool: BufPool) -> Result<Self, RingError> {
-        let timers = Timers::with_capacity(TIMERS_CAPACITY);
-        Ok(Self { ring: Ring::new(SQ_ENTRIES)?, timers, pool, now_ns: clock::now_ns() })
-    }
-
-    /// The monotonic clock at the start of this turn, in milliseconds.
-    #[must_use]
-    pub fn now_ms(&self) -> u64 {
-        self.now_ns / 1_000_000
-    }
-
-    /// The monotonic clock at the start of this turn, in microseconds.
-    #[must_use]
-    pub fn now_us(&self) -> u64 {
-        self.now_ns / 1000
-    }
-}
-
-/// One core as its program sees it.
-#[derive(Debug)]
-pub struct Core<M> {
-    /// Ring, timers, buffers, time.
-    pub io: CoreIo,
-    /// Mailboxes.
-    pub port: Port<M>,
-    /// What this core has done.
-    pub counters: Arc<CoreCounters>,
-    stopping: bool,
-}
-
-impl<M: Send> Core<M> {
-    /// This core's number in the mesh.
-    #[must_use]
-    pub fn index(&self) -> usize {
-        self.port.own()
-    }
-
-    /// Ends the loop after this turn.
-    pub fn stop(&mut self) {
-        self.stopping = true;
-    }
-}
 
 /// How one core runs.
 #[derive(Debug, Clone)]
@@ -166,7 +74,7 @@ pub struct Reactor<P: Program> {
     /// Target of the eventfd read that is always armed on the ring. Never freed: the kernel ends
     /// the read some time after the ring was closed.
     wake_count: *mut u64,
-    /// Clock at the end of the last turn.
+    /// Clock at the end of the last turn or sleep.
     turn_end_ns: u64,
 }
 
@@ -257,7 +165,8 @@ impl<P: Program> Reactor<P> {
     /// Runs until the program stops it.
     pub fn run(mut self) {
         self.arm_wake_read();
-        self.core.io.now_ns = clock::now_ns();
+        self.turn_end_ns = clock::now_ns();
+        self.core.io.now_ns = self.turn_end_ns;
         self.program.on_start(&mut self.core);
         while !self.core.stopping {
             let worked = self.turn();
@@ -279,7 +188,8 @@ impl<P: Program> Reactor<P> {
 
     /// One turn; says whether it had work.
     fn turn(&mut self) -> bool {
-        self.core.io.now_ns = clock::now_ns();
+        // One look at the clock a turn: it begins when the last one, or the sleep, has ended.
+        self.core.io.now_ns = self.turn_end_ns;
         let mut worked = self.mailboxes();
         worked |= self.ring_completions();
         worked |= self.program.on_turn(&mut self.core);
@@ -362,7 +272,7 @@ impl<P: Program> Reactor<P> {
             let retry_us = self.core.io.now_us() + BACKLOG_RETRY_US;
             deadline_us = Some(deadline_us.map_or(retry_us, |timer_us| timer_us.min(retry_us)));
         }
-        let now_ns = clock::now_ns();
+        let now_ns = self.turn_end_ns;
         let timeout = deadline_us
             .map(|us| Duration::from_nanos(us.saturating_mul(1000).saturating_sub(now_ns)));
         if timeout != Some(Duration::ZERO) {

@@ -1,5 +1,6 @@
 use super::super::mesh::mesh;
 use super::super::ring::KIND_FREE;
+use super::super::timer::TimerTag;
 use super::*;
 
 const LONG: Duration = Duration::from_secs(20);
@@ -124,6 +125,8 @@ fn an_idle_core_sleeps_and_wakes_for_each_source() {
         assert!(running.counters[0].turns.get() <= turns + 1, "an idle core turned");
         assert_eq!(running.ask(0, message), answer);
     }
+    // Counters of a turn are written after its answers.
+    running.wait_asleep(0);
     assert!(running.counters[0].sleeps.get() >= 3);
     assert_eq!(running.counters[0].messages.get(), 3);
     assert_eq!(running.counters[0].completions.get(), 1);

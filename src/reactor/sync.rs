@@ -3,6 +3,4 @@
 //! Everything else of a core is plain memory: only the mesh and the counters cross threads.
 
 pub use std::sync::Arc;
-pub use std::sync::atomic::{
-    AtomicBool, AtomicI32, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence,
-};
+pub use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};

@@ -124,6 +124,11 @@ impl UringChannel {
         }))
     }
 
+    #[cfg(test)]
+    pub(in crate::bdev) fn block_size_bytes(&self) -> u32 {
+        self.device.geometry().block_size_bytes
+    }
+
     pub(in crate::bdev) fn in_flight(&self) -> usize {
         self.ops.in_use() + self.waiting_for_op.len() + self.waiting_for_scratch.len()
     }
@@ -378,7 +383,7 @@ unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
 }
 
 /// What an errno of the backing store means to the one who waits.
-pub(super) fn status_of_errno(errno: i32) -> IoStatus {
+fn status_of_errno(errno: i32) -> IoStatus {
     match errno {
         libc::ENOSPC | libc::EDQUOT => IoStatus::NoSpace,
         libc::ENODEV | libc::ENXIO => IoStatus::Removed,

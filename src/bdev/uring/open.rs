@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, StatxFlags};
 use uuid::Uuid;
@@ -11,6 +12,14 @@ use uuid::Uuid;
 use crate::bdev::{DeviceError, Geometry};
 use crate::limits::PAGE_SIZE_BYTES;
 use crate::reactor::dma::Mapping;
+
+/// The largest logical block that mdof offers to hosts.
+const BLOCK_SIZE_BYTES_MAX: u32 = 4096;
+
+/// A lock that is held may go in a moment: udev locks a block device while it looks at it, and a
+/// target that is ending needs time to close. Longer than that, and somebody else is at work.
+const LOCK_TRIES: u32 = 10;
+const LOCK_RETRY: Duration = Duration::from_millis(30);
 
 /// What the operator asks for.
 #[derive(Debug, Clone)]
@@ -57,13 +66,15 @@ impl UringDevice {
         let mut units = DirectUnits { memory_bytes: 1, offset_bytes: logical_bytes };
         if direct {
             match opener.direct_units(&file, logical_bytes) {
-                Some(found) => units = found,
-                None => direct = false,
+                Some(found) if is_block || found.offset_bytes <= BLOCK_SIZE_BYTES_MAX => {
+                    units = found;
+                }
+                _ => direct = false,
             }
         }
         if !direct {
             tracing::warn!(
-                "bdev {}: {} takes no direct I/O; it is used through the page cache, and flush \
+                "bdev {}: {} takes no direct I/O in blocks of 4096 bytes; it is used through the page cache, and flush \
                  and FUA wait for the data to reach it",
                 options.name,
                 options.path.display()
@@ -173,13 +184,18 @@ impl Opener<'_> {
     /// Two targets on one member would destroy it. O_EXCL keeps out the kernel's own users of a
     /// block device and this other targets, of files as well.
     fn lock(&self, file: &OwnedFd) -> Result<(), DeviceError> {
-        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(()),
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let (name, path) = self.own();
-                Err(DeviceError::InUse { name, path })
+        let mut tries = LOCK_TRIES;
+        loop {
+            tries -= 1;
+            match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(()),
+                Err(rustix::io::Errno::WOULDBLOCK) if tries == 0 => {
+                    let (name, path) = self.own();
+                    return Err(DeviceError::InUse { name, path });
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(LOCK_RETRY),
+                Err(errno) => return Err(self.failed("lock", errno)),
             }
-            Err(errno) => Err(self.failed("lock", errno)),
         }
     }
 

@@ -185,3 +185,31 @@ fn what_mdof_cannot_run_is_named() {
     let reason = assemble(&cut).unwrap();
     assert!(matches!(only_reason(&reason), RejectionReason::DeviceTooSmall { .. }));
 }
+
+#[test]
+fn a_spare_that_the_freshest_calls_active_is_not_believed() {
+    let mut pair = pair();
+    // The rebuild onto member 1 went on while its own superblock was no longer written.
+    pair[1].superblock.set_role(1, Role::Spare);
+    for events in [1, 2, 9] {
+        set_events(&mut pair[0], events);
+        let assembly = assemble(&pair).unwrap();
+        assert_eq!(only_reason(&assembly), &RejectionReason::Spare);
+        assert_eq!(assembly.in_sync_count(), 1);
+    }
+    // A spare with more events neither decides nor takes part.
+    set_events(&mut pair[1], 50);
+    assert_eq!(assemble(&pair).unwrap().freshest, 0);
+    let alone = assemble(&pair[1..]).unwrap_err();
+    assert!(matches!(alone, AssembleError::NoActiveMember { .. }));
+}
+
+#[test]
+fn a_slot_beyond_the_array_is_refused() {
+    let mut pair = pair();
+    for candidate in &mut pair {
+        candidate.superblock.set_role(1, Role::Active(2));
+    }
+    let assembly = assemble(&pair).unwrap();
+    assert_eq!(only_reason(&assembly), &RejectionReason::NoSuchSlot { slot: 2, slots: 2 });
+}

@@ -1,0 +1,218 @@
+//! The bytes of all chunks, shared by every core.
+//!
+//! Ordering argument. The owner is the only one that opens a byte, by a Release store made after
+//! the metadata write is durable; a writer's Acquire load that sees the byte open therefore
+//! happens after that completion. Everything else the two sides must agree on travels by message.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use super::state::{ALL_STATES, ChunkState, STATES};
+
+/// Flag: the owner wants to know whether anyone writes to this (Dirty, durable) chunk.
+pub const AGING: u8 = 0x80;
+/// Flag: the byte changed and no metadata write that carries the change has been submitted yet.
+pub const CHANGED: u8 = 0x40;
+/// Flag: a metadata write that carries the change is in flight.
+pub const IN_FLIGHT: u8 = 0x20;
+
+const FLAGS: u8 = AGING | CHANGED | IN_FLIGHT;
+
+/// One byte a chunk: a [`ChunkState`] and the flags above.
+#[derive(Debug)]
+pub struct ChunkMap {
+    bytes: Box<[AtomicU8]>,
+}
+
+/// Whether a data write may be issued under this byte: the states that resync visits after a
+/// crash, without a flag.
+fn is_open(byte: u8) -> bool {
+    const FIRST: u8 = ChunkState::Dirty as u8;
+    const LAST: u8 = ChunkState::Syncing as u8;
+    byte.wrapping_sub(FIRST) <= LAST - FIRST
+}
+
+impl ChunkMap {
+    /// A map with the given states, all of them durable.
+    pub fn new(states: impl ExactSizeIterator<Item = ChunkState>) -> Self {
+        Self { bytes: states.map(|state| AtomicU8::new(state as u8)).collect() }
+    }
+
+    /// Number of chunks.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether there are no chunks.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Writer, any core: whether a data write to `chunk` may be issued now. `false`: ask the
+    /// owner and wait. The fast path is one load.
+    #[must_use]
+    pub fn enter(&self, chunk: usize) -> bool {
+        // Acquire: pairs with the Release in `open`, which follows the durable metadata write.
+        let byte = self.bytes[chunk].load(Ordering::Acquire);
+        is_open(byte) || (byte & AGING != 0 && self.keep_dirty(chunk, byte))
+    }
+
+    /// A writer met an aging chunk: it stays Dirty. Fails if the owner has just cleared it.
+    #[cold]
+    fn keep_dirty(&self, chunk: usize, byte: u8) -> bool {
+        assert_eq!(byte, ChunkState::Dirty as u8 | AGING, "only open Dirty chunks age");
+        // AcqRel: one of this and `clear_if_aging` wins. If this does, the owner sees the chunk
+        // touched; if the owner does, this writer goes to the owner and waits for a new flush.
+        let kept = self.bytes[chunk].compare_exchange(
+            byte,
+            ChunkState::Dirty as u8,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+        // Another writer of another core may have taken the flag off first: as good.
+        kept.is_ok() || kept.is_err_and(is_open)
+    }
+
+    /// State of `chunk` as of now, on any core.
+    #[must_use]
+    pub fn state(&self, chunk: usize) -> ChunkState {
+        let byte = self.bytes[chunk].load(Ordering::Acquire) & !FLAGS;
+        ChunkState::from_byte(byte).expect("only states are stored")
+    }
+
+    /// Owner: whether the chunk's byte is open.
+    #[must_use]
+    pub fn is_open(&self, chunk: usize) -> bool {
+        is_open(self.bytes[chunk].load(Ordering::Relaxed) & !AGING)
+    }
+
+    /// Owner: gives the chunk a new state that must become durable before it counts.
+    pub fn change(&self, chunk: usize, state: ChunkState) {
+        self.bytes[chunk].store(state as u8 | CHANGED, Ordering::Relaxed);
+    }
+
+    /// Owner: gives the chunk a new state where the one on disk is at least as cautious, so that
+    /// nobody needs to wait (NeedSync to Syncing, Syncing to Dirty). A pending change stays
+    /// pending.
+    pub fn change_quietly(&self, chunk: usize, state: ChunkState) {
+        let pending = self.bytes[chunk].load(Ordering::Relaxed) & (CHANGED | IN_FLIGHT);
+        self.bytes[chunk].store(state as u8 | pending, Ordering::Release);
+    }
+
+    /// Owner: copies the states of `chunks` into `out` as they belong on disk and notes that a
+    /// write which carries them is in flight.
+    pub fn snapshot(&self, chunks: std::ops::Range<usize>, out: &mut [u8]) {
+        assert_eq!(chunks.len(), out.len());
+        for (byte, out) in self.bytes[chunks].iter().zip(out) {
+            let value = byte.load(Ordering::Relaxed);
+            *out = value & !FLAGS;
+            if value & CHANGED != 0 {
+                byte.store(value & !FLAGS | IN_FLIGHT, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Owner: the write with the snapshot of `chunks` is durable on every in-sync member. Opens
+    /// what it carried, unless it has changed again since.
+    pub fn open(&self, chunks: std::ops::Range<usize>) {
+        for byte in &self.bytes[chunks] {
+            let value = byte.load(Ordering::Relaxed);
+            if value & IN_FLIGHT != 0 {
+                // Release: pairs with the Acquire in `enter`.
+                byte.store(value & !IN_FLIGHT, Ordering::Release);
+            }
+        }
+    }
+
+    /// Owner: asks who writes to the chunk, if it is open and Dirty. Whether it did ask.
+    pub fn age(&self, chunk: usize) -> bool {
+        let byte = &self.bytes[chunk];
+        let dirty = byte.load(Ordering::Relaxed) == ChunkState::Dirty as u8;
+        if dirty {
+            // Relaxed: writers learn of it through the quiesce message, which is a Release.
+            byte.store(ChunkState::Dirty as u8 | AGING, Ordering::Relaxed);
+        }
+        dirty
+    }
+
+    /// Owner: makes the chunk Clean if nobody has written to it since [`Self::age`]. To be called
+    /// only after every core has passed a quiescent point.
+    pub fn clear_if_aging(&self, chunk: usize) -> bool {
+        // AcqRel: pairs with `keep_dirty`; a byte that is open again stays Dirty.
+        self.bytes[chunk]
+            .compare_exchange(
+                ChunkState::Dirty as u8 | AGING,
+                ChunkState::Clean as u8,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            )
+            .is_ok()
+    }
+
+    /// Chunks in each state, in order of the state's value.
+    #[must_use]
+    pub fn histogram(&self) -> [u64; STATES] {
+        let mut counts = [0; STATES];
+        for byte in &self.bytes {
+            counts[usize::from(byte.load(Ordering::Relaxed) & !FLAGS)] += 1;
+        }
+        counts
+    }
+
+    /// First chunk at or after `from` that is in `state`.
+    #[must_use]
+    pub fn find(&self, state: ChunkState, from: usize) -> Option<usize> {
+        (from..self.len()).find(|&chunk| self.state(chunk) == state)
+    }
+}
+
+const _: () = assert!(ALL_STATES.len() <= (!FLAGS) as usize + 1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(states: &[ChunkState]) -> ChunkMap {
+        ChunkMap::new(states.iter().copied())
+    }
+
+    #[test]
+    fn a_changed_chunk_opens_only_after_its_own_flush() {
+        let map = map(&[ChunkState::Clean, ChunkState::Clean]);
+        let mut disk = [0; 2];
+        map.change(0, ChunkState::Dirty);
+        assert!(!map.enter(0));
+        map.snapshot(0..2, &mut disk);
+        assert_eq!(disk, [2, 1]);
+        map.change(1, ChunkState::Dirty);
+        assert!(!map.enter(0), "in flight is not durable");
+        map.open(0..2);
+        assert!(map.enter(0));
+        assert!(!map.enter(1), "this change was not in that write");
+        map.snapshot(0..2, &mut disk);
+        map.open(0..2);
+        assert!(map.enter(1));
+    }
+
+    #[test]
+    fn a_touched_chunk_does_not_become_clean() {
+        let map = map(&[ChunkState::Dirty, ChunkState::Dirty, ChunkState::NeedSync]);
+        assert!(map.age(0) && map.age(1));
+        assert!(!map.age(2), "only Dirty chunks age");
+        assert!(map.enter(0));
+        assert!(!map.clear_if_aging(0));
+        assert!(map.clear_if_aging(1));
+        assert!(!map.enter(1), "a cleared chunk needs a new flush");
+        assert_eq!(map.histogram()[..4], [0, 1, 1, 1]);
+    }
+
+    #[test]
+    fn a_snapshot_of_an_aging_chunk_is_dirty_on_disk() {
+        let map = map(&[ChunkState::Dirty]);
+        map.age(0);
+        let mut disk = [0];
+        map.snapshot(0..1, &mut disk);
+        assert_eq!(disk, [ChunkState::Dirty as u8]);
+    }
+}

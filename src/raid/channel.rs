@@ -1,0 +1,330 @@
+//! An array on one core: takes host requests, sends member requests, keeps the promises it makes
+//! to the owner.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::channel_op::{Op, OpState};
+use super::message::{BlockRange, Mail, Out, SlotMask, ToChannel, ToOwner};
+use super::{CHANNEL_OPS_MAX, MemberSlot, Shared, bit};
+use crate::bdev::{BdevId, BdevIo, Completion, IoOp, IoStatus, Station, Tag};
+
+/// Windows that resync can hold at once.
+pub(super) const WINDOWS: usize = 4;
+
+/// Host requests that may wait for a slot; the target's queues are bounded far below.
+const WAITING_MAX: usize = 16 * CHANNEL_OPS_MAX;
+
+/// A range that resync holds.
+#[derive(Debug, Clone, Copy)]
+struct Lock {
+    range: BlockRange,
+    /// Writes to the range that were in flight when it was locked.
+    waits_for: u32,
+}
+
+/// An array's channel on one core.
+#[derive(Debug)]
+pub struct Channel {
+    pub(super) shared: Arc<Shared>,
+    pub(super) ops: Box<[Op]>,
+    free: Vec<u32>,
+    /// Requests that found no free slot, oldest first.
+    waiting: VecDeque<BdevIo>,
+    /// Members that are read and written.
+    pub(super) in_sync: SlotMask,
+    /// All slots of the array.
+    all: SlotMask,
+    /// Members whose absence is durable.
+    pub(super) recorded: SlotMask,
+    /// Members whose failure has been reported to the owner.
+    reported: SlotMask,
+    locks: [Option<Lock>; WINDOWS],
+    lock_count: u32,
+    /// Writes in flight, by the parity of the quiesce round in which they began.
+    counted: [u32; 2],
+    parity: u8,
+    quiesce: Option<u32>,
+    /// Outstanding reads by slot, to balance them.
+    pub(super) reads: Vec<u32>,
+    failed: bool,
+    closing: bool,
+    closed: bool,
+}
+
+impl Channel {
+    /// The channel of an array whose members `in_sync` take part; all others are known absent.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, in_sync: SlotMask) -> Self {
+        let slots = shared.members.len();
+        let all = if slots == 64 { SlotMask::MAX } else { (1 << slots) - 1 };
+        let ops_max = u32::try_from(CHANNEL_OPS_MAX).expect("a small constant");
+        Self {
+            shared,
+            ops: (0..CHANNEL_OPS_MAX).map(|_| Op::free()).collect(),
+            free: (0..ops_max).rev().collect(),
+            waiting: VecDeque::with_capacity(CHANNEL_OPS_MAX),
+            in_sync,
+            all,
+            recorded: all & !in_sync,
+            reported: 0,
+            locks: [None; WINDOWS],
+            lock_count: 0,
+            counted: [0; 2],
+            parity: 0,
+            quiesce: None,
+            reads: vec![0; slots],
+            failed: false,
+            closing: false,
+            closed: false,
+        }
+    }
+
+    /// Takes a host request.
+    pub fn submit(&mut self, io: BdevIo, out: &mut Out<'_>) {
+        if self.closing {
+            return io.complete(IoStatus::Removed, out.io);
+        }
+        let range = BlockRange { lba: io.lba, blocks: io.blocks.into() };
+        let fits = io.lba.checked_add(range.blocks).is_some_and(|end| end <= self.shared.blocks);
+        if io.op != IoOp::Flush && (!fits || io.blocks == 0) {
+            return io.complete(IoStatus::OutOfRange, out.io);
+        }
+        match self.free.pop() {
+            Some(op) => self.begin(op, io, out),
+            None if self.waiting.len() < WAITING_MAX => self.waiting.push_back(io),
+            None => io.complete(IoStatus::Aborted, out.io),
+        }
+    }
+
+    fn begin(&mut self, op: u32, io: BdevIo, out: &mut Out<'_>) {
+        let kind = io.op;
+        self.ops[op as usize].accept(io);
+        match kind {
+            IoOp::Read | IoOp::Compare => self.start_read(op, out),
+            IoOp::Write | IoOp::WriteZeroes | IoOp::Unmap => self.start_write(op, out),
+            IoOp::Flush => self.start_flush(op, out),
+        }
+    }
+
+    /// A member has answered.
+    pub fn member_done(&mut self, op: u32, slot: MemberSlot, status: IoStatus, out: &mut Out<'_>) {
+        let this = &mut self.ops[op as usize];
+        assert_eq!(this.state(), OpState::Members, "an answer to a request not sent");
+        this.answer(bit(slot), status);
+        match this.io().op {
+            IoOp::Read | IoOp::Compare => self.read_answered(op, slot, status, out),
+            _ => self.write_answered(op, slot, status, out),
+        }
+    }
+
+    /// The owner says something.
+    pub fn handle(&mut self, message: ToChannel, out: &mut Out<'_>) {
+        match message {
+            ToChannel::Granted(op) => {
+                self.ops[op as usize].set_state(OpState::Ready);
+                self.start_write(op, out);
+            }
+            ToChannel::Refused(op, status) => {
+                assert_eq!(self.ops[op as usize].state(), OpState::GateWait);
+                self.finish(op, status, out);
+            }
+            ToChannel::Members { epoch, in_sync } => {
+                self.in_sync = in_sync;
+                out.mail.push_back(Mail::Owner(ToOwner::Adopted(epoch)));
+                self.recheck_recorded(out);
+            }
+            ToChannel::Recorded(absent) => {
+                self.recorded |= absent;
+                self.recheck_recorded(out);
+            }
+            ToChannel::Quiesce(round) => self.begin_quiesce(round, out),
+            ToChannel::Lock(window, range) => self.lock(window, range, out),
+            ToChannel::Unlock(window) => self.unlock(window, out),
+            ToChannel::Failed => {
+                self.failed = true;
+                self.recheck_recorded(out);
+            }
+            ToChannel::Close => {
+                self.closing = true;
+                while let Some(io) = self.waiting.pop_front() {
+                    io.complete(IoStatus::Removed, out.io);
+                }
+                self.report_closed(out);
+            }
+        }
+    }
+
+    /// Host requests that have not ended.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        CHANNEL_OPS_MAX - self.free.len() + self.waiting.len()
+    }
+
+    /// Whether requests that change data are refused.
+    pub(super) fn is_failed(&self) -> bool {
+        self.failed
+    }
+
+    /// Every slot of the array.
+    pub(super) fn all_slots(&self) -> SlotMask {
+        self.all
+    }
+
+    /// Sends the request of `op` to one member.
+    pub(super) fn send(&mut self, op: u32, slot: MemberSlot, out: &mut Out<'_>) {
+        let place = self.shared.members[usize::from(slot)].expect("the member takes part");
+        let this = &mut self.ops[op as usize];
+        let io = this.io.as_ref().expect("the slot is in use");
+        let kind = if io.op == IoOp::Unmap && !place.unmap { IoOp::WriteZeroes } else { io.op };
+        let member_io = BdevIo {
+            op: kind,
+            fua: io.fua,
+            lba: if io.op == IoOp::Flush { 0 } else { place.data_lba + io.lba },
+            blocks: io.blocks,
+            buf: io.buf.clone(),
+            completion: Completion::new(Tag {
+                station: Station::RaidChannel,
+                part: slot,
+                object: self.shared.bdev.0,
+                op,
+            }),
+        };
+        this.pending |= bit(slot);
+        out.io.submit(place.bdev, member_io);
+    }
+
+    /// Ends a host request and frees its slot.
+    pub(super) fn finish(&mut self, op: u32, status: IoStatus, out: &mut Out<'_>) {
+        let this = &mut self.ops[op as usize];
+        assert_eq!(this.pending, 0, "a request ended with members still working on it");
+        this.set_state(OpState::Free);
+        let io = this.io.take().expect("the slot is in use");
+        let counted = std::mem::take(&mut this.counted);
+        let (parity, holds_up) = (this.parity, std::mem::take(&mut this.holds_up));
+        io.complete(status, out.io);
+        if counted {
+            self.uncount(parity, out);
+        }
+        if holds_up != 0 {
+            self.release_holds(holds_up, out);
+        }
+        self.free.push(op);
+        if let Some(next) = self.waiting.pop_front() {
+            let op = self.free.pop().expect("a slot was just freed");
+            self.begin(op, next, out);
+        }
+        if self.closing {
+            self.report_closed(out);
+        }
+    }
+
+    /// Reports a member's failure to the owner, once.
+    pub(super) fn report_member(&mut self, slot: MemberSlot, out: &mut Out<'_>) {
+        if self.in_sync & bit(slot) != 0 && self.reported & bit(slot) == 0 {
+            self.reported |= bit(slot);
+            out.mail.push_back(Mail::Owner(ToOwner::MemberFailed(slot)));
+        }
+    }
+
+    /// Counts a write as in flight; from here to its end no quiesce round can pass it.
+    pub(super) fn count(&mut self, op: u32) {
+        let this = &mut self.ops[op as usize];
+        this.counted = true;
+        this.parity = self.parity;
+        self.counted[usize::from(self.parity)] += 1;
+    }
+
+    fn uncount(&mut self, parity: u8, out: &mut Out<'_>) {
+        let count = &mut self.counted[usize::from(parity)];
+        *count -= 1;
+        if *count == 0 && parity != self.parity {
+            self.end_quiesce(out);
+        }
+    }
+
+    fn begin_quiesce(&mut self, round: u32, out: &mut Out<'_>) {
+        assert!(self.quiesce.is_none(), "one quiesce round at a time");
+        self.quiesce = Some(round);
+        self.parity ^= 1;
+        assert_eq!(self.counted[usize::from(self.parity)], 0, "the round before last has ended");
+        if self.counted[usize::from(self.parity ^ 1)] == 0 {
+            self.end_quiesce(out);
+        }
+    }
+
+    fn end_quiesce(&mut self, out: &mut Out<'_>) {
+        if let Some(round) = self.quiesce.take() {
+            out.mail.push_back(Mail::Owner(ToOwner::Quiesced(round)));
+        }
+    }
+
+    /// Whether resync holds a part of the range.
+    pub(super) fn is_locked(&self, range: &BlockRange) -> bool {
+        self.lock_count > 0 && self.locks.iter().flatten().any(|lock| lock.range.overlaps(range))
+    }
+
+    fn lock(&mut self, window: u8, range: BlockRange, out: &mut Out<'_>) {
+        let mut waits_for = 0;
+        for op in &mut self.ops {
+            let Some(io) = op.io.as_ref().filter(|io| op.counted && io.op != IoOp::Flush) else {
+                continue;
+            };
+            if range.overlaps(&BlockRange { lba: io.lba, blocks: io.blocks.into() }) {
+                op.holds_up |= 1 << window;
+                waits_for += 1;
+            }
+        }
+        let entry = &mut self.locks[usize::from(window)];
+        assert!(entry.is_none(), "the window holds a range already");
+        *entry = Some(Lock { range, waits_for });
+        self.lock_count += 1;
+        if waits_for == 0 {
+            out.mail.push_back(Mail::Owner(ToOwner::Locked(window)));
+        }
+    }
+
+    fn release_holds(&mut self, holds_up: u8, out: &mut Out<'_>) {
+        for (window, lock) in (0u8..).zip(&mut self.locks) {
+            if holds_up & (1 << window) == 0 {
+                continue;
+            }
+            let lock = lock.as_mut().expect("a held-up window is locked");
+            lock.waits_for -= 1;
+            if lock.waits_for == 0 {
+                out.mail.push_back(Mail::Owner(ToOwner::Locked(window)));
+            }
+        }
+    }
+
+    fn unlock(&mut self, window: u8, out: &mut Out<'_>) {
+        let lock = self.locks[usize::from(window)].take().expect("only held windows are freed");
+        assert_eq!(lock.waits_for, 0);
+        self.lock_count -= 1;
+        for op in 0..u32::try_from(self.ops.len()).expect("a small constant") {
+            if self.ops[op as usize].state() == OpState::LockWait {
+                self.ops[op as usize].set_state(OpState::Ready);
+                self.start_write(op, out);
+            }
+        }
+    }
+
+    fn report_closed(&mut self, out: &mut Out<'_>) {
+        if self.in_flight() == 0 && !std::mem::replace(&mut self.closed, true) {
+            out.mail.push_back(Mail::Owner(ToOwner::Closed));
+        }
+    }
+
+    /// A simulated power cut: every request of the host is forgotten.
+    #[cfg(test)]
+    pub(super) fn abandon(&mut self, queue: &mut crate::bdev::IoQueue) {
+        let held = self.ops.iter_mut().filter_map(|op| op.io.take());
+        held.chain(self.waiting.drain(..)).for_each(|io| io.complete(IoStatus::Aborted, queue));
+    }
+
+    /// The array's bdev.
+    #[must_use]
+    pub fn bdev(&self) -> BdevId {
+        self.shared.bdev
+    }
+}

@@ -1,0 +1,118 @@
+//! A host request inside a channel: its states, and what it has to remember.
+
+use super::message::SlotMask;
+use crate::bdev::{BdevIo, IoStatus};
+
+/// Where a host request stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OpState {
+    /// The slot is not in use.
+    Free,
+    /// The request is about to be looked at (again).
+    Ready,
+    /// The owner has been asked to open the request's chunks.
+    GateWait,
+    /// Resync holds a range that the request would change.
+    LockWait,
+    /// Requests to members are in flight.
+    Members,
+    /// All members have answered; some missed the write and that is not yet durable.
+    RecordWait,
+}
+
+impl OpState {
+    /// Whether the machine may go from here to `next`.
+    fn allows(self, next: Self) -> bool {
+        use OpState::{Free, GateWait, LockWait, Members, Ready, RecordWait};
+        matches!(
+            (self, next),
+            (Free | GateWait | LockWait, Ready)
+                | (Ready, GateWait | LockWait | Members | Free)
+                | (GateWait, Free)
+                // A read that failed on one member goes to the next.
+                | (Members, Members | RecordWait | Free)
+                | (RecordWait, Free)
+        )
+    }
+}
+
+/// One host request.
+#[derive(Debug)]
+pub(super) struct Op {
+    state: OpState,
+    /// The request as the host gave it; `None` when free.
+    pub(super) io: Option<BdevIo>,
+    /// Members whose answer is outstanding.
+    pub(super) pending: SlotMask,
+    /// Members that have done it.
+    pub(super) ok: SlotMask,
+    /// Members a read has been tried on.
+    pub(super) tried: SlotMask,
+    /// First failure, for the host if nothing better comes.
+    pub(super) failure: IoStatus,
+    /// Bit i: chunk i of a read was Unwritten when it was sent, so its part reads as zeroes.
+    pub(super) zero_chunks: u64,
+    /// Bit i: window i waits for this write to end.
+    pub(super) holds_up: u8,
+    /// Which quiesce round's count holds this write; meaningful while it is counted.
+    pub(super) parity: u8,
+    /// The write is counted as in flight.
+    pub(super) counted: bool,
+}
+
+impl Op {
+    /// A slot not in use.
+    pub(super) fn free() -> Self {
+        Self {
+            state: OpState::Free,
+            io: None,
+            pending: 0,
+            ok: 0,
+            tried: 0,
+            failure: IoStatus::Ok,
+            zero_chunks: 0,
+            holds_up: 0,
+            parity: 0,
+            counted: false,
+        }
+    }
+
+    /// Takes a request into a free slot.
+    pub(super) fn accept(&mut self, io: BdevIo) {
+        assert!(self.io.is_none(), "the slot is in use");
+        self.set_state(OpState::Ready);
+        self.io = Some(io);
+        self.ok = 0;
+        self.tried = 0;
+        self.failure = IoStatus::Ok;
+        self.zero_chunks = 0;
+        assert_eq!((self.pending, self.holds_up, self.counted), (0, 0, false));
+    }
+
+    /// Where the request stands.
+    pub(super) fn state(&self) -> OpState {
+        self.state
+    }
+
+    /// The only place that changes the state.
+    pub(super) fn set_state(&mut self, next: OpState) {
+        assert!(self.state.allows(next), "a request went from {:?} to {next:?}", self.state);
+        self.state = next;
+    }
+
+    /// The request.
+    pub(super) fn io(&self) -> &BdevIo {
+        self.io.as_ref().expect("the slot is in use")
+    }
+
+    /// Notes a member's answer.
+    pub(super) fn answer(&mut self, bit: SlotMask, status: IoStatus) {
+        assert!(self.pending & bit != 0, "a member answered twice");
+        self.pending &= !bit;
+        if status.is_ok() {
+            self.ok |= bit;
+        } else if self.failure.is_ok() {
+            self.failure = status;
+        }
+    }
+}

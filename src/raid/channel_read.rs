@@ -1,0 +1,159 @@
+//! Reads: which member, what to do when it fails, and zeroes for what was never written.
+
+use super::channel::Channel;
+use super::channel_op::OpState;
+use super::message::{BlockRange, Mail, Out, SlotMask, ToOwner};
+use super::{MemberSlot, bit, slots, source_of};
+use crate::bdev::{IoOp, IoStatus};
+use crate::bitmap::ChunkState;
+
+/// What the chunks of a read say about it.
+struct Survey {
+    /// A chunk is in doubt: only the resync source may be read.
+    in_doubt: bool,
+    /// Bit i: chunk i of the read is Unwritten.
+    zero_chunks: u64,
+    /// All chunks are Unwritten.
+    all_zero: bool,
+}
+
+impl Channel {
+    /// Sends a read (or compare) that is `Ready` to a member.
+    pub(super) fn start_read(&mut self, op: u32, out: &mut Out<'_>) {
+        let io = self.ops[op as usize].io();
+        let is_read = io.op == IoOp::Read;
+        let range = BlockRange { lba: io.lba, blocks: io.blocks.into() };
+        let survey = self.survey(&range);
+        if is_read && survey.all_zero {
+            let buf = self.ops[op as usize].io().buf.as_ref().expect("a read has a buffer");
+            buf.zero_range(0, buf.len());
+            return self.finish(op, IoStatus::Ok, out);
+        }
+        if !is_read && survey.zero_chunks != 0 {
+            // What a member holds in a chunk never written is not what the array reads there.
+            return self.finish(op, IoStatus::Unsupported, out);
+        }
+        let tried = self.ops[op as usize].tried;
+        let Some(slot) = self.choose(tried, survey.in_doubt) else {
+            let failure = match self.ops[op as usize].failure {
+                IoStatus::Ok => IoStatus::Removed,
+                failure => failure,
+            };
+            return self.finish(op, failure, out);
+        };
+        let this = &mut self.ops[op as usize];
+        this.zero_chunks = if is_read { survey.zero_chunks } else { 0 };
+        this.tried |= bit(slot);
+        this.set_state(OpState::Members);
+        self.reads[usize::from(slot)] += 1;
+        self.send(op, slot, out);
+    }
+
+    fn survey(&self, range: &BlockRange) -> Survey {
+        let mut survey = Survey { in_doubt: false, zero_chunks: 0, all_zero: false };
+        let Some(map) = &self.shared.map else { return survey };
+        let chunks = self.shared.chunks(range.lba, range.blocks);
+        survey.all_zero = true;
+        for (index, chunk) in chunks.enumerate() {
+            match map.state(chunk) {
+                ChunkState::Unwritten => survey.zero_chunks |= 1 << index,
+                ChunkState::Clean | ChunkState::Dirty => survey.all_zero = false,
+                _ => {
+                    survey.all_zero = false;
+                    survey.in_doubt = true;
+                }
+            }
+        }
+        survey
+    }
+
+    /// The member to read from next: for chunks in doubt the lowest in-sync one, else the one
+    /// with the fewest reads outstanding on this core.
+    fn choose(&self, tried: SlotMask, in_doubt: bool) -> Option<MemberSlot> {
+        let left = self.in_sync & !tried;
+        if in_doubt {
+            return source_of(left);
+        }
+        slots(left).min_by_key(|&slot| self.reads[usize::from(slot)])
+    }
+
+    /// A member has answered a read.
+    pub(super) fn read_answered(
+        &mut self,
+        op: u32,
+        slot: MemberSlot,
+        status: IoStatus,
+        out: &mut Out<'_>,
+    ) {
+        self.reads[usize::from(slot)] -= 1;
+        let settled =
+            status.is_ok() || matches!(status, IoStatus::CompareMismatch | IoStatus::Unsupported);
+        if !settled {
+            // The state stays `Members`: the read goes on with the next one, if there is one.
+            return self.start_read_elsewhere(op, out);
+        }
+        let this = &self.ops[op as usize];
+        if this.zero_chunks != 0 {
+            self.zero_unwritten(op);
+        }
+        let failed_on = self.ops[op as usize].tried & !bit(slot);
+        if failed_on != 0 {
+            self.report_reads(op, failed_on, out);
+        }
+        self.finish(op, status, out);
+    }
+
+    #[cold]
+    fn start_read_elsewhere(&mut self, op: u32, out: &mut Out<'_>) {
+        let in_doubt = {
+            let io = self.ops[op as usize].io();
+            self.survey(&BlockRange { lba: io.lba, blocks: io.blocks.into() }).in_doubt
+        };
+        let tried = self.ops[op as usize].tried;
+        match self.choose(tried, in_doubt) {
+            Some(slot) => {
+                let this = &mut self.ops[op as usize];
+                this.tried |= bit(slot);
+                this.set_state(OpState::Members);
+                self.reads[usize::from(slot)] += 1;
+                self.send(op, slot, out);
+            }
+            None => {
+                let failure = self.ops[op as usize].failure;
+                self.finish(op, failure, out);
+            }
+        }
+    }
+
+    /// Members that failed a read another one served: the owner counts and repairs.
+    #[cold]
+    fn report_reads(&mut self, op: u32, failed_on: SlotMask, out: &mut Out<'_>) {
+        let io = self.ops[op as usize].io();
+        let range = BlockRange { lba: io.lba, blocks: io.blocks.into() };
+        for slot in slots(failed_on & self.in_sync) {
+            out.mail.push_back(Mail::Owner(ToOwner::ReadFailed(slot, range)));
+        }
+    }
+
+    /// Parts of a finished read that lie in chunks never written read as zeroes, whatever the
+    /// member holds there.
+    #[cold]
+    fn zero_unwritten(&mut self, op: u32) {
+        let this = &self.ops[op as usize];
+        let io = this.io();
+        let block = u64::from(self.shared.block_size_bytes);
+        let buf = io.buf.as_ref().expect("a read has a buffer");
+        let end = io.lba + u64::from(io.blocks);
+        for (index, chunk) in self.shared.chunks(io.lba, io.blocks.into()).enumerate() {
+            if this.zero_chunks & (1 << index) == 0 {
+                continue;
+            }
+            let range = self.shared.blocks_of_chunk(chunk);
+            let from = range.lba.max(io.lba);
+            let to = (range.lba + range.blocks).min(end);
+            let offset = usize::try_from((from - io.lba) * block).expect("inside a buffer");
+            let len = usize::try_from((to - from) * block).expect("inside a buffer");
+            buf.zero_range(offset, len);
+        }
+    }
+}

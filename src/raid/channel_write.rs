@@ -1,0 +1,142 @@
+//! Requests that change or flush data: gate, locks, fan-out, and the wait for a failure to be
+//! recorded.
+
+use super::channel::Channel;
+use super::channel_op::OpState;
+use super::message::{BlockRange, Mail, Out, StartWrite, ToOwner};
+use super::{MemberSlot, slots};
+use crate::bdev::{IoOp, IoStatus};
+
+impl Channel {
+    /// Looks at a write that is `Ready`: it is sent, or waits for what keeps it.
+    pub(super) fn start_write(&mut self, op: u32, out: &mut Out<'_>) {
+        let io = self.ops[op as usize].io();
+        let range = BlockRange { lba: io.lba, blocks: io.blocks.into() };
+        if self.is_failed() {
+            return self.finish(op, IoStatus::MediaError, out);
+        }
+        if self.is_locked(&range) {
+            return self.ops[op as usize].set_state(OpState::LockWait);
+        }
+        if let Some(map) = &self.shared.map {
+            let chunks = self.shared.chunks(range.lba, range.blocks);
+            if !chunks.clone().all(|chunk| map.enter(chunk)) {
+                let question = self.start_write_question(op, &range);
+                out.mail.push_back(Mail::Owner(ToOwner::StartWrite(question)));
+                return self.ops[op as usize].set_state(OpState::GateWait);
+            }
+        }
+        // From the look at the map to here nothing else runs on this core, so a quiesce round
+        // finds the write either counted or not begun.
+        self.count(op);
+        self.fan_out(op, out);
+    }
+
+    #[cold]
+    fn start_write_question(&self, op: u32, range: &BlockRange) -> StartWrite {
+        let chunks = self.shared.chunks(range.lba, range.blocks);
+        let (first, last) = (*chunks.start(), *chunks.end());
+        let end = range.lba + range.blocks;
+        let last_range = self.shared.blocks_of_chunk(last);
+        StartWrite {
+            op,
+            first: u32::try_from(first).expect("chunks fit u32"),
+            last: u32::try_from(last).expect("chunks fit u32"),
+            first_is_partial: range.lba > self.shared.blocks_of_chunk(first).lba
+                || (first == last && end < last_range.lba + last_range.blocks),
+            last_is_partial: end < last_range.lba + last_range.blocks
+                || (first == last && range.lba > last_range.lba),
+        }
+    }
+
+    /// A flush concerns every member and no chunk.
+    pub(super) fn start_flush(&mut self, op: u32, out: &mut Out<'_>) {
+        if self.is_failed() {
+            return self.finish(op, IoStatus::MediaError, out);
+        }
+        self.fan_out(op, out);
+    }
+
+    fn fan_out(&mut self, op: u32, out: &mut Out<'_>) {
+        assert!(self.in_sync != 0, "an array keeps its last member");
+        self.ops[op as usize].set_state(OpState::Members);
+        for slot in slots(self.in_sync) {
+            self.send(op, slot, out);
+        }
+    }
+
+    /// A member has answered a write or flush.
+    pub(super) fn write_answered(
+        &mut self,
+        op: u32,
+        slot: MemberSlot,
+        status: IoStatus,
+        out: &mut Out<'_>,
+    ) {
+        if !status.is_ok() {
+            // When every member fails alike (no room, say) it is the request that fails, not
+            // the members; that is decided when all have answered.
+            self.ops[op as usize].tried |= super::bit(slot);
+        }
+        if self.ops[op as usize].pending == 0 {
+            self.all_answered(op, out);
+        }
+    }
+
+    fn all_answered(&mut self, op: u32, out: &mut Out<'_>) {
+        let this = &self.ops[op as usize];
+        if this.ok == 0 {
+            let (failure, kind) = (this.failure, this.io().op);
+            let range = BlockRange { lba: this.io().lba, blocks: this.io().blocks.into() };
+            if kind != IoOp::Flush && self.shared.map.is_some() {
+                let chunks = self.shared.chunks(range.lba, range.blocks);
+                out.mail.push_back(Mail::Owner(ToOwner::WriteLost {
+                    first: u32::try_from(*chunks.start()).expect("chunks fit u32"),
+                    last: u32::try_from(*chunks.end()).expect("chunks fit u32"),
+                }));
+            }
+            return self.finish(op, failure, out);
+        }
+        let failed_on = this.tried;
+        for slot in slots(failed_on) {
+            self.report_member(slot, out);
+        }
+        if self.may_acknowledge(op).is_none() {
+            return self.ops[op as usize].set_state(OpState::RecordWait);
+        }
+        self.acknowledge(op, out);
+    }
+
+    /// Whether a write that all members have answered can end, and how: every member that missed
+    /// it must be durably known absent, and one that has it must still be a member.
+    fn may_acknowledge(&self, op: u32) -> Option<IoStatus> {
+        let this = &self.ops[op as usize];
+        if this.ok & self.in_sync == 0 {
+            // Those that have it were thrown out meanwhile: the members left missed it.
+            return Some(IoStatus::MediaError);
+        }
+        let missed = self.all_slots() & !this.ok;
+        if missed & !self.recorded == 0 {
+            return Some(IoStatus::Ok);
+        }
+        // Nothing will be recorded any more once the array has failed.
+        self.is_failed().then_some(IoStatus::MediaError)
+    }
+
+    fn acknowledge(&mut self, op: u32, out: &mut Out<'_>) {
+        let status = self.may_acknowledge(op).expect("asked before");
+        self.finish(op, status, out);
+    }
+
+    /// Membership has changed, or an absence has become durable: some writes may end now.
+    #[cold]
+    pub(super) fn recheck_recorded(&mut self, out: &mut Out<'_>) {
+        for op in 0..u32::try_from(self.ops.len()).expect("a small constant") {
+            if self.ops[op as usize].state() == OpState::RecordWait
+                && self.may_acknowledge(op).is_some()
+            {
+                self.acknowledge(op, out);
+            }
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! What the channels of an array (one a core) and its owner (on one core) tell each other.
+//!
+//! All of it is small and `Copy`; it travels in the reactor's mailboxes, or in the core's own
+//! queue when sender and receiver share a core. Messages of one sender arrive in order.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use super::MemberSlot;
+use crate::bdev::{IoQueue, IoStatus};
+
+/// A set of member slots.
+pub type SlotMask = u64;
+
+/// A run of array blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockRange {
+    /// First logical block.
+    pub lba: u64,
+    /// Number of logical blocks.
+    pub blocks: u64,
+}
+
+impl BlockRange {
+    /// Whether the two runs share a block.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.lba < other.lba + other.blocks && other.lba < self.lba + self.blocks
+    }
+}
+
+/// A write that found a chunk not open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StartWrite {
+    /// The channel's operation, named again in the answer.
+    pub op: u32,
+    /// First chunk of the write.
+    pub first: u32,
+    /// Last chunk of the write.
+    pub last: u32,
+    /// The write leaves a part of the first chunk as it is.
+    pub first_is_partial: bool,
+    /// The write leaves a part of the last chunk as it is.
+    pub last_is_partial: bool,
+}
+
+/// From a channel to the owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToOwner {
+    /// Open these chunks, then answer [`ToChannel::Granted`].
+    StartWrite(StartWrite),
+    /// A request that changes or flushes data failed on this member and nowhere recorded is that.
+    MemberFailed(MemberSlot),
+    /// A read failed on this member and was served by another.
+    ReadFailed(MemberSlot, BlockRange),
+    /// A write failed on every member: its chunks may differ between them now.
+    WriteLost {
+        /// First chunk of the write.
+        first: u32,
+        /// Last chunk of the write.
+        last: u32,
+    },
+    /// The channel uses the membership of this epoch from now on.
+    Adopted(u32),
+    /// Every write that was in flight when the channel got this quiesce round has ended.
+    Quiesced(u32),
+    /// No write to the window's range is in flight, and none will start.
+    Locked(u8),
+    /// The channel takes no more requests and has none.
+    Closed,
+}
+
+/// From the owner to a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToChannel {
+    /// The chunks of this operation were open; try again.
+    Granted(u32),
+    /// The chunks of this operation can't be opened; end it with this status.
+    Refused(u32, IoStatus),
+    /// These members take part from now on; answer [`ToOwner::Adopted`].
+    Members {
+        /// Grows with each change.
+        epoch: u32,
+        /// Members that are read and written.
+        in_sync: SlotMask,
+    },
+    /// The absence of these members is durable on the others.
+    Recorded(SlotMask),
+    /// Pass a quiescent point; answer [`ToOwner::Quiesced`].
+    Quiesce(u32),
+    /// Hold back writes to the range; answer [`ToOwner::Locked`].
+    Lock(u8, BlockRange),
+    /// The window's range is free again.
+    Unlock(u8),
+    /// The array has lost what it needs; refuse everything that changes data.
+    Failed,
+    /// Refuse new requests, finish the others, answer [`ToOwner::Closed`].
+    Close,
+}
+
+/// A timer of an owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ArrayTimer {
+    /// Time for the daemon to look for idle chunks.
+    DaemonSleep,
+    /// Aging chunks have been idle long enough to be cleared.
+    BarrierIdle,
+}
+
+/// What an operator should know. Displayed in the log with the array's name before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ArrayEvent {
+    /// The array serves; chunks that resync will visit.
+    Started {
+        /// Chunks in doubt.
+        chunks_need_sync: u64,
+        /// Members in sync.
+        in_sync: u32,
+        /// Slots.
+        slots: u32,
+    },
+    /// A member failed and is out; its absence is being recorded.
+    MemberFailed {
+        /// The member.
+        slot: MemberSlot,
+        /// Members left.
+        left: u32,
+    },
+    /// The absence of failed members is durable; writes they missed are acknowledged.
+    FailureRecorded {
+        /// Event count of the superblocks that say so.
+        events: u64,
+    },
+    /// The last member failed a request; it stays, because nothing better is left.
+    LastMemberKept {
+        /// The member.
+        slot: MemberSlot,
+    },
+    /// A read failed on a member and was served by another one.
+    ReadFailed {
+        /// The member.
+        slot: MemberSlot,
+        /// First block.
+        lba: u64,
+    },
+    /// The range of a failed read was written again from another member.
+    ReadRepaired {
+        /// The member.
+        slot: MemberSlot,
+        /// First block.
+        lba: u64,
+    },
+    /// Resync begins.
+    ResyncStarted {
+        /// Chunks to copy.
+        chunks: u64,
+    },
+    /// Resync has visited everything.
+    ResyncDone {
+        /// Chunks copied.
+        chunks: u64,
+        /// Chunks that no member could read.
+        unreadable: u64,
+    },
+    /// No member holds the bitmap any more: writes are refused.
+    MetadataLost,
+    /// Stopped; the superblocks say clean, or that a resync is due.
+    Stopped {
+        /// No chunk is in doubt.
+        clean: bool,
+    },
+}
+
+impl fmt::Display for ArrayEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Started { chunks_need_sync: 0, in_sync, slots } => {
+                write!(f, "started with {in_sync} of {slots} members in sync")
+            }
+            Self::Started { chunks_need_sync, in_sync, slots } => write!(
+                f,
+                "started with {in_sync} of {slots} members in sync after an unclean stop; \
+                 {chunks_need_sync} chunks will be resynced"
+            ),
+            Self::MemberFailed { slot, left } => write!(
+                f,
+                "member {slot} failed and is no longer used; {left} left. The failure is \
+                 recorded on them before any write it missed is acknowledged. Replace the member"
+            ),
+            Self::FailureRecorded { events } => {
+                write!(f, "member failure is recorded on the others (events {events})")
+            }
+            Self::LastMemberKept { slot } => write!(
+                f,
+                "member {slot} failed a request and is the last one: it is kept, the request \
+                 fails. Check the member and its medium"
+            ),
+            Self::ReadFailed { slot, lba } => write!(
+                f,
+                "member {slot} failed a read at block {lba}; it was served by another member \
+                 and will be rewritten there"
+            ),
+            Self::ReadRepaired { slot, lba } => {
+                write!(f, "member {slot}: block {lba} and the rest of the read were rewritten")
+            }
+            Self::ResyncStarted { chunks } => write!(f, "resync of {chunks} chunks begins"),
+            Self::ResyncDone { chunks, unreadable: 0 } => {
+                write!(f, "resync is done, {chunks} chunks copied")
+            }
+            Self::ResyncDone { chunks, unreadable } => write!(
+                f,
+                "resync is done, {chunks} chunks copied; {unreadable} chunks could be read from \
+                 no member and stay in doubt"
+            ),
+            Self::MetadataLost => f.write_str(
+                "the bitmap could not be written to any member: writes are refused from now on. \
+                 Stop the target, check the members, start again",
+            ),
+            Self::Stopped { clean: true } => f.write_str("stopped clean"),
+            Self::Stopped { clean: false } => {
+                f.write_str("stopped; the next start will resync the chunks still in doubt")
+            }
+        }
+    }
+}
+
+/// What a machine of the array wants delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mail {
+    /// To the owner.
+    Owner(ToOwner),
+    /// To the channel on one core.
+    Channel(u16, ToChannel),
+    /// To the channels on all cores.
+    Channels(ToChannel),
+    /// Call the owner's `timer` after so many milliseconds.
+    Arm(ArrayTimer, u64),
+    /// Tell the operator.
+    Event(ArrayEvent),
+    /// The array serves: the superblocks say so durably. Or it could not be started.
+    Started(Result<(), IoStatus>),
+    /// The array has stopped; nothing of it is in flight.
+    Stopped(Result<(), IoStatus>),
+}
+
+/// Where a machine puts what it wants done. The driver empties both after each call.
+#[derive(Debug)]
+pub struct Out<'a> {
+    /// Requests to members, and ended host requests.
+    pub io: &'a mut IoQueue,
+    /// Everything else.
+    pub mail: &'a mut VecDeque<Mail>,
+    /// Wall clock in seconds since 1970, for the superblocks' update time.
+    pub wall_clock_s: u64,
+}

@@ -1,0 +1,358 @@
+//! The owner of an array: membership, superblocks, bitmap and resync, on one core.
+//!
+//! The parts are in files of their own: [`super::owner_bitmap`] opens chunks and writes units,
+//! [`super::owner_members`] records failures, [`super::owner_daemon`] makes idle chunks Clean,
+//! [`super::owner_resync`] copies chunks in doubt. After every event [`Owner::poll`] moves each
+//! part as far as it can go; the driver also calls it once a turn while [`Owner::is_busy`].
+
+use std::sync::Arc;
+
+use super::message::{ArrayTimer, Mail, Out, SlotMask, ToChannel, ToOwner};
+use super::owner_bitmap::BitmapKeeper;
+use super::owner_daemon::Daemon;
+use super::owner_members::{Member, MemberState, Recorder};
+use super::owner_resync::Walker;
+use super::{ArrayStatus, MemberSlot, Shared};
+use crate::bdev::{BdevIo, Completion, IoOp, IoStatus, Station, Tag};
+use crate::reactor::buf::{BufPool, IoBuf};
+
+/// Where the array is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Life {
+    /// Assembled; the first superblock update, which says "in use", is not durable yet.
+    Starting,
+    /// Serves.
+    Running,
+    /// Channels finish their requests.
+    Closing,
+    /// Resync windows and the daemon end.
+    Winding,
+    /// The members' volatile caches go to their media.
+    Flushing,
+    /// The bitmap is brought to rest.
+    Settling,
+    /// The last superblock update is on its way.
+    Sealing,
+    /// Nothing is in flight any more.
+    Stopped,
+}
+
+impl Life {
+    fn allows(self, next: Self) -> bool {
+        use Life::{Closing, Flushing, Running, Sealing, Settling, Starting, Stopped, Winding};
+        matches!(
+            (self, next),
+            (Starting, Running | Stopped)
+                | (Running, Closing)
+                | (Closing, Winding)
+                | (Winding, Flushing)
+                | (Flushing, Settling)
+                | (Settling, Sealing)
+                | (Sealing, Stopped)
+        )
+    }
+}
+
+/// What a request of the owner is part of; packed into [`Tag::op`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OwnerOp {
+    /// Write of a bitmap unit, by flush slot.
+    Unit(usize),
+    /// Write of a superblock.
+    Superblock,
+    /// Zeroing of a chunk before its first write, by job.
+    Zero(usize),
+    /// Read or write of a resync window.
+    Window(usize),
+    /// Flush of a member's volatile cache.
+    Flush,
+}
+
+impl OwnerOp {
+    fn pack(self) -> u32 {
+        let (kind, index) = match self {
+            Self::Unit(index) => (0, index),
+            Self::Superblock => (1, 0),
+            Self::Zero(index) => (2, index),
+            Self::Window(index) => (3, index),
+            Self::Flush => (4, 0),
+        };
+        kind << 24 | u32::try_from(index).expect("indexes are small")
+    }
+
+    fn unpack(op: u32) -> Self {
+        let index = (op & 0xff_ffff) as usize;
+        match op >> 24 {
+            0 => Self::Unit(index),
+            1 => Self::Superblock,
+            2 => Self::Zero(index),
+            3 => Self::Window(index),
+            4 => Self::Flush,
+            kind => panic!("no owner request is of kind {kind}"),
+        }
+    }
+}
+
+/// The owner of an array.
+#[derive(Debug)]
+pub struct Owner {
+    pub(super) shared: Arc<Shared>,
+    pub(super) pool: BufPool,
+    /// Number of channels.
+    pub(super) cores: u16,
+    life: Life,
+    pub(super) members: Vec<Member>,
+    /// Members that are read and written.
+    pub(super) in_sync: SlotMask,
+    pub(super) recorder: Recorder,
+    pub(super) bitmap: Option<BitmapKeeper>,
+    pub(super) daemon: Daemon,
+    pub(super) walker: Walker,
+    /// No member holds the metadata any more.
+    pub(super) failed: bool,
+    closed_count: u16,
+    stop_flush_pending: SlotMask,
+    /// The last flush failed on the last member: nothing may be called clean.
+    stop_flush_failed: bool,
+}
+
+impl Owner {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        pool: BufPool,
+        cores: u16,
+        members: Vec<Member>,
+        bitmap: Option<BitmapKeeper>,
+        daemon: Daemon,
+        recorder: Recorder,
+    ) -> Self {
+        let in_sync = members
+            .iter()
+            .zip(0u32..)
+            .filter(|(member, _)| member.state == MemberState::InSync)
+            .fold(0, |mask, (_, slot)| mask | 1 << slot);
+        Self {
+            shared,
+            pool,
+            cores,
+            life: Life::Starting,
+            members,
+            in_sync,
+            recorder,
+            bitmap,
+            daemon,
+            walker: Walker::default(),
+            failed: false,
+            closed_count: 0,
+            stop_flush_pending: 0,
+            stop_flush_failed: false,
+        }
+    }
+
+    /// Begins: [`Mail::Started`] follows when the superblocks durably say that the array is in
+    /// use. No host request may reach a channel before.
+    pub fn start(&mut self, out: &mut Out<'_>) {
+        assert_eq!(self.life, Life::Starting);
+        self.want_superblock();
+        self.poll(out);
+    }
+
+    /// Begins to stop: [`Mail::Stopped`] follows when nothing of the array is in flight.
+    pub fn stop(&mut self, out: &mut Out<'_>) {
+        if self.life != Life::Running {
+            return;
+        }
+        self.set_life(Life::Closing);
+        out.mail.push_back(Mail::Channels(ToChannel::Close));
+    }
+
+    /// A channel says something.
+    pub fn handle(&mut self, core: u16, message: ToOwner, out: &mut Out<'_>) {
+        match message {
+            ToOwner::StartWrite(question) => self.start_write(core, question, out),
+            ToOwner::MemberFailed(slot) => self.fail_member(slot, out),
+            ToOwner::ReadFailed(slot, range) => self.read_failed(slot, range, out),
+            ToOwner::WriteLost { first, last } => self.write_lost(first, last),
+            ToOwner::Adopted(epoch) => self.recorder.adopted(core, epoch),
+            ToOwner::Quiesced(round) => self.quiesced(round, out),
+            ToOwner::Locked(window) => self.window_locked(window),
+            ToOwner::Closed => self.closed_count += 1,
+        }
+        self.poll(out);
+    }
+
+    /// A member has answered a request of the owner.
+    pub fn io_done(&mut self, tag: Tag, status: IoStatus, out: &mut Out<'_>) {
+        match OwnerOp::unpack(tag.op) {
+            OwnerOp::Unit(index) => self.unit_answered(index, tag.part, status, out),
+            OwnerOp::Superblock => self.superblock_answered(tag.part, status, out),
+            OwnerOp::Zero(index) => self.zero_answered(index, tag.part, status, out),
+            OwnerOp::Window(index) => self.window_answered(index, tag.part, status, out),
+            OwnerOp::Flush => self.flush_answered(tag.part, status, out),
+        }
+        self.poll(out);
+    }
+
+    /// A timer armed by [`Mail::Arm`] has run out.
+    pub fn timer(&mut self, timer: ArrayTimer, out: &mut Out<'_>) {
+        match timer {
+            ArrayTimer::DaemonSleep => self.daemon_wakes(out),
+            ArrayTimer::BarrierIdle => self.daemon_rested(out),
+        }
+        self.poll(out);
+    }
+
+    /// Moves every part as far as it can go without another event. Bounded work.
+    pub fn poll(&mut self, out: &mut Out<'_>) {
+        self.poll_bitmap(out);
+        self.poll_recorder(out);
+        self.poll_daemon(out);
+        self.poll_resync(out);
+        self.poll_life(out);
+    }
+
+    /// Whether [`Self::poll`] has more to do without another event.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.daemon.is_walking() || self.walker.is_searching() || self.walker.wants_buffer()
+    }
+
+    fn poll_life(&mut self, out: &mut Out<'_>) {
+        match self.life {
+            Life::Starting if self.failed => {
+                self.set_life(Life::Stopped);
+                out.mail.push_back(Mail::Started(Err(IoStatus::MediaError)));
+            }
+            Life::Starting if self.recorder.is_durable() => {
+                self.set_life(Life::Running);
+                self.arm_daemon(out);
+                self.announce_start(out);
+                out.mail.push_back(Mail::Started(Ok(())));
+                self.walker.look_again();
+            }
+            Life::Closing if self.closed_count == self.cores => {
+                self.set_life(Life::Winding);
+                self.daemon.stop();
+                self.poll_life(out);
+            }
+            Life::Winding if self.walker.is_idle() && self.daemon.is_idle() => {
+                self.set_life(Life::Flushing);
+                self.stop_flush_pending = self.in_sync;
+                self.flush_members(out);
+            }
+            Life::Flushing if self.stop_flush_pending == 0 => {
+                self.set_life(Life::Settling);
+                self.poll_life(out);
+            }
+            Life::Settling => {
+                self.settle_bitmap(out);
+                if self.bitmap.as_ref().is_none_or(BitmapKeeper::is_settled) || self.failed {
+                    self.set_life(Life::Sealing);
+                    self.want_superblock();
+                    self.poll(out);
+                }
+            }
+            Life::Sealing if self.recorder.is_durable() || self.failed => {
+                let clean = self.is_clean() && !self.failed;
+                self.set_life(Life::Stopped);
+                out.mail.push_back(Mail::Event(super::ArrayEvent::Stopped { clean }));
+                let result = if self.failed { Err(IoStatus::MediaError) } else { Ok(()) };
+                out.mail.push_back(Mail::Stopped(result));
+            }
+            _ => {}
+        }
+    }
+
+    /// A member has flushed on the way to a stop, or has not.
+    pub(super) fn stop_flush_answered(&mut self, slot: MemberSlot, status: IoStatus) {
+        self.stop_flush_pending &= !super::bit(slot);
+        self.stop_flush_failed |= !status.is_ok() && self.in_sync == super::bit(slot);
+    }
+
+    /// What was Dirty may be called Clean: everybody is there and everything is on the media.
+    pub(super) fn may_settle_clean(&self) -> bool {
+        !self.is_degraded() && !self.stop_flush_failed
+    }
+
+    fn set_life(&mut self, next: Life) {
+        assert!(self.life.allows(next), "an array went from {:?} to {next:?}", self.life);
+        self.life = next;
+    }
+
+    /// Where the array is in its life.
+    pub(super) fn life(&self) -> Life {
+        self.life
+    }
+
+    /// A slot has no member in sync: chunks that are written now must be copied to it later.
+    pub(super) fn is_degraded(&self) -> bool {
+        self.in_sync.count_ones() as usize != self.members.len()
+    }
+
+    /// The array can no longer keep its promises: everything that changes data is refused.
+    pub(super) fn fail_array(&mut self, out: &mut Out<'_>) {
+        if !std::mem::replace(&mut self.failed, true) {
+            out.mail.push_back(Mail::Event(super::ArrayEvent::MetadataLost));
+            out.mail.push_back(Mail::Channels(ToChannel::Failed));
+            self.refuse_waiters(out);
+        }
+    }
+
+    /// Sends a request to a member.
+    pub(super) fn send(
+        &self,
+        slot: MemberSlot,
+        owner_op: OwnerOp,
+        request: MemberRequest,
+        out: &mut Out<'_>,
+    ) {
+        let place = self.shared.members[usize::from(slot)].expect("the member takes part");
+        let io = BdevIo {
+            op: request.op,
+            fua: request.op != IoOp::Read,
+            lba: request.lba,
+            blocks: request.blocks,
+            buf: request.buf,
+            completion: Completion::new(Tag {
+                station: Station::RaidOwner,
+                part: slot,
+                object: self.shared.bdev.0,
+                op: owner_op.pack(),
+            }),
+        };
+        out.io.submit(place.bdev, io);
+    }
+
+    /// What an operator sees.
+    #[must_use]
+    pub fn status(&self) -> ArrayStatus {
+        let members = self.members.iter().enumerate();
+        ArrayStatus {
+            members: members
+                .map(|(slot, member)| {
+                    (self.shared.members[slot].map(|place| place.bdev), member.state.name())
+                })
+                .collect(),
+            histogram: self.shared.map.as_ref().map_or([0; 8], |map| map.histogram()),
+            chunk_size_bytes: match self.shared.map {
+                Some(_) => u64::from(self.shared.block_size_bytes) << self.shared.chunk_shift,
+                None => 0,
+            },
+            events: self.recorder.events(),
+            resync: self.walker.progress(),
+            failed: self.failed,
+            bitmap_writes: self.bitmap.as_ref().map_or(0, BitmapKeeper::writes),
+            read_errors: self.members.iter().map(|member| member.read_errors).collect(),
+        }
+    }
+}
+
+/// A request of the owner to one member; everything but a read is durable when it ends.
+#[derive(Debug)]
+pub(super) struct MemberRequest {
+    pub(super) op: IoOp,
+    /// First block on the member.
+    pub(super) lba: u64,
+    pub(super) blocks: u32,
+    pub(super) buf: Option<IoBuf>,
+}

@@ -1,0 +1,487 @@
+//! The owner's keeping of the bitmap: who waits for which chunk, what is being written.
+//!
+//! A writer's question is answered when every chunk of it is open. Until then it waits at the
+//! unit of one chunk that is not; when that unit's write ends it is looked at again.
+
+use super::message::{Mail, Out, SlotMask, StartWrite, ToChannel};
+use super::owner::{Life, MemberRequest, Owner, OwnerOp};
+use super::{CHANNEL_OPS_MAX, MemberSlot, bit, slots};
+use crate::bdev::{IoOp, IoStatus};
+use crate::bitmap::ledger::{HEADER_SIZE_BYTES, Urgency};
+use crate::bitmap::{Action, ChunkState, Ledger, state};
+use crate::md::BitmapSuperblock;
+use crate::reactor::buf::{BufPool, IoBuf};
+
+/// Bitmap units that may be written at a time.
+const FLUSH_SLOTS: usize = 8;
+
+/// Chunks that may be zeroed at a time before their first write.
+const ZERO_JOBS: usize = 64;
+
+/// Largest unit: one logical block of 4096 bytes.
+const UNIT_SIZE_BYTES_MAX: usize = 4096;
+
+/// End of a list of waiters.
+const NONE: u32 = u32::MAX;
+
+/// A write of one unit to all members.
+#[derive(Debug)]
+struct Flush {
+    buf: IoBuf,
+    busy: bool,
+    unit: usize,
+    pending: SlotMask,
+    ok: SlotMask,
+    /// Event count in the header, if the unit holds it.
+    events: u64,
+}
+
+/// Zeroing of a chunk on all members.
+#[derive(Debug, Clone, Copy, Default)]
+struct ZeroJob {
+    busy: bool,
+    chunk: usize,
+    pending: SlotMask,
+    ok: SlotMask,
+    failure: Option<IoStatus>,
+}
+
+/// A writer's question that is not answered yet.
+#[derive(Debug, Clone, Copy)]
+struct Waiter {
+    core: u16,
+    question: StartWrite,
+    next: u32,
+}
+
+/// The bitmap's part of the owner.
+#[derive(Debug)]
+pub(super) struct BitmapKeeper {
+    ledger: Ledger,
+    header: BitmapSuperblock,
+    /// Block of a member where the bitmap begins, by slot; 0 for an absent member.
+    lbas: Vec<u64>,
+    flushes: Vec<Flush>,
+    zero_jobs: [ZeroJob; ZERO_JOBS],
+    waiters: Vec<Waiter>,
+    free_waiters: Vec<u32>,
+    /// First waiter at each unit.
+    at_unit: Vec<u32>,
+    /// First waiter for a free zero job.
+    at_zero: u32,
+    /// Event count of the header that is durable.
+    events_durable: u64,
+    writes: u64,
+    settled_once: bool,
+}
+
+impl BitmapKeeper {
+    /// `None` when the pool has no buffers for the metadata, which are reserved here for good:
+    /// host requests hold buffers while they wait for the bitmap.
+    pub(super) fn new(
+        header: BitmapSuperblock,
+        chunks: usize,
+        unit_size_bytes: usize,
+        lbas: Vec<u64>,
+        cores: u16,
+        pool: &BufPool,
+    ) -> Option<Self> {
+        assert!(unit_size_bytes <= UNIT_SIZE_BYTES_MAX);
+        let ledger = Ledger::new(chunks, unit_size_bytes);
+        let waiters_max = usize::from(cores) * CHANNEL_OPS_MAX;
+        let flushes = (0..FLUSH_SLOTS)
+            .map(|_| {
+                let buf = pool.get(unit_size_bytes)?;
+                Some(Flush { buf, busy: false, unit: 0, pending: 0, ok: 0, events: 0 })
+            })
+            .collect::<Option<_>>()?;
+        Some(Self {
+            at_unit: vec![NONE; ledger.units()],
+            ledger,
+            header,
+            lbas,
+            flushes,
+            zero_jobs: [ZeroJob::default(); ZERO_JOBS],
+            waiters: Vec::with_capacity(waiters_max),
+            free_waiters: Vec::with_capacity(waiters_max),
+            at_zero: NONE,
+            events_durable: 0,
+            writes: 0,
+            settled_once: false,
+        })
+    }
+
+    /// Every unit is to be written again, because the members' copies may differ.
+    pub(super) fn rewrite_all(&mut self) {
+        for unit in 0..self.ledger.units() {
+            self.ledger.mark(unit, Urgency::Now);
+        }
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.ledger.is_settled()
+    }
+
+    pub(super) fn writes(&self) -> u64 {
+        self.writes
+    }
+
+    /// The header is to carry this event count.
+    pub(super) fn set_events(&mut self, events: u64) {
+        self.header.events = events;
+        self.ledger.mark(0, Urgency::Now);
+    }
+
+    /// Whether the header with the last event count set is durable.
+    pub(super) fn events_are_durable(&self) -> bool {
+        self.events_durable == self.header.events
+    }
+
+    /// A chunk became Clean: its unit may be written when nothing better is to do.
+    pub(super) fn mark_lazy(&mut self, chunk: usize) {
+        self.ledger.mark(self.ledger.unit_of(chunk), Urgency::Lazy);
+    }
+
+    fn mark_now(&mut self, chunk: usize) {
+        self.ledger.mark(self.ledger.unit_of(chunk), Urgency::Now);
+    }
+
+    fn new_waiter(&mut self, core: u16, question: StartWrite) -> u32 {
+        let waiter = Waiter { core, question, next: NONE };
+        if let Some(index) = self.free_waiters.pop() {
+            self.waiters[index as usize] = waiter;
+            return index;
+        }
+        assert!(self.waiters.len() < self.waiters.capacity(), "more questions than requests");
+        self.waiters.push(waiter);
+        u32::try_from(self.waiters.len() - 1).expect("bounded by the capacity")
+    }
+
+    fn park(&mut self, waiter: u32, at: Option<usize>) {
+        let head = match at {
+            Some(unit) => &mut self.at_unit[unit],
+            None => &mut self.at_zero,
+        };
+        self.waiters[waiter as usize].next = std::mem::replace(head, waiter);
+    }
+
+    fn zero_job_of(&self, chunk: usize) -> Option<usize> {
+        self.zero_jobs.iter().position(|job| job.busy && job.chunk == chunk)
+    }
+}
+
+/// What keeps a writer waiting.
+enum Blocked {
+    /// The write of this unit.
+    Unit(usize),
+    /// All zero jobs are busy.
+    ZeroJobs,
+}
+
+impl Owner {
+    /// A channel asks for chunks to be opened.
+    pub(super) fn start_write(&mut self, core: u16, question: StartWrite, out: &mut Out<'_>) {
+        let Some(bitmap) = &mut self.bitmap else {
+            return self.open_volatile(core, question, out);
+        };
+        if self.failed {
+            let refusal = ToChannel::Refused(question.op, IoStatus::MediaError);
+            return out.mail.push_back(Mail::Channel(core, refusal));
+        }
+        let waiter = bitmap.new_waiter(core, question);
+        self.advance(waiter, out);
+    }
+
+    /// Without a bitmap on disk nothing needs to be durable: the map, if there is one, only
+    /// steers the resync, and all of it is open.
+    fn open_volatile(&mut self, core: u16, question: StartWrite, out: &mut Out<'_>) {
+        out.mail.push_back(Mail::Channel(core, ToChannel::Granted(question.op)));
+    }
+
+    /// Takes a writer as far as it can go now.
+    fn advance(&mut self, waiter: u32, out: &mut Out<'_>) {
+        let Waiter { core, question, .. } = self.keeper().waiters[waiter as usize];
+        if self.failed {
+            self.keeper().free_waiters.push(waiter);
+            let refusal = ToChannel::Refused(question.op, IoStatus::MediaError);
+            return out.mail.push_back(Mail::Channel(core, refusal));
+        }
+        let blocked = self.request_chunks(&question, out);
+        let bitmap = self.keeper();
+        match blocked {
+            Some(Blocked::Unit(unit)) => bitmap.park(waiter, Some(unit)),
+            Some(Blocked::ZeroJobs) => bitmap.park(waiter, None),
+            None => {
+                bitmap.free_waiters.push(waiter);
+                out.mail.push_back(Mail::Channel(core, ToChannel::Granted(question.op)));
+            }
+        }
+    }
+
+    /// Asks for every chunk of the question to become open; says what to wait for, if anything.
+    fn request_chunks(&mut self, question: &StartWrite, out: &mut Out<'_>) -> Option<Blocked> {
+        let degraded = self.is_degraded();
+        let mut blocked = None;
+        for chunk in question.first..=question.last {
+            let partial = (chunk == question.first && question.first_is_partial)
+                || (chunk == question.last && question.last_is_partial);
+            let chunk = chunk as usize;
+            let state = self.shared.chunk_state(chunk).expect("a bitmap has a map");
+            // A chunk that is being zeroed for another writer must not be written meanwhile.
+            let zeroing = self.keeper().zero_job_of(chunk).is_some();
+            if zeroing || (state == ChunkState::Unwritten && partial) {
+                blocked = Some(match self.zero_chunk(chunk, out) {
+                    true => Blocked::Unit(self.keeper().ledger.unit_of(chunk)),
+                    false => return Some(Blocked::ZeroJobs),
+                });
+                continue;
+            }
+            let next = state::on_write(state, degraded);
+            let map = self.shared.map.as_ref().expect("a bitmap has a map");
+            if next != state {
+                map.change(chunk, next);
+                let bitmap = self.bitmap.as_mut().expect("asked for");
+                bitmap.mark_now(chunk);
+            }
+            if !map.is_open(chunk) {
+                blocked = Some(Blocked::Unit(self.keeper().ledger.unit_of(chunk)));
+            }
+        }
+        blocked
+    }
+
+    fn keeper(&mut self) -> &mut BitmapKeeper {
+        self.bitmap.as_mut().expect("the array has a bitmap")
+    }
+
+    /// Makes sure that a chunk never written is being zeroed. `false`: no job is free.
+    fn zero_chunk(&mut self, chunk: usize, out: &mut Out<'_>) -> bool {
+        let in_sync = self.in_sync;
+        let bitmap = self.keeper();
+        if bitmap.zero_job_of(chunk).is_some() {
+            return true;
+        }
+        let Some(index) = bitmap.zero_jobs.iter().position(|job| !job.busy) else {
+            return false;
+        };
+        bitmap.zero_jobs[index] =
+            ZeroJob { busy: true, chunk, pending: in_sync, ok: 0, failure: None };
+        let range = self.shared.blocks_of_chunk(chunk);
+        for slot in slots(in_sync) {
+            let place = self.shared.members[usize::from(slot)].expect("in sync");
+            let request = MemberRequest {
+                op: IoOp::WriteZeroes,
+                lba: place.data_lba + range.lba,
+                blocks: u32::try_from(range.blocks).expect("a chunk's blocks fit u32"),
+                buf: None,
+            };
+            self.send(slot, OwnerOp::Zero(index), request, out);
+        }
+        true
+    }
+
+    /// A member has zeroed a chunk, or has not.
+    pub(super) fn zero_answered(
+        &mut self,
+        index: usize,
+        slot: MemberSlot,
+        status: IoStatus,
+        out: &mut Out<'_>,
+    ) {
+        let job = &mut self.keeper().zero_jobs[index];
+        job.pending &= !bit(slot);
+        if status.is_ok() {
+            job.ok |= bit(slot);
+        } else {
+            job.failure = Some(status);
+        }
+        if job.pending != 0 {
+            return;
+        }
+        let job = std::mem::take(job);
+        let unit = self.keeper().ledger.unit_of(job.chunk);
+        if job.ok == 0 {
+            self.refuse_chunk(unit, job.chunk, job.failure.unwrap_or(IoStatus::MediaError), out);
+        } else {
+            for slot in slots(self.in_sync & !job.ok) {
+                self.fail_member(slot, out);
+            }
+            let next = state::on_write(ChunkState::Unwritten, self.is_degraded());
+            self.shared.map.as_ref().expect("a bitmap has a map").change(job.chunk, next);
+            self.keeper().mark_now(job.chunk);
+        }
+        let waiting = std::mem::replace(&mut self.keeper().at_zero, NONE);
+        self.advance_list(waiting, out);
+    }
+
+    /// The writers that wait for a chunk which no member could zero fail; the others stay.
+    fn refuse_chunk(&mut self, unit: usize, chunk: usize, status: IoStatus, out: &mut Out<'_>) {
+        let bitmap = self.keeper();
+        let mut waiter = std::mem::replace(&mut bitmap.at_unit[unit], NONE);
+        while waiter != NONE {
+            let Waiter { core, question, next } = bitmap.waiters[waiter as usize];
+            if (question.first as usize..=question.last as usize).contains(&chunk) {
+                bitmap.free_waiters.push(waiter);
+                let refusal = ToChannel::Refused(question.op, status);
+                out.mail.push_back(Mail::Channel(core, refusal));
+            } else {
+                bitmap.park(waiter, Some(unit));
+            }
+            waiter = next;
+        }
+    }
+
+    /// The array has failed: nobody's chunks can be opened any more.
+    pub(super) fn refuse_waiters(&mut self, out: &mut Out<'_>) {
+        let Some(bitmap) = &mut self.bitmap else { return };
+        for head in (0..=bitmap.at_unit.len()).rev() {
+            let list = bitmap.at_unit.get_mut(head).unwrap_or(&mut bitmap.at_zero);
+            let mut waiter = std::mem::replace(list, NONE);
+            while waiter != NONE {
+                let Waiter { core, question, next } = bitmap.waiters[waiter as usize];
+                bitmap.free_waiters.push(waiter);
+                let refusal = ToChannel::Refused(question.op, IoStatus::MediaError);
+                out.mail.push_back(Mail::Channel(core, refusal));
+                waiter = next;
+            }
+        }
+    }
+
+    fn advance_list(&mut self, mut waiter: u32, out: &mut Out<'_>) {
+        while waiter != NONE {
+            let next = self.keeper().waiters[waiter as usize].next;
+            self.advance(waiter, out);
+            waiter = next;
+        }
+    }
+
+    /// A write was lost on every member: what they hold there now may differ.
+    pub(super) fn write_lost(&mut self, first: u32, last: u32) {
+        let Some(map) = &self.shared.map else { return };
+        for chunk in first..=last {
+            let chunk = chunk as usize;
+            let state = map.state(chunk);
+            let next = state.after(Action::Stale);
+            if next != state {
+                // NeedSync on disk is as cautious as the Dirty that is there.
+                map.change_quietly(chunk, next);
+            }
+        }
+        self.walker.look_again();
+    }
+
+    /// Submits as many unit writes as there are slots.
+    pub(super) fn poll_bitmap(&mut self, out: &mut Out<'_>) {
+        if self.failed {
+            return;
+        }
+        while let Some(bitmap) = &mut self.bitmap {
+            let Some(index) = bitmap.flushes.iter().position(|flush| !flush.busy) else { return };
+            let Some(unit) = bitmap.ledger.begin() else { return };
+            self.begin_flush(index, unit, out);
+        }
+    }
+
+    fn begin_flush(&mut self, index: usize, unit: usize, out: &mut Out<'_>) {
+        let in_sync = self.in_sync;
+        let map = self.shared.map.as_ref().expect("a bitmap has a map");
+        let bitmap = self.bitmap.as_mut().expect("the array has a bitmap");
+        bitmap.writes += 1;
+        let flush = &mut bitmap.flushes[index];
+        let bytes = flush.buf.as_mut_slice();
+        bytes.fill(0);
+        let header_bytes = bitmap.ledger.header_bytes(unit);
+        if header_bytes > 0 {
+            let mut header = [0; HEADER_SIZE_BYTES];
+            bitmap.header.encode_into(&mut header);
+            let start = unit * bytes.len();
+            bytes[..header_bytes].copy_from_slice(&header[start..start + header_bytes]);
+        }
+        let chunks = bitmap.ledger.chunks_of(unit);
+        map.snapshot(chunks.clone(), &mut bytes[header_bytes..header_bytes + chunks.len()]);
+        flush.busy = true;
+        flush.unit = unit;
+        flush.pending = in_sync;
+        flush.ok = 0;
+        flush.events = bitmap.header.events;
+        let buf = flush.buf.clone();
+        for slot in slots(in_sync) {
+            let bitmap_lba = self.bitmap.as_ref().expect("asked for").lbas[usize::from(slot)];
+            let request = MemberRequest {
+                op: IoOp::Write,
+                lba: bitmap_lba + unit as u64,
+                blocks: 1,
+                buf: Some(buf.clone()),
+            };
+            self.send(slot, OwnerOp::Unit(index), request, out);
+        }
+    }
+
+    /// A member has written a unit, or has not.
+    pub(super) fn unit_answered(
+        &mut self,
+        index: usize,
+        slot: MemberSlot,
+        status: IoStatus,
+        out: &mut Out<'_>,
+    ) {
+        let flush = &mut self.keeper().flushes[index];
+        assert!(flush.busy && flush.pending & bit(slot) != 0);
+        flush.pending &= !bit(slot);
+        if status.is_ok() {
+            flush.ok |= bit(slot);
+        }
+        if flush.pending != 0 {
+            return;
+        }
+        flush.busy = false;
+        let (unit, ok, events) = (flush.unit, flush.ok, flush.events);
+        if ok & self.in_sync == 0 {
+            return self.fail_array(out);
+        }
+        for slot in slots(self.in_sync & !ok) {
+            self.fail_member(slot, out);
+        }
+        let bitmap = self.bitmap.as_mut().expect("the array has a bitmap");
+        bitmap.ledger.end(unit);
+        if unit == 0 {
+            bitmap.events_durable = events;
+        }
+        let chunks = bitmap.ledger.chunks_of(unit);
+        self.shared.map.as_ref().expect("a bitmap has a map").open(chunks);
+        let waiting = std::mem::replace(&mut self.keeper().at_unit[unit], NONE);
+        self.advance_list(waiting, out);
+    }
+
+    /// Stopping: no write is in flight and none will come, so what is Dirty is Clean if all
+    /// members are there.
+    pub(super) fn settle_bitmap(&mut self, out: &mut Out<'_>) {
+        assert_eq!(self.life(), Life::Settling);
+        let may_clean = self.may_settle_clean();
+        let (Some(bitmap), Some(map)) = (&mut self.bitmap, &self.shared.map) else { return };
+        if !std::mem::replace(&mut bitmap.settled_once, true) && may_clean {
+            for chunk in 0..map.len() {
+                if map.state(chunk) == ChunkState::Dirty {
+                    map.change(chunk, ChunkState::Clean);
+                    bitmap.mark_now(chunk);
+                }
+            }
+        }
+        self.poll_bitmap(out);
+    }
+
+    /// Whether no chunk is in doubt: what the superblocks call clean.
+    pub(super) fn is_clean(&self) -> bool {
+        match (&self.bitmap, &self.shared.map) {
+            (_, Some(map)) => {
+                let histogram = map.histogram();
+                let in_doubt = histogram[ChunkState::NeedSync as usize]
+                    + histogram[ChunkState::Syncing as usize];
+                // A degraded array keeps NeedSync for the member that is away; those that are
+                // there agree once resync has nothing left to copy between them.
+                self.life() == Life::Sealing && (in_doubt == 0 || self.in_sync.count_ones() < 2)
+            }
+            (_, None) => self.life() == Life::Sealing,
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! The owner's keeping of the members: who takes part, and what the superblocks say about it.
+//!
+//! An update of the superblocks raises the event count, writes the bitmap's header with the new
+//! count, waits, then writes the superblocks of all members in sync, as md does. A failure counts
+//! as recorded when such an update that names it is durable and every channel has stopped using
+//! the member.
+
+use super::message::{ArrayEvent, BlockRange, Mail, Out, SlotMask, ToChannel};
+use super::owner::{Life, MemberRequest, Owner, OwnerOp};
+use super::{MemberSlot, bit, slots};
+use crate::bdev::{IoOp, IoStatus};
+use crate::md::{Role, Superblock};
+use crate::reactor::buf::{BufPool, IoBuf};
+
+/// `resync_offset` of an array with nothing in doubt: md's MaxSector.
+const RESYNC_DONE: u64 = u64::MAX;
+
+/// Whether a member takes part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MemberState {
+    /// It is read and written.
+    InSync,
+    /// It failed while the array was running.
+    Faulty,
+    /// The slot was empty when the array started.
+    Missing,
+}
+
+impl MemberState {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::InSync => "in_sync",
+            Self::Faulty => "faulty",
+            Self::Missing => "missing",
+        }
+    }
+}
+
+/// One slot.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) state: MemberState,
+    /// The member's superblock as it was last written; `None` if the slot is empty.
+    pub(super) superblock: Option<Superblock>,
+    /// Reads that failed.
+    pub(super) read_errors: u64,
+}
+
+/// What an update of the superblocks waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RecordState {
+    /// No update is under way.
+    Idle,
+    /// The bitmap's header with the new event count is being written.
+    Header,
+    /// The superblocks are being written.
+    Superblocks,
+}
+
+impl RecordState {
+    fn allows(self, next: Self) -> bool {
+        use RecordState::{Header, Idle, Superblocks};
+        matches!((self, next), (Idle, Header) | (Header, Superblocks) | (Superblocks, Idle))
+    }
+}
+
+/// The owner's writer of superblocks.
+#[derive(Debug)]
+pub(super) struct Recorder {
+    state: RecordState,
+    events: u64,
+    /// Updates asked for, under way and durable, by number.
+    wanted: u64,
+    writing: u64,
+    durable: u64,
+    pending: SlotMask,
+    ok: SlotMask,
+    bufs: Vec<IoBuf>,
+    /// Membership changes so far, and the last one each channel has adopted.
+    epoch: u32,
+    adopted: Vec<u32>,
+    /// Members whose absence is not recorded yet, and the update that will do it.
+    unrecorded: SlotMask,
+    unrecorded_update: u64,
+}
+
+impl Recorder {
+    /// `None` when the pool has no buffers: one for each member is reserved here for good.
+    pub(super) fn new(
+        events: u64,
+        slots: usize,
+        block_size_bytes: usize,
+        cores: u16,
+        pool: &BufPool,
+    ) -> Option<Self> {
+        Some(Self {
+            state: RecordState::Idle,
+            events,
+            wanted: 0,
+            writing: 0,
+            durable: 0,
+            pending: 0,
+            ok: 0,
+            bufs: (0..slots).map(|_| pool.get(block_size_bytes)).collect::<Option<_>>()?,
+            epoch: 0,
+            adopted: vec![0; usize::from(cores)],
+            unrecorded: 0,
+            unrecorded_update: 0,
+        })
+    }
+
+    pub(super) fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// The last update asked for is durable.
+    pub(super) fn is_durable(&self) -> bool {
+        self.durable == self.wanted
+    }
+
+    /// A channel uses the membership of `epoch`.
+    pub(super) fn adopted(&mut self, core: u16, epoch: u32) {
+        let adopted = &mut self.adopted[usize::from(core)];
+        assert!(*adopted < epoch, "epochs are adopted in order");
+        *adopted = epoch;
+    }
+
+    fn set_state(&mut self, next: RecordState) {
+        assert!(self.state.allows(next), "recorder went from {:?} to {next:?}", self.state);
+        self.state = next;
+    }
+}
+
+impl Owner {
+    /// Asks for an update of the superblocks.
+    pub(super) fn want_superblock(&mut self) {
+        self.recorder.wanted += 1;
+    }
+
+    /// A member failed a request that changes data or metadata: it is out, unless it is the last.
+    pub(super) fn fail_member(&mut self, slot: MemberSlot, out: &mut Out<'_>) {
+        let member = &mut self.members[usize::from(slot)];
+        if member.state != MemberState::InSync {
+            return;
+        }
+        if self.in_sync == bit(slot) {
+            return out.mail.push_back(Mail::Event(ArrayEvent::LastMemberKept { slot }));
+        }
+        member.state = MemberState::Faulty;
+        let dev_number = member.superblock.as_ref().expect("it was in sync").dev_number;
+        self.in_sync &= !bit(slot);
+        for superblock in self.members.iter_mut().filter_map(|m| m.superblock.as_mut()) {
+            superblock.set_role(dev_number, Role::Faulty);
+        }
+        self.want_superblock();
+        self.recorder.unrecorded |= bit(slot);
+        self.recorder.unrecorded_update = self.recorder.wanted;
+        self.recorder.epoch += 1;
+        let members = ToChannel::Members { epoch: self.recorder.epoch, in_sync: self.in_sync };
+        out.mail.push_back(Mail::Channels(members));
+        let left = self.in_sync.count_ones();
+        out.mail.push_back(Mail::Event(ArrayEvent::MemberFailed { slot, left }));
+    }
+
+    /// A read failed on a member and was served by another.
+    pub(super) fn read_failed(&mut self, slot: MemberSlot, range: BlockRange, out: &mut Out<'_>) {
+        let member = &mut self.members[usize::from(slot)];
+        member.read_errors += 1;
+        if member.state == MemberState::InSync {
+            let event = ArrayEvent::ReadFailed { slot, lba: range.lba };
+            out.mail.push_back(Mail::Event(event));
+            self.walker.want_repair(slot, range);
+        }
+    }
+
+    /// Takes the update of the superblocks as far as it can go now.
+    pub(super) fn poll_recorder(&mut self, out: &mut Out<'_>) {
+        if self.failed {
+            return;
+        }
+        if self.recorder.state == RecordState::Idle && !self.recorder.is_durable() {
+            self.recorder.set_state(RecordState::Header);
+            self.recorder.writing = self.recorder.wanted;
+            self.recorder.events += 1;
+            if let Some(bitmap) = &mut self.bitmap {
+                bitmap.set_events(self.recorder.events);
+            }
+            self.poll_bitmap(out);
+        }
+        let header_is_durable =
+            self.bitmap.as_ref().is_none_or(super::owner_bitmap::BitmapKeeper::events_are_durable);
+        if self.recorder.state == RecordState::Header && header_is_durable {
+            self.write_superblocks(out);
+        }
+        self.announce_recorded(out);
+    }
+
+    fn write_superblocks(&mut self, out: &mut Out<'_>) {
+        self.recorder.set_state(RecordState::Superblocks);
+        self.recorder.pending = self.in_sync;
+        self.recorder.ok = 0;
+        let resync_offset = if self.is_clean() { RESYNC_DONE } else { 0 };
+        let sectors_per_block = u64::from(self.shared.block_size_bytes / 512);
+        for slot in slots(self.in_sync) {
+            let superblock =
+                self.members[usize::from(slot)].superblock.as_mut().expect("it is in sync");
+            superblock.events = self.recorder.events;
+            superblock.resync_offset_sectors = resync_offset;
+            superblock.utime_from(out.wall_clock_s, 0);
+            let buf = &mut self.recorder.bufs[usize::from(slot)];
+            superblock.encode_into(buf.as_mut_slice());
+            let request = MemberRequest {
+                op: IoOp::Write,
+                lba: superblock.super_offset_sectors / sectors_per_block,
+                blocks: 1,
+                buf: Some(buf.clone()),
+            };
+            self.send(slot, OwnerOp::Superblock, request, out);
+        }
+    }
+
+    /// A member has written its superblock, or has not.
+    pub(super) fn superblock_answered(
+        &mut self,
+        slot: MemberSlot,
+        status: IoStatus,
+        out: &mut Out<'_>,
+    ) {
+        assert_eq!(self.recorder.state, RecordState::Superblocks);
+        self.recorder.pending &= !bit(slot);
+        if status.is_ok() {
+            self.recorder.ok |= bit(slot);
+        }
+        if self.recorder.pending != 0 {
+            return;
+        }
+        let ok = self.recorder.ok;
+        if ok & self.in_sync == 0 {
+            return self.fail_array(out);
+        }
+        self.recorder.durable = self.recorder.writing;
+        self.recorder.set_state(RecordState::Idle);
+        for slot in slots(self.in_sync & !ok) {
+            self.fail_member(slot, out);
+        }
+    }
+
+    /// Tells the channels of absences that are durable by now.
+    fn announce_recorded(&mut self, out: &mut Out<'_>) {
+        let recorder = &mut self.recorder;
+        let adopted_by_all = recorder.adopted.iter().all(|&epoch| epoch == recorder.epoch);
+        if recorder.unrecorded == 0
+            || recorder.durable < recorder.unrecorded_update
+            || !adopted_by_all
+        {
+            return;
+        }
+        let absent = std::mem::take(&mut recorder.unrecorded);
+        out.mail.push_back(Mail::Channels(ToChannel::Recorded(absent)));
+        let event = ArrayEvent::FailureRecorded { events: recorder.events };
+        out.mail.push_back(Mail::Event(event));
+    }
+
+    /// Tells the operator how the array has started.
+    pub(super) fn announce_start(&self, out: &mut Out<'_>) {
+        assert_eq!(self.life(), Life::Running);
+        let need_sync = crate::bitmap::ChunkState::NeedSync as usize;
+        out.mail.push_back(Mail::Event(ArrayEvent::Started {
+            chunks_need_sync: self.shared.map.as_ref().map_or(0, |map| map.histogram()[need_sync]),
+            in_sync: self.in_sync.count_ones(),
+            slots: u32::try_from(self.members.len()).expect("few slots"),
+        }));
+    }
+}

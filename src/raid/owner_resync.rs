@@ -1,0 +1,405 @@
+//! Resync: copies chunks in doubt from one member to the others, and rewrites what a member
+//! failed to read.
+//!
+//! Each window holds a range: every channel has promised that no write to it is in flight and
+//! none will start. So the copy can't mix with a host write, and writes elsewhere go on.
+
+use std::collections::VecDeque;
+
+use super::channel::WINDOWS;
+use super::message::{ArrayEvent, BlockRange, Mail, Out, SlotMask, ToChannel};
+use super::owner::{Life, MemberRequest, Owner, OwnerOp};
+use super::{MemberSlot, bit, slots, source_of};
+use crate::bdev::{IoOp, IoStatus};
+use crate::bitmap::{Action, ChunkState};
+use crate::limits::IO_SIZE_BYTES_MAX;
+use crate::reactor::buf::IoBuf;
+
+/// Longest range held at a time, so that a write waits for some copies and not for a chunk of
+/// any size.
+const LOCK_SIZE_BYTES_MAX: u64 = 1 << 20;
+
+/// Chunks looked at in one poll while searching.
+const CHUNKS_PER_POLL: usize = 4096;
+
+/// Failed reads that may wait for repair; further ones are only counted.
+const REPAIRS_MAX: usize = 64;
+
+/// What a window is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Job {
+    /// Copy a chunk to all members.
+    Resync { chunk: usize },
+    /// Rewrite a range on the member that failed to read it.
+    Repair { slot: MemberSlot },
+}
+
+/// Where a window stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WindowState {
+    /// Not in use.
+    Free,
+    /// Channels are asked to hold back writes to the range.
+    Locking { cores_left: u16 },
+    /// The range is held; no buffer is free.
+    NeedBuffer,
+    /// The source member is reading a piece.
+    Reading { source: MemberSlot },
+    /// The piece is being written.
+    Writing { pending: SlotMask, failed: SlotMask },
+}
+
+impl WindowState {
+    fn allows(self, next: Self) -> bool {
+        use WindowState::{Free, Locking, NeedBuffer, Reading, Writing};
+        matches!(
+            (self, next),
+            (Free | Locking { .. }, Locking { .. })
+                | (Locking { .. } | Reading { .. } | Writing { .. }, NeedBuffer)
+                | (NeedBuffer, Reading { .. } | Free | Locking { .. })
+                | (Reading { .. }, Writing { .. } | Reading { .. } | Free)
+                | (Writing { .. }, Writing { .. } | Free | Locking { .. })
+        )
+    }
+}
+
+#[derive(Debug)]
+struct Window {
+    state: WindowState,
+    job: Job,
+    /// The part held now.
+    locked: BlockRange,
+    /// Next block to copy.
+    next: u64,
+    /// First block behind the job's range.
+    end: u64,
+    /// Members that failed to read the current piece.
+    tried: SlotMask,
+    buf: Option<IoBuf>,
+}
+
+impl Window {
+    fn set_state(&mut self, next: WindowState) {
+        assert!(self.state.allows(next), "a window went from {:?} to {next:?}", self.state);
+        self.state = next;
+    }
+
+    fn is_free(&self) -> bool {
+        self.state == WindowState::Free
+    }
+}
+
+/// The resync's part of the owner.
+#[derive(Debug)]
+pub(super) struct Walker {
+    windows: [Window; WINDOWS],
+    repairs: VecDeque<(MemberSlot, BlockRange)>,
+    /// Next chunk to look at; `None` when there is nothing to look for.
+    cursor: Option<usize>,
+    /// Look from the start again when this search is over.
+    again: bool,
+    /// A resync has been announced.
+    active: bool,
+    total: u64,
+    done: u64,
+    unreadable: u64,
+}
+
+impl Default for Walker {
+    fn default() -> Self {
+        let window = || Window {
+            state: WindowState::Free,
+            job: Job::Resync { chunk: 0 },
+            locked: BlockRange { lba: 0, blocks: 0 },
+            next: 0,
+            end: 0,
+            tried: 0,
+            buf: None,
+        };
+        Self {
+            windows: std::array::from_fn(|_| window()),
+            repairs: VecDeque::with_capacity(REPAIRS_MAX),
+            cursor: None,
+            again: false,
+            active: false,
+            total: 0,
+            done: 0,
+            unreadable: 0,
+        }
+    }
+}
+
+impl Walker {
+    /// Chunks may have become NeedSync: search the whole map (again).
+    pub(super) fn look_again(&mut self) {
+        match self.cursor {
+            None => self.cursor = Some(0),
+            Some(_) => self.again = true,
+        }
+    }
+
+    /// A member failed a read of this range and another one served it.
+    pub(super) fn want_repair(&mut self, slot: MemberSlot, range: BlockRange) {
+        if self.repairs.len() < REPAIRS_MAX && !self.repairs.contains(&(slot, range)) {
+            self.repairs.push_back((slot, range));
+        }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.windows.iter().all(Window::is_free)
+    }
+
+    /// A poll will find work without another event.
+    pub(super) fn is_searching(&self) -> bool {
+        self.cursor.is_some() && self.windows.iter().any(Window::is_free)
+    }
+
+    pub(super) fn wants_buffer(&self) -> bool {
+        self.windows.iter().any(|window| window.state == WindowState::NeedBuffer)
+    }
+
+    /// Chunks done and chunks in all, while a resync runs.
+    pub(super) fn progress(&self) -> Option<(u64, u64)> {
+        self.active.then_some((self.done, self.total.max(self.done)))
+    }
+}
+
+impl Owner {
+    /// Starts windows and moves those that wait for a buffer.
+    pub(super) fn poll_resync(&mut self, out: &mut Out<'_>) {
+        for index in 0..WINDOWS {
+            if self.walker.windows[index].state == WindowState::NeedBuffer {
+                self.read_piece(index, out);
+            }
+        }
+        if self.life() != Life::Running || self.failed || self.in_sync.count_ones() < 2 {
+            return self.end_resync(out);
+        }
+        while let Some(index) = self.walker.windows.iter().position(Window::is_free) {
+            if let Some((slot, range)) = self.walker.repairs.pop_front() {
+                self.begin_window(index, Job::Repair { slot }, range, out);
+            } else if let Some(chunk) = self.find_chunk() {
+                self.begin_chunk(index, chunk, out);
+            } else {
+                break;
+            }
+        }
+        if self.walker.cursor.is_none() && self.walker.is_idle() {
+            self.end_resync(out);
+        }
+    }
+
+    /// The next chunk to copy, looking at a bounded number of chunks.
+    fn find_chunk(&mut self) -> Option<usize> {
+        let map = self.shared.map.as_ref()?;
+        let from = self.walker.cursor?;
+        let end = map.len().min(from + CHUNKS_PER_POLL);
+        let found = (from..end).find(|&chunk| map.state(chunk) == ChunkState::NeedSync);
+        let next = found.map_or(end, |chunk| chunk + 1);
+        self.walker.cursor = (next < map.len()).then_some(next);
+        if self.walker.cursor.is_none() && std::mem::take(&mut self.walker.again) {
+            self.walker.cursor = Some(0);
+        }
+        found
+    }
+
+    fn begin_chunk(&mut self, index: usize, chunk: usize, out: &mut Out<'_>) {
+        let map = self.shared.map.as_ref().expect("a chunk of the map");
+        if !std::mem::replace(&mut self.walker.active, true) {
+            let chunks = map.histogram()[ChunkState::NeedSync as usize];
+            (self.walker.total, self.walker.done, self.walker.unreadable) = (chunks, 0, 0);
+            out.mail.push_back(Mail::Event(ArrayEvent::ResyncStarted { chunks }));
+        }
+        map.change_quietly(chunk, ChunkState::NeedSync.after(Action::Startsync));
+        self.begin_window(index, Job::Resync { chunk }, self.shared.blocks_of_chunk(chunk), out);
+    }
+
+    fn begin_window(&mut self, index: usize, job: Job, range: BlockRange, out: &mut Out<'_>) {
+        let window = &mut self.walker.windows[index];
+        window.job = job;
+        window.next = range.lba;
+        window.end = range.lba + range.blocks;
+        self.lock_next(index, out);
+    }
+
+    /// Asks the channels for the next part of the job's range.
+    fn lock_next(&mut self, index: usize, out: &mut Out<'_>) {
+        let blocks_max = LOCK_SIZE_BYTES_MAX / u64::from(self.shared.block_size_bytes);
+        let window = &mut self.walker.windows[index];
+        let blocks = (window.end - window.next).min(blocks_max);
+        window.locked = BlockRange { lba: window.next, blocks };
+        window.set_state(WindowState::Locking { cores_left: self.cores });
+        let window_number = u8::try_from(index).expect("few windows");
+        out.mail.push_back(Mail::Channels(ToChannel::Lock(window_number, window.locked)));
+    }
+
+    /// A channel holds back writes to the window's range.
+    pub(super) fn window_locked(&mut self, index: u8) {
+        let window = &mut self.walker.windows[usize::from(index)];
+        let WindowState::Locking { cores_left } = window.state else {
+            panic!("a channel locked a window that nobody asked for");
+        };
+        window.tried = 0;
+        window.set_state(match cores_left {
+            1 => WindowState::NeedBuffer,
+            more => WindowState::Locking { cores_left: more - 1 },
+        });
+    }
+
+    /// Blocks of the piece that the window copies next.
+    fn piece_blocks(&self, index: usize) -> u32 {
+        let window = &self.walker.windows[index];
+        let blocks_max = IO_SIZE_BYTES_MAX as u64 / u64::from(self.shared.block_size_bytes);
+        let left = window.locked.lba + window.locked.blocks - window.next;
+        u32::try_from(left.min(blocks_max)).expect("a piece fits a buffer")
+    }
+
+    fn read_piece(&mut self, index: usize, out: &mut Out<'_>) {
+        let blocks = self.piece_blocks(index);
+        let window = &mut self.walker.windows[index];
+        let excluded = match window.job {
+            Job::Resync { .. } => window.tried,
+            Job::Repair { slot } => window.tried | bit(slot),
+        };
+        let Some(source) = source_of(self.in_sync & !excluded) else {
+            return self.end_window(index, false, out);
+        };
+        if window.buf.is_none() {
+            window.buf = self.pool.get(blocks as usize * self.shared.block_size_bytes as usize);
+        }
+        let Some(buf) = window.buf.clone() else { return };
+        window.set_state(WindowState::Reading { source });
+        let place = self.shared.members[usize::from(source)].expect("in sync");
+        let lba = place.data_lba + window.next;
+        let request = MemberRequest { op: IoOp::Read, lba, blocks, buf: Some(buf) };
+        self.send(source, OwnerOp::Window(index), request, out);
+    }
+
+    /// A member has answered a request of a window.
+    pub(super) fn window_answered(
+        &mut self,
+        index: usize,
+        slot: MemberSlot,
+        status: IoStatus,
+        out: &mut Out<'_>,
+    ) {
+        match self.walker.windows[index].state {
+            WindowState::Reading { source } => {
+                assert_eq!(source, slot);
+                self.piece_read(index, source, status, out);
+            }
+            WindowState::Writing { pending, failed } => {
+                assert!(pending & bit(slot) != 0);
+                let pending = pending & !bit(slot);
+                let failed = if status.is_ok() { failed } else { failed | bit(slot) };
+                self.walker.windows[index].set_state(WindowState::Writing { pending, failed });
+                if pending == 0 {
+                    self.piece_written(index, failed, out);
+                }
+            }
+            state => panic!("window {index} got an answer in state {state:?}"),
+        }
+    }
+
+    fn piece_read(
+        &mut self,
+        index: usize,
+        source: MemberSlot,
+        status: IoStatus,
+        out: &mut Out<'_>,
+    ) {
+        let blocks = self.piece_blocks(index);
+        let window = &mut self.walker.windows[index];
+        if !status.is_ok() {
+            self.members[usize::from(source)].read_errors += 1;
+            window.tried |= bit(source);
+            window.set_state(WindowState::NeedBuffer);
+            return self.read_piece(index, out);
+        }
+        if self.in_sync & bit(source) == 0 {
+            // Thrown out while it was reading: what it said does not count.
+            window.set_state(WindowState::NeedBuffer);
+            return self.read_piece(index, out);
+        }
+        let targets = match window.job {
+            Job::Resync { .. } => self.in_sync & !bit(source),
+            Job::Repair { slot } => self.in_sync & bit(slot),
+        };
+        if targets == 0 {
+            return self.end_window(index, false, out);
+        }
+        window.set_state(WindowState::Writing { pending: targets, failed: 0 });
+        let (next, buf) = (window.next, window.buf.clone());
+        for slot in slots(targets) {
+            let place = self.shared.members[usize::from(slot)].expect("in sync");
+            let lba = place.data_lba + next;
+            let request = MemberRequest { op: IoOp::Write, lba, blocks, buf: buf.clone() };
+            self.send(slot, OwnerOp::Window(index), request, out);
+        }
+    }
+
+    fn piece_written(&mut self, index: usize, failed: SlotMask, out: &mut Out<'_>) {
+        let blocks = u64::from(self.piece_blocks(index));
+        for slot in slots(failed) {
+            self.fail_member(slot, out);
+        }
+        let goes_on = self.life() == Life::Running && self.in_sync.count_ones() > 1;
+        let window = &mut self.walker.windows[index];
+        window.next += blocks;
+        window.tried = 0;
+        if window.next < window.locked.lba + window.locked.blocks {
+            // The next piece may be shorter than the buffer, and a handle knows its length.
+            window.buf = None;
+            window.set_state(WindowState::NeedBuffer);
+            return self.read_piece(index, out);
+        }
+        if window.next == window.end {
+            return self.end_window(index, true, out);
+        }
+        if !goes_on {
+            return self.end_window(index, false, out);
+        }
+        window.buf = None;
+        let window_number = u8::try_from(index).expect("few windows");
+        out.mail.push_back(Mail::Channels(ToChannel::Unlock(window_number)));
+        self.lock_next(index, out);
+    }
+
+    /// The window's job is over, completed or not; the range is free again.
+    fn end_window(&mut self, index: usize, completed: bool, out: &mut Out<'_>) {
+        let window = &mut self.walker.windows[index];
+        window.set_state(WindowState::Free);
+        window.buf = None;
+        match window.job {
+            Job::Resync { chunk } => {
+                let map = self.shared.map.as_ref().expect("a chunk of the map");
+                let action = if completed { Action::Endsync } else { Action::Abortsync };
+                // A host write may have left it Syncing or, by a lost write, NeedSync.
+                map.change_quietly(chunk, map.state(chunk).after(action));
+                self.walker.done += u64::from(completed);
+                self.walker.unreadable += u64::from(!completed);
+            }
+            Job::Repair { slot } if completed => {
+                let lba = window.locked.lba;
+                out.mail.push_back(Mail::Event(ArrayEvent::ReadRepaired { slot, lba }));
+            }
+            Job::Repair { .. } => {}
+        }
+        let window_number = u8::try_from(index).expect("few windows");
+        out.mail.push_back(Mail::Channels(ToChannel::Unlock(window_number)));
+    }
+
+    /// Nothing is left to copy (or nothing can be copied now).
+    fn end_resync(&mut self, out: &mut Out<'_>) {
+        if !self.walker.is_idle() {
+            return;
+        }
+        if self.life() == Life::Running && self.in_sync.count_ones() < 2 {
+            self.walker.cursor = None;
+        }
+        if std::mem::take(&mut self.walker.active) {
+            let (chunks, unreadable) = (self.walker.done, self.walker.unreadable);
+            out.mail.push_back(Mail::Event(ArrayEvent::ResyncDone { chunks, unreadable }));
+        }
+    }
+}

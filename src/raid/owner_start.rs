@@ -1,0 +1,175 @@
+//! From a configuration to the machines of an array.
+
+use std::sync::Arc;
+
+use super::message::SlotMask;
+use super::owner::Owner;
+use super::owner_bitmap::BitmapKeeper;
+use super::owner_daemon::Daemon;
+use super::owner_members::{Member, MemberState, Recorder};
+use super::{ArrayConfig, BitmapConfig, CHUNK_SIZE_BYTES_MIN, MemberPlace, Shared};
+use crate::bdev::BdevId;
+use crate::bitmap::{ChunkMap, ChunkState, state};
+use crate::limits::MEMBERS_MAX;
+use crate::md::{Role, SECTOR_BYTES, Superblock};
+use crate::reactor::buf::BufPool;
+
+/// Chunk size of the map that steers the resync of an array without a bitmap.
+const VOLATILE_CHUNK_SIZE_BYTES: u64 = 1 << 20;
+
+impl ArrayConfig {
+    /// The members that take part.
+    #[must_use]
+    pub fn in_sync(&self) -> SlotMask {
+        (0u32..)
+            .zip(&self.members)
+            .fold(0, |mask, (slot, member)| mask | SlotMask::from(member.is_some()) << slot)
+    }
+
+    fn first_superblock(&self) -> Result<&Superblock, String> {
+        let member = self.members.iter().flatten().next();
+        Ok(&member.ok_or_else(|| format!("array {}: no member is present", self.name))?.superblock)
+    }
+}
+
+/// The part of an array that owner and channels share.
+pub(super) fn shared(config: &ArrayConfig, bdev: BdevId) -> Result<Shared, String> {
+    let name = &config.name;
+    if config.members.len() > MEMBERS_MAX {
+        return Err(format!("array {name}: more than {MEMBERS_MAX} members"));
+    }
+    let superblock = config.first_superblock()?;
+    let block = u64::from(config.block_size_bytes);
+    if !matches!(block, 512 | 4096) {
+        return Err(format!("array {name}: block size {block} is neither 512 nor 4096"));
+    }
+    let sectors_per_block = block / SECTOR_BYTES;
+    let blocks = superblock.size_sectors / sectors_per_block;
+    if blocks == 0 {
+        return Err(format!("array {name}: its members hold no data"));
+    }
+    let chunk_size_bytes = match &config.bitmap {
+        BitmapConfig::None { .. } => VOLATILE_CHUNK_SIZE_BYTES,
+        BitmapConfig::Lockless { superblock, .. } => {
+            u64::from(superblock.chunk_sectors().unwrap_or(0)) * SECTOR_BYTES
+        }
+    };
+    if !chunk_size_bytes.is_power_of_two() || chunk_size_bytes < CHUNK_SIZE_BYTES_MIN {
+        return Err(format!("array {name}: mdof does not run chunks of {chunk_size_bytes} bytes"));
+    }
+    let chunk_shift = (chunk_size_bytes / block).trailing_zeros();
+    let members = (0..).zip(&config.members).map(|(slot, member)| {
+        let Some(member) = member else { return Ok(None) };
+        let offset = member.superblock.data_offset_sectors;
+        if offset % sectors_per_block != 0 || member.superblock.size_sectors < blocks {
+            return Err(format!("array {name}: member {slot} is not aligned to its blocks"));
+        }
+        let data_lba = offset / sectors_per_block;
+        Ok(Some(MemberPlace { bdev: member.bdev, data_lba, unmap: member.unmap }))
+    });
+    Ok(Shared {
+        bdev,
+        block_size_bytes: config.block_size_bytes,
+        blocks,
+        chunk_shift,
+        map: map(config, blocks, chunk_shift)?,
+        members: members.collect::<Result<_, String>>()?,
+    })
+}
+
+fn map(config: &ArrayConfig, blocks: u64, chunk_shift: u32) -> Result<Option<ChunkMap>, String> {
+    let chunks = usize::try_from(blocks.div_ceil(1 << chunk_shift))
+        .map_err(|_| format!("array {}: too many chunks", config.name))?;
+    match &config.bitmap {
+        BitmapConfig::None { resync: false } => Ok(None),
+        BitmapConfig::None { resync: true } => {
+            Ok(Some(ChunkMap::new((0..chunks).map(|_| ChunkState::NeedSync))))
+        }
+        BitmapConfig::Lockless { states, stale, .. } => {
+            if states.len() != chunks {
+                let name = &config.name;
+                let found = states.len();
+                return Err(format!("array {name}: {found} chunk states for {chunks} chunks"));
+            }
+            let load = if *stale { state::on_load_stale } else { state::on_load };
+            Ok(Some(ChunkMap::new(states.iter().map(|&byte| load(byte)))))
+        }
+    }
+}
+
+impl Owner {
+    /// The owner of the array that `shared` was prepared for.
+    ///
+    /// # Errors
+    /// A sentence for the operator, when the core has no buffers left for its metadata.
+    pub fn from_config(
+        config: &ArrayConfig,
+        shared: Arc<Shared>,
+        cores: u16,
+        pool: BufPool,
+    ) -> Result<Self, String> {
+        let no_buffers =
+            || format!("array {}: no buffers left for its metadata on its core", config.name);
+        let events = config.first_superblock()?.events;
+        let events = config
+            .members
+            .iter()
+            .flatten()
+            .fold(events, |events, member| events.max(member.superblock.events));
+        let slots = config.members.len();
+        let block = config.block_size_bytes as usize;
+        let recorder = Recorder::new(events, slots, block, cores, &pool).ok_or_else(no_buffers)?;
+        let bitmap = match &config.bitmap {
+            BitmapConfig::None { .. } => None,
+            BitmapConfig::Lockless { superblock, states, stale, rewrite } => {
+                let lbas = bitmap_lbas(config)?;
+                let mut keeper =
+                    BitmapKeeper::new(superblock.clone(), states.len(), block, lbas, cores, &pool)
+                        .ok_or_else(no_buffers)?;
+                if *stale || *rewrite {
+                    keeper.rewrite_all();
+                }
+                Some(keeper)
+            }
+        };
+        let daemon = Daemon::new(config.daemon_sleep_s, config.barrier_idle_s);
+        Ok(Self::new(shared, pool, cores, members(config), bitmap, daemon, recorder))
+    }
+}
+
+/// Block of each member where its bitmap begins.
+fn bitmap_lbas(config: &ArrayConfig) -> Result<Vec<u64>, String> {
+    let sectors_per_block = u64::from(config.block_size_bytes) / SECTOR_BYTES;
+    let lba = |slot: usize, superblock: &Superblock| {
+        let sector = superblock.bitmap_sector().filter(|sector| sector % sectors_per_block == 0);
+        sector.map(|sector| sector / sectors_per_block).ok_or_else(|| {
+            let name = &config.name;
+            format!("array {name}: the bitmap of member {slot} is not at a block boundary")
+        })
+    };
+    let members = config.members.iter().enumerate();
+    members
+        .map(|(slot, member)| member.as_ref().map_or(Ok(0), |m| lba(slot, &m.superblock)))
+        .collect()
+}
+
+/// The members' state at the start. Those that are missing have no role in the superblocks of
+/// the others any more.
+fn members(config: &ArrayConfig) -> Vec<Member> {
+    let present: Vec<u32> =
+        config.members.iter().flatten().map(|member| member.superblock.dev_number).collect();
+    let slots = config.members.iter().map(|member| {
+        let Some(member) = member else {
+            return Member { state: MemberState::Missing, superblock: None, read_errors: 0 };
+        };
+        let mut superblock = member.superblock.clone();
+        let numbers = u32::try_from(superblock.roles.len()).expect("md's table is short");
+        for number in (0..numbers).filter(|number| !present.contains(number)) {
+            if matches!(superblock.role_of(number), Role::Active(_)) {
+                superblock.set_role(number, Role::Spare);
+            }
+        }
+        Member { state: MemberState::InSync, superblock: Some(superblock), read_errors: 0 }
+    });
+    slots.collect()
+}
