@@ -348,7 +348,8 @@ fn create_array(
         uuid,
         bitmap: array.bitmap,
         chunk_size_bytes: array.chunk_size_bytes,
-        assume_clean: array.assume_clean,
+        // All members are blank: without a bitmap to say Unwritten they are equal all the same.
+        assume_clean: array.assume_clean || !array.bitmap,
     };
     let before_writing =
         || note(ArrayPhase::Creating).map_err(|error| TargetError::Io(error.to_string()));

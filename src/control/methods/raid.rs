@@ -175,6 +175,7 @@ fn describe_with(target: &Target, name: &str, status: &ArrayStatus) -> Result<Va
             "data_offset": array.data_offset_blocks,
             "data_size": bdev.geometry.blocks,
             "state": state,
+            "read_errors": status.read_errors.get(slot).copied().unwrap_or(0),
         }));
     }
     let count =
@@ -194,7 +195,9 @@ fn describe_with(target: &Target, name: &str, status: &ArrayStatus) -> Result<Va
         "events": status.events,
     });
     if let Some((done, all)) = status.resync {
-        let blocks = done * status.chunk_size_bytes / u64::from(bdev.geometry.block_size_bytes);
+        let blocks = bdev.geometry.blocks;
+        let blocks = u128::from(blocks) * u128::from(done) / u128::from(all.max(1));
+        let blocks = u64::try_from(blocks).unwrap_or(bdev.geometry.blocks);
         value["process"] = json!({
             "type": "resync",
             "target": name,

@@ -12,7 +12,8 @@ use crate::md::{
     self, Assembly, BitmapPlan, Candidate, Creation, Features, NewArray, NewMember, Slot,
     Superblock, Timestamp,
 };
-use crate::raid::{ArrayConfig, ArrayStatus, BitmapImage, MemberConfig};
+use crate::raid::assembly::{self, CandidateBdev, from_assembly, from_creation};
+use crate::raid::{ArrayConfig, ArrayStatus, BitmapConfig, MemberConfig};
 
 /// How an array runs, created or assembled.
 #[derive(Debug, Clone, Copy)]
@@ -132,17 +133,17 @@ impl Target {
         before_writing()?;
         self.write_creation(&members, &creation, create.bitmap)?;
 
-        let states = vec![
-            creation.initial_state.byte();
-            usize::try_from(creation.chunk_count).expect("bounded by md::create")
-        ];
-        let bitmap =
-            create.bitmap.then(|| BitmapImage { superblock: creation.bitmap.clone(), states });
-        let slots = members.into_iter().zip(creation.superblocks).map(Some).collect();
-        let how =
-            StartedHow { slots: plan.members.len(), in_sync: plan.members.len(), dirty: false };
-        self.start(name, slots, bitmap, options)?;
-        Ok(how)
+        let mut config = from_creation(
+            self.raid_options(name, &members, options)?,
+            &creation,
+            &self.candidates(&members)?,
+        );
+        if !create.bitmap {
+            config.bitmap = BitmapConfig::None { resync: !create.assume_clean };
+        }
+        let slots = plan.members.len();
+        self.start(config)?;
+        Ok(StartedHow { slots, in_sync: slots, dirty: false })
     }
 
     /// Starts an array from the superblocks of those of `members` that carry one.
@@ -173,46 +174,45 @@ impl Target {
         if assembly.is_degraded() && !start_degraded {
             return Err(TargetError::Invalid(degraded_text(name, &assembly, &names)));
         }
-        let bitmap = self.load_bitmap(&names, &candidates, &assembly)?;
-        let slots = assembly
-            .slots
-            .iter()
-            .map(|slot| match slot {
-                Slot::InSync { candidate } | Slot::Rebuilding { candidate, .. } => {
-                    Some((names[*candidate].clone(), candidates[*candidate].superblock.clone()))
-                }
-                Slot::Missing { .. } => None,
-            })
-            .collect();
-        self.start(name, slots, bitmap, options)?;
+        let mut states = vec![None; candidates.len()];
+        for slot in &assembly.slots {
+            let Slot::InSync { candidate } = *slot else { continue };
+            let Candidate { superblock, bitmap, .. } = &candidates[candidate];
+            if let (BitmapPlan::Load { .. }, Some(Ok(bitmap))) = (&assembly.bitmap, bitmap) {
+                states[candidate] =
+                    Some(self.read_states(&names[candidate], superblock, bitmap)?);
+            }
+        }
+        let options = self.raid_options(name, &names, options)?;
+        let bdevs = self.candidates(&names)?;
+        let config = from_assembly(options, &assembly, &candidates, &bdevs, &states)
+            .map_err(|error| TargetError::Invalid(format!("array {name}: {error}")))?;
+        self.start(config)?;
         Ok(how)
     }
 
-    fn load_bitmap(
-        &mut self,
-        names: &[String],
-        candidates: &[Candidate],
-        assembly: &Assembly,
-    ) -> Result<Option<BitmapImage>, TargetError> {
-        match &assembly.bitmap {
-            BitmapPlan::None => Ok(None),
-            BitmapPlan::Load { candidate, superblock, stale } => {
-                let array = &candidates[*candidate].superblock;
-                let mut states = self.read_states(&names[*candidate], array, superblock)?;
-                if *stale {
-                    states.iter_mut().for_each(|state| *state = state_when_stale(*state));
-                }
-                Ok(Some(BitmapImage { superblock: superblock.clone(), states }))
-            }
-            BitmapPlan::Initialise { superblock, .. } => {
-                let mut superblock = superblock.clone();
-                let state = superblock.initialise(&assembly.superblock).map_err(|error| {
-                    TargetError::Invalid(format!("the bitmap cannot be initialised: {error}"))
-                })?;
-                let count = usize::try_from(superblock.chunk_count()).expect("BITMAP_CHUNKS_MAX");
-                Ok(Some(BitmapImage { superblock, states: vec![state.byte(); count] }))
-            }
-        }
+    fn raid_options(
+        &self,
+        name: &str,
+        members: &[String],
+        options: &ArrayOptions,
+    ) -> Result<assembly::ArrayOptions, TargetError> {
+        let first = members.first().expect("an array starts with members");
+        Ok(assembly::ArrayOptions {
+            name: name.to_owned(),
+            block_size_bytes: self.bdev(first)?.geometry.block_size_bytes,
+            owner_core: 0,
+            daemon_sleep_s: options.daemon_sleep_s,
+            barrier_idle_s: options.barrier_idle_s,
+        })
+    }
+
+    fn candidates(&self, members: &[String]) -> Result<Vec<CandidateBdev>, TargetError> {
+        let candidate = |name: &String| {
+            let bdev = self.bdev(name)?;
+            Ok(CandidateBdev { bdev: bdev.id, unmap: bdev.geometry.unmap })
+        };
+        members.iter().map(candidate).collect()
     }
 
     /// Refuses a bad array name and members that are unknown, named twice or in use.
@@ -230,38 +230,19 @@ impl Target {
         Ok(resolved)
     }
 
-    fn start(
-        &mut self,
-        name: &str,
-        slots: Vec<Option<(String, Superblock)>>,
-        bitmap: Option<BitmapImage>,
-        options: &ArrayOptions,
-    ) -> Result<(), TargetError> {
-        let any = slots.iter().flatten().next().expect("an array starts with members");
-        let uuid = Uuid::from_bytes(any.1.set_uuid);
-        let data_offset_bytes = any.1.data_offset_sectors * md::SECTOR_BYTES;
-        let block = u64::from(self.bdev(&any.0)?.geometry.block_size_bytes);
-        let has_bitmap = bitmap.is_some();
-        let mut configs = Vec::with_capacity(slots.len());
-        let mut members = Vec::with_capacity(slots.len());
-        for slot in slots {
-            let Some((member, superblock)) = slot else {
-                configs.push(None);
-                members.push(None);
-                continue;
-            };
-            let uuid = Uuid::from_bytes(superblock.device_uuid);
-            configs.push(Some(MemberConfig { bdev: self.bdev(&member)?.id, superblock }));
-            members.push(Some(Member { name: member, uuid }));
-        }
-        let config = ArrayConfig {
-            name: name.to_owned(),
-            owner_core: 0,
-            daemon_sleep_s: options.daemon_sleep_s,
-            barrier_idle_s: options.barrier_idle_s,
-            members: configs,
-            bitmap,
+    fn start(&mut self, config: ArrayConfig) -> Result<(), TargetError> {
+        let name = config.name.clone();
+        let any = config.members.iter().flatten().next().expect("an array starts with members");
+        let uuid = Uuid::from_bytes(any.superblock.set_uuid);
+        let data_offset_bytes = any.superblock.data_offset_sectors * md::SECTOR_BYTES;
+        let data_offset_blocks = data_offset_bytes / u64::from(config.block_size_bytes);
+        let bitmap = matches!(config.bitmap, BitmapConfig::Lockless { .. });
+        let member = |member: &MemberConfig| Member {
+            name: self.name_of(member.bdev).expect("members were looked up by name").to_owned(),
+            uuid: Uuid::from_bytes(member.superblock.device_uuid),
         };
+        let members: Vec<Option<Member>> =
+            config.members.iter().map(|slot| slot.as_ref().map(member)).collect();
         let id = self.engine.start_array(config).map_err(|status| {
             let why = status_text(status);
             TargetError::Io(format!("array {name} could not be started because of {why}"))
@@ -270,10 +251,9 @@ impl Target {
         for member in members.iter().flatten() {
             self.set_user(&member.name, Some(format!("array {name}")));
         }
-        let data_offset_blocks = data_offset_bytes / block;
-        let array = Array { uuid, members, data_offset_blocks, bitmap: has_bitmap };
+        let array = Array { uuid, members, data_offset_blocks, bitmap };
         let bdev = Bdev { id, geometry, backing: Backing::Array(array), user: None };
-        self.bdevs.insert(name.to_owned(), bdev);
+        self.bdevs.insert(name, bdev);
         Ok(())
     }
 
@@ -356,15 +336,6 @@ fn adapt(creation: &mut Creation, create: &CreateOptions) -> Result<(), String> 
     Ok(())
 }
 
-/// md's rule for a bitmap older than the superblocks: what is not known to be never written is in
-/// doubt. The parity levels' states fall back to Unwritten.
-fn state_when_stale(state: u8) -> u8 {
-    match state {
-        0 | 5..=7 => 0,
-        _ => 3,
-    }
-}
-
 /// mdadm names arrays "host:name".
 fn short_name(superblock: &Superblock) -> String {
     let name = superblock.name();
@@ -444,11 +415,5 @@ mod tests {
             assert!(!superblock.features.contains(Features::BITMAP_OFFSET));
             assert_eq!(superblock.bitmap_sector(), None);
         }
-    }
-
-    #[test]
-    fn stale_states() {
-        let states: Vec<u8> = (0..9).map(state_when_stale).collect();
-        assert_eq!(states, [0, 3, 3, 3, 3, 0, 0, 0, 3]);
     }
 }
