@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::tests_outside_test_module, reason = "this is a test")]
 
 #[path = "support/mdof.rs"]
+#[allow(dead_code, unreachable_pub, reason = "several tests share it and use parts of it")]
 mod mdof;
 
 use std::fs;

@@ -160,7 +160,10 @@ pub fn answer(output: &Output) -> Result<Value, String> {
     if !output.status.success() {
         return Err(format!("{out}{}", String::from_utf8_lossy(&output.stderr)));
     }
-    // SPDK's client prints a lone name without quotes.
+    // SPDK's client prints nothing for a mere true, and a lone name without quotes.
+    if out.trim().is_empty() {
+        return Ok(Value::Bool(true));
+    }
     Ok(serde_json::from_str(&out).unwrap_or_else(|_| Value::String(out.trim().to_owned())))
 }
 
