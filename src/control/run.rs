@@ -13,7 +13,7 @@ use super::signals::StopSignals;
 use super::startup::{self, StartError};
 use super::state_dir::{self, StateDir, StateDirError};
 use super::target::Target;
-use crate::engine::handle::{EngineConfig, EngineHandle};
+use crate::engine::handle::{EngineConfig, EngineError, EngineHandle};
 use crate::reactor::buf::CLASS_COUNTS;
 
 /// The configuration that mdof runs without arguments.
@@ -51,6 +51,9 @@ pub enum RunError {
     /// Members, arrays, subsystems, listeners.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// The reactors.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// The system.
     #[error("cannot {doing}: {source}")]
     System {
@@ -95,12 +98,11 @@ pub fn run(options: &Options) -> Result<(), RunError> {
     startup::check_listen_addresses(&config)?;
 
     let cores = config.target.cores.clone().unwrap_or_else(cores::auto);
-    let engine = EngineHandle::start(EngineConfig {
+    let engine = EngineHandle::start(&EngineConfig {
         cores: cores.clone(),
         poll_always: config.target.poll_always,
         buffer_counts: CLASS_COUNTS,
-    })
-    .map_err(system("start the reactors"))?;
+    })?;
     let mut target = Target::new(engine, cores);
     let served = serve(&mut target, &config, &state, lock, &signals, options.start_degraded);
 

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
 use super::metadata::Carried;
-use super::{Array, Backing, Bdev, Member, Target, TargetError, status_text};
+use super::{Array, Backing, Bdev, Member, Target, TargetError};
 use crate::bdev::BdevId;
 use crate::control::names;
 use crate::md::{
@@ -243,10 +243,7 @@ impl Target {
         };
         let members: Vec<Option<Member>> =
             config.members.iter().map(|slot| slot.as_ref().map(member)).collect();
-        let id = self.engine.start_array(config).map_err(|status| {
-            let why = status_text(status);
-            TargetError::Io(format!("array {name} could not be started because of {why}"))
-        })?;
+        let id = self.engine.start_array(config, uuid)?;
         let geometry = self.engine.geometry(id).expect("a started array has a geometry").clone();
         for member in members.iter().flatten() {
             self.set_user(&member.name, Some(format!("array {name}")));
@@ -269,10 +266,7 @@ impl Target {
     /// The array's state now.
     pub fn array_status(&mut self, name: &str) -> Result<ArrayStatus, TargetError> {
         let (id, _) = self.array(name)?;
-        self.engine.array_status(id).map_err(|status| {
-            let why = status_text(status);
-            TargetError::Io(format!("array {name} does not answer because of {why}"))
-        })
+        Ok(self.engine.array_status(id)?)
     }
 
     /// Stops an array cleanly; its members are free then. `erase` makes them blank.
@@ -282,14 +276,13 @@ impl Target {
         let members: Vec<String> =
             array.members.iter().flatten().map(|member| member.name.clone()).collect();
         self.free_bdev(&name)?;
-        self.engine.stop_array(id).map_err(|status| {
-            let why = status_text(status);
-            TargetError::Io(format!("array {name} could not be stopped because of {why}"))
-        })?;
+        // The engine lets go of the array in any case; what it could not write is reported below.
+        let stopped = self.engine.stop_array(id);
         self.bdevs.remove(&name);
         for member in &members {
             self.set_user(member, None);
         }
+        stopped?;
         if erase {
             for member in &members {
                 self.erase_superblock(member)?;
@@ -301,11 +294,10 @@ impl Target {
     /// Part of [`Target::stop`]: whoever uses the array is being stopped as well.
     pub(super) fn stop_array_for_good(&mut self, name: &str) {
         let Ok((id, _)) = self.array(name) else { return };
-        if let Err(status) = self.engine.stop_array(id) {
-            let why = status_text(status);
+        if let Err(error) = self.engine.stop_array(id) {
             tracing::error!(
-                "array {name} could not be stopped cleanly because of {why}; what its bitmap \
-                 holds in doubt will be resynced at the next start"
+                "array {name} was not stopped cleanly: {error}; what its bitmap holds in doubt \
+                 will be resynced at the next start"
             );
         }
         self.bdevs.remove(name);

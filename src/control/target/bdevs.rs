@@ -141,7 +141,7 @@ impl Target {
             }
         };
         let geometry = device.geometry().clone();
-        let id = self.engine.add_bdev(device.clone());
+        let id = self.engine.add_bdev(&device)?;
         let bdev = Bdev { id, geometry, backing: Backing::Device(device), user: None };
         self.bdevs.insert(name.to_owned(), bdev);
         if let Some(below) = below {
@@ -166,10 +166,7 @@ impl Target {
         };
         let below = device.base();
         let id = bdev.id;
-        self.engine.remove_bdev(id).map_err(|status| {
-            let why = super::status_text(status);
-            TargetError::Io(format!("bdev {name} could not be closed: {why}"))
-        })?;
+        self.engine.remove_bdev(id);
         self.bdevs.remove(&name);
         let below = below.and_then(|below| self.name_of(below)).map(str::to_owned);
         if let Some(below) = below {

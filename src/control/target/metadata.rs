@@ -1,8 +1,7 @@
 //! md's metadata through the engine: plain reads and writes of a member's blocks.
 
-use super::{Target, TargetError, status_text};
+use super::{Target, TargetError};
 use crate::bdev::BdevId;
-use crate::limits::IO_SIZE_BYTES_MAX;
 use crate::md::{
     BITMAP_HEAD_BYTES, BitmapSuperblock, Candidate, Creation, Features, SECTOR_BYTES,
     STATES_OFFSET_BYTES, SUPERBLOCK_READ_BYTES, Superblock, SuperblockError, Unverified,
@@ -29,38 +28,17 @@ impl Target {
         length: usize,
     ) -> Result<Vec<u8>, TargetError> {
         let (id, block) = self.member(name)?;
-        let mut bytes = Vec::with_capacity(length);
-        while bytes.len() < length {
-            let piece = (length - bytes.len()).min(IO_SIZE_BYTES_MAX);
-            let blocks = u32::try_from(piece as u64 / block).expect("pieces are bounded");
-            let lba = (offset + bytes.len() as u64) / block;
-            let read = self.engine.read(id, lba, blocks).map_err(|status| {
-                let why = status_text(status);
-                TargetError::Io(format!("reading metadata of bdev {name} ended with {why}"))
-            })?;
-            assert_eq!(read.len(), piece, "a read returns what was asked for");
-            bytes.extend_from_slice(&read);
-        }
+        let blocks = u32::try_from(length as u64 / block)
+            .map_err(|_| TargetError::Invalid(format!("the bitmap of bdev {name} is too large")))?;
+        let bytes = self.engine.read(id, offset / block, blocks)?;
+        assert_eq!(bytes.len(), length, "a read returns what was asked for");
         Ok(bytes)
     }
 
     /// Writes whole blocks to a member, durably.
     fn write_bytes(&mut self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), TargetError> {
         let (id, block) = self.member(name)?;
-        for (index, piece) in bytes.chunks(IO_SIZE_BYTES_MAX).enumerate() {
-            let lba = (offset + (index * IO_SIZE_BYTES_MAX) as u64) / block;
-            self.engine.write(id, lba, piece).map_err(|status| {
-                let text = format!(
-                    "writing metadata of bdev {name} ended with {}; the array was not started",
-                    status_text(status)
-                );
-                match status {
-                    crate::bdev::IoStatus::NoSpace => TargetError::NoSpace(text),
-                    _ => TargetError::Io(text),
-                }
-            })?;
-        }
-        Ok(())
+        Ok(self.engine.write(id, offset / block, bytes)?)
     }
 
     /// Place in the engine and block size.

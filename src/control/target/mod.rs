@@ -17,7 +17,7 @@ pub use nvmf::{NewNamespace, Transport, listen_error};
 
 use crate::bdev::{BdevId, Device, Geometry, IoStatus};
 use crate::control::rpc::RpcError;
-use crate::engine::handle::EngineHandle;
+use crate::engine::handle::{EngineError, EngineHandle};
 use crate::target::subsystem::SubsystemTable;
 
 /// Why a change was refused. The target is then as it was before.
@@ -57,17 +57,16 @@ impl From<TargetError> for RpcError {
     }
 }
 
-/// The words for how a request of the control plane failed.
-fn status_text(status: IoStatus) -> &'static str {
-    match status {
-        IoStatus::Ok => "success",
-        IoStatus::MediaError => "an I/O error",
-        IoStatus::OutOfRange => "a request outside the device",
-        IoStatus::Unsupported => "an operation that it does not support",
-        IoStatus::NoSpace => "no space left on the device",
-        IoStatus::CompareMismatch => "a mismatch",
-        IoStatus::Aborted => "an aborted request",
-        IoStatus::Removed => "the device being gone",
+impl From<EngineError> for TargetError {
+    fn from(error: EngineError) -> Self {
+        let text = error.to_string();
+        match error {
+            EngineError::TooManyBdevs | EngineError::Io { status: IoStatus::NoSpace, .. } => {
+                Self::NoSpace(text)
+            }
+            EngineError::Refused(_) => Self::Invalid(text),
+            _ => Self::Io(text),
+        }
     }
 }
 
@@ -195,7 +194,7 @@ impl Target {
     /// Stops everything in order: no new connections, connections ended, arrays clean.
     pub fn stop(mut self) {
         self.unlisten_all();
-        self.engine.publish(std::sync::Arc::new(SubsystemTable::default()));
+        self.engine.close_connections();
         let arrays: Vec<String> = self
             .bdevs()
             .filter(|(_, bdev)| matches!(bdev.backing, Backing::Array(_)))
