@@ -98,7 +98,7 @@ pub fn run(options: &Options) -> Result<(), RunError> {
     startup::check_listen_addresses(&config)?;
 
     let cores = config.target.cores.clone().unwrap_or_else(cores::auto);
-    let engine = EngineHandle::start(&EngineConfig {
+    let engine = EngineHandle::start(EngineConfig {
         cores: cores.clone(),
         poll_always: config.target.poll_always,
         buffer_counts: CLASS_COUNTS,

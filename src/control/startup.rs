@@ -2,8 +2,10 @@
 //! anything is written; what is written in several steps is noted first, so that a start after a
 //! crash finishes it.
 
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
@@ -16,6 +18,26 @@ use super::target::{
 };
 use crate::limits::NAMESPACES_MAX;
 use crate::target::subsystem::SubsystemSpec;
+
+/// How long a start waits for what a killed mdof held: the kernel gives up the descriptors of a
+/// dead process's rings a moment after the process is gone.
+const LEFTOVER_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Tries again for a while as long as something is in use.
+fn patiently<T, E>(
+    mut attempt: impl FnMut() -> Result<T, E>,
+    in_use: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    let deadline = Instant::now() + LEFTOVER_PATIENCE;
+    loop {
+        match attempt() {
+            Err(error) if in_use(&error) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            result => return result,
+        }
+    }
+}
 
 /// Why the target did not start.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +77,8 @@ pub fn check_listen_addresses(config: &Config) -> Result<(), StartError> {
             continue;
         }
         seen.push(address);
-        if let Err(error) = TcpListener::bind(address) {
+        let in_use = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
+        if let Err(error) = patiently(|| TcpListener::bind(address), in_use) {
             return Err(listen_error(address, &error).into());
         }
     }
@@ -281,7 +304,8 @@ fn create_bdev(target: &mut Target, bdev: &BdevConfig, state: &StateDir) -> Resu
             BdevSpec::Delay { base: base.clone(), latency: *latency }
         }
     };
-    Ok(target.create_bdev(&bdev.name, bdev.uuid, &spec)?)
+    let in_use = |error: &TargetError| matches!(error, TargetError::Busy(_));
+    Ok(patiently(|| target.create_bdev(&bdev.name, bdev.uuid, &spec), in_use)?)
 }
 
 fn start_array(

@@ -66,10 +66,8 @@ impl Shard {
                 self.listen(core, listener, address);
                 self.answer(core, Answer::Done);
             }
-            Ask::Unlisten(address) => {
-                self.unlisten(core, address);
-                self.answer(core, Answer::Done);
-            }
+            // Answers once the kernel has let go of the address.
+            Ask::Unlisten(address) => self.unlisten(core, address),
             Ask::CloseConnections => {
                 self.close_all_connections(core);
                 self.control.closing_connections = true;

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
 use super::metadata::Carried;
-use super::{Array, Backing, Bdev, Member, Target, TargetError};
+use super::{Array, Backing, Bdev, Member, Target, TargetError, io_error};
 use crate::bdev::BdevId;
 use crate::control::names;
 use crate::md::{
@@ -243,7 +243,7 @@ impl Target {
         };
         let members: Vec<Option<Member>> =
             config.members.iter().map(|slot| slot.as_ref().map(member)).collect();
-        let id = self.engine.start_array(config, uuid)?;
+        let id = self.engine.start_array(config)?;
         let geometry = self.engine.geometry(id).expect("a started array has a geometry").clone();
         for member in members.iter().flatten() {
             self.set_user(&member.name, Some(format!("array {name}")));
@@ -266,7 +266,9 @@ impl Target {
     /// The array's state now.
     pub fn array_status(&mut self, name: &str) -> Result<ArrayStatus, TargetError> {
         let (id, _) = self.array(name)?;
-        Ok(self.engine.array_status(id)?)
+        self.engine
+            .array_status(id)
+            .map_err(|status| io_error(&format!("asking array {name} for its state"), status))
     }
 
     /// Stops an array cleanly; its members are free then. `erase` makes them blank.
@@ -282,7 +284,7 @@ impl Target {
         for member in &members {
             self.set_user(member, None);
         }
-        stopped?;
+        stopped.map_err(|status| io_error(&format!("stopping array {name}"), status))?;
         if erase {
             for member in &members {
                 self.erase_superblock(member)?;
@@ -294,7 +296,8 @@ impl Target {
     /// Part of [`Target::stop`]: whoever uses the array is being stopped as well.
     pub(super) fn stop_array_for_good(&mut self, name: &str) {
         let Ok((id, _)) = self.array(name) else { return };
-        if let Err(error) = self.engine.stop_array(id) {
+        if let Err(status) = self.engine.stop_array(id) {
+            let error = io_error("writing its metadata", status);
             tracing::error!(
                 "array {name} was not stopped cleanly: {error}; what its bitmap holds in doubt \
                  will be resynced at the next start"

@@ -141,7 +141,7 @@ impl Target {
             }
         };
         let geometry = device.geometry().clone();
-        let id = self.engine.add_bdev(&device)?;
+        let id = self.engine.add_bdev(device.clone())?;
         let bdev = Bdev { id, geometry, backing: Backing::Device(device), user: None };
         self.bdevs.insert(name.to_owned(), bdev);
         if let Some(below) = below {

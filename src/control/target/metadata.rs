@@ -1,6 +1,6 @@
 //! md's metadata through the engine: plain reads and writes of a member's blocks.
 
-use super::{Target, TargetError};
+use super::{Target, TargetError, io_error};
 use crate::bdev::BdevId;
 use crate::md::{
     BITMAP_HEAD_BYTES, BitmapSuperblock, Candidate, Creation, Features, SECTOR_BYTES,
@@ -30,7 +30,10 @@ impl Target {
         let (id, block) = self.member(name)?;
         let blocks = u32::try_from(length as u64 / block)
             .map_err(|_| TargetError::Invalid(format!("the bitmap of bdev {name} is too large")))?;
-        let bytes = self.engine.read(id, offset / block, blocks)?;
+        let bytes = self
+            .engine
+            .read(id, offset / block, blocks)
+            .map_err(|status| io_error(&format!("reading metadata of bdev {name}"), status))?;
         assert_eq!(bytes.len(), length, "a read returns what was asked for");
         Ok(bytes)
     }
@@ -38,7 +41,9 @@ impl Target {
     /// Writes whole blocks to a member, durably.
     fn write_bytes(&mut self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), TargetError> {
         let (id, block) = self.member(name)?;
-        Ok(self.engine.write(id, offset / block, bytes)?)
+        self.engine
+            .write(id, offset / block, bytes)
+            .map_err(|status| io_error(&format!("writing metadata of bdev {name}"), status))
     }
 
     /// Place in the engine and block size.

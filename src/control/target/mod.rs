@@ -70,6 +70,22 @@ impl From<EngineError> for TargetError {
     }
 }
 
+/// A request of the control plane that failed: `what` is how the sentence begins.
+fn io_error(what: &str, status: IoStatus) -> TargetError {
+    let how = match status {
+        IoStatus::Ok => "success",
+        IoStatus::MediaError => "an I/O error",
+        IoStatus::OutOfRange => "a request outside the device",
+        IoStatus::Unsupported => "an operation that the device does not support",
+        IoStatus::NoSpace => "no space left on the device",
+        IoStatus::CompareMismatch => "a mismatch",
+        IoStatus::Aborted => "an aborted request",
+        IoStatus::Removed => "the device being gone",
+    };
+    let text = format!("{what} ended with {how}");
+    if status == IoStatus::NoSpace { TargetError::NoSpace(text) } else { TargetError::Io(text) }
+}
+
 /// A bdev and who uses it.
 #[derive(Debug)]
 pub struct Bdev {

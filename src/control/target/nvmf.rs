@@ -7,7 +7,6 @@ use uuid::Uuid;
 
 use super::{Target, TargetError};
 use crate::bdev::BdevId;
-use crate::engine::handle::EngineError;
 use crate::target::subsystem::{
     Namespace, NamespaceSpec, Subsystem, SubsystemSpec, SubsystemTable, TableError,
 };
@@ -83,7 +82,7 @@ impl Target {
     ) -> Result<T, TargetError> {
         let mut table = self.table.clone();
         let result = change(&mut table)?;
-        self.engine.publish(&Arc::new(table.clone()));
+        self.engine.publish(Arc::new(table.clone()));
         self.table = table;
         Ok(result)
     }
@@ -184,10 +183,7 @@ impl Target {
         }
         if let Err(error) = self.engine.listen(address) {
             self.change(|table| table.remove_listener(nqn, address))?;
-            return Err(match error {
-                EngineError::Os { source, .. } => listen_error(address, &source),
-                error => error.into(),
-            });
+            return Err(listen_error(address, &error));
         }
         Ok(())
     }
