@@ -1,5 +1,7 @@
 //! The target's connection and the host's, talking through byte pipes that cut anywhere.
 
+#![allow(clippy::unwrap_used, clippy::tests_outside_test_module, reason = "tests")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -137,13 +139,13 @@ impl Pair {
         }
         let limit = self.cut().min(self.to_target.len());
         self.direct = !self.direct;
-        if self.direct {
-            if let Some(region) = self.target.direct_target() {
-                let n = limit.min(region.len());
-                region[..n].iter_mut().for_each(|byte| *byte = self.to_target.pop_front().unwrap());
-                self.target.handle_direct(n);
-                return;
-            }
+        if self.direct
+            && let Some(region) = self.target.direct_target()
+        {
+            let n = limit.min(region.len());
+            region[..n].iter_mut().for_each(|byte| *byte = self.to_target.pop_front().unwrap());
+            self.target.handle_direct(n);
+            return;
         }
         self.piece.clear();
         self.piece.extend(self.to_target.iter().take(limit));
@@ -153,13 +155,13 @@ impl Pair {
 
     fn feed_host(&mut self) {
         let limit = self.cut().min(self.to_host.len());
-        if self.direct {
-            if let Some(region) = self.host.direct_target() {
-                let n = limit.min(region.len());
-                region[..n].iter_mut().for_each(|byte| *byte = self.to_host.pop_front().unwrap());
-                self.host.handle_direct(n);
-                return;
-            }
+        if self.direct
+            && let Some(region) = self.host.direct_target()
+        {
+            let n = limit.min(region.len());
+            region[..n].iter_mut().for_each(|byte| *byte = self.to_host.pop_front().unwrap());
+            self.host.handle_direct(n);
+            return;
         }
         self.piece.clear();
         self.piece.extend(self.to_host.drain(..limit));

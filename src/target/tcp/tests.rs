@@ -1,6 +1,8 @@
 //! What a peer can do wrong, and the edges of what it may do. Bytes are built by hand here; the
 //! conversation with a well-behaved host is in `tests/tcp_pair.rs`.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use proptest::prelude::*;
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
