@@ -1,0 +1,315 @@
+//! A client that brings a controller up and opens its I/O queues.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::conn::{Data, HostCompletion, HostConfig};
+use super::fabrics;
+use super::queue_pair::{ClientError, QueuePair, WAIT_STEP};
+use crate::reactor::buf::BufPool;
+use crate::wire::nvme::{Cqe, Sqe};
+
+/// In-capsule data that every admin queue takes (NVMe/TCP Transport, section 3.3.1).
+const ADMIN_IN_CAPSULE_BYTES: u32 = 8192;
+/// NQNs at most, the terminating zero not counted.
+const NQN_BYTES_MAX: usize = 223;
+
+/// Whom to connect to, and how.
+#[derive(Debug, Clone)]
+pub struct ClientOptions {
+    /// Address of the listener.
+    pub addr: SocketAddr,
+    /// NQN of the subsystem (or of the discovery service).
+    pub subsystem_nqn: String,
+    /// NQN of this host.
+    pub host_nqn: String,
+    /// Host identifier.
+    pub host_id: [u8; 16],
+    /// Ask for header digests.
+    pub header_digest: bool,
+    /// Ask for data digests.
+    pub data_digest: bool,
+    /// Ask for queues without SQ flow control.
+    pub no_flow_control: bool,
+    /// Keep-alive timeout in milliseconds; 0 for none.
+    pub kato_ms: u32,
+    /// Entries of the admin queue.
+    pub admin_depth: u16,
+    /// Patience with every step.
+    pub limit: Duration,
+}
+
+impl ClientOptions {
+    /// Options for `subsystem_nqn` at `addr`: no digests, flow control, no keep-alive.
+    #[must_use]
+    pub fn new(addr: SocketAddr, subsystem_nqn: &str, host_nqn: &str) -> Self {
+        Self {
+            addr,
+            subsystem_nqn: subsystem_nqn.into(),
+            host_nqn: host_nqn.into(),
+            host_id: *b"mdof host id 001",
+            header_digest: false,
+            data_digest: false,
+            no_flow_control: false,
+            kato_ms: 0,
+            admin_depth: 32,
+            limit: Duration::from_secs(5),
+        }
+    }
+
+    fn host_config(&self, depth: u16, in_capsule_data_bytes: u32) -> HostConfig {
+        HostConfig {
+            header_digest: self.header_digest,
+            data_digest: self.data_digest,
+            hpda: 0,
+            // A queue of n entries is full with n - 1 commands.
+            depth: (depth - 1).max(1),
+            in_capsule_data_bytes,
+        }
+    }
+}
+
+/// What Identify Controller said, as far as a client needs it.
+#[derive(Debug, Clone)]
+pub struct ControllerInfo {
+    /// Controller identifier.
+    pub cntlid: u16,
+    /// CAP.
+    pub cap: u64,
+    /// Largest transfer of a command in bytes.
+    pub mdts_bytes: u32,
+    /// In-capsule data of I/O queues at most.
+    pub in_capsule_data_bytes: u32,
+    /// Namespaces (NN).
+    pub namespaces: u32,
+    /// The whole structure.
+    pub identify: Vec<u8>,
+}
+
+/// What Identify Namespace said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NamespaceInfo {
+    /// Size in logical blocks (NSZE).
+    pub blocks: u64,
+    /// Logical block size in bytes.
+    pub block_size_bytes: u32,
+}
+
+/// A connected controller: its admin queue, and what makes I/O queues.
+#[derive(Debug)]
+pub struct Client {
+    options: ClientOptions,
+    pool: BufPool,
+    admin: QueuePair,
+    info: ControllerInfo,
+}
+
+impl Client {
+    /// Connects the admin queue, enables the controller and identifies it. Buffers for admin data
+    /// come from `pool`.
+    ///
+    /// # Errors
+    /// If any step fails; the text says which.
+    pub fn connect(options: ClientOptions, pool: BufPool) -> Result<Self, ClientError> {
+        for nqn in [&options.subsystem_nqn, &options.host_nqn] {
+            if nqn.is_empty() || nqn.len() > NQN_BYTES_MAX {
+                return Err(ClientError::BadNqn(nqn.clone()));
+            }
+        }
+        let config = options.host_config(options.admin_depth, ADMIN_IN_CAPSULE_BYTES);
+        let mut admin = QueuePair::open(options.addr, config, options.limit)?;
+        let cqe = fabrics_connect(&mut admin, &options, pool, 0, fabrics::CNTLID_DYNAMIC)?;
+        let [a, b, ..] = cqe.result.to_bytes();
+        let info = ControllerInfo {
+            cntlid: u16::from_le_bytes([a, b]),
+            cap: 0,
+            mdts_bytes: u32::MAX,
+            in_capsule_data_bytes: 0,
+            namespaces: 0,
+            identify: Vec::new(),
+        };
+        let mut client = Self { options, pool, admin, info };
+        client.enable()?;
+        client.identify_controller()?;
+        Ok(client)
+    }
+
+    /// What is known of the controller.
+    #[must_use]
+    pub fn info(&self) -> &ControllerInfo {
+        &self.info
+    }
+
+    /// The admin queue.
+    pub fn admin(&mut self) -> &mut QueuePair {
+        &mut self.admin
+    }
+
+    fn enable(&mut self) -> Result<(), ClientError> {
+        let limit = self.options.limit;
+        self.info.cap = self.property("Property Get CAP", fabrics::CAP, true)?;
+        self.set_property("Property Set CC", fabrics::CC, fabrics::CC_ENABLE)?;
+        let end = Instant::now() + limit;
+        while self.property("Property Get CSTS", fabrics::CSTS, false)? & 1 == 0 {
+            if Instant::now() >= end {
+                return Err(ClientError::TimedOut { what: "CSTS.RDY", limit });
+            }
+            std::thread::sleep(WAIT_STEP);
+        }
+        Ok(())
+    }
+
+    fn property(
+        &mut self,
+        what: &'static str,
+        offset: u32,
+        wide: bool,
+    ) -> Result<u64, ClientError> {
+        let done = self.admin_command(what, fabrics::property_get(offset, wide), Data::None)?;
+        Ok(done.cqe.result.get())
+    }
+
+    fn set_property(
+        &mut self,
+        what: &'static str,
+        offset: u32,
+        value: u64,
+    ) -> Result<(), ClientError> {
+        self.admin_command(what, fabrics::property_set(offset, value), Data::None).map(|_| ())
+    }
+
+    /// Executes an admin command; any status but success is an error.
+    ///
+    /// # Errors
+    /// If it fails or does not complete in time.
+    pub fn admin_command(
+        &mut self,
+        what: &'static str,
+        sqe: Sqe,
+        data: Data,
+    ) -> Result<HostCompletion, ClientError> {
+        successful(what, self.admin.execute(what, sqe, data, self.options.limit)?)
+    }
+
+    /// Executes an admin command that fills `len` bytes, e.g. Identify or Get Log Page.
+    ///
+    /// # Errors
+    /// As [`Client::admin_command`].
+    pub fn admin_read(
+        &mut self,
+        what: &'static str,
+        sqe: Sqe,
+        len: usize,
+    ) -> Result<Vec<u8>, ClientError> {
+        let buf = self.pool.get(len).ok_or(ClientError::NoBuffer(len))?;
+        let done = self.admin_command(what, sqe, Data::ToHost(buf))?;
+        Ok(done.buf.map_or_else(Vec::new, |buf| buf.as_slice().to_vec()))
+    }
+
+    fn identify_controller(&mut self) -> Result<(), ClientError> {
+        let sqe = fabrics::identify(fabrics::CNS_CONTROLLER, 0);
+        let data = self.admin_read("Identify Controller", sqe, fabrics::IDENTIFY_BYTES)?;
+        // CAP.MPSMIN (bits 51:48) is the unit of MDTS (byte 77): 2^(12 + MPSMIN).
+        let page_shift = 12 + u32::try_from(self.info.cap >> 48 & 0xf).expect("four bits");
+        if data[77] != 0 {
+            let shift = page_shift + u32::from(data[77]);
+            self.info.mdts_bytes = 1u32.checked_shl(shift).unwrap_or(u32::MAX);
+        }
+        // IOCCSZ (bytes 1792-1795): capsule with its 64-byte command, in units of 16 bytes.
+        let capsule = fabrics::field_u32(&data, 1792).saturating_mul(16);
+        self.info.in_capsule_data_bytes = capsule.saturating_sub(64);
+        self.info.namespaces = fabrics::field_u32(&data, 516);
+        self.info.identify = data;
+        Ok(())
+    }
+
+    /// Size and block size of a namespace.
+    ///
+    /// # Errors
+    /// As [`Client::admin_command`].
+    pub fn identify_namespace(&mut self, nsid: u32) -> Result<NamespaceInfo, ClientError> {
+        let sqe = fabrics::identify(fabrics::CNS_NAMESPACE, nsid);
+        let data = self.admin_read("Identify Namespace", sqe, fabrics::IDENTIFY_BYTES)?;
+        // FLBAS (byte 26) chooses among the LBA formats from byte 128; LBADS is bits 23:16.
+        let format = usize::from(data[26] & 0xf);
+        let shift = u32::from(data[128 + 4 * format + 2]);
+        Ok(NamespaceInfo {
+            blocks: fabrics::field_u64(&data, 0),
+            block_size_bytes: 1u32.checked_shl(shift).unwrap_or(0),
+        })
+    }
+
+    /// Asks for `queues` I/O queues and returns how many may be opened.
+    ///
+    /// # Errors
+    /// As [`Client::admin_command`].
+    pub fn request_queues(&mut self, queues: u16) -> Result<u16, ClientError> {
+        let sqe = fabrics::set_queue_count(queues.max(1));
+        let done = self.admin_command("Set Features Number of Queues", sqe, Data::None)?;
+        let [a, b, ..] = done.cqe.result.to_bytes();
+        Ok(u16::from_le_bytes([a, b]).saturating_add(1).min(queues))
+    }
+
+    /// Opens I/O queue `queue_id` (from 1) with `depth` entries.
+    ///
+    /// # Errors
+    /// If the controller refuses.
+    ///
+    /// # Panics
+    /// If `depth` is below 2, the smallest queue there is.
+    pub fn open_io_queue(&mut self, queue_id: u16, depth: u16) -> Result<QueuePair, ClientError> {
+        assert!(depth >= 2, "an I/O queue has two entries at least");
+        let config = self.options.host_config(depth, self.info.in_capsule_data_bytes);
+        let mut queue = QueuePair::open(self.options.addr, config, self.options.limit)?;
+        let options = ClientOptions { admin_depth: depth, ..self.options.clone() };
+        fabrics_connect(&mut queue, &options, self.pool, queue_id, self.info.cntlid)?;
+        Ok(queue)
+    }
+
+    /// Tells the controller that the host lives; due every half of the keep-alive timeout.
+    ///
+    /// # Errors
+    /// As [`Client::admin_command`].
+    pub fn keep_alive(&mut self) -> Result<(), ClientError> {
+        self.admin_command("Keep Alive", fabrics::keep_alive(), Data::None).map(|_| ())
+    }
+
+    /// Shuts the controller down and closes the admin queue. I/O queues are closed by dropping
+    /// them.
+    ///
+    /// # Errors
+    /// If the controller does not answer.
+    pub fn disconnect(mut self) -> Result<(), ClientError> {
+        let value = fabrics::CC_ENABLE | fabrics::CC_SHUTDOWN;
+        self.set_property("shutdown (Property Set CC)", fabrics::CC, value)
+    }
+}
+
+fn successful(what: &'static str, done: HostCompletion) -> Result<HostCompletion, ClientError> {
+    let status = done.status();
+    if status.is_success() { Ok(done) } else { Err(ClientError::Status { what, status }) }
+}
+
+/// Fabrics Connect on a new queue; its depth is `options.admin_depth`.
+fn fabrics_connect(
+    queue: &mut QueuePair,
+    options: &ClientOptions,
+    pool: BufPool,
+    queue_id: u16,
+    cntlid: u16,
+) -> Result<Cqe, ClientError> {
+    let len = fabrics::CONNECT_DATA_BYTES;
+    let mut buf = pool.get(len).ok_or(ClientError::NoBuffer(len))?;
+    fabrics::put_connect_data(
+        buf.as_mut_slice(),
+        options.host_id,
+        cntlid,
+        &options.subsystem_nqn,
+        &options.host_nqn,
+    );
+    let kato_ms = if queue_id == 0 { options.kato_ms } else { 0 };
+    let sqe = fabrics::connect(queue_id, options.admin_depth, options.no_flow_control, kato_ms);
+    let what = "Fabrics Connect";
+    let done = queue.execute(what, sqe, Data::ToController(buf), options.limit)?;
+    Ok(successful(what, done)?.cqe)
+}
