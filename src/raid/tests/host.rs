@@ -14,7 +14,9 @@ struct Block {
     /// The version that a read must return while the power stays on and no write is in flight;
     /// `None` when a write failed, so that any possible one may be there.
     latest: Option<u64>,
-    writes_in_flight: u32,
+    writes_in_flight: usize,
+    /// Versions taken off the front of `possible` so far: gives each a number for good.
+    dropped: usize,
 }
 
 struct Sent {
@@ -24,8 +26,8 @@ struct Sent {
     blocks: usize,
     version: u64,
     buf: Option<IoBuf>,
-    /// Flush: how many versions of each block were acknowledged when it was sent.
-    covered: HashMap<usize, u64>,
+    /// Flush: the number of the version of each block that was acknowledged when it was sent.
+    covered: HashMap<usize, usize>,
     /// Read: for each block, the versions that were possible while it was under way.
     allowed: Vec<Vec<u64>>,
 }
@@ -42,7 +44,7 @@ pub(super) struct Host {
 
 impl Host {
     pub(super) fn new(blocks: usize) -> Self {
-        let block = Block { possible: vec![0], latest: Some(0), writes_in_flight: 0 };
+        let block = Block { possible: vec![0], latest: Some(0), writes_in_flight: 0, dropped: 0 };
         Self {
             blocks: vec![block; blocks],
             sent: HashMap::new(),
@@ -126,9 +128,11 @@ impl Host {
             }
             IoOp::Flush => {
                 for (lba, block) in self.blocks.iter().enumerate() {
-                    if let (Some(latest), true) = (block.latest, block.possible.len() > 1) {
-                        sent.covered.insert(lba, latest);
-                    }
+                    // Zeroes may be there several times; those in flight are at the end.
+                    let ended = &block.possible[..block.possible.len() - block.writes_in_flight];
+                    let latest = block.latest.filter(|_| block.possible.len() > 1);
+                    let at = ended.iter().rposition(|&one| Some(one) == latest);
+                    sent.covered.extend(at.map(|at| (lba, block.dropped + at)));
                 }
             }
             _ => {
@@ -151,8 +155,8 @@ impl Host {
         match sent.op {
             IoOp::Read => self.read_done(&sent, status),
             IoOp::Flush if status.is_ok() => {
-                for (&lba, &version) in &sent.covered {
-                    self.promise(lba, version);
+                for (&lba, &number) in &sent.covered {
+                    self.promise(lba, number);
                 }
             }
             IoOp::Flush => {}
@@ -171,18 +175,19 @@ impl Host {
             block.writes_in_flight -= 1;
             block.latest = status.is_ok().then_some(sent.version);
             if status.is_ok() && sent.fua {
-                self.promise(lba, sent.version);
+                // A host does not overlap its writes, so this one is the last.
+                let number = block.dropped + block.possible.len() - 1;
+                self.promise(lba, number);
             }
         }
     }
 
-    /// `version` of the block survives a power cut: older ones can't come back.
-    fn promise(&mut self, lba: usize, version: u64) {
-        let possible = &mut self.blocks[lba].possible;
-        // Zeroes may have been written several times; the last time counts.
-        if let Some(at) = possible.iter().rposition(|&one| one == version) {
-            possible.drain(..at);
-        }
+    /// The version of that number survives a power cut: older ones can't come back.
+    fn promise(&mut self, lba: usize, number: usize) {
+        let block = &mut self.blocks[lba];
+        let count = number.saturating_sub(block.dropped);
+        block.possible.drain(..count);
+        block.dropped += count;
     }
 
     fn read_done(&mut self, sent: &Sent, status: IoStatus) {

@@ -1,6 +1,7 @@
 //! The array's machines under simulated members, cores and hosts.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod discard;
 mod host;
 mod world;
 
@@ -215,7 +216,8 @@ impl World {
                 let blocks = 1 + self.rng.below(blocks_max);
                 let core = self.rng.below(cores);
                 let fua = self.rng.one_in(2);
-                match self.rng.below(16) {
+                match self.rng.below(18) {
+                    16.. => self.discard_somewhere(core, fua),
                     0 => self.submit(core, IoOp::Flush, false, 0, 0),
                     1..6 => self.submit(core, IoOp::Read, false, lba, blocks),
                     _ if self.host.is_being_written(lba, blocks) => {}

@@ -107,6 +107,13 @@ pub(super) struct Running {
     pub(super) stopped: bool,
 }
 
+impl Running {
+    /// Member requests under way.
+    pub(super) fn in_flight(&self) -> impl Iterator<Item = &BdevIo> {
+        self.in_flight.iter().map(|(_, _, io)| io)
+    }
+}
+
 pub(super) struct World {
     pub(super) rng: Rng,
     pub(super) disks: Vec<Disk>,
@@ -135,7 +142,11 @@ fn options() -> ArrayOptions {
 
 fn bdevs(count: usize) -> Vec<CandidateBdev> {
     (0..count)
-        .map(|slot| CandidateBdev { bdev: BdevId(u16::try_from(slot).unwrap()), unmap: false })
+        // Some members free what is discarded.
+        .map(|slot| CandidateBdev {
+            bdev: BdevId(u16::try_from(slot).unwrap()),
+            unmap: slot % 2 == 1,
+        })
         .collect()
 }
 
