@@ -2,6 +2,7 @@
 
 use super::{ArrayConfig, BitmapConfig, MemberConfig};
 use crate::bdev::BdevId;
+use crate::bitmap::Infection;
 use crate::bitmap::state::safer_byte;
 use crate::md::{Assembly, BitmapError, BitmapPlan, Candidate, Creation, Slot};
 
@@ -123,6 +124,7 @@ fn config(
         owner_core: options.owner_core,
         daemon_sleep_s: options.daemon_sleep_s,
         barrier_idle_s: options.barrier_idle_s,
+        infection: Infection::default(),
         members,
         bitmap,
     }

@@ -21,7 +21,9 @@ impl Channel {
         }
         if let Some(map) = &self.shared.map {
             let chunks = self.shared.chunks(range.lba, range.blocks);
-            if !chunks.clone().all(|chunk| map.enter(chunk)) {
+            let (first, last) = (*chunks.start(), *chunks.end());
+            // Almost every write lies in one chunk: no loop for it.
+            if !map.enter(first) || (first != last && !map.enter_all(first + 1..=last)) {
                 return self.ask_to_open(op, &chunks, out);
             }
         }

@@ -124,9 +124,11 @@ impl Owner {
             BitmapConfig::None { .. } => None,
             BitmapConfig::Lockless { superblock, states, stale, rewrite } => {
                 let lbas = bitmap_lbas(config)?;
-                let mut keeper =
-                    BitmapKeeper::new(superblock.clone(), states.len(), block, lbas, cores, &pool)
-                        .ok_or_else(no_buffers)?;
+                let mut header = superblock.clone();
+                header.daemon_sleep_s = config.daemon_sleep_s;
+                let mut keeper = BitmapKeeper::new(header, states.len(), block, lbas, cores, &pool)
+                    .ok_or_else(no_buffers)?;
+                keeper.set_infection(config.infection);
                 if *stale || *rewrite {
                     keeper.rewrite_all();
                 }

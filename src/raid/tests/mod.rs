@@ -3,6 +3,7 @@
 
 mod discard;
 mod host;
+mod infection;
 mod world;
 
 use world::{BLOCK, World};
