@@ -53,5 +53,5 @@ pub mod state;
 
 pub use infection::Infection;
 pub use ledger::Ledger;
-pub use map::ChunkMap;
+pub use map::{Advise, ChunkMap};
 pub use state::{Action, ChunkState};

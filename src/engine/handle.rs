@@ -17,6 +17,7 @@ use crate::bdev::{BdevId, Device, Geometry, IoOp, IoStatus};
 use crate::limits::{BDEVS_MAX, IO_SIZE_BYTES_MAX};
 use crate::observe::counter::CoreCounters;
 use crate::raid::{self, ArrayConfig, ArrayStatus, Knobs};
+use crate::reactor::dma::prefer_hugepages;
 use crate::reactor::idle::IdlePolicy;
 use crate::reactor::mesh::{self, Port, RING_MESSAGES};
 use crate::reactor::{self, ReactorConfig, StartError};
@@ -272,7 +273,7 @@ impl EngineHandle {
         assert!(owner < self.cores(), "the owner is one of the cores");
         let geometry = self.array_geometry(&config);
         let bdev = self.new_bdev(Known { geometry, owner_core: Some(owner) })?;
-        let shared = match raid::prepare(&config, bdev) {
+        let shared = match raid::prepare_in(&config, bdev, &prefer_hugepages) {
             Ok(shared) => shared,
             Err(text) => {
                 self.bdevs[usize::from(bdev.0)] = None;

@@ -40,7 +40,7 @@ mod tests;
 use std::sync::Arc;
 
 use crate::bdev::BdevId;
-use crate::bitmap::{ChunkMap, ChunkState, Infection};
+use crate::bitmap::{Advise, ChunkMap, ChunkState, Infection};
 use crate::limits::{IO_SIZE_BYTES_MAX, MEMBERS_MAX};
 use crate::md::{BitmapSuperblock, Superblock};
 
@@ -224,5 +224,17 @@ fn slot_from(index: u32) -> MemberSlot {
 /// # Errors
 /// A sentence for the operator when the configuration can't be an array.
 pub fn prepare(config: &ArrayConfig, bdev: BdevId) -> Result<Arc<Shared>, String> {
-    owner_start::shared(config, bdev).map(Arc::new)
+    prepare_in(config, bdev, &|_, _| {})
+}
+
+/// As [`prepare`]; `advise` is told of the chunk map's memory before it is used.
+///
+/// # Errors
+/// A sentence for the operator when the configuration can't be an array.
+pub fn prepare_in(
+    config: &ArrayConfig,
+    bdev: BdevId,
+    advise: Advise<'_>,
+) -> Result<Arc<Shared>, String> {
+    owner_start::shared(config, bdev, advise).map(Arc::new)
 }

@@ -10,7 +10,6 @@ use super::owner::{Life, MemberRequest, Owner, OwnerOp};
 use super::owner_zero::{ZERO_JOBS, ZeroJob};
 use super::{CHANNEL_OPS_MAX, MemberSlot, bit, slots};
 use crate::bdev::{IoOp, IoStatus};
-use crate::bitmap::infection::Infector;
 use crate::bitmap::ledger::{HEADER_SIZE_BYTES, Urgency};
 use crate::bitmap::{Action, ChunkState, Infection, Ledger, state};
 use crate::md::BitmapSuperblock;
@@ -50,7 +49,7 @@ pub(super) struct Waiter {
 pub(super) struct BitmapKeeper {
     pub(super) ledger: Ledger,
     header: BitmapSuperblock,
-    infector: Infector,
+    infection: Infection,
     /// Block of a member where the bitmap begins, by slot; 0 for an absent member.
     lbas: Vec<u64>,
     flushes: Vec<Flush>,
@@ -89,7 +88,7 @@ impl BitmapKeeper {
             .collect::<Option<_>>()?;
         Some(Self {
             queues: vec![NONE; ledger.units() + 2],
-            infector: Infector::new(Infection::default(), ledger.units()),
+            infection: Infection::default(),
             ledger,
             header,
             lbas,
@@ -120,16 +119,11 @@ impl BitmapKeeper {
     }
 
     pub(super) fn set_infection(&mut self, policy: Infection) {
-        self.infector.set_policy(policy);
+        self.infection = policy;
     }
 
     pub(super) fn infection(&self) -> Infection {
-        self.infector.policy()
-    }
-
-    /// A pass of the daemon begins.
-    pub(super) fn cool(&mut self) {
-        self.infector.cool();
+        self.infection
     }
 
     pub(super) fn daemon_sleep_s(&self) -> u32 {
@@ -294,16 +288,14 @@ impl Owner {
         if next != ChunkState::Dirty || bitmap.infection() == Infection::Off {
             return;
         }
-        let unit = bitmap.ledger.unit_of(chunk);
-        let chunks = bitmap.ledger.chunks_of(unit);
-        let has_other = || {
-            let is_other = |other: usize| {
-                other != chunk
-                    && matches!(map.state(other), ChunkState::Dirty | ChunkState::NeedSync)
-            };
-            chunks.clone().any(is_other)
+        let chunks = bitmap.ledger.chunks_of(bitmap.ledger.unit_of(chunk));
+        let is_dirty = |other: usize| {
+            matches!(
+                map.state(other),
+                ChunkState::Dirty | ChunkState::NeedSync | ChunkState::Syncing
+            )
         };
-        for other in bitmap.infector.spread(unit, chunks.clone(), chunk, has_other) {
+        for other in bitmap.infection.spread(chunks, chunk, is_dirty) {
             if map.state(other) == ChunkState::Clean {
                 map.change(other, ChunkState::Dirty);
             }

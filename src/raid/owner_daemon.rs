@@ -146,9 +146,6 @@ impl Owner {
             // What is Dirty is what an absent member must get: nothing may be cleared.
             return self.arm_daemon(out);
         }
-        if let Some(bitmap) = &mut self.bitmap {
-            bitmap.cool();
-        }
         self.daemon.set_state(DaemonState::Marking { next: 0, marked: 0 });
     }
 
