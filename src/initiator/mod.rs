@@ -5,11 +5,11 @@
 //! - `client`: connections over `std::net::TcpStream`, polled; brings a controller up and opens its
 //!   I/O queues. `fabrics` holds the commands it needs for that.
 
-//CLIENT pub mod client;
+pub mod client;
 mod conn;
 mod conn_recv;
 mod conn_send;
-//CLIENT mod fabrics;
+mod fabrics;
 
-//CLIENT pub use client::{Client, ClientError, ClientOptions, ControllerInfo, NamespaceInfo, QueuePair};
+pub use client::{Client, ClientError, ClientOptions, ControllerInfo, NamespaceInfo, QueuePair};
 pub use conn::{Data, HOST_QUEUE_DEPTH_MAX, HostCompletion, HostConfig, HostConnection, HostPhase};
