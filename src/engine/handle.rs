@@ -1,10 +1,33 @@
 //! What the control plane sees of the engine: every call blocks until all cores concerned have
 //! acted, and returns a plain result.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-use crate::bdev::{BdevId, Geometry, IoStatus};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use thiserror::Error;
+
+use super::message::{Answer, Ask, Message};
+use super::shard::Shard;
+use super::workload::Workload;
+use crate::bdev::{BdevId, Device, Geometry, IoOp, IoStatus};
+use crate::limits::{BDEVS_MAX, IO_SIZE_BYTES_MAX};
+use crate::observe::counter::CoreCounters;
+use crate::raid::{self, ArrayConfig, ArrayStatus};
+use crate::reactor::idle::IdlePolicy;
+use crate::reactor::mesh::{self, Port, RING_MESSAGES};
+use crate::reactor::{self, ReactorConfig, StartError};
+use crate::target::subsystem::SubsystemTable;
+use uuid::Uuid;
+
+/// Connections that may wait to be accepted.
+const LISTEN_BACKLOG: i32 = 1024;
+
+/// How long a core may take to answer before the operator is told that it has not.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How the engine runs; from the configuration file.
 #[derive(Debug, Clone)]
@@ -17,75 +40,420 @@ pub struct EngineConfig {
     pub buffer_counts: [usize; 3],
 }
 
+/// Why the engine could not do something. Each text is a whole sentence.
+#[derive(Debug, Error)]
+pub enum EngineError {
+    /// A core could not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The kernel refused something.
+    #[error("{what}: {source}")]
+    Os {
+        /// What was tried.
+        what: String,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
+    /// A core refused.
+    #[error("{0}")]
+    Refused(String),
+    /// A request to a bdev failed.
+    #[error("{what} failed: {status:?}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// How it ended.
+        status: IoStatus,
+    },
+    /// The table of bdevs is full.
+    #[error("there are {BDEVS_MAX} bdevs already, which is the limit")]
+    TooManyBdevs,
+}
+
+/// What the handle remembers of a bdev.
+#[derive(Debug)]
+struct Known {
+    geometry: Geometry,
+    /// Core that owns it, for an array.
+    owner_core: Option<usize>,
+}
+
 /// The running engine. Owned by the control thread.
 #[derive(Debug)]
-pub struct EngineHandle {}
+pub struct EngineHandle {
+    port: Port<Message>,
+    threads: Vec<JoinHandle<()>>,
+    counters: Vec<Arc<CoreCounters>>,
+    bdevs: Vec<Option<Known>>,
+}
 
-#[allow(missing_docs, clippy::unused_self)]
 impl EngineHandle {
     /// Starts the reactors.
-    pub fn start(_config: EngineConfig) -> std::io::Result<Self> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// A sentence for the operator. Nothing runs then.
+    pub fn start(config: &EngineConfig) -> Result<Self, EngineError> {
+        assert!(!config.cores.is_empty(), "a target has at least one core");
+        let mut ports = mesh::mesh(config.cores.len(), RING_MESSAGES)
+            .map_err(|source| EngineError::Os { what: "creating eventfds".to_owned(), source })?;
+        let port = ports.pop().expect("the control endpoint is the last");
+        let mut handle = Self {
+            port,
+            threads: Vec::new(),
+            counters: Vec::new(),
+            bdevs: (0..BDEVS_MAX).map(|_| None).collect(),
+        };
+        for (&cpu, port) in config.cores.iter().zip(ports) {
+            let reactor = ReactorConfig {
+                cpu: Some(cpu),
+                idle: IdlePolicy { poll_always: config.poll_always, ..IdlePolicy::default() },
+                buffer_counts: config.buffer_counts,
+            };
+            let counters = Arc::new(CoreCounters::default());
+            match reactor::spawn(reactor, port, counters.clone(), |_| Shard::new()) {
+                Ok(thread) => handle.threads.push(thread),
+                Err(error) => {
+                    handle.exit();
+                    return Err(error.into());
+                }
+            }
+            handle.counters.push(counters);
+        }
+        Ok(handle)
+    }
+
+    /// Number of cores.
+    #[must_use]
+    pub fn cores(&self) -> usize {
+        self.threads.len()
+    }
+
+    /// What each core has done.
+    #[must_use]
+    pub fn counters(&self) -> &[Arc<CoreCounters>] {
+        &self.counters
+    }
+
+    fn ask(&mut self, core: usize, ask: Ask) {
+        self.port.post(core, Message::Ask(Box::new(ask)));
+    }
+
+    /// The next answer of a core. A core that takes long is reported, and waited for.
+    fn answer(&mut self) -> Answer {
+        loop {
+            match self.port.receive_blocking(PATIENCE) {
+                Some((_, Message::Answer(answer))) => return *answer,
+                Some((from, message)) => {
+                    unreachable!("core {from} sent {message:?} to the control plane")
+                }
+                None => {
+                    // A panic on a reactor aborts the process, so the thread is there.
+                    tracing::warn!(
+                        "a core has not answered for {} s: a bdev may be stuck. Waiting on",
+                        PATIENCE.as_secs()
+                    );
+                }
+            }
+        }
+    }
+
+    fn ask_one(&mut self, core: usize, ask: Ask) -> Answer {
+        self.ask(core, ask);
+        self.answer()
+    }
+
+    /// Asks every core the same and waits for all; the first failure counts.
+    fn ask_all(&mut self, mut make: impl FnMut() -> Ask) -> Result<(), EngineError> {
+        for core in 0..self.cores() {
+            self.ask(core, make());
+        }
+        let mut result = Ok(());
+        for _ in 0..self.cores() {
+            match self.answer() {
+                Answer::Done => {}
+                Answer::Failed(text) => result = Err(EngineError::Refused(text)),
+                answer => unreachable!("{answer:?} answers nothing that all cores are asked"),
+            }
+        }
+        result
+    }
+
+    fn new_bdev(&mut self, known: Known) -> Result<BdevId, EngineError> {
+        let free = self.bdevs.iter().position(Option::is_none);
+        let index = free.ok_or(EngineError::TooManyBdevs)?;
+        self.bdevs[index] = Some(known);
+        Ok(BdevId(u16::try_from(index).expect("bounded by BDEVS_MAX")))
+    }
+
+    fn known(&self, bdev: BdevId) -> Result<&Known, EngineError> {
+        self.bdevs[usize::from(bdev.0)]
+            .as_ref()
+            .ok_or_else(|| EngineError::Refused(format!("there is no bdev {}", bdev.0)))
     }
 
     /// Opens a channel of `device` on every core.
-    pub fn add_bdev(&mut self, _device: crate::bdev::Device) -> BdevId {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// If a core can't open it, or there are too many bdevs.
+    pub fn add_bdev(&mut self, device: &Device) -> Result<BdevId, EngineError> {
+        let bdev =
+            self.new_bdev(Known { geometry: device.geometry().clone(), owner_core: None })?;
+        if let Err(error) = self.ask_all(|| Ask::OpenDevice(bdev, device.clone())) {
+            self.remove_bdev(bdev);
+            return Err(error);
+        }
+        Ok(bdev)
     }
 
-    /// Closes the bdev's channels once their requests have ended.
-    pub fn remove_bdev(&mut self, _bdev: BdevId) -> Result<(), IoStatus> {
-        unimplemented!()
+    /// Closes the bdev's channels once their requests have ended. No array, filter or namespace
+    /// may use it any more. An array is to be stopped first.
+    pub fn remove_bdev(&mut self, bdev: BdevId) {
+        self.ask_all(|| Ask::CloseBdev(bdev)).expect("closing is never refused");
+        self.bdevs[usize::from(bdev.0)] = None;
+    }
+
+    fn io(
+        &mut self,
+        bdev: BdevId,
+        op: IoOp,
+        lba: u64,
+        blocks: u32,
+        data: Vec<u8>,
+    ) -> Result<Vec<u8>, EngineError> {
+        let name = self.known(bdev)?.geometry.name.clone();
+        match self.ask_one(0, Ask::Io { bdev, op, lba, blocks, data }) {
+            Answer::Io(Ok(data)) => Ok(data),
+            Answer::Io(Err(status)) => {
+                let what = format!("bdev {name}: {op:?} of {blocks} blocks at {lba}");
+                Err(EngineError::Io { what, status })
+            }
+            answer => unreachable!("{answer:?} does not answer a request"),
+        }
     }
 
     /// Reads blocks through the bdev's channel on the first core (control-plane use only).
-    pub fn read(&mut self, _bdev: BdevId, _lba: u64, _blocks: u32) -> Result<Vec<u8>, IoStatus> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// If the bdev fails the read.
+    pub fn read(&mut self, bdev: BdevId, lba: u64, blocks: u32) -> Result<Vec<u8>, EngineError> {
+        let block = self.known(bdev)?.geometry.block_size_bytes;
+        let per_request = u32::try_from(IO_SIZE_BYTES_MAX).expect("a small constant") / block;
+        let mut data = Vec::with_capacity(blocks as usize * block as usize);
+        let mut done = 0;
+        while done < blocks {
+            let piece = (blocks - done).min(per_request);
+            let room = vec![0; piece as usize * block as usize];
+            data.extend(self.io(bdev, IoOp::Read, lba + u64::from(done), piece, room)?);
+            done += piece;
+        }
+        Ok(data)
     }
 
     /// Writes blocks durably (FUA) through the bdev's channel on the first core.
-    pub fn write(&mut self, _bdev: BdevId, _lba: u64, _data: &[u8]) -> Result<(), IoStatus> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// If the bdev fails the write.
+    ///
+    /// # Panics
+    /// If the data are not whole blocks.
+    pub fn write(&mut self, bdev: BdevId, lba: u64, data: &[u8]) -> Result<(), EngineError> {
+        let block = self.known(bdev)?.geometry.block_size_bytes as usize;
+        assert!(data.len().is_multiple_of(block), "data must be whole blocks");
+        let mut lba = lba;
+        for piece in data.chunks(IO_SIZE_BYTES_MAX) {
+            let blocks = u32::try_from(piece.len() / block).expect("a piece fits a buffer");
+            self.io(bdev, IoOp::Write, lba, blocks, piece.to_vec())?;
+            lba += u64::from(blocks);
+        }
+        Ok(())
     }
 
-    /// Starts an assembled or newly created array; its owner and channels go to the cores.
-    pub fn start_array(&mut self, _config: crate::raid::ArrayConfig) -> Result<BdevId, IoStatus> {
-        unimplemented!()
+    /// Starts an assembled or newly created array; its owner and channels go to the cores. When
+    /// this returns the members durably say that the array is in use.
+    ///
+    /// # Errors
+    /// A sentence for the operator; nothing of the array is left on the cores then.
+    pub fn start_array(&mut self, config: ArrayConfig, uuid: Uuid) -> Result<BdevId, EngineError> {
+        let owner = usize::from(config.owner_core);
+        assert!(owner < self.cores(), "the owner is one of the cores");
+        let geometry = self.array_geometry(&config, uuid)?;
+        let bdev = self.new_bdev(Known { geometry, owner_core: Some(owner) })?;
+        let shared = match raid::prepare(&config, bdev) {
+            Ok(shared) => shared,
+            Err(text) => {
+                self.bdevs[usize::from(bdev.0)] = None;
+                return Err(EngineError::Refused(text));
+            }
+        };
+        let block = u64::from(config.block_size_bytes);
+        let known = self.bdevs[usize::from(bdev.0)].as_mut().expect("just made");
+        known.geometry.blocks = shared.blocks;
+        debug_assert!(block > 0);
+        let config = Arc::new(config);
+        let (c, s) = (config.clone(), shared.clone());
+        self.ask_all(|| Ask::OpenArray { bdev, config: c.clone(), shared: s.clone() })?;
+        let name = config.name.clone();
+        let error = match self.ask_one(owner, Ask::StartArray { bdev, config, shared }) {
+            Answer::Array(Ok(())) => return Ok(bdev),
+            Answer::Array(Err(status)) => {
+                let what = format!("array {name}: writing its metadata to the members");
+                EngineError::Io { what, status }
+            }
+            Answer::Failed(text) => EngineError::Refused(text),
+            answer => unreachable!("{answer:?} does not answer the start of an array"),
+        };
+        self.remove_bdev(bdev);
+        Err(error)
     }
 
-    /// Stops an array cleanly: in-flight requests end, bitmap and superblocks say "clean".
-    pub fn stop_array(&mut self, _bdev: BdevId) -> Result<(), IoStatus> {
-        unimplemented!()
+    fn array_geometry(&self, config: &ArrayConfig, uuid: Uuid) -> Result<Geometry, EngineError> {
+        let mut geometry = Geometry {
+            name: config.name.clone(),
+            product_name: "Raid Volume",
+            uuid,
+            block_size_bytes: config.block_size_bytes,
+            blocks: 0,
+            optimal_io_blocks: 0,
+            volatile_write_cache: false,
+            // Members that can't free space are written with zeroes: the range reads as zeroes.
+            unmap: false,
+        };
+        for member in config.members.iter().flatten() {
+            let known = &self.known(member.bdev)?.geometry;
+            geometry.volatile_write_cache |= known.volatile_write_cache;
+            geometry.unmap |= known.unmap;
+        }
+        Ok(geometry)
+    }
+
+    /// Stops an array cleanly: in-flight requests end, bitmap and superblocks say "clean"; then
+    /// its channels are closed.
+    ///
+    /// # Errors
+    /// If the members could not be told that the array is clean: the next start will resync.
+    pub fn stop_array(&mut self, bdev: BdevId) -> Result<(), EngineError> {
+        let known = self.known(bdev)?;
+        let what = format!("array {}: writing its metadata while stopping", known.geometry.name);
+        let owner = known.owner_core.expect("only arrays are stopped");
+        let answer = self.ask_one(owner, Ask::StopArray(bdev));
+        self.remove_bdev(bdev);
+        match answer {
+            Answer::Array(result) => result.map_err(|status| EngineError::Io { what, status }),
+            answer => unreachable!("{answer:?} does not answer the stop of an array"),
+        }
     }
 
     /// State of an array as its owner sees it now.
-    pub fn array_status(&mut self, _bdev: BdevId) -> Result<crate::raid::ArrayStatus, IoStatus> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// If there is no such array.
+    pub fn array_status(&mut self, bdev: BdevId) -> Result<ArrayStatus, EngineError> {
+        let owner = self.known(bdev)?.owner_core.unwrap_or(0);
+        match self.ask_one(owner, Ask::ArrayStatus(bdev)) {
+            Answer::Status(status) => Ok(*status),
+            Answer::Failed(text) => Err(EngineError::Refused(text)),
+            answer => unreachable!("{answer:?} does not answer the state of an array"),
+        }
     }
 
     /// Fixed properties of a bdev.
-    pub fn geometry(&self, _bdev: BdevId) -> Option<&Geometry> {
-        unimplemented!()
+    #[must_use]
+    pub fn geometry(&self, bdev: BdevId) -> Option<&Geometry> {
+        self.bdevs[usize::from(bdev.0)].as_ref().map(|known| &known.geometry)
     }
 
     /// Gives every core the new table of subsystems, hosts and namespaces; connected controllers
     /// learn of changed namespaces.
-    pub fn publish(&mut self, _table: Arc<crate::target::subsystem::SubsystemTable>) {
-        unimplemented!()
+    pub fn publish(&mut self, table: &Arc<SubsystemTable>) {
+        self.ask_all(|| Ask::Publish(table.clone())).expect("a table is never refused");
     }
 
     /// Listens for NVMe/TCP connections.
-    pub fn listen(&mut self, _address: SocketAddr) -> std::io::Result<()> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// The kernel's, such as "address in use".
+    pub fn listen(&mut self, address: SocketAddr) -> Result<(), EngineError> {
+        let listener = listener(address).map_err(|source| EngineError::Os {
+            what: format!("listening on {address}"),
+            source,
+        })?;
+        match self.ask_one(0, Ask::Listen(listener, address)) {
+            Answer::Done => Ok(()),
+            answer => unreachable!("{answer:?} does not answer a listen"),
+        }
     }
 
     /// Stops listening; connections that exist stay.
-    pub fn unlisten(&mut self, _address: SocketAddr) {
-        unimplemented!()
+    pub fn unlisten(&mut self, address: SocketAddr) {
+        let answer = self.ask_one(0, Ask::Unlisten(address));
+        assert!(matches!(answer, Answer::Done), "{answer:?} does not answer an unlisten");
     }
 
-    /// Ends all connections, stops arrays cleanly and joins the reactors.
-    pub fn stop(self) {
-        unimplemented!()
+    /// Connections of all cores, and those of them that are I/O queues.
+    pub fn connections(&mut self) -> (usize, usize) {
+        (0..self.cores()).fold((0, 0), |(all, queues), core| {
+            match self.ask_one(core, Ask::Connections) {
+                Answer::Connections(a, q) => (all + a, queues + q),
+                answer => unreachable!("{answer:?} does not answer a count"),
+            }
+        })
     }
+
+    /// Ends all connections.
+    pub fn close_connections(&mut self) {
+        self.ask_all(|| Ask::CloseConnections).expect("closing is never refused");
+    }
+
+    /// Runs programs, each on its core, until all are finished; returns what each gave back, in
+    /// the order in which they finished. Nothing else may be asked meanwhile.
+    pub fn run_workloads(
+        &mut self,
+        workloads: Vec<(usize, Box<dyn Workload>)>,
+    ) -> Vec<Box<dyn std::any::Any + Send>> {
+        let count = workloads.len();
+        for (core, workload) in workloads {
+            self.ask(core, Ask::Run(workload));
+        }
+        let mut results = Vec::with_capacity(count);
+        while results.len() < count {
+            match self.port.receive_blocking(PATIENCE) {
+                Some((_, Message::Answer(answer))) => match *answer {
+                    Answer::Finished(result) => results.push(result),
+                    answer => unreachable!("{answer:?} does not end a program"),
+                },
+                Some((from, message)) => {
+                    unreachable!("core {from} sent {message:?} to the control plane")
+                }
+                None => {}
+            }
+        }
+        results
+    }
+
+    /// Ends all connections and joins the reactors. Arrays are to be stopped before.
+    pub fn stop(mut self) {
+        self.close_connections();
+        self.exit();
+    }
+
+    fn exit(&mut self) {
+        for core in 0..self.threads.len() {
+            let answer = self.ask_one(core, Ask::Exit);
+            assert!(matches!(answer, Answer::Done), "{answer:?} does not answer an exit");
+        }
+        for thread in self.threads.drain(..) {
+            thread.join().expect("a reactor does not panic");
+        }
+    }
+}
+
+/// A listening socket that a restarted target can bind again at once.
+fn listener(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket: OwnedFd =
+        rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, LISTEN_BACKLOG)?;
+    Ok(TcpListener::from(socket))
 }

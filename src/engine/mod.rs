@@ -1,4 +1,25 @@
 //! One core's worth of product: ties the stations of a core to its reactor, and gives the control
 //! plane a handle on all cores.
+//!
+//! - `shard`: what a core runs; takes events from the reactor and carries work between stations.
+//! - `channels`: the core's table of bdevs and arrays.
+//! - `arrays`: carries an array's mail between its channels and its owner.
+//! - `socket`: the only file that sees a connection's descriptor.
+//! - `queue`: commands of a connection meet their controller and their bdev.
+//! - `connect`: Fabrics Connect across cores, and what ends with a connection.
+//! - `message`: what cores and the control plane tell each other.
+//! - `control_port`: the control plane's requests on a core.
+//! - `handle`: the control plane's side of it.
 
+mod arrays;
+mod channels;
+mod connect;
+mod control_port;
 pub mod handle;
+mod message;
+mod queue;
+mod shard;
+mod socket;
+pub mod workload;
+
+pub use handle::{EngineConfig, EngineError, EngineHandle};

@@ -220,6 +220,12 @@ impl Controller {
         }
     }
 
+    /// The connection is ending: every held Asynchronous Event Request ends with it, see
+    /// [`Controller::next_async_event`].
+    pub fn abort_async_events(&mut self) {
+        self.events.abort_held();
+    }
+
     /// The next held Asynchronous Event Request that ends. To be asked after every
     /// [`Controller::admin`] and [`Controller::table_changed`], until `None`.
     pub fn next_async_event(&mut self) -> Option<AsyncCompletion> {

@@ -236,3 +236,6 @@ pub fn status_of(op: IoOp, status: IoStatus) -> Status {
         IoStatus::Removed => Status::NAMESPACE_NOT_READY.dnr(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,10 +4,12 @@
 //! all cores. A published table never changes: the data path reads it without a lock, and a
 //! connection keeps the [`Subsystem`] it was admitted to until it is given the newer one.
 
-pub mod nqn;
-pub mod table;
+mod entry;
+mod error;
+mod nqn;
+mod table;
 
+pub use entry::{Namespace, Subsystem, SubsystemKind};
+pub use error::{CNTLID_MAX, HOSTS_MAX, LISTENERS_MAX, TableError};
 pub use nqn::{Nqn, NqnError};
-pub use table::{
-    Namespace, NamespaceSpec, Subsystem, SubsystemKind, SubsystemSpec, SubsystemTable, TableError,
-};
+pub use table::{NamespaceSpec, SubsystemSpec, SubsystemTable};

@@ -1,85 +1,18 @@
 //! The table of subsystems, and the changes control makes to it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::nqn::{Nqn, NqnError};
+use super::entry::{Namespace, Subsystem, SubsystemKind};
+use super::error::{CNTLID_MAX, HOSTS_MAX, LISTENERS_MAX, TableError};
+use super::nqn::Nqn;
 use crate::bdev::{BdevId, Geometry};
 use crate::limits::{NAMESPACES_MAX, SUBSYSTEMS_MAX};
 
-/// Hosts that one subsystem can name.
-pub const HOSTS_MAX: usize = 1024;
-
-/// Addresses that one subsystem can listen on.
-pub const LISTENERS_MAX: usize = 64;
-
-/// Controller ids that a subsystem may hand out (Base 2.1, section 3.1.1; 0 and FFF0h up are
-/// reserved).
-pub const CNTLID_MAX: u16 = 0xffef;
-
 /// Namespaces of a subsystem when the operator does not say.
 const MAX_NAMESPACES_DEFAULT: u32 = 32;
-
-/// Why a change was refused. The table is then as it was.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs)]
-pub enum TableError {
-    #[error("\"{name}\" is not a valid NQN: {reason}")]
-    BadNqn { name: String, reason: NqnError },
-    #[error("subsystem {0} exists already")]
-    SubsystemExists(String),
-    #[error("there is no subsystem {0}")]
-    NoSubsystem(String),
-    #[error("the target is full: it holds {SUBSYSTEMS_MAX} subsystems")]
-    TooManySubsystems,
-    #[error("the discovery subsystem is built in: it cannot be deleted and has no namespaces")]
-    Discovery,
-    #[error("serial number \"{0}\" must be 1 to 20 printable ASCII characters")]
-    BadSerial(String),
-    #[error("model number \"{0}\" must be 1 to 40 printable ASCII characters")]
-    BadModel(String),
-    #[error("max_namespaces must be 1 to {NAMESPACES_MAX}, not {0}")]
-    BadMaxNamespaces(u32),
-    #[error("controller ids {min} to {max} are no range within 1 to {CNTLID_MAX}")]
-    BadCntlidRange { min: u16, max: u16 },
-    #[error("namespace id {nsid} is not in 1 to {max} (the subsystem's max_namespaces)")]
-    BadNsid { nsid: u32, max: u32 },
-    #[error("namespace {nsid} of {nqn} exists already")]
-    NamespaceExists { nqn: String, nsid: u32 },
-    #[error("subsystem {nqn} has no namespace {nsid}")]
-    NoNamespace { nqn: String, nsid: u32 },
-    #[error("all {max} namespace ids of subsystem {nqn} are in use")]
-    NamespacesFull { nqn: String, max: u32 },
-    #[error("bdev {bdev} is exported already, as namespace {nsid} of {nqn}")]
-    BdevInUse { bdev: String, nqn: String, nsid: u32 },
-    #[error("bdev {bdev} has blocks of {bytes} bytes; a namespace can have 512 or 4096")]
-    BadBlockSize { bdev: String, bytes: u32 },
-    #[error("bdev {0} has no blocks")]
-    EmptyBdev(String),
-    #[error("subsystem {nqn} listens on {address} already")]
-    ListenerExists { nqn: String, address: SocketAddr },
-    #[error("subsystem {nqn} does not listen on {address}")]
-    NoListener { nqn: String, address: SocketAddr },
-    #[error("subsystem {0} has {LISTENERS_MAX} listeners, the maximum")]
-    TooManyListeners(String),
-    #[error("host {host} is allowed in {nqn} already")]
-    HostExists { nqn: String, host: String },
-    #[error("subsystem {nqn} does not know host {host}")]
-    NoHost { nqn: String, host: String },
-    #[error("subsystem {0} has {HOSTS_MAX} hosts, the maximum")]
-    TooManyHosts(String),
-}
-
-/// What a subsystem is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum SubsystemKind {
-    /// It has namespaces.
-    Nvm,
-    /// It tells hosts which subsystems there are.
-    Discovery,
-}
 
 /// A subsystem to be created.
 #[derive(Debug, Clone)]
@@ -131,160 +64,6 @@ pub struct NamespaceSpec<'a> {
     pub nguid: Option<[u8; 16]>,
     /// EUI-64 that hosts see.
     pub eui64: Option<[u8; 8]>,
-}
-
-/// A namespace: everything that the data path and Identify need, copied from the bdev.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Namespace {
-    /// Namespace id.
-    pub nsid: u32,
-    /// The bdev behind it.
-    pub bdev: BdevId,
-    /// Logical block size as a power of two: 9 or 12.
-    pub block_shift: u8,
-    /// Size in logical blocks.
-    pub blocks: u64,
-    /// UUID.
-    pub uuid: Uuid,
-    /// NGUID; zero: none.
-    pub nguid: [u8; 16],
-    /// EUI-64; zero: none.
-    pub eui64: [u8; 8],
-    /// Completed writes may be lost at power loss until a flush.
-    pub volatile_write_cache: bool,
-    /// Deallocation frees space and makes the range read as zeroes.
-    pub unmap: bool,
-    /// Preferred I/O size in logical blocks; 0: none.
-    pub optimal_io_blocks: u32,
-}
-
-impl Namespace {
-    /// Logical block size in bytes.
-    #[must_use]
-    pub fn block_size_bytes(&self) -> u32 {
-        1 << self.block_shift
-    }
-
-    /// Whether `lba..lba + blocks` lies inside the namespace.
-    #[must_use]
-    pub fn contains(&self, lba: u64, blocks: u32) -> bool {
-        lba.checked_add(u64::from(blocks)).is_some_and(|end| end <= self.blocks)
-    }
-}
-
-/// One subsystem as hosts see it. Immutable once published.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Subsystem {
-    uid: u64,
-    kind: SubsystemKind,
-    nqn: Nqn,
-    serial: String,
-    model: String,
-    allow_any_host: bool,
-    hosts: Vec<Nqn>,
-    /// Index: NSID - 1. As long as `max_namespaces`.
-    namespaces: Vec<Option<Namespace>>,
-    listeners: Vec<SocketAddr>,
-    min_cntlid: u16,
-    max_cntlid: u16,
-}
-
-impl Subsystem {
-    /// Names this subsystem for ever: one that is deleted and created again has another.
-    #[must_use]
-    pub fn uid(&self) -> u64 {
-        self.uid
-    }
-
-    /// What it is for.
-    #[must_use]
-    pub fn kind(&self) -> SubsystemKind {
-        self.kind
-    }
-
-    /// Name.
-    #[must_use]
-    pub fn nqn(&self) -> &Nqn {
-        &self.nqn
-    }
-
-    /// Serial number.
-    #[must_use]
-    pub fn serial(&self) -> &str {
-        &self.serial
-    }
-
-    /// Model number.
-    #[must_use]
-    pub fn model(&self) -> &str {
-        &self.model
-    }
-
-    /// Whether every host may connect.
-    #[must_use]
-    pub fn allow_any_host(&self) -> bool {
-        self.allow_any_host
-    }
-
-    /// Hosts that may connect, besides.
-    #[must_use]
-    pub fn hosts(&self) -> &[Nqn] {
-        &self.hosts
-    }
-
-    /// Addresses to listen on.
-    #[must_use]
-    pub fn listeners(&self) -> &[SocketAddr] {
-        &self.listeners
-    }
-
-    /// The largest namespace id.
-    #[must_use]
-    pub fn max_namespaces(&self) -> u32 {
-        u32::try_from(self.namespaces.len()).expect("bounded by NAMESPACES_MAX")
-    }
-
-    /// Smallest and largest controller id.
-    #[must_use]
-    pub fn cntlid_range(&self) -> std::ops::RangeInclusive<u16> {
-        self.min_cntlid..=self.max_cntlid
-    }
-
-    /// The namespace `nsid`. The hot path's lookup: one bounds check and one load.
-    #[must_use]
-    pub fn namespace(&self, nsid: u32) -> Option<&Namespace> {
-        let index = usize::try_from(nsid.wrapping_sub(1)).ok()?;
-        self.namespaces.get(index)?.as_ref()
-    }
-
-    /// All namespaces by ascending id.
-    pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
-        self.namespaces.iter().flatten()
-    }
-
-    /// Whether a host of this name may connect.
-    #[must_use]
-    pub fn allows(&self, host: &Nqn) -> bool {
-        self.allow_any_host || self.hosts.contains(host)
-    }
-
-    /// Whether a connection that arrived at `local` may use this subsystem: it must be one of the
-    /// subsystem's own addresses. The discovery subsystem answers everywhere.
-    #[must_use]
-    pub fn listens_on(&self, local: SocketAddr) -> bool {
-        let local_ip = local.ip().to_canonical();
-        self.kind == SubsystemKind::Discovery
-            || self.listeners.iter().any(|listener| {
-                listener.port() == local.port()
-                    && (listener.ip().to_canonical() == local_ip
-                        || wildcard_covers(listener.ip(), local_ip))
-            })
-    }
-}
-
-/// A socket on `[::]` takes IPv4 connections too.
-fn wildcard_covers(listener: IpAddr, local: IpAddr) -> bool {
-    listener.is_unspecified() && (listener.is_ipv6() || local.is_ipv4())
 }
 
 /// All subsystems of the target.
@@ -346,6 +125,15 @@ impl SubsystemTable {
     #[must_use]
     pub fn find_uid(&self, uid: u64) -> Option<&Arc<Subsystem>> {
         self.subsystems.iter().find(|subsystem| subsystem.uid == uid)
+    }
+
+    /// The subsystem and namespace that export `bdev`; a bdev is exported at most once.
+    #[must_use]
+    pub fn exported_as(&self, bdev: BdevId) -> Option<(&Nqn, u32)> {
+        self.subsystems.iter().find_map(|subsystem| {
+            let namespace = subsystem.namespaces().find(|used| used.bdev == bdev)?;
+            Some((&subsystem.nqn, namespace.nsid))
+        })
     }
 
     /// Adds a subsystem without namespaces and listeners.
@@ -430,11 +218,8 @@ impl SubsystemTable {
         if geometry.blocks == 0 {
             return Err(TableError::EmptyBdev(name()));
         }
-        for subsystem in &self.subsystems {
-            if let Some(user) = subsystem.namespaces().find(|used| used.bdev == spec.bdev) {
-                let (nqn, nsid) = (subsystem.nqn.to_string(), user.nsid);
-                return Err(TableError::BdevInUse { bdev: name(), nqn, nsid });
-            }
+        if let Some((nqn, nsid)) = self.exported_as(spec.bdev) {
+            return Err(TableError::BdevInUse { bdev: name(), nqn: nqn.to_string(), nsid });
         }
         let subsystem = &self.subsystems[index];
         let (nqn, max) = (subsystem.nqn.to_string(), subsystem.max_namespaces());

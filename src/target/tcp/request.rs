@@ -60,6 +60,12 @@ pub struct RequestId {
 }
 
 impl RequestId {
+    /// The slot: below the queue's depth, for tables beside the connection.
+    #[must_use]
+    pub const fn slot(self) -> usize {
+        self.slot as usize
+    }
+
     /// Both parts in one number, for tags.
     #[must_use]
     pub const fn to_u32(self) -> u32 {

@@ -1,7 +1,7 @@
 //! Status field of a completion (NVMe Base 2.1, section 4.2.3).
 
 /// Status code type and status code, as bits 10:0 of the status field: `SCT << 8 | SC`,
-/// with [`Status::DNR`] as bit 14.
+/// with Do Not Retry as bit 14.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Status(u16);
 

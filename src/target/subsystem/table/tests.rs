@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used)] // A test may panic.
+
 use super::*;
 
 const NQN: &str = "nqn.2026-11.org.example:one";
@@ -64,6 +66,8 @@ fn lowest_free_nsid_is_given() {
     let namespace = only(&table).namespace(2).unwrap();
     assert_eq!((namespace.bdev, namespace.block_size_bytes()), (BdevId(4), 4096));
     assert_eq!(namespace.uuid, geometry.uuid);
+    assert_eq!(table.exported_as(BdevId(4)), Some((&Nqn::parse(NQN).unwrap(), 2)));
+    assert_eq!(table.exported_as(BdevId(2)), None, "removed");
 }
 
 #[test]

@@ -1,0 +1,175 @@
+//! Carries an array's mail between its channels and its owner.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::channels::{Array, Slot};
+use super::message::{Answer, Message};
+use super::shard::{KIND_ARRAY, Shard, ShardCore};
+use crate::bdev::{BdevId, BdevIo, IoStatus, Tag};
+use crate::raid::{
+    ArrayConfig, ArrayEvent, ArrayTimer, Channel, Mail, Out, Owner, Shared, ToChannel, ToOwner,
+};
+use crate::reactor::timer::TimerTag;
+
+fn wall_clock_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+impl Shard {
+    /// Opens an array's channel on this core.
+    pub(super) fn open_array(&mut self, bdev: BdevId, config: &ArrayConfig, shared: Arc<Shared>) {
+        let array = Array {
+            name: config.name.clone().into_boxed_str(),
+            channel: Channel::new(shared, config.in_sync()),
+            owner: None,
+            owner_core: config.owner_core,
+        };
+        self.channels.open(bdev, Slot::Array(Box::new(array)));
+    }
+
+    /// Makes an array's owner on this core and starts it; the answer follows.
+    pub(super) fn start_array(
+        &mut self,
+        core: &mut ShardCore,
+        bdev: BdevId,
+        config: &ArrayConfig,
+        shared: Arc<Shared>,
+    ) {
+        let cores = u16::try_from(core.port.control()).expect("bounded by CORES_MAX");
+        match Owner::from_config(config, shared, cores, core.io.pool) {
+            Ok(owner) => {
+                let array = self.channels.array(bdev).expect("its channel is open");
+                array.owner = Some(Box::new(owner));
+                self.on_owner(core, bdev, |owner, out| owner.start(out));
+            }
+            Err(text) => self.answer(core, Answer::Failed(text)),
+        }
+    }
+
+    /// Lets the owner act; `false` if the array is gone.
+    pub(super) fn on_owner(
+        &mut self,
+        core: &mut ShardCore,
+        bdev: BdevId,
+        act: impl FnOnce(&mut Owner, &mut Out<'_>),
+    ) -> bool {
+        let Some(array) = self.channels.array(bdev) else { return false };
+        let Some(owner) = array.owner.as_deref_mut() else { return false };
+        let mut out =
+            Out { io: &mut self.queue, mail: &mut self.mail, wall_clock_s: wall_clock_s() };
+        act(owner, &mut out);
+        let busy = owner.is_busy();
+        self.note_busy(bdev, busy);
+        self.carry_mail(core, bdev);
+        true
+    }
+
+    /// Lets the channel act; `false` if the array is gone.
+    fn on_channel(
+        &mut self,
+        core: &mut ShardCore,
+        bdev: BdevId,
+        act: impl FnOnce(&mut Channel, &mut Out<'_>),
+    ) -> bool {
+        let Some(array) = self.channels.array(bdev) else { return false };
+        let mut out = Out { io: &mut self.queue, mail: &mut self.mail, wall_clock_s: 0 };
+        act(&mut array.channel, &mut out);
+        if !self.mail.is_empty() {
+            self.carry_mail(core, bdev);
+        }
+        true
+    }
+
+    /// Gives a request to an array.
+    pub(super) fn submit_to_array(&mut self, core: &mut ShardCore, bdev: BdevId, io: BdevIo) {
+        let given = self.on_channel(core, bdev, |channel, out| channel.submit(io, out));
+        assert!(given, "the array was there a moment ago");
+    }
+
+    /// A member has answered a request of the array's channel.
+    pub(super) fn array_member_done(&mut self, core: &mut ShardCore, tag: Tag, status: IoStatus) {
+        let there = self.on_channel(core, BdevId(tag.object), |channel, out| {
+            channel.member_done(tag.op, tag.part, status, out);
+        });
+        assert!(there, "an array was closed with requests in flight");
+    }
+
+    /// A member has answered a request of the array's owner.
+    pub(super) fn array_owner_done(&mut self, core: &mut ShardCore, tag: Tag, status: IoStatus) {
+        let there =
+            self.on_owner(core, BdevId(tag.object), |owner, out| owner.io_done(tag, status, out));
+        assert!(there, "an array was closed with metadata in flight");
+    }
+
+    pub(super) fn owner_message(
+        &mut self,
+        core: &mut ShardCore,
+        from: u16,
+        bdev: BdevId,
+        message: ToOwner,
+    ) {
+        let there = self.on_owner(core, bdev, |owner, out| owner.handle(from, message, out));
+        assert!(there, "a channel outlived its owner");
+    }
+
+    pub(super) fn channel_message(
+        &mut self,
+        core: &mut ShardCore,
+        bdev: BdevId,
+        message: ToChannel,
+    ) {
+        let there = self.on_channel(core, bdev, |channel, out| channel.handle(message, out));
+        assert!(there, "an owner outlived its channel");
+    }
+
+    /// A timer of an array's owner has run out; the array may be gone.
+    pub(super) fn array_timer(&mut self, core: &mut ShardCore, tag: TimerTag) {
+        let timer = match tag.op {
+            0 => ArrayTimer::DaemonSleep,
+            _ => ArrayTimer::BarrierIdle,
+        };
+        self.on_owner(core, BdevId(tag.object), |owner, out| owner.timer(timer, out));
+    }
+
+    /// Delivers what the array's machines want delivered.
+    fn carry_mail(&mut self, core: &mut ShardCore, bdev: BdevId) {
+        while let Some(mail) = self.mail.pop_front() {
+            match mail {
+                Mail::Owner(message) => {
+                    let array = self.channels.array(bdev).expect("it has just acted");
+                    let to = usize::from(array.owner_core);
+                    self.send(core, to, Message::ToOwner(bdev, message));
+                }
+                Mail::Channel(to, message) => {
+                    self.send(core, usize::from(to), Message::ToChannel(bdev, message));
+                }
+                Mail::Channels(message) => {
+                    for to in 0..core.port.control() {
+                        self.send(core, to, Message::ToChannel(bdev, message));
+                    }
+                }
+                Mail::Arm(timer, after_ms) => {
+                    let op = u32::from(timer == ArrayTimer::BarrierIdle);
+                    let tag = TimerTag { kind: KIND_ARRAY, object: bdev.0, op };
+                    core.io.timers.arm(core.io.now_ms() + after_ms, tag);
+                }
+                Mail::Event(event) => self.log_event(bdev, event),
+                Mail::Started(result) | Mail::Stopped(result) => {
+                    self.answer(core, Answer::Array(result));
+                }
+            }
+        }
+    }
+
+    fn log_event(&mut self, bdev: BdevId, event: ArrayEvent) {
+        let name = &self.channels.array(bdev).expect("it has just acted").name;
+        match event {
+            ArrayEvent::MemberFailed { .. }
+            | ArrayEvent::LastMemberKept { .. }
+            | ArrayEvent::MetadataLost => tracing::error!("array {name}: {event}"),
+            ArrayEvent::ReadFailed { .. } => tracing::warn!("array {name}: {event}"),
+            _ => tracing::info!("array {name}: {event}"),
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Fabrics Connect across cores, and what ends with a connection.
+
+use super::message::{ConnectionKey, Message, NewConnection};
+use super::queue::{OwnedController, Role};
+use super::shard::{KIND_HOUSEKEEPING, Shard, ShardCore};
+use crate::reactor::timer::TimerTag;
+use crate::target::controller::connect::{cntlid_of, owner_of};
+use crate::target::controller::{
+    ConnectContext, ConnectRequest, Controller, IoQueueGrant, Refusal,
+};
+use crate::target::tcp::RequestId;
+use crate::wire::nvme::{Sqe, Status};
+
+/// How often connections are looked after.
+const HOUSEKEEPING_MS: u64 = 1000;
+
+/// A connection that has not sent Connect by then is ended.
+const CONNECT_TIMEOUT_MS: u64 = 10_000;
+
+/// A peer that takes nothing of what is sent to it for so long is ended: it holds buffers that
+/// others need.
+const SEND_TIMEOUT_MS: u64 = 10_000;
+
+/// How long a peer may take to close after it was told of its protocol error.
+const LINGER_MS: u64 = 2000;
+
+impl Shard {
+    /// Serves a connection from now on.
+    pub(super) fn open_connection(&mut self, core: &mut ShardCore, new: NewConnection) {
+        let NewConnection { stream, peer, local } = new;
+        if self.control.closing_connections {
+            return;
+        }
+        match self.connections.insert(stream, peer, local, core.io.now_ms()) {
+            Some(index) => self.receive_more(core, index),
+            None => tracing::warn!(
+                "connection of {peer} refused: core {} serves {} already",
+                core.index(),
+                crate::limits::CONNECTIONS_PER_CORE_MAX
+            ),
+        }
+    }
+
+    /// A connection's first command.
+    pub(super) fn execute_connect(
+        &mut self,
+        core: &mut ShardCore,
+        index: u16,
+        id: RequestId,
+        sqe: &Sqe,
+    ) {
+        let conn = self.connections.get(index).expect("the command came from it");
+        let data = conn.protocol.request_buf(id).map_or(&[][..], |buf| buf.as_slice());
+        let request = match ConnectRequest::parse(sqe, data) {
+            Ok(request) => request,
+            Err(refusal) => return self.refuse(index, id, refusal),
+        };
+        if request.qid == 0 {
+            return self.connect_admin(core, index, id, &request);
+        }
+        conn.role = Role::Connecting(id);
+        let key = ConnectionKey { index, generation: conn.generation };
+        match owner_of(request.cntlid) {
+            Some((owner, _)) if owner < core.port.control() => {
+                let request = Box::new(request);
+                self.send(core, owner, Message::AttachQueue { connection: key, request });
+            }
+            _ => self.queue_attached(core, key, Err(Refusal::unknown_controller())),
+        }
+    }
+
+    fn refuse(&mut self, index: u16, id: RequestId, refusal: Refusal) {
+        let conn = self.connections.get(index).expect("the command came from it");
+        conn.role = Role::Fresh;
+        tracing::warn!("{}: Connect refused: {:?}", conn.peer, refusal.status);
+        self.complete(index, id, refusal.status, refusal.result.into(), 0);
+    }
+
+    fn connect_admin(
+        &mut self,
+        core: &mut ShardCore,
+        index: u16,
+        id: RequestId,
+        request: &ConnectRequest,
+    ) {
+        let Some(slot) = self.connections.free_controller_slot() else {
+            return self.refuse(index, id, Refusal::controller_busy());
+        };
+        let conn = self.connections.get(index).expect("the command came from it");
+        let (peer, local_address) = (conn.peer, conn.local);
+        let context = ConnectContext {
+            table: &self.table,
+            cntlid: cntlid_of(core.index(), slot),
+            local_address,
+            now_ms: core.io.now_ms(),
+            compare: false,
+        };
+        let controller = match Controller::connect(request, &context) {
+            Ok(controller) => controller,
+            Err(refusal) => return self.refuse(index, id, refusal),
+        };
+        let cntlid = controller.cntlid();
+        tracing::info!(
+            "{peer}: host {} connected to {} as controller {cntlid}",
+            request.hostnqn.as_str(),
+            request.subnqn.as_str()
+        );
+        self.connections.controllers[slot] =
+            Some(Box::new(OwnedController { controller, connection: index }));
+        let depth = request.queue_depth;
+        self.accept_queue(index, Role::Admin(slot), depth, request.flow_control_disabled);
+        self.complete(index, id, Status::SUCCESS, cntlid.into(), 0);
+    }
+
+    fn accept_queue(&mut self, index: u16, role: Role, depth: u32, flow_control_disabled: bool) {
+        let conn = self.connections.get(index).expect("it is being connected");
+        conn.role = role;
+        let depth = u16::try_from(depth).expect("checked against the limits at parse");
+        conn.protocol.set_queue_depth(depth);
+        conn.protocol.set_flow_control_disabled(flow_control_disabled);
+    }
+
+    /// Another core's connection wants to be an I/O queue of a controller of this core.
+    pub(super) fn attach_queue(
+        &mut self,
+        core: &mut ShardCore,
+        from: usize,
+        connection: ConnectionKey,
+        request: &ConnectRequest,
+    ) {
+        let slot = owner_of(request.cntlid).map_or(usize::MAX, |(_, slot)| slot);
+        let owned = self.connections.controllers.get_mut(slot).and_then(Option::as_deref_mut);
+        let result = match owned {
+            Some(owned) => owned.controller.attach_io_queue(request).map(Box::new),
+            None => Err(Refusal::unknown_controller()),
+        };
+        self.send(core, from, Message::QueueAttached { connection, result });
+    }
+
+    /// The controller's core has answered.
+    pub(super) fn queue_attached(
+        &mut self,
+        core: &mut ShardCore,
+        key: ConnectionKey,
+        result: Result<Box<IoQueueGrant>, Refusal>,
+    ) {
+        let connecting = self.connections.find(key).and_then(|conn| match conn.role {
+            Role::Connecting(id) if !conn.protocol.is_closing() => Some(id),
+            _ => None,
+        });
+        match (connecting, result) {
+            (Some(id), Ok(mut grant)) => {
+                // The table may be newer here than it was there.
+                if let Some(subsystem) = self.table.find_uid(grant.subsystem.uid()) {
+                    grant.subsystem = subsystem.clone();
+                }
+                let (cntlid, depth) = (grant.cntlid, grant.queue_depth);
+                let flow_control_disabled = grant.flow_control_disabled;
+                self.accept_queue(key.index, Role::Io(grant), depth, flow_control_disabled);
+                self.complete(key.index, id, Status::SUCCESS, cntlid.into(), 0);
+            }
+            (Some(id), Err(refusal)) => self.refuse(key.index, id, refusal),
+            // The connection ended while its Connect was under way.
+            (None, Ok(grant)) => self.report_queue_closed(core, &grant),
+            (None, Err(_)) => {}
+        }
+        if self.connections.find(key).is_some() {
+            // Ends the command of a connection that is closing, and then the connection.
+            self.finish_connecting(core, key);
+        }
+    }
+
+    fn finish_connecting(&mut self, core: &mut ShardCore, key: ConnectionKey) {
+        let conn = self.connections.find(key).expect("just found");
+        if let Role::Connecting(id) = conn.role {
+            conn.role = Role::Fresh;
+            self.complete(key.index, id, Status::ABORTED_SQ_DELETION, 0, 0);
+        }
+        self.drop_if_drained(core, key.index);
+    }
+
+    fn report_queue_closed(&mut self, core: &mut ShardCore, grant: &IoQueueGrant) {
+        let (owner, _) = owner_of(grant.cntlid).expect("it granted the queue");
+        let (cntlid, qid) = (grant.cntlid, grant.qid);
+        self.send(core, owner, Message::QueueClosed { cntlid, qid });
+    }
+
+    /// An I/O queue of a controller of this core is gone.
+    pub(super) fn queue_closed(&mut self, cntlid: u16, qid: u16) {
+        let slot = owner_of(cntlid).map_or(usize::MAX, |(_, slot)| slot);
+        let owned = self.connections.controllers.get_mut(slot).and_then(Option::as_deref_mut);
+        if let Some(owned) = owned {
+            owned.controller.detach_io_queue(qid);
+        }
+    }
+
+    /// A controller is reset, shut down or gone: its I/O queues end on every core.
+    pub(super) fn close_io_queues(&mut self, core: &mut ShardCore, slot: usize) {
+        let cntlid = cntlid_of(core.index(), slot);
+        for to in 0..core.port.control() {
+            self.send(core, to, Message::CloseQueues { cntlid });
+        }
+    }
+
+    /// Ends the connections of a controller's I/O queues that this core serves.
+    pub(super) fn close_queues_of(&mut self, core: &mut ShardCore, cntlid: u16) {
+        for index in self.connections.indexes() {
+            let conn = self.connections.get(index).expect("listed");
+            if matches!(&conn.role, Role::Io(grant) if grant.cntlid == cntlid) {
+                self.close_connection(core, index, "");
+            }
+        }
+    }
+
+    /// Ends a connection: nothing more is read or sent; its slot is freed when its commands have
+    /// ended and the kernel has let go of its memory. `why` is for the log, if not empty.
+    pub(super) fn close_connection(&mut self, core: &mut ShardCore, index: u16, why: &str) {
+        let conn = self.connections.get(index).expect("it exists");
+        if !conn.socket.begin_close() {
+            return;
+        }
+        if !why.is_empty() {
+            tracing::warn!("connection of {} closed: {why}", conn.describe());
+        }
+        conn.protocol.abort();
+        match std::mem::replace(&mut conn.role, Role::Fresh) {
+            Role::Admin(slot) => {
+                if let Some(owned) = self.connections.controllers[slot].as_deref_mut() {
+                    owned.controller.abort_async_events();
+                }
+                self.report_events(slot);
+                self.close_io_queues(core, slot);
+                self.connections.controllers[slot] = None;
+            }
+            Role::Io(grant) => self.report_queue_closed(core, &grant),
+            role @ Role::Connecting(_) => {
+                self.connections.get(index).expect("it exists").role = role;
+            }
+            Role::Fresh => {}
+        }
+        self.drop_if_drained(core, index);
+    }
+
+    /// Frees the connection's slot, if nothing of it is in use any more.
+    pub(super) fn drop_if_drained(&mut self, _core: &mut ShardCore, index: u16) {
+        let Some(conn) = self.connections.get(index) else { return };
+        if conn.socket.is_drained() && conn.protocol.is_drained() {
+            drop(self.connections.remove(index));
+        }
+    }
+
+    /// Ends everything.
+    pub(super) fn close_all_connections(&mut self, core: &mut ShardCore) {
+        for index in self.connections.indexes() {
+            if self.connections.get(index).is_some() {
+                self.close_connection(core, index, "");
+            }
+        }
+    }
+
+    pub(super) fn arm_housekeeping(&self, core: &mut ShardCore) {
+        let tag = TimerTag { kind: KIND_HOUSEKEEPING, object: 0, op: 0 };
+        core.io.timers.arm(core.io.now_ms() + HOUSEKEEPING_MS, tag);
+    }
+
+    /// Ends connections whose time is over.
+    pub(super) fn housekeeping(&mut self, core: &mut ShardCore) {
+        self.arm_housekeeping(core);
+        let now_ms = core.io.now_ms();
+        for index in self.connections.indexes() {
+            let Some(conn) = self.connections.get(index) else { continue };
+            let fresh = matches!(conn.role, Role::Fresh);
+            if conn.socket.lingering_for_ms(now_ms) > LINGER_MS {
+                self.close_connection(core, index, "");
+            } else if fresh && now_ms.saturating_sub(conn.accepted_ms) > CONNECT_TIMEOUT_MS {
+                self.close_connection(core, index, "the host sent no Connect in time");
+            } else if conn.socket.sending_for_ms(now_ms) > SEND_TIMEOUT_MS {
+                self.close_connection(core, index, "the host takes no data any more");
+            }
+        }
+        for slot in 0..self.connections.controllers.len() {
+            let Some(owned) = self.connections.controllers[slot].as_deref() else { continue };
+            if owned.controller.check_keep_alive(now_ms) {
+                let (index, kato_ms) = (owned.connection, owned.controller.kato_ms());
+                let host = owned.controller.hostnqn().as_str().to_owned();
+                let why = format!("host {host} was silent for more than its {kato_ms} ms");
+                self.close_connection(core, index, &why);
+            }
+        }
+    }
+}

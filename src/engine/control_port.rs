@@ -1,0 +1,191 @@
+//! The control plane's requests on a core.
+
+use super::channels::Slot;
+use super::message::{Answer, Ask};
+use super::shard::{Shard, ShardCore};
+use super::workload::{Workload, WorkloadIo};
+use crate::bdev::{BdevId, BdevIo, Completion, Device, IoOp, IoStatus, Station, Tag};
+use crate::reactor::buf::IoBuf;
+
+/// What the control plane waits for on this core. It asks one thing at a time.
+#[derive(Default)]
+pub(super) struct ControlPort {
+    /// A request to a bdev, and its buffer.
+    io: Option<(IoOp, Option<IoBuf>)>,
+    /// A channel that is to be dropped when it is drained.
+    closing: Option<BdevId>,
+    /// All connections are to end.
+    pub(super) closing_connections: bool,
+    workload: Option<Box<dyn Workload>>,
+}
+
+impl std::fmt::Debug for ControlPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ControlPort(io {:?}, closing {:?})", self.io, self.closing)
+    }
+}
+
+impl Shard {
+    /// The control plane asks.
+    pub(super) fn asked(&mut self, core: &mut ShardCore, ask: Ask) {
+        match ask {
+            Ask::OpenDevice(bdev, device) => {
+                let answer = self.open_device(core, bdev, &device);
+                self.answer(core, answer);
+            }
+            Ask::OpenArray { bdev, config, shared } => {
+                self.open_array(bdev, &config, shared);
+                self.answer(core, Answer::Done);
+            }
+            Ask::StartArray { bdev, config, shared } => {
+                self.start_array(core, bdev, &config, shared);
+            }
+            Ask::StopArray(bdev) => {
+                let there = self.on_owner(core, bdev, |owner, out| owner.stop(out));
+                if !there {
+                    self.answer(core, Answer::Array(Err(IoStatus::Removed)));
+                }
+            }
+            Ask::CloseBdev(bdev) => self.close_bdev(core, bdev),
+            Ask::Io { bdev, op, lba, blocks, data } => {
+                self.control_io(core, bdev, op, (lba, blocks), &data);
+            }
+            Ask::ArrayStatus(bdev) => {
+                let owner = self.channels.array(bdev).and_then(|array| array.owner.as_deref());
+                let answer = match owner {
+                    Some(owner) => Answer::Status(Box::new(owner.status())),
+                    None => Answer::Failed("the array is not there".to_owned()),
+                };
+                self.answer(core, answer);
+            }
+            Ask::Publish(table) => {
+                self.take_table(core, table);
+                self.answer(core, Answer::Done);
+            }
+            Ask::Listen(listener, address) => {
+                self.listen(core, listener, address);
+                self.answer(core, Answer::Done);
+            }
+            Ask::Unlisten(address) => {
+                self.unlisten(core, address);
+                self.answer(core, Answer::Done);
+            }
+            Ask::CloseConnections => {
+                self.close_all_connections(core);
+                self.control.closing_connections = true;
+            }
+            Ask::Run(workload) => self.run_workload(core, workload),
+            Ask::Connections => {
+                let (all, queues) = self.connections.counts();
+                self.answer(core, Answer::Connections(all, queues));
+            }
+            Ask::Exit => {
+                self.answer(core, Answer::Done);
+                core.stop();
+            }
+        }
+    }
+
+    fn open_device(&mut self, core: &mut ShardCore, bdev: BdevId, device: &Device) -> Answer {
+        match device.open_channel(bdev, &core.io) {
+            Ok(channel) => {
+                self.channels.open(bdev, Slot::Device(channel));
+                Answer::Done
+            }
+            Err(error) => Answer::Failed(format!(
+                "bdev {} could not be opened on core {}: {error}",
+                device.geometry().name,
+                core.index()
+            )),
+        }
+    }
+
+    fn close_bdev(&mut self, core: &mut ShardCore, bdev: BdevId) {
+        match self.channels.get(bdev) {
+            None => self.answer(core, Answer::Done),
+            Some(slot) => {
+                if let Slot::Device(channel) = slot {
+                    channel.close(&mut self.queue);
+                }
+                self.control.closing = Some(bdev);
+            }
+        }
+    }
+
+    /// Answers what the control plane waits for, once it has come about.
+    pub(super) fn answer_when_ready(&mut self, core: &mut ShardCore) {
+        if let Some(bdev) = self.control.closing {
+            if self.channels.get(bdev).is_none_or(|slot| slot.in_flight() == 0) {
+                self.control.closing = None;
+                self.channels.close(bdev);
+                self.note_busy(bdev, false);
+                self.answer(core, Answer::Done);
+            }
+        }
+        if self.control.closing_connections && self.connections.is_empty() {
+            self.control.closing_connections = false;
+            self.answer(core, Answer::Done);
+        }
+    }
+
+    fn control_io(
+        &mut self,
+        core: &mut ShardCore,
+        bdev: BdevId,
+        op: IoOp,
+        (lba, blocks): (u64, u32),
+        data: &[u8],
+    ) {
+        assert!(self.control.io.is_none(), "the control plane asks one thing at a time");
+        let mut buf = None;
+        if !data.is_empty() {
+            let Some(mut free) = core.io.pool.get(data.len()) else {
+                return self.answer(core, Answer::Io(Err(IoStatus::Aborted)));
+            };
+            free.as_mut_slice().copy_from_slice(data);
+            buf = Some(free);
+        }
+        self.control.io = Some((op, buf.clone()));
+        let tag = Tag { station: Station::Control, part: 0, object: bdev.0, op: 0 };
+        let fua = op.modifies();
+        let completion = Completion::new(tag);
+        self.queue.submit(bdev, BdevIo { op, fua, lba, blocks, buf, completion });
+    }
+
+    /// A request of the control plane has ended.
+    pub(super) fn control_io_done(&mut self, core: &mut ShardCore, _tag: Tag, status: IoStatus) {
+        let (op, buf) = self.control.io.take().expect("the control plane waits for it");
+        let answer = match (status, buf) {
+            (IoStatus::Ok, Some(buf)) if op == IoOp::Read => Ok(buf.as_slice().to_vec()),
+            (IoStatus::Ok, _) => Ok(Vec::new()),
+            (status, _) => Err(status),
+        };
+        self.answer(core, Answer::Io(answer));
+    }
+
+    fn run_workload(&mut self, core: &mut ShardCore, workload: Box<dyn Workload>) {
+        assert!(self.control.workload.is_none(), "one program a core at a time");
+        self.control.workload = Some(workload);
+        self.with_workload(core, |workload, io| workload.start(io));
+    }
+
+    /// A request of the program has ended.
+    pub(super) fn workload_done(&mut self, core: &mut ShardCore, tag: Tag, status: IoStatus) {
+        self.with_workload(core, |workload, io| workload.done(tag.op, status, io));
+    }
+
+    fn with_workload(
+        &mut self,
+        core: &mut ShardCore,
+        act: impl FnOnce(&mut dyn Workload, &mut WorkloadIo<'_>),
+    ) {
+        let workload = self.control.workload.as_deref_mut().expect("a program runs");
+        let mut io =
+            WorkloadIo { queue: &mut self.queue, pool: core.io.pool, now_ns: core.io.now_ns };
+        act(workload, &mut io);
+        if workload.is_finished() {
+            let workload = self.control.workload.take().expect("it has just acted");
+            self.answer(core, Answer::Finished(workload.into_any()));
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! Commands of a connection meet their controller and their bdev.
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+
+use super::message::ConnectionKey;
+use super::shard::{Shard, ShardCore};
+use super::socket::Socket;
+use crate::bdev::{BdevIo, Completion, IoOp, IoStatus, Station, Tag};
+use crate::limits::{CONNECTIONS_PER_CORE_MAX, CONTROLLERS_PER_CORE_MAX, IO_QUEUE_DEPTH_MAX};
+use crate::target::controller::io::{self, IoCommand, IoRequest};
+use crate::target::controller::{
+    AdminContext, AdminOutcome, Controller, Effect, IoQueueGrant, TableChange,
+};
+use crate::target::subsystem::SubsystemTable;
+use crate::target::tcp::{Connection, ConnectionConfig, RequestId};
+use crate::wire::fabrics::fctype;
+use crate::wire::nvme::opcode::FABRICS;
+use crate::wire::nvme::{Cqe, Sqe, Status};
+
+const _: () = assert!(CONNECTIONS_PER_CORE_MAX <= u16::MAX as usize);
+
+/// What a connection is for.
+#[derive(Debug)]
+pub(super) enum Role {
+    /// Fabrics Connect has not come yet.
+    Fresh,
+    /// An I/O queue's Connect is being answered by another core.
+    Connecting(RequestId),
+    /// The admin queue of the controller in this slot of the core.
+    Admin(usize),
+    /// An I/O queue.
+    Io(Box<IoQueueGrant>),
+}
+
+/// What a command that bdevs work on still waits for.
+#[derive(Debug, Clone, Copy)]
+struct Executing {
+    /// Requests to the bdev that have not ended.
+    pending: u16,
+    /// First failure of them.
+    status: IoStatus,
+    op: IoOp,
+    /// Data for the host if all is well.
+    data_len_bytes: u32,
+}
+
+const IDLE: Executing =
+    Executing { pending: 0, status: IoStatus::Ok, op: IoOp::Flush, data_len_bytes: 0 };
+
+/// A connection of this core.
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) generation: u32,
+    pub(super) socket: Socket,
+    pub(super) protocol: Connection,
+    pub(super) role: Role,
+    pub(super) peer: SocketAddr,
+    pub(super) local: SocketAddr,
+    executing: Box<[Executing]>,
+    /// It stands in the list of connections that have something to send.
+    pub(super) listed_to_send: bool,
+    /// It stands in the list of connections that wait for a buffer.
+    pub(super) listed_for_buffer: bool,
+    /// Milliseconds of the reactor's clock when it was accepted.
+    pub(super) accepted_ms: u64,
+}
+
+impl Conn {
+    /// For the log: who it is.
+    pub(super) fn describe(&self) -> String {
+        match &self.role {
+            Role::Fresh | Role::Connecting(_) => format!("{} (not connected)", self.peer),
+            Role::Admin(_) => format!("{} (admin queue)", self.peer),
+            Role::Io(grant) => {
+                format!("{} (controller {}, queue {})", self.peer, grant.cntlid, grant.qid)
+            }
+        }
+    }
+}
+
+/// A controller of this core and its admin connection.
+#[derive(Debug)]
+pub(super) struct OwnedController {
+    pub(super) controller: Controller,
+    pub(super) connection: u16,
+}
+
+/// The core's connections and controllers.
+#[derive(Debug)]
+pub(super) struct Connections {
+    slots: Vec<Option<Box<Conn>>>,
+    free: Vec<u16>,
+    next_generation: u32,
+    pub(super) to_send: Vec<u16>,
+    pub(super) for_buffer: Vec<u16>,
+    pub(super) controllers: Vec<Option<Box<OwnedController>>>,
+}
+
+impl Connections {
+    pub(super) fn new() -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::with_capacity(CONNECTIONS_PER_CORE_MAX),
+            next_generation: 0,
+            to_send: Vec::with_capacity(CONNECTIONS_PER_CORE_MAX),
+            for_buffer: Vec::with_capacity(CONNECTIONS_PER_CORE_MAX),
+            controllers: Vec::new(),
+        }
+    }
+
+    /// Gives a new connection its slot; `None`: the core is full.
+    pub(super) fn insert(
+        &mut self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        local: SocketAddr,
+        now_ms: u64,
+    ) -> Option<u16> {
+        let index = match self.free.pop() {
+            Some(index) => index,
+            None if self.slots.len() < CONNECTIONS_PER_CORE_MAX => {
+                self.slots.push(None);
+                u16::try_from(self.slots.len() - 1).expect("bounded by the limit")
+            }
+            None => return None,
+        };
+        self.next_generation = self.next_generation.wrapping_add(1);
+        self.slots[usize::from(index)] = Some(Box::new(Conn {
+            generation: self.next_generation,
+            socket: Socket::new(stream),
+            protocol: Connection::new(ConnectionConfig::default()),
+            role: Role::Fresh,
+            peer,
+            local,
+            executing: vec![IDLE; IO_QUEUE_DEPTH_MAX].into_boxed_slice(),
+            listed_to_send: false,
+            listed_for_buffer: false,
+            accepted_ms: now_ms,
+        }));
+        Some(index)
+    }
+
+    pub(super) fn remove(&mut self, index: u16) -> Box<Conn> {
+        let conn = self.slots[usize::from(index)].take().expect("the connection exists");
+        self.to_send.retain(|&one| one != index);
+        self.for_buffer.retain(|&one| one != index);
+        self.free.push(index);
+        conn
+    }
+
+    pub(super) fn get(&mut self, index: u16) -> Option<&mut Conn> {
+        self.slots.get_mut(usize::from(index))?.as_deref_mut()
+    }
+
+    /// The connection in use `key.generation` of its slot.
+    pub(super) fn find(&mut self, key: ConnectionKey) -> Option<&mut Conn> {
+        self.get(key.index).filter(|conn| conn.generation == key.generation)
+    }
+
+    pub(super) fn indexes(&self) -> impl Iterator<Item = u16> + use<> {
+        let used = self.slots.iter().zip(0u16..).filter(|(slot, _)| slot.is_some());
+        used.map(|(_, index)| index).collect::<Vec<_>>().into_iter()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.iter().all(Option::is_none)
+    }
+
+    /// Connections, and those of them that are I/O queues.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let all = || self.slots.iter().flatten();
+        (all().count(), all().filter(|conn| matches!(conn.role, Role::Io(_))).count())
+    }
+
+    /// Puts a controller made by `make` (given its slot) into a free slot.
+    pub(super) fn free_controller_slot(&mut self) -> Option<usize> {
+        if let Some(index) = self.controllers.iter().position(Option::is_none) {
+            return Some(index);
+        }
+        if self.controllers.len() == CONTROLLERS_PER_CORE_MAX {
+            return None;
+        }
+        self.controllers.push(None);
+        Some(self.controllers.len() - 1)
+    }
+
+    /// Notes that the connection has something to send this turn.
+    pub(super) fn wants_to_send(&mut self, index: u16) {
+        let conn = self.slots[usize::from(index)].as_deref_mut().expect("it exists");
+        if !conn.listed_to_send {
+            conn.listed_to_send = true;
+            self.to_send.push(index);
+        }
+    }
+}
+
+impl Shard {
+    /// Executes the commands that have arrived on a connection.
+    pub(super) fn execute_commands(&mut self, core: &mut ShardCore, index: u16) {
+        while let Some(conn) = self.connections.get(index) {
+            let Some((id, sqe)) = conn.protocol.next_command() else { break };
+            match &conn.role {
+                Role::Io(_) => self.execute_io(index, id, &sqe),
+                Role::Admin(slot) => {
+                    let slot = *slot;
+                    self.execute_admin(core, index, slot, id, &sqe);
+                }
+                Role::Fresh if is_connect(&sqe) => self.execute_connect(core, index, id, &sqe),
+                // Nothing but Connect may come first, and nothing while it is under way.
+                Role::Fresh | Role::Connecting(_) => {
+                    self.complete(index, id, Status::COMMAND_SEQUENCE_ERROR.dnr(), 0, 0);
+                }
+            }
+        }
+        self.connections.wants_to_send(index);
+    }
+
+    /// Ends a command.
+    pub(super) fn complete(
+        &mut self,
+        index: u16,
+        id: RequestId,
+        status: Status,
+        result: u64,
+        data_len_bytes: u32,
+    ) {
+        let conn = self.connections.get(index).expect("commands belong to connections");
+        conn.protocol.complete(id, Cqe::new(0, status, result), data_len_bytes);
+        self.connections.wants_to_send(index);
+    }
+
+    fn execute_admin(
+        &mut self,
+        core: &mut ShardCore,
+        index: u16,
+        slot: usize,
+        id: RequestId,
+        sqe: &Sqe,
+    ) {
+        let Connections { slots, controllers, .. } = &mut self.connections;
+        let conn = slots[usize::from(index)].as_deref_mut().expect("the command came from it");
+        let owned = controllers[slot].as_deref_mut().expect("it lives as long as its connection");
+        let context = AdminContext { table: &self.table, now_ms: core.io.now_ms() };
+        let data = conn.protocol.request_data_mut(id).unwrap_or(&mut []);
+        let outcome = owned.controller.admin(&context, sqe, data);
+        if let AdminOutcome::Complete { status, result, data_len_bytes, effect } = outcome {
+            let data_len_bytes = u32::try_from(data_len_bytes).expect("bounded by the buffer");
+            self.complete(index, id, status, result, data_len_bytes);
+            if effect == Effect::CloseIoQueues {
+                self.close_io_queues(core, slot);
+            }
+        }
+        self.report_events(slot);
+    }
+
+    /// Answers held Asynchronous Event Requests for which there is news.
+    pub(super) fn report_events(&mut self, slot: usize) {
+        while let Some(owned) = self.connections.controllers[slot].as_deref_mut() {
+            let Some(event) = owned.controller.next_async_event() else { return };
+            let index = owned.connection;
+            let conn = self.connections.get(index).expect("a controller has its connection");
+            if let Some(id) = conn.protocol.find_cid(event.cid) {
+                self.complete(index, id, event.status, event.result, 0);
+            }
+        }
+    }
+
+    /// The hot path: an I/O command becomes requests to its bdev.
+    fn execute_io(&mut self, index: u16, id: RequestId, sqe: &Sqe) {
+        let conn = self.connections.slots[usize::from(index)].as_deref_mut().expect("it exists");
+        let Role::Io(grant) = &conn.role else { unreachable!("the caller has looked") };
+        let request = match io::parse(sqe, &grant.subsystem, grant.vwc_advertised) {
+            Ok(request) => request,
+            Err(status) => return self.complete(index, id, status, 0, 0),
+        };
+        let IoRequest { bdev, data_len_bytes, command, .. } = request;
+        let executing = &mut conn.executing[id.slot()];
+        *executing = Executing { pending: 1, ..IDLE };
+        let tag = Tag { station: Station::Target, part: 0, object: index, op: id.to_u32() };
+        let (op, fua, lba, blocks) = match command {
+            IoCommand::Rw { op, fua, lba, blocks } => {
+                if op == IoOp::Read {
+                    executing.data_len_bytes = data_len_bytes;
+                }
+                (op, fua, lba, blocks)
+            }
+            IoCommand::WriteZeroes { op, fua, lba, blocks } => (op, fua, lba, blocks),
+            IoCommand::Flush => (IoOp::Flush, false, 0, 0),
+            IoCommand::Hint => return self.complete(index, id, Status::SUCCESS, 0, 0),
+            IoCommand::Deallocate { ranges, fua } => {
+                return self.deallocate(index, id, &request, ranges, fua);
+            }
+        };
+        executing.op = op;
+        let has_data = matches!(op, IoOp::Read | IoOp::Write | IoOp::Compare);
+        let buf = if has_data { conn.protocol.request_buf(id).cloned() } else { None };
+        let completion = Completion::new(tag);
+        self.queue.submit(bdev, BdevIo { op, fua, lba, blocks, buf, completion });
+    }
+
+    /// Dataset Management: one request a range.
+    #[cold]
+    fn deallocate(
+        &mut self,
+        index: u16,
+        id: RequestId,
+        request: &IoRequest,
+        ranges: u16,
+        fua: bool,
+    ) {
+        let conn = self.connections.slots[usize::from(index)].as_deref_mut().expect("it exists");
+        let data = conn.protocol.request_buf(id).cloned();
+        let data = data.as_ref().map_or(&[][..], |buf| buf.as_slice());
+        let found = io::deallocate_ranges(data, ranges, request.namespace_blocks);
+        let ranges = match found {
+            Ok(ranges) => ranges,
+            Err(status) => return self.complete(index, id, status, 0, 0),
+        };
+        let mut pending = 0;
+        for (lba, blocks) in ranges {
+            let tag = Tag { station: Station::Target, part: 0, object: index, op: id.to_u32() };
+            let completion = Completion::new(tag);
+            let op = IoOp::Unmap;
+            self.queue.submit(request.bdev, BdevIo { op, fua, lba, blocks, buf: None, completion });
+            pending += 1;
+        }
+        conn.executing[id.slot()] = Executing { pending, op: IoOp::Unmap, ..IDLE };
+        if pending == 0 {
+            self.complete(index, id, Status::SUCCESS, 0, 0);
+        }
+    }
+
+    /// A bdev has ended a request of a command.
+    pub(super) fn command_done(&mut self, core: &mut ShardCore, tag: Tag, status: IoStatus) {
+        let index = tag.object;
+        let conn = self.connections.slots[usize::from(index)]
+            .as_deref_mut()
+            .expect("a connection stays until its commands have ended");
+        let id = RequestId::from_u32(tag.op);
+        let executing = &mut conn.executing[id.slot()];
+        if executing.status.is_ok() {
+            executing.status = status;
+        }
+        executing.pending -= 1;
+        if executing.pending > 0 {
+            return;
+        }
+        let done = std::mem::replace(executing, IDLE);
+        self.complete(index, id, io::status_of(done.op, done.status), 0, done.data_len_bytes);
+        self.drop_if_drained(core, index);
+    }
+
+    /// Takes a new table: queues learn of their namespaces, controllers of news.
+    pub(super) fn take_table(&mut self, core: &mut ShardCore, table: Arc<SubsystemTable>) {
+        self.table = table;
+        for index in self.connections.indexes() {
+            let conn = self.connections.get(index).expect("listed");
+            let Role::Io(grant) = &mut conn.role else { continue };
+            match self.table.find_uid(grant.subsystem.uid()) {
+                Some(subsystem) => grant.subsystem = subsystem.clone(),
+                None => self.close_connection(core, index, "its subsystem was deleted"),
+            }
+        }
+        for slot in 0..self.connections.controllers.len() {
+            let table = self.table.clone();
+            let Some(owned) = self.connections.controllers[slot].as_deref_mut() else { continue };
+            match owned.controller.table_changed(&table) {
+                TableChange::Admitted => self.report_events(slot),
+                TableChange::Revoked => {
+                    let index = owned.connection;
+                    self.close_connection(core, index, "its host may no longer use the subsystem");
+                }
+            }
+        }
+    }
+}
+
+fn is_connect(sqe: &Sqe) -> bool {
+    sqe.opcode == FABRICS && sqe.fctype() == fctype::CONNECT
+}

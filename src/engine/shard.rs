@@ -1,0 +1,220 @@
+//! What a core runs: takes events from the reactor and carries work between the stations.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::channels::{Channels, Slot};
+use super::control_port::ControlPort;
+use super::message::{Answer, Message};
+use super::queue::Connections;
+use super::socket::Listeners;
+use crate::bdev::{BdevId, BdevIo, IoQueue, IoStatus, Station, Tag};
+use crate::raid::Mail;
+use crate::reactor::ring::{KIND_BDEV, KIND_FREE, UserData};
+use crate::reactor::timer::TimerTag;
+use crate::reactor::{Core, Program};
+use crate::target::subsystem::SubsystemTable;
+
+pub(super) type ShardCore = Core<Message>;
+
+/// Timers of array owners.
+pub(super) const KIND_ARRAY: u8 = KIND_FREE;
+/// Completions of accept: `object` = the listener.
+pub(super) const KIND_ACCEPT: u8 = KIND_FREE + 1;
+/// Completions of receives: `object` = the connection.
+pub(super) const KIND_RECEIVE: u8 = KIND_FREE + 2;
+/// Completions of sends: `object` = the connection.
+pub(super) const KIND_SEND: u8 = KIND_FREE + 3;
+/// The timer that looks after connections once a second.
+pub(super) const KIND_HOUSEKEEPING: u8 = KIND_FREE + 4;
+/// Completions of cancellations, which interest nobody.
+pub(super) const KIND_CANCEL: u8 = KIND_FREE + 5;
+
+/// Requests that may be on their way between stations at a time, before the queue grows.
+const QUEUE_CAPACITY: usize = 8192;
+
+/// One core of the target.
+#[derive(Debug)]
+pub(super) struct Shard {
+    pub(super) channels: Channels,
+    pub(super) queue: IoQueue,
+    pub(super) mail: VecDeque<Mail>,
+    /// Messages of this core to itself.
+    own_messages: VecDeque<Message>,
+    /// Arrays whose owner has more to do without an event.
+    busy_arrays: Vec<BdevId>,
+    pub(super) connections: Connections,
+    pub(super) listeners: Listeners,
+    pub(super) table: Arc<SubsystemTable>,
+    pub(super) control: ControlPort,
+}
+
+impl Shard {
+    pub(super) fn new() -> Self {
+        Self {
+            channels: Channels::new(),
+            queue: IoQueue::with_capacity(QUEUE_CAPACITY),
+            mail: VecDeque::with_capacity(QUEUE_CAPACITY),
+            own_messages: VecDeque::with_capacity(QUEUE_CAPACITY),
+            busy_arrays: Vec::with_capacity(8),
+            connections: Connections::new(),
+            listeners: Listeners::default(),
+            table: Arc::new(SubsystemTable::new()),
+            control: ControlPort::default(),
+        }
+    }
+
+    /// Sends a message to a core, this one included.
+    pub(super) fn send(&mut self, core: &mut ShardCore, to: usize, message: Message) {
+        if to == core.index() {
+            self.own_messages.push_back(message);
+        } else {
+            core.port.post(to, message);
+        }
+    }
+
+    /// Answers the control plane.
+    pub(super) fn answer(&mut self, core: &mut ShardCore, answer: Answer) {
+        let control = core.port.control();
+        core.port.post(control, Message::Answer(Box::new(answer)));
+    }
+
+    /// Remembers whether the owner of an array has more to do without an event.
+    pub(super) fn note_busy(&mut self, bdev: BdevId, busy: bool) {
+        let known = self.busy_arrays.iter().position(|&one| one == bdev);
+        match (known, busy) {
+            (None, true) => self.busy_arrays.push(bdev),
+            (Some(index), false) => {
+                self.busy_arrays.swap_remove(index);
+            }
+            _ => {}
+        }
+    }
+
+    /// Carries work between the stations until none is left. Says whether there was any.
+    pub(super) fn drain(&mut self, core: &mut ShardCore) -> bool {
+        let mut worked = false;
+        loop {
+            if let Some((bdev, io)) = self.queue.next_submit() {
+                self.submit(core, bdev, io);
+            } else if let Some((tag, status)) = self.queue.next_done() {
+                self.done(core, tag, status);
+            } else if let Some(message) = self.own_messages.pop_front() {
+                let own = core.index();
+                self.take_message(core, own, message);
+            } else {
+                return worked;
+            }
+            worked = true;
+        }
+    }
+
+    fn submit(&mut self, core: &mut ShardCore, bdev: BdevId, io: BdevIo) {
+        match self.channels.get(bdev) {
+            Some(Slot::Device(channel)) => channel.submit(io, &mut core.io, &mut self.queue),
+            Some(Slot::Array(_)) => self.submit_to_array(core, bdev, io),
+            None => io.complete(IoStatus::Removed, &mut self.queue),
+        }
+    }
+
+    fn done(&mut self, core: &mut ShardCore, tag: Tag, status: IoStatus) {
+        match tag.station {
+            Station::Target => self.command_done(core, tag, status),
+            Station::RaidChannel => self.array_member_done(core, tag, status),
+            Station::RaidOwner => self.array_owner_done(core, tag, status),
+            Station::Filter => {
+                let channel = self.channels.device(BdevId(tag.object));
+                let channel = channel.expect("a filter was closed with requests in flight");
+                channel.io_done(tag.op, status, &mut core.io, &mut self.queue);
+            }
+            Station::Control => self.control_io_done(core, tag, status),
+            Station::App => self.workload_done(core, tag, status),
+        }
+    }
+
+    fn take_message(&mut self, core: &mut ShardCore, from: usize, message: Message) {
+        match message {
+            Message::ToOwner(bdev, message) => {
+                let from = u16::try_from(from).expect("bounded by CORES_MAX");
+                self.owner_message(core, from, bdev, message);
+            }
+            Message::ToChannel(bdev, message) => self.channel_message(core, bdev, message),
+            Message::NewConnection(new) => self.open_connection(core, *new),
+            Message::AttachQueue { connection, request } => {
+                self.attach_queue(core, from, connection, &request);
+            }
+            Message::QueueAttached { connection, result } => {
+                self.queue_attached(core, connection, result);
+            }
+            Message::QueueClosed { cntlid, qid } => self.queue_closed(cntlid, qid),
+            Message::CloseQueues { cntlid } => self.close_queues_of(core, cntlid),
+            Message::Ask(ask) => self.asked(core, *ask),
+            Message::Answer(_) => unreachable!("only the control plane is answered"),
+        }
+    }
+
+    /// Lets owners that have more to do without an event go on.
+    fn poll_arrays(&mut self, core: &mut ShardCore) -> bool {
+        let mut index = 0;
+        let busy = !self.busy_arrays.is_empty();
+        while let Some(&bdev) = self.busy_arrays.get(index) {
+            if !self.on_owner(core, bdev, |owner, out| owner.poll(out)) {
+                self.note_busy(bdev, false);
+            } else if self.busy_arrays.get(index) == Some(&bdev) {
+                index += 1;
+            }
+        }
+        busy
+    }
+}
+
+impl Program for Shard {
+    type Message = Message;
+
+    fn on_start(&mut self, core: &mut ShardCore) {
+        self.arm_housekeeping(core);
+    }
+
+    fn on_message(&mut self, core: &mut ShardCore, from: usize, message: Message) {
+        self.take_message(core, from, message);
+        self.drain(core);
+    }
+
+    fn on_completion(&mut self, core: &mut ShardCore, data: UserData, res: i32, flags: u32) {
+        match data.kind {
+            KIND_BDEV => {
+                let channel = self.channels.device(BdevId(data.object));
+                let channel = channel.expect("a bdev was closed with requests in flight");
+                channel.ring_done(data.op, res, &mut core.io, &mut self.queue);
+            }
+            KIND_RECEIVE => self.received(core, data.object, res),
+            KIND_SEND => self.sent(core, data.object, res),
+            KIND_ACCEPT => self.accepted(core, data, res, flags),
+            KIND_CANCEL => {}
+            kind => unreachable!("no ring entry is of kind {kind}"),
+        }
+    }
+
+    fn on_timer(&mut self, core: &mut ShardCore, tag: TimerTag) {
+        match tag.kind {
+            KIND_BDEV => {
+                if let Some(channel) = self.channels.device(BdevId(tag.object)) {
+                    channel.timer(tag.op, &mut core.io, &mut self.queue);
+                }
+            }
+            KIND_ARRAY => self.array_timer(core, tag),
+            KIND_HOUSEKEEPING => self.housekeeping(core),
+            kind => unreachable!("no timer is of kind {kind}"),
+        }
+    }
+
+    fn on_turn(&mut self, core: &mut ShardCore) -> bool {
+        let mut worked = self.poll_arrays(core);
+        worked |= self.drain(core);
+        worked |= self.serve_buffer_waiters(core);
+        self.drain(core);
+        self.send_responses(core);
+        self.answer_when_ready(core);
+        worked
+    }
+}

@@ -1,0 +1,392 @@
+//! The only file that sees a connection's descriptor: receives and sends through the ring.
+//!
+//! Receiving goes to a staging buffer, from which the protocol cuts its PDUs; a payload of which
+//! much is still to come is received straight into its request's buffer. What a connection has to
+//! send goes out in one send a turn.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use io_uring::{cqueue, opcode, types};
+use rustix::net::Shutdown;
+
+use super::message::{Answer, Message, NewConnection};
+use super::shard::{KIND_ACCEPT, KIND_CANCEL, KIND_RECEIVE, KIND_SEND, Shard, ShardCore};
+use crate::reactor::ring::UserData;
+use crate::wire::tcp::TransmitVec;
+
+/// Bytes received at a time, unless they are payload of a request.
+const STAGING_SIZE_BYTES: usize = 16 * 1024;
+
+/// Payload still to come from which on it is received straight into its buffer. Below, a copy is
+/// cheaper than a receive of its own.
+const DIRECT_SIZE_BYTES_MIN: usize = 4096;
+
+/// What the kernel is receiving into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Receiving {
+    /// Nothing.
+    Idle,
+    /// The staging buffer.
+    Staging,
+    /// A request's buffer.
+    Direct,
+}
+
+/// The driver's part of a connection.
+pub(super) struct Socket {
+    stream: TcpStream,
+    staging: Box<[u8]>,
+    /// Bytes in the staging buffer that the protocol has not taken.
+    staged: Range<usize>,
+    receiving: Receiving,
+    sending: bool,
+    /// Milliseconds of the reactor's clock when the send in flight began.
+    send_began_ms: u64,
+    transmit: Box<TransmitVec>,
+    header: Box<libc::msghdr>,
+    closing: bool,
+    /// When the protocol ended the connection and the peer was left to close it.
+    linger_from_ms: Option<u64>,
+    error_is_logged: bool,
+}
+
+impl std::fmt::Debug for Socket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Socket({:?}, sending {}, closing {})",
+            self.receiving, self.sending, self.closing
+        )
+    }
+}
+
+impl Socket {
+    pub(super) fn new(stream: TcpStream) -> Self {
+        // SAFETY: a message header is plain data, for which zeroes are valid.
+        let header = unsafe { std::mem::zeroed() };
+        Self {
+            stream,
+            staging: vec![0; STAGING_SIZE_BYTES].into_boxed_slice(),
+            staged: 0..0,
+            receiving: Receiving::Idle,
+            sending: false,
+            send_began_ms: 0,
+            transmit: Box::new(TransmitVec::new()),
+            header: Box::new(header),
+            closing: false,
+            linger_from_ms: None,
+            error_is_logged: false,
+        }
+    }
+
+    /// Ends both directions; `false` if that was done before.
+    pub(super) fn begin_close(&mut self) -> bool {
+        if std::mem::replace(&mut self.closing, true) {
+            return false;
+        }
+        // Receives and sends in flight end now. An error says that the peer was first.
+        let _ = rustix::net::shutdown(&self.stream, Shutdown::Both);
+        true
+    }
+
+    /// It is closed, and the kernel uses no memory of the connection any more.
+    pub(super) fn is_drained(&self) -> bool {
+        self.closing && self.receiving == Receiving::Idle && !self.sending
+    }
+
+    /// How long the send in flight has taken.
+    pub(super) fn sending_for_ms(&self, now_ms: u64) -> u64 {
+        if self.sending { now_ms.saturating_sub(self.send_began_ms) } else { 0 }
+    }
+
+    /// How long the peer has been left to close the connection.
+    pub(super) fn lingering_for_ms(&self, now_ms: u64) -> u64 {
+        self.linger_from_ms.map_or(0, |from_ms| now_ms.saturating_sub(from_ms))
+    }
+
+    fn fd(&self) -> types::Fd {
+        types::Fd(self.stream.as_raw_fd())
+    }
+}
+
+impl Shard {
+    /// Lets the kernel receive, if nothing is being received and there is use for it.
+    pub(super) fn receive_more(&mut self, core: &mut ShardCore, index: u16) {
+        let Some(conn) = self.connections.get(index) else { return };
+        let socket = &mut conn.socket;
+        let idle = socket.receiving == Receiving::Idle && socket.staged.is_empty();
+        if !idle || socket.closing || !conn.protocol.wants_bytes() {
+            return;
+        }
+        let fd = socket.fd();
+        let direct = conn.protocol.payload_left_bytes() >= DIRECT_SIZE_BYTES_MIN;
+        let region = if direct { conn.protocol.direct_target() } else { None };
+        let (region, receiving) = match region {
+            Some(region) => (region, Receiving::Direct),
+            None => (&mut socket.staging[..], Receiving::Staging),
+        };
+        let len = u32::try_from(region.len()).expect("a buffer's length fits u32");
+        let entry = opcode::Recv::new(fd, region.as_mut_ptr(), len).build();
+        socket.receiving = receiving;
+        let data = UserData { kind: KIND_RECEIVE, extra: 0, object: index, op: 0 };
+        // SAFETY: staging buffer and descriptor live until the connection is dropped, which waits
+        // for this receive; a request's buffer is kept by the protocol until `handle_direct`.
+        unsafe { core.io.ring.push(entry, data) };
+    }
+
+    /// A receive has ended.
+    pub(super) fn received(&mut self, core: &mut ShardCore, index: u16, res: i32) {
+        let conn = self.connections.get(index).expect("it waits for its receive");
+        let received = usize::try_from(res).unwrap_or(0);
+        match std::mem::replace(&mut conn.socket.receiving, Receiving::Idle) {
+            Receiving::Direct => conn.protocol.handle_direct(received),
+            Receiving::Staging => conn.socket.staged = 0..received,
+            Receiving::Idle => unreachable!("nothing was being received"),
+        }
+        if conn.socket.closing {
+            return self.drop_if_drained(core, index);
+        }
+        match res {
+            1.. => self.feed(core, index),
+            0 => self.close_connection(core, index, ""),
+            _ if matches!(-res, libc::EAGAIN | libc::EINTR) => self.receive_more(core, index),
+            _ => {
+                let error = std::io::Error::from_raw_os_error(-res);
+                self.close_connection(core, index, &format!("receiving failed: {error}"));
+            }
+        }
+    }
+
+    /// Gives the protocol what was received, executes what it makes of it, and receives more.
+    pub(super) fn feed(&mut self, core: &mut ShardCore, index: u16) {
+        loop {
+            let Some(conn) = self.connections.get(index) else { return };
+            if conn.socket.closing {
+                return;
+            }
+            let socket = &mut conn.socket;
+            if socket.receiving == Receiving::Direct {
+                break;
+            }
+            let bytes = &socket.staging[socket.staged.clone()];
+            let taken = conn.protocol.handle_bytes(bytes, &core.io.pool);
+            socket.staged.start += taken;
+            self.execute_commands(core, index);
+            if taken == 0 {
+                break;
+            }
+        }
+        self.after_feeding(core, index);
+        self.receive_more(core, index);
+    }
+
+    fn after_feeding(&mut self, core: &mut ShardCore, index: u16) {
+        let Some(conn) = self.connections.get(index) else { return };
+        if let Some(error) = conn.protocol.error() {
+            if !std::mem::replace(&mut conn.socket.error_is_logged, true) {
+                tracing::warn!(
+                    "connection of {} ends: the host broke the NVMe/TCP protocol ({error})",
+                    conn.describe()
+                );
+            }
+        }
+        let waits = conn.protocol.needs_buffers();
+        if waits && !std::mem::replace(&mut conn.listed_for_buffer, true) {
+            self.connections.for_buffer.push(index);
+        }
+        self.end_if_protocol_ended(core, index);
+    }
+
+    /// The protocol is over (C2HTermReq is sent, or the host sent its own): the peer is left some
+    /// time to take what was sent and to close.
+    fn end_if_protocol_ended(&mut self, core: &mut ShardCore, index: u16) {
+        let Some(conn) = self.connections.get(index) else { return };
+        if conn.protocol.is_closing() && conn.socket.linger_from_ms.is_none() {
+            conn.socket.linger_from_ms = Some(core.io.now_ms());
+            // An error says that the peer was first.
+            let _ = rustix::net::shutdown(&conn.socket.stream, Shutdown::Write);
+        }
+    }
+
+    /// Buffers came back: commands that wait for one go on. Says whether one did.
+    pub(super) fn serve_buffer_waiters(&mut self, core: &mut ShardCore) -> bool {
+        let mut worked = false;
+        for _ in 0..self.connections.for_buffer.len() {
+            let index = self.connections.for_buffer.remove(0);
+            let conn = self.connections.get(index).expect("it is removed from the list first");
+            conn.listed_for_buffer = false;
+            if conn.protocol.retry_buffers(&core.io.pool) {
+                worked = true;
+                self.execute_commands(core, index);
+                self.feed(core, index);
+            } else {
+                conn.listed_for_buffer = conn.protocol.needs_buffers();
+                if conn.listed_for_buffer {
+                    self.connections.for_buffer.push(index);
+                }
+            }
+        }
+        worked
+    }
+
+    /// Sends what connections have gathered in this turn, one send each.
+    pub(super) fn send_responses(&mut self, core: &mut ShardCore) {
+        while let Some(index) = self.connections.to_send.pop() {
+            let conn = self.connections.get(index).expect("it is removed from the list first");
+            conn.listed_to_send = false;
+            let socket = &mut conn.socket;
+            if socket.sending || socket.closing {
+                continue;
+            }
+            if conn.protocol.poll_transmit(&mut socket.transmit) == 0 {
+                continue;
+            }
+            socket.sending = true;
+            socket.send_began_ms = core.io.now_ms();
+            let segments = socket.transmit.segments();
+            let entry = if let [one] = segments {
+                let len = u32::try_from(one.len).expect("a PDU's length fits u32");
+                opcode::Send::new(socket.fd(), one.ptr, len).flags(libc::MSG_NOSIGNAL).build()
+            } else {
+                // A segment has the layout of an iovec, and sending does not write to it.
+                socket.header.msg_iov = segments.as_ptr().cast::<libc::iovec>().cast_mut();
+                socket.header.msg_iovlen = segments.len();
+                let flags = libc::MSG_NOSIGNAL.cast_unsigned();
+                opcode::SendMsg::new(socket.fd(), &raw const *socket.header).flags(flags).build()
+            };
+            let data = UserData { kind: KIND_SEND, extra: 0, object: index, op: 0 };
+            // SAFETY: header, segments and what they point to stay in place until `transmitted`;
+            // the connection is not dropped before this send has ended.
+            unsafe { core.io.ring.push(entry, data) };
+        }
+    }
+
+    /// A send has ended.
+    pub(super) fn sent(&mut self, core: &mut ShardCore, index: u16, res: i32) {
+        let conn = self.connections.get(index).expect("it waits for its send");
+        conn.socket.sending = false;
+        conn.protocol.transmitted(usize::try_from(res).unwrap_or(0));
+        if conn.socket.closing {
+            return self.drop_if_drained(core, index);
+        }
+        if res < 0 && !matches!(-res, libc::EAGAIN | libc::EINTR) {
+            let error = std::io::Error::from_raw_os_error(-res);
+            return self.close_connection(core, index, &format!("sending failed: {error}"));
+        }
+        if conn.protocol.wants_transmit() {
+            self.connections.wants_to_send(index);
+        }
+        self.end_if_protocol_ended(core, index);
+        // Slots came free, for which a capsule may have waited.
+        let conn = self.connections.get(index).expect("it exists");
+        if conn.socket.receiving == Receiving::Idle {
+            self.feed(core, index);
+        }
+    }
+}
+
+/// A listening socket.
+#[derive(Debug)]
+struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+    closing: bool,
+}
+
+/// The core's listening sockets.
+#[derive(Debug, Default)]
+pub(super) struct Listeners {
+    slots: Vec<Option<Listener>>,
+    /// Core that gets the next connection.
+    next_core: usize,
+}
+
+impl Shard {
+    /// Accepts connections on a socket from now on.
+    pub(super) fn listen(
+        &mut self,
+        core: &mut ShardCore,
+        socket: TcpListener,
+        address: SocketAddr,
+    ) {
+        let slots = &mut self.listeners.slots;
+        let index = slots.iter().position(Option::is_none).unwrap_or_else(|| {
+            slots.push(None);
+            slots.len() - 1
+        });
+        slots[index] = Some(Listener { socket, address, closing: false });
+        self.arm_accept(core, index);
+    }
+
+    fn arm_accept(&self, core: &mut ShardCore, index: usize) {
+        let listener = self.listeners.slots[index].as_ref().expect("it listens");
+        let entry = opcode::AcceptMulti::new(types::Fd(listener.socket.as_raw_fd()))
+            .flags(libc::SOCK_CLOEXEC)
+            .build();
+        // SAFETY: the entry points to no memory; the socket is dropped after its last completion.
+        unsafe { core.io.ring.push(entry, accept_data(index)) };
+    }
+
+    /// Accepts no more connections at this address; answered when the socket is closed.
+    pub(super) fn unlisten(&mut self, core: &mut ShardCore, address: SocketAddr) {
+        let found = self.listeners.slots.iter_mut().enumerate().find_map(|(index, slot)| {
+            slot.as_mut()
+                .filter(|one| one.address == address && !one.closing)
+                .map(|one| (index, one))
+        });
+        let Some((index, listener)) = found else {
+            return self.answer(core, Answer::Done);
+        };
+        listener.closing = true;
+        let entry = opcode::AsyncCancel::new(accept_data(index).pack()).build();
+        let data = UserData { kind: KIND_CANCEL, extra: 0, object: 0, op: 0 };
+        // SAFETY: the entry points to no memory.
+        unsafe { core.io.ring.push(entry, data) };
+    }
+
+    /// An accept has ended, or has brought a connection.
+    pub(super) fn accepted(&mut self, core: &mut ShardCore, data: UserData, res: i32, flags: u32) {
+        let index = usize::from(data.object);
+        if res >= 0 {
+            // SAFETY: the kernel has just given us this descriptor, and to nobody else.
+            let fd = unsafe { OwnedFd::from_raw_fd(res) };
+            self.hand_out(core, TcpStream::from(fd));
+        }
+        if cqueue::more(flags) {
+            return;
+        }
+        let listener = self.listeners.slots[index].as_ref().expect("it accepts");
+        if listener.closing {
+            self.listeners.slots[index] = None;
+            return self.answer(core, Answer::Done);
+        }
+        if res < 0 {
+            let error = std::io::Error::from_raw_os_error(-res);
+            let address = listener.address;
+            tracing::warn!("accepting a connection on {address} failed: {error}; going on");
+        }
+        self.arm_accept(core, index);
+    }
+
+    /// Gives a new connection to the next core in turn.
+    fn hand_out(&mut self, core: &mut ShardCore, stream: TcpStream) {
+        let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else {
+            // The peer is gone already.
+            return;
+        };
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::warn!("connection of {peer}: TCP_NODELAY could not be set: {error}");
+        }
+        let to = self.listeners.next_core % core.port.control();
+        self.listeners.next_core = to + 1;
+        let new = Box::new(NewConnection { stream, peer, local });
+        self.send(core, to, Message::NewConnection(new));
+    }
+}
+
+fn accept_data(index: usize) -> UserData {
+    let object = u16::try_from(index).expect("few listeners");
+    UserData { kind: KIND_ACCEPT, extra: 0, object, op: 0 }
+}

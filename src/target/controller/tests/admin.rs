@@ -1,0 +1,264 @@
+use super::*;
+use crate::wire::nvme::opcode::admin;
+
+fn get(controller: &mut Controller, table: &SubsystemTable, size: u32, offset: u32) -> u64 {
+    let sqe = property(fctype::PROPERTY_GET, size, offset, 0);
+    run(controller, table, &sqe, 0).unwrap().1
+}
+
+#[test]
+fn states_follow_cc() {
+    let table = table_with(&[geometry(512)]);
+    let mut controller = disabled(&table, NQN);
+    assert_eq!(get(&mut controller, &table, 8, 0) & 0xffff, 127, "CAP.MQES");
+    assert_eq!(get(&mut controller, &table, 4, 8), 0x2_0000, "VS");
+    assert_eq!(get(&mut controller, &table, 4, 0x1c), 0);
+    let identify = command(admin::IDENTIFY, 0, 1, 0);
+    let early = run(&mut controller, &table, &identify, 4096);
+    assert_eq!(early, Err(Status::COMMAND_SEQUENCE_ERROR));
+    // Linux sets the entry sizes first, then EN.
+    assert_eq!(set_cc(&mut controller, &table, 0x0046_0060), Effect::None);
+    assert_eq!(controller.state(), ControllerState::Disabled);
+    assert_eq!(set_cc(&mut controller, &table, 0x0046_0061), Effect::None);
+    assert_eq!(get(&mut controller, &table, 4, 0x1c), 1, "CSTS.RDY");
+    assert_eq!(get(&mut controller, &table, 4, 0x14), 0x0046_0061, "CC");
+    controller.attach_io_queue(&request(NQN, 1, 1)).unwrap();
+    assert_eq!(set_cc(&mut controller, &table, 0x0046_4061), Effect::CloseIoQueues);
+    assert_eq!(get(&mut controller, &table, 4, 0x1c), 1 | 2 << 2, "CSTS.SHST complete");
+    assert_eq!(controller.io_queue_count(), 0);
+    let late = run(&mut controller, &table, &identify, 4096);
+    assert_eq!(late, Err(Status::COMMAND_SEQUENCE_ERROR));
+    set_cc(&mut controller, &table, 0x0046_0060);
+    assert_eq!(controller.state(), ControllerState::Disabled);
+    set_cc(&mut controller, &table, 0x0046_0061);
+    assert_eq!(set_cc(&mut controller, &table, 0x0046_0060), Effect::CloseIoQueues, "reset");
+}
+
+#[test]
+fn a_configuration_that_cap_lacks_is_fatal_until_reset() {
+    let table = table_with(&[]);
+    for cc in [0x0000_0001, 0x0046_0011, 0x0046_0081, 0x0046_0801, 0x0045_0001] {
+        let mut controller = disabled(&table, NQN);
+        set_cc(&mut controller, &table, cc);
+        assert_eq!(get(&mut controller, &table, 4, 0x1c), 2, "CSTS.CFS for {cc:#x}");
+        set_cc(&mut controller, &table, 0x0046_0061);
+        assert_eq!(controller.state(), ControllerState::Failed);
+        set_cc(&mut controller, &table, 0);
+        set_cc(&mut controller, &table, 0x0046_0001);
+        assert_eq!(controller.state(), ControllerState::Ready);
+    }
+}
+
+#[test]
+fn unknown_properties_and_commands() {
+    let table = table_with(&[]);
+    let mut controller = ready(&table, NQN);
+    let invalid = Err(Status::INVALID_FIELD.dnr());
+    for (kind, size, offset) in [
+        (fctype::PROPERTY_GET, 4, 0),
+        (fctype::PROPERTY_GET, 8, 0x14),
+        (fctype::PROPERTY_GET, 4, 0x20),
+        (fctype::PROPERTY_GET, 4, u32::MAX),
+        (fctype::PROPERTY_SET, 4, 0x1c),
+        (fctype::PROPERTY_SET, 8, 0x14),
+    ] {
+        let sqe = property(kind, size, offset, 0);
+        assert_eq!(run(&mut controller, &table, &sqe, 0), invalid, "{kind} {size} {offset:#x}");
+    }
+    for opcode in [0x00, 0x01, 0x05, 0x0d, 0x10, 0x80, 0xff] {
+        let sqe = command(opcode, 0, 0, 0);
+        let status = run(&mut controller, &table, &sqe, 0).unwrap_err();
+        assert_eq!(status, Status::INVALID_OPCODE.dnr(), "{opcode:#x}");
+    }
+    let (again, _) = connect_bytes(NQN, 0, CNTLID_DYNAMIC);
+    let status = run(&mut controller, &table, &again, 1024).unwrap_err();
+    assert_eq!(status, Status::COMMAND_SEQUENCE_ERROR.dnr());
+    let abort = command(admin::ABORT, 0, 5 << 16 | 1, 0);
+    assert_eq!(run(&mut controller, &table, &abort, 0), Ok((vec![], 1)), "not aborted");
+    let mut discovery = ready_discovery(&table);
+    let status = run(&mut discovery, &table, &abort, 0).unwrap_err();
+    assert_eq!(status, Status::INVALID_OPCODE.dnr());
+}
+
+#[test]
+fn keep_alive_expires_and_is_restarted() {
+    let table = table_with(&[]);
+    let mut controller = ready(&table, NQN);
+    assert_eq!(controller.kato_ms(), 5000, "4500 rounded up to KAS");
+    assert!(!controller.check_keep_alive(6000));
+    assert!(controller.check_keep_alive(6001));
+    let sqe = command(admin::KEEP_ALIVE, 0, 0, 0);
+    let _ = controller.admin(&at(&table, 6000), &sqe, &mut []);
+    assert!(!controller.check_keep_alive(11_000));
+    assert!(controller.check_keep_alive(11_001));
+    assert!(!controller.check_keep_alive(0), "a clock that steps back ends nothing");
+    let sqe = command(admin::SET_FEATURES, 0, 0x0f, u32::MAX);
+    run(&mut controller, &table, &sqe, 0).unwrap();
+    assert_eq!(controller.kato_ms(), 4_294_967_000);
+    let sqe = command(admin::SET_FEATURES, 0, 0x0f, 0);
+    run(&mut controller, &table, &sqe, 0).unwrap();
+    assert!(!controller.check_keep_alive(u64::MAX), "0 is no timeout");
+}
+
+fn feature(
+    controller: &mut Controller,
+    table: &SubsystemTable,
+    cdw10: u32,
+    cdw11: u32,
+) -> Result<u64, Status> {
+    let sqe = command(admin::GET_FEATURES, 0, cdw10, cdw11);
+    run(controller, table, &sqe, 16).map(|(_, result)| result)
+}
+
+fn set(
+    controller: &mut Controller,
+    table: &SubsystemTable,
+    cdw10: u32,
+    value: u32,
+) -> Result<u64, Status> {
+    let sqe = command(admin::SET_FEATURES, 0, cdw10, value);
+    run(controller, table, &sqe, 0).map(|(_, result)| result)
+}
+
+#[test]
+fn features() {
+    let table = table_with(&[geometry(512)]);
+    let c = &mut ready(&table, NQN);
+    assert_eq!(set(c, &table, 7, 0x0003_0007), Ok(0x0003_0003), "the smaller of SQs and CQs");
+    assert_eq!(feature(c, &table, 7, 0), Ok(0x0003_0003));
+    assert_eq!(set(c, &table, 7, 0xfffe_fffe), Ok(0x007f_007f));
+    assert_eq!(set(c, &table, 7, 0xffff_0001), Err(Status::INVALID_FIELD.dnr()));
+    assert_eq!(set(c, &table, 7, 0x0003_0003), Ok(0x0003_0003));
+    let fifth = request(NQN, 5, 1);
+    assert!(c.attach_io_queue(&fifth).is_err(), "only four were granted");
+    c.attach_io_queue(&request(NQN, 4, 1)).unwrap();
+    assert_eq!(set(c, &table, 7, 0), Err(Status::COMMAND_SEQUENCE_ERROR.dnr()));
+    assert_eq!(set(c, &table, 0x8000_0001, 0), Err(Status::FEATURE_NOT_SAVEABLE.dnr()));
+    assert_eq!(set(c, &table, 6, 0), Err(Status::FEATURE_NOT_CHANGEABLE.dnr()));
+    assert_eq!(set(c, &table, 6, 1), Ok(0));
+    assert_eq!(feature(c, &table, 6, 0), Ok(1));
+    assert_eq!(set(c, &table, 2, 1), Err(Status::INVALID_FIELD.dnr()), "power state 1");
+    assert_eq!(set(c, &table, 0x81, 1), Err(Status::COMMAND_SEQUENCE_ERROR.dnr()));
+    assert_eq!(set(c, &table, 8, 0), Err(Status::INVALID_FIELD.dnr()), "no interrupts here");
+    assert_eq!(set(c, &table, 0x0b, 0x100), Ok(0));
+    assert_eq!(feature(c, &table, 0x0b, 0), Ok(0x100));
+    assert_eq!(feature(c, &table, 0x10b, 0), Ok(0), "default");
+    assert_eq!(feature(c, &table, 0x30b, 0), Ok(4), "changeable, not saveable");
+    assert_eq!(feature(c, &table, 0x305, 0), Ok(6), "and namespace specific");
+    assert_eq!(feature(c, &table, 0x70b, 0), Err(Status::INVALID_FIELD.dnr()), "reserved SEL");
+    assert_eq!(set(c, &table, 4, 0x0010_0111), Ok(0), "under temperature");
+    assert_eq!(feature(c, &table, 4, 0), Ok(0xffff));
+    assert_eq!(feature(c, &table, 4, 0x0010_0000), Ok(0x111));
+    assert_eq!(set(c, &table, 4, 0x0001_0111), Err(Status::INVALID_FIELD.dnr()), "sensor 1");
+    let exhid = command(admin::GET_FEATURES, 0, 0x81, 1);
+    assert_eq!(run(c, &table, &exhid, 16), Ok((vec![7; 16], 0)));
+    assert_eq!(run(c, &table, &exhid, 8), Err(Status::DATA_SGL_LENGTH_INVALID.dnr()));
+    let mut per_ns = command(admin::SET_FEATURES, 1, 0x0b, 0);
+    let status = run(c, &table, &per_ns, 0).unwrap_err();
+    assert_eq!(status, Status::FEATURE_NOT_NAMESPACE_SPECIFIC.dnr());
+    per_ns.nsid.set(9);
+    assert_eq!(run(c, &table, &per_ns, 0), Err(Status::INVALID_NAMESPACE.dnr()));
+    let d = &mut ready_discovery(&table);
+    assert_eq!(set(d, &table, 7, 0), Err(Status::INVALID_FIELD.dnr()));
+    assert_eq!(set(d, &table, 0x0b, 1 << 31), Ok(0));
+}
+
+#[test]
+fn no_cache_no_cache_feature() {
+    let mut plain = geometry(512);
+    plain.volatile_write_cache = false;
+    let table = table_with(&[plain]);
+    let c = &mut ready(&table, NQN);
+    assert_eq!(feature(c, &table, 6, 0), Err(Status::INVALID_FIELD.dnr()));
+    assert_eq!(set(c, &table, 6, 1), Err(Status::INVALID_FIELD.dnr()));
+}
+
+fn identify(
+    c: &mut Controller,
+    table: &SubsystemTable,
+    nsid: u32,
+    cns: u32,
+) -> Result<Vec<u8>, Status> {
+    let sqe = command(admin::IDENTIFY, nsid, cns, 0);
+    run(c, table, &sqe, 4096).map(|(data, _)| data)
+}
+
+fn u16_at(data: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes(data[at..at + 2].try_into().unwrap())
+}
+
+fn u32_at(data: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(data[at..at + 4].try_into().unwrap())
+}
+
+#[test]
+fn identify_controller_has_every_field_in_its_place() {
+    let table = table_with(&[geometry(512)]);
+    let c = &mut ready(&table, NQN);
+    let data = identify(c, &table, 0, 1).unwrap();
+    assert_eq!(data.len(), 4096);
+    assert_eq!(&data[4..24], b"SN1                 ");
+    assert_eq!(&data[24..44], b"mdof bdev Controller");
+    assert_eq!(&data[64..67], b"0.1");
+    assert_eq!((data[76], data[77], u16_at(&data, 78)), (3, 5, 1), "CMIC, MDTS, CNTLID");
+    assert_eq!(u32_at(&data, 80), 0x2_0000, "VER");
+    assert_eq!(u32_at(&data, 92), 1 << 8, "OAES");
+    assert_eq!(u32_at(&data, 96), 1, "CTRATT");
+    assert_eq!(data[111], 1, "CNTRLTYPE");
+    assert_eq!((data[258], data[259], data[261]), (3, 3, 6), "ACL, AERL, LPA");
+    assert_eq!(u16_at(&data, 320), 10, "KAS");
+    assert_eq!((data[512], data[513], u16_at(&data, 514)), (0x66, 0x44, 128), "MAXCMD");
+    assert_eq!(u32_at(&data, 516), 32, "NN");
+    assert_eq!(u16_at(&data, 520), 1 | 4 | 8 | 16, "ONCS");
+    assert_eq!(data[525], 5, "VWC");
+    assert_eq!(u32_at(&data, 536), 0x30_0001, "SGLS");
+    assert_eq!(&data[768..768 + NQN.len()], NQN.as_bytes());
+    assert_eq!((u32_at(&data, 1792), u32_at(&data, 1796)), (516, 1), "IOCCSZ, IORCSZ");
+    assert_eq!((u16_at(&data, 1800), data[1802], data[1803]), (0, 0, 1), "ICDOFF, FCATT, MSDBD");
+    assert!(c.attach_io_queue(&request(NQN, 1, 1)).unwrap().vwc_advertised);
+    let d = &mut ready_discovery(&table);
+    let data = identify(d, &table, 0, 1).unwrap();
+    assert_eq!((data[111], data[261], u32_at(&data, 92)), (2, 4, 1 << 31));
+    assert_eq!(u32_at(&data, 516), 0, "no namespaces");
+    assert_eq!(identify(d, &table, 1, 0), Err(Status::INVALID_FIELD.dnr()));
+}
+
+#[test]
+fn identify_namespace() {
+    let mut table = table_with(&[geometry(512), geometry(4096), geometry(512)]);
+    table.remove_ns(NQN, 1).unwrap();
+    let c = &mut ready(&table, NQN);
+    let data = identify(c, &table, 2, 0).unwrap();
+    assert_eq!(&data[..8], &1000_u64.to_le_bytes());
+    assert_eq!((data[24], data[30], data[33]), (0x10, 1, 9), "NSFEAT, NMIC, DLFEAT");
+    assert_eq!(u16_at(&data, 72), 15, "NOWS");
+    assert_eq!(&data[48..56], &4_096_000_u64.to_le_bytes(), "NVMCAP");
+    assert_eq!(&data[128..132], &[0, 0, 12, 0], "LBAF 0");
+    let inactive = identify(c, &table, 1, 0).unwrap();
+    assert!(inactive.iter().all(|&byte| byte == 0));
+    for nsid in [0, 33, u32::MAX] {
+        assert_eq!(identify(c, &table, nsid, 0), Err(Status::INVALID_NAMESPACE.dnr()));
+    }
+    let list = identify(c, &table, 0, 2).unwrap();
+    assert_eq!((u32_at(&list, 0), u32_at(&list, 4), u32_at(&list, 8)), (2, 3, 0));
+    let list = identify(c, &table, 2, 2).unwrap();
+    assert_eq!((u32_at(&list, 0), u32_at(&list, 4)), (3, 0));
+    assert_eq!(identify(c, &table, u32::MAX, 2), Err(Status::INVALID_NAMESPACE.dnr()));
+    let descriptors = identify(c, &table, 2, 3).unwrap();
+    assert_eq!(&descriptors[..4], &[3, 16, 0, 0]);
+    assert_eq!(&descriptors[4..20], geometry(512).uuid.as_bytes());
+    assert_eq!(&descriptors[20..25], &[4, 1, 0, 0, 0], "CSI");
+    assert_eq!(identify(c, &table, 1, 3), Err(Status::INVALID_NAMESPACE.dnr()));
+    let independent = identify(c, &table, 2, 8).unwrap();
+    assert_eq!((independent[0], independent[1], independent[14]), (0, 1, 1));
+    let limits = identify(c, &table, 0, 6).unwrap();
+    assert_eq!((limits[1], u32_at(&limits, 4)), (12, 2_097_152), "WZSL, DMRSL");
+    assert_eq!(identify(c, &table, 2, 5).unwrap(), [0; 4096]);
+    assert_eq!(identify(c, &table, 0, 0xffff_001c).unwrap()[..9], [1, 0, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(identify(c, &table, 0, 0x0002_001c), Err(Status::INVALID_FIELD.dnr()));
+    assert_eq!(identify(c, &table, 0, 0x44), Err(Status::INVALID_FIELD.dnr()));
+    let zoned = command(admin::IDENTIFY, 2, 5, 2 << 24);
+    assert_eq!(run(c, &table, &zoned, 4096), Err(Status::INVALID_FIELD.dnr()));
+    let short = command(admin::IDENTIFY, 2, 0, 0);
+    assert_eq!(run(c, &table, &short, 4095), Err(Status::DATA_SGL_LENGTH_INVALID.dnr()));
+}

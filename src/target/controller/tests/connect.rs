@@ -1,0 +1,112 @@
+use super::*;
+use crate::target::controller::connect::{cntlid_of, owner_of};
+
+fn refused(change: fn(&mut Sqe, &mut ConnectData)) -> (Status, u32) {
+    let table = table_with(&[]);
+    let (mut sqe, mut data) = connect_bytes(NQN, 0, CNTLID_DYNAMIC);
+    change(&mut sqe, &mut data);
+    let refusal = ConnectRequest::parse(&sqe, data.as_bytes())
+        .and_then(|request| Controller::connect(&request, &connect_context(&table)))
+        .unwrap_err();
+    (refusal.status, refusal.result)
+}
+
+const INVALID: Status = Status::CONNECT_INVALID_PARAMETERS;
+
+#[test]
+fn admin_connect_is_checked_field_by_field() {
+    let format = refused(|sqe, _| sqe.cdw10.set(1));
+    assert_eq!(format, (Status::CONNECT_INCOMPATIBLE_FORMAT.dnr(), 0));
+    assert_eq!(refused(|sqe, _| sqe.cdw11.set(0)), (INVALID, 44), "SQSIZE 0");
+    assert_eq!(refused(|sqe, _| sqe.cdw11.set(0xffff)), (INVALID, 44), "SQSIZE too large");
+    assert_eq!(refused(|_, data| data.cntlid.set(1)), (INVALID, 0x1_0010), "static controller");
+    assert_eq!(refused(|_, data| data.subnqn[20] = b'x'), (INVALID, 0x1_0100), "unknown NQN");
+    assert_eq!(refused(|_, data| data.subnqn = [b'x'; 256]), (INVALID, 0x1_0100));
+    assert_eq!(refused(|_, data| data.hostnqn = [0; 256]), (INVALID, 0x1_0200));
+    let (sqe, data) = connect_bytes(NQN, 0, CNTLID_DYNAMIC);
+    for len in [0, 1023] {
+        let refusal = ConnectRequest::parse(&sqe, &data.as_bytes()[..len]).unwrap_err();
+        assert_eq!(refusal.status, Status::DATA_SGL_LENGTH_INVALID.dnr());
+    }
+}
+
+#[test]
+fn only_allowed_hosts_at_the_right_address() {
+    let mut table = table_with(&[]);
+    let request = request(NQN, 0, CNTLID_DYNAMIC);
+    let status = |table: &SubsystemTable, local: &str| {
+        let context =
+            ConnectContext { local_address: local.parse().unwrap(), ..connect_context(table) };
+        Controller::connect(&request, &context).map(|_| ()).map_err(|refusal| refusal.status)
+    };
+    assert_eq!(status(&table, LOCAL), Ok(()));
+    assert_eq!(status(&table, "192.0.2.1:4421"), Err(INVALID));
+    table.allow_any_host(NQN, false).unwrap();
+    assert_eq!(status(&table, LOCAL), Err(Status::CONNECT_INVALID_HOST));
+    table.add_host(NQN, HOST).unwrap();
+    assert_eq!(status(&table, LOCAL), Ok(()));
+}
+
+#[test]
+fn cntlid_range_of_the_subsystem_is_kept() {
+    let mut table = SubsystemTable::new();
+    let spec = SubsystemSpec { min_cntlid: 2, allow_any_host: true, ..SubsystemSpec::new(NQN) };
+    table.create_subsystem(&spec).unwrap();
+    table.add_listener(NQN, LOCAL.parse().unwrap()).unwrap();
+    let request = request(NQN, 0, CNTLID_DYNAMIC);
+    let refusal = Controller::connect(&request, &connect_context(&table)).unwrap_err();
+    assert_eq!(refusal.status, Status::CONNECT_CONTROLLER_BUSY);
+}
+
+#[test]
+fn controller_ids_name_their_core() {
+    assert_eq!(cntlid_of(0, 0), 1);
+    assert_eq!(owner_of(cntlid_of(3, 17)), Some((3, 17)));
+    assert_eq!(owner_of(0), None);
+    assert_eq!(owner_of(0xffff), None);
+}
+
+#[test]
+fn io_queues_attach_to_their_controller_only() {
+    let table = table_with(&[geometry(512)]);
+    let mut controller = disabled(&table, NQN);
+    let good = request(NQN, 1, 1);
+    let early = controller.attach_io_queue(&good).unwrap_err();
+    assert_eq!(early.status, Status::COMMAND_SEQUENCE_ERROR, "not enabled");
+    set_cc(&mut controller, &table, 0x0046_0061);
+    for (bad, result) in [
+        (ConnectRequest { cntlid: 2, ..good }, 0x1_0010),
+        (ConnectRequest { hostid: [8; 16], ..good }, 0x1_0000),
+        (ConnectRequest { hostnqn: good.subnqn, ..good }, 0x1_0200),
+        (ConnectRequest { subnqn: good.hostnqn, ..good }, 0x1_0100),
+        (ConnectRequest { qid: 129, ..good }, 42),
+        (ConnectRequest { qid: 0, ..good }, 42),
+    ] {
+        let refusal = controller.attach_io_queue(&bad).unwrap_err();
+        assert_eq!((refusal.status, refusal.result), (INVALID, result), "{bad:?}");
+    }
+    let grant = controller.attach_io_queue(&good).unwrap();
+    assert_eq!((grant.qid, grant.queue_depth, grant.cntlid), (1, 32, 1));
+    assert!(!grant.flow_control_disabled && !grant.vwc_advertised);
+    let twice = controller.attach_io_queue(&good).unwrap_err();
+    assert_eq!(twice.status, Status::COMMAND_SEQUENCE_ERROR);
+    let last = ConnectRequest { qid: 128, ..good };
+    assert!(controller.attach_io_queue(&last).is_ok());
+    assert_eq!(controller.io_queue_count(), 2);
+    controller.detach_io_queue(1);
+    controller.detach_io_queue(1);
+    controller.detach_io_queue(0);
+    controller.detach_io_queue(u16::MAX);
+    assert!(controller.attach_io_queue(&good).is_ok());
+    let mut discovery = ready_discovery(&table);
+    let refusal = discovery.attach_io_queue(&request(DISCOVERY_NQN, 1, 1)).unwrap_err();
+    assert_eq!((refusal.status, refusal.result), (INVALID, 42));
+}
+
+#[test]
+fn requests_cross_cores() {
+    fn sendable<T: Send>() {}
+    sendable::<ConnectRequest>();
+    sendable::<IoQueueGrant>();
+    sendable::<Refusal>();
+}

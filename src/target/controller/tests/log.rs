@@ -1,0 +1,228 @@
+use super::*;
+use crate::wire::nvme::opcode::admin;
+
+/// Get Log Page of `len_bytes` at `offset`, with the event retained or not.
+fn log(lid: u8, len_bytes: u32, offset: u64, retain: bool) -> Sqe {
+    let dwords = len_bytes / 4 - 1;
+    let cdw10 = u32::from(lid) | u32::from(retain) << 15 | (dwords & 0xffff) << 16;
+    let mut sqe = command(admin::GET_LOG_PAGE, u32::MAX, cdw10, dwords >> 16);
+    sqe.cdw12.set(u32::try_from(offset & 0xffff_ffff).unwrap());
+    sqe.cdw13.set(u32::try_from(offset >> 32).unwrap());
+    sqe
+}
+
+fn read(c: &mut Controller, table: &SubsystemTable, lid: u8, len: u32, at: u64) -> Vec<u8> {
+    let (data, _) = run(c, table, &log(lid, len, at, true), usize::try_from(len).unwrap()).unwrap();
+    data
+}
+
+#[test]
+fn pages_of_an_io_controller() {
+    let table = table_with(&[geometry(512)]);
+    let c = &mut ready(&table, NQN);
+    let supported = read(c, &table, 0, 1024, 0);
+    for lid in 0..=255_usize {
+        let known = [0, 1, 2, 3, 4, 5, 0x12].contains(&lid);
+        assert_eq!(supported[lid * 4], u8::from(known), "LID {lid:#x}");
+    }
+    assert!(read(c, &table, 1, 64, 0).iter().all(|&byte| byte == 0));
+    assert_eq!(read(c, &table, 2, 512, 0)[3], 100, "available spare");
+    let slot = read(c, &table, 3, 512, 0);
+    assert_eq!((slot[0], &slot[8..11]), (1, b"0.1".as_slice()));
+    let effects = read(c, &table, 5, 4096, 0);
+    let dword = |at: usize| u32::from_le_bytes(effects[at..at + 4].try_into().unwrap());
+    assert_eq!((dword(6 * 4), dword(0x0d * 4)), (1, 0), "Identify, Namespace Management");
+    assert_eq!((dword(1024 + 4), dword(1024 + 8), dword(1024 + 0x0d * 4)), (3, 1, 0));
+    let features = read(c, &table, 0x12, 1024, 0);
+    assert_eq!(features[4 * 7..4 * 7 + 4], [1, 0, 0x20, 0], "number of queues");
+    assert_eq!(read(c, &table, 5, 8, 1024 + 4), effects[1028..1036], "any offset inside");
+}
+
+#[test]
+fn bad_requests_for_pages() {
+    let table = table_with(&[geometry(512)]);
+    let c = &mut ready(&table, NQN);
+    let field = Err(Status::INVALID_FIELD.dnr());
+    for (lid, offset) in [(2, 516), (2, 2), (5, 4100), (0, u64::MAX - 3), (4, 1 << 40)] {
+        assert_eq!(run(c, &table, &log(lid, 4, offset, true), 4), field, "{lid} {offset}");
+    }
+    assert!(run(c, &table, &log(2, 8, 512, true), 8).unwrap().0 == [0; 8], "at the end");
+    let mut largest = log(2, 4, 0, true);
+    largest.cdw10.set(0xffff_0002);
+    largest.cdw11.set(0x0000_ffff);
+    assert_eq!(run(c, &table, &largest, 131_072), field, "NUMD of 2^34 bytes");
+    let short = run(c, &table, &log(2, 512, 0, true), 508);
+    assert_eq!(short, Err(Status::DATA_SGL_LENGTH_INVALID.dnr()));
+    for lid in [0x06, 0x0c, 0x70, 0xff] {
+        let status = run(c, &table, &log(lid, 512, 0, true), 512);
+        assert_eq!(status, Err(Status::INVALID_LOG_PAGE.dnr()), "{lid:#x}");
+    }
+    let mut index_offset = log(2, 4, 0, true);
+    index_offset.cdw14.set(1 << 23);
+    assert_eq!(run(c, &table, &index_offset, 4), field);
+    let mut per_namespace = log(2, 512, 0, true);
+    per_namespace.nsid.set(1);
+    assert_eq!(run(c, &table, &per_namespace, 512), field);
+}
+
+fn hold(c: &mut Controller, table: &SubsystemTable, cid: u16) -> AdminOutcome {
+    let mut sqe = command(admin::ASYNC_EVENT_REQUEST, 0, 0, 0);
+    sqe.cid.set(cid);
+    c.admin(&at(table, 2000), &sqe, &mut [])
+}
+
+fn enable_events(c: &mut Controller, table: &SubsystemTable, bits: u32) {
+    let sqe = command(admin::SET_FEATURES, 0, 0x0b, bits);
+    run(c, table, &sqe, 0).unwrap();
+}
+
+#[test]
+fn a_changed_namespace_is_told_once_until_its_log_is_read() {
+    let mut table = table_with(&[geometry(512)]);
+    let c = &mut ready(&table, NQN);
+    enable_events(c, &table, 0x1ff);
+    assert_eq!(hold(c, &table, 30), AdminOutcome::HoldAsyncEvent);
+    assert_eq!(c.next_async_event(), None, "no news");
+    add_ns(&mut table, 1, &geometry(4096));
+    assert_eq!(c.table_changed(&table), TableChange::Admitted);
+    let told = AsyncCompletion { cid: 30, status: Status::SUCCESS, result: 0x4_0002 };
+    assert_eq!(c.next_async_event(), Some(told));
+    assert_eq!(c.next_async_event(), None);
+    assert_eq!(hold(c, &table, 31), AdminOutcome::HoldAsyncEvent);
+    add_ns(&mut table, 2, &geometry(512));
+    let _ = c.table_changed(&table);
+    assert_eq!(c.next_async_event(), None, "the log has not been read");
+    let mut expected = vec![0; 4096];
+    (expected[0], expected[4]) = (2, 3);
+    assert_eq!(read(c, &table, 4, 4096, 0), expected);
+    table.remove_ns(NQN, 1).unwrap();
+    let _ = c.table_changed(&table);
+    assert_eq!(c.next_async_event(), None, "read, but the event was retained");
+    let (data, _) = run(c, &table, &log(4, 4096, 0, false), 4096).unwrap();
+    (expected[0], expected[4], expected[8]) = (1, 2, 3);
+    assert_eq!(data, expected);
+    assert!(read(c, &table, 4, 4096, 0).iter().all(|&byte| byte == 0), "cleared");
+    assert_eq!(c.next_async_event(), None);
+    table.remove_ns(NQN, 2).unwrap();
+    let _ = c.table_changed(&table);
+    assert_eq!(c.next_async_event().map(|event| event.cid), Some(31));
+    assert!(c.subsystem().namespace(2).is_none(), "the controller follows the table");
+}
+
+#[test]
+fn events_can_wait_be_masked_and_be_too_many() {
+    let mut table = table_with(&[geometry(512)]);
+    let c = &mut ready(&table, NQN);
+    add_ns(&mut table, 1, &geometry(512));
+    let _ = c.table_changed(&table);
+    assert_eq!(hold(c, &table, 1), AdminOutcome::HoldAsyncEvent);
+    assert_eq!(c.next_async_event(), None, "masked after reset");
+    enable_events(c, &table, 0x100);
+    for cid in 2..=4 {
+        assert_eq!(hold(c, &table, cid), AdminOutcome::HoldAsyncEvent);
+    }
+    let AdminOutcome::Complete { status, .. } = hold(c, &table, 5) else { panic!("held") };
+    assert_eq!(status, Status::AER_LIMIT_EXCEEDED.dnr());
+    set_cc(c, &table, 0);
+    let aborted: Vec<_> = std::iter::from_fn(|| c.next_async_event()).collect();
+    assert_eq!(aborted.iter().map(|event| event.cid).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    assert!(aborted.iter().all(|event| event.status == Status::ABORT_REQUESTED));
+    set_cc(c, &table, 0x0046_0061);
+    enable_events(c, &table, 0x100);
+    add_ns(&mut table, 2, &geometry(512));
+    let _ = c.table_changed(&table);
+    assert_eq!(c.next_async_event(), None, "no request to tell it with");
+    let _ = hold(c, &table, 9);
+    assert_eq!(c.next_async_event().map(|event| event.cid), Some(9), "kept until there is");
+}
+
+#[test]
+fn other_changes_are_no_news_and_removal_ends_the_controller() {
+    let mut table = table_with(&[geometry(512)]);
+    let c = &mut ready(&table, NQN);
+    enable_events(c, &table, 0x100);
+    let _ = hold(c, &table, 1);
+    table.add_listener(NQN, "192.0.2.9:4420".parse().unwrap()).unwrap();
+    assert_eq!(c.table_changed(&table), TableChange::Admitted);
+    assert_eq!(c.next_async_event(), None);
+    let mut closed = table.clone();
+    closed.allow_any_host(NQN, false).unwrap();
+    assert_eq!(c.table_changed(&closed), TableChange::Revoked);
+    table.delete_subsystem(NQN).unwrap();
+    assert_eq!(c.table_changed(&table), TableChange::Revoked);
+}
+
+fn discovery_table() -> SubsystemTable {
+    let mut table = table_with(&[geometry(512)]);
+    table.add_listener(NQN, "[2001:db8::5]:4421".parse().unwrap()).unwrap();
+    let hidden = SubsystemSpec::new("nqn.2026-11.org.example:hidden");
+    table.create_subsystem(&hidden).unwrap();
+    table.add_listener(hidden.nqn, LOCAL.parse().unwrap()).unwrap();
+    let wild =
+        SubsystemSpec { allow_any_host: true, ..SubsystemSpec::new("nqn.2026-11.org.example:w") };
+    table.create_subsystem(&wild).unwrap();
+    table.add_listener(wild.nqn, "0.0.0.0:4420".parse().unwrap()).unwrap();
+    table
+}
+
+fn text(field: &[u8]) -> String {
+    String::from_utf8(field.to_vec()).unwrap().trim_end_matches([' ', '\0']).to_owned()
+}
+
+#[test]
+fn discovery_log_lists_what_the_host_may_use() {
+    let mut table = discovery_table();
+    let c = &mut ready_discovery(&table);
+    // nvme-cli reads the header first, then everything.
+    let header = read(c, &table, 0x70, 1024, 0);
+    assert_eq!(header[..8], table.generation().to_le_bytes());
+    assert_eq!(header[8..18], [3, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let all = read(c, &table, 0x70, 4096, 0);
+    assert_eq!(all[..1024], header);
+    let records: Vec<_> = all[1024..].chunks_exact(1024).collect();
+    assert_eq!(records[0][..12], [3, 1, 2, 6, 1, 0, 0xff, 0xff, 128, 0, 0, 0]);
+    assert_eq!(records[1][..12], [3, 2, 2, 6, 2, 0, 0xff, 0xff, 128, 0, 0, 0]);
+    let named =
+        |record: &[u8]| (text(&record[256..512]), text(&record[512..768]), text(&record[32..64]));
+    let expected = |nqn: &str, at: &str, port: &str| (nqn.into(), at.into(), port.into());
+    assert_eq!(named(records[0]), expected(NQN, "192.0.2.1", "4420"));
+    assert_eq!(named(records[1]), expected(NQN, "2001:db8::5", "4421"));
+    let wild = expected("nqn.2026-11.org.example:w", "192.0.2.1", "4420");
+    assert_eq!(named(records[2]), wild, "the address the host came by, not the wildcard");
+    assert_eq!(records[0][512 + 9], b' ');
+    assert_eq!(records[0][768], 0, "TSAS: no security");
+    for (at, len) in [(1020, 8), (1024, 1024), (3000, 1096), (4092, 4), (2048, 4096)] {
+        let part = read(c, &table, 0x70, len, at);
+        let from = usize::try_from(at).unwrap();
+        let inside = part.len().min(all.len() - from);
+        assert_eq!(part[..inside], all[from..from + inside], "{len} bytes at {at}");
+        assert!(part[inside..].iter().all(|&byte| byte == 0));
+    }
+    let beyond = run(c, &table, &log(0x70, 4, 4100, true), 4);
+    assert_eq!(beyond, Err(Status::INVALID_FIELD.dnr()));
+    table.add_host("nqn.2026-11.org.example:hidden", HOST).unwrap();
+    assert_eq!(read(c, &table, 0x70, 1024, 0)[8], 4, "now allowed");
+    table.add_listener(DISCOVERY_NQN, "192.0.2.1:8009".parse().unwrap()).unwrap();
+    let own = read(c, &table, 0x70, 1024, 1024);
+    assert_eq!((own[2], own[10], text(&own[32..64]).as_str()), (3, 2, "8009"));
+}
+
+#[test]
+fn discovery_changes_are_told() {
+    let mut table = discovery_table();
+    let c = &mut ready_discovery(&table);
+    enable_events(c, &table, 1 << 31);
+    let _ = hold(c, &table, 3);
+    add_ns(&mut table, 5, &geometry(512));
+    let _ = c.table_changed(&table);
+    assert_eq!(c.next_async_event(), None, "namespaces are not in the log");
+    table.remove_listener(NQN, "[2001:db8::5]:4421".parse().unwrap()).unwrap();
+    let _ = c.table_changed(&table);
+    let told = AsyncCompletion { cid: 3, status: Status::SUCCESS, result: 0x70_f002 };
+    assert_eq!(c.next_async_event(), Some(told));
+    run(c, &table, &log(0x70, 1024, 0, false), 1024).unwrap();
+    let _ = hold(c, &table, 4);
+    table.add_listener(NQN, "192.0.2.1:5000".parse().unwrap()).unwrap();
+    let _ = c.table_changed(&table);
+    assert_eq!(c.next_async_event().map(|event| event.cid), Some(4));
+}

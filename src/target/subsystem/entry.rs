@@ -1,0 +1,171 @@
+//! A subsystem and its namespaces, as controllers and the data path see them.
+
+use std::net::{IpAddr, SocketAddr};
+
+use uuid::Uuid;
+
+use super::nqn::Nqn;
+use crate::bdev::BdevId;
+
+/// What a subsystem is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SubsystemKind {
+    /// It has namespaces.
+    Nvm,
+    /// It tells hosts which subsystems there are.
+    Discovery,
+}
+
+/// A namespace: everything that the data path and Identify need, copied from the bdev.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Namespace {
+    /// Namespace id.
+    pub nsid: u32,
+    /// The bdev behind it.
+    pub bdev: BdevId,
+    /// Logical block size as a power of two: 9 or 12.
+    pub block_shift: u8,
+    /// Size in logical blocks.
+    pub blocks: u64,
+    /// UUID.
+    pub uuid: Uuid,
+    /// NGUID; zero: none.
+    pub nguid: [u8; 16],
+    /// EUI-64; zero: none.
+    pub eui64: [u8; 8],
+    /// Completed writes may be lost at power loss until a flush.
+    pub volatile_write_cache: bool,
+    /// Deallocation frees space and makes the range read as zeroes.
+    pub unmap: bool,
+    /// Preferred I/O size in logical blocks; 0: none.
+    pub optimal_io_blocks: u32,
+}
+
+impl Namespace {
+    /// Logical block size in bytes.
+    #[must_use]
+    pub fn block_size_bytes(&self) -> u32 {
+        1 << self.block_shift
+    }
+
+    /// Whether `lba..lba + blocks` lies inside the namespace.
+    #[must_use]
+    pub fn contains(&self, lba: u64, blocks: u32) -> bool {
+        lba.checked_add(u64::from(blocks)).is_some_and(|end| end <= self.blocks)
+    }
+}
+
+/// One subsystem as hosts see it. Immutable once published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subsystem {
+    pub(super) uid: u64,
+    pub(super) kind: SubsystemKind,
+    pub(super) nqn: Nqn,
+    pub(super) serial: String,
+    pub(super) model: String,
+    pub(super) allow_any_host: bool,
+    pub(super) hosts: Vec<Nqn>,
+    /// Index: NSID - 1. As long as `max_namespaces`.
+    pub(super) namespaces: Vec<Option<Namespace>>,
+    pub(super) listeners: Vec<SocketAddr>,
+    pub(super) min_cntlid: u16,
+    pub(super) max_cntlid: u16,
+}
+
+impl Subsystem {
+    /// Names this subsystem for ever: one that is deleted and created again has another.
+    #[must_use]
+    pub fn uid(&self) -> u64 {
+        self.uid
+    }
+
+    /// What it is for.
+    #[must_use]
+    pub fn kind(&self) -> SubsystemKind {
+        self.kind
+    }
+
+    /// Name.
+    #[must_use]
+    pub fn nqn(&self) -> &Nqn {
+        &self.nqn
+    }
+
+    /// Serial number.
+    #[must_use]
+    pub fn serial(&self) -> &str {
+        &self.serial
+    }
+
+    /// Model number.
+    #[must_use]
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// Whether every host may connect.
+    #[must_use]
+    pub fn allow_any_host(&self) -> bool {
+        self.allow_any_host
+    }
+
+    /// Hosts that may connect, besides.
+    #[must_use]
+    pub fn hosts(&self) -> &[Nqn] {
+        &self.hosts
+    }
+
+    /// Addresses to listen on.
+    #[must_use]
+    pub fn listeners(&self) -> &[SocketAddr] {
+        &self.listeners
+    }
+
+    /// The largest namespace id.
+    #[must_use]
+    pub fn max_namespaces(&self) -> u32 {
+        u32::try_from(self.namespaces.len()).expect("bounded by NAMESPACES_MAX")
+    }
+
+    /// Smallest and largest controller id.
+    #[must_use]
+    pub fn cntlid_range(&self) -> std::ops::RangeInclusive<u16> {
+        self.min_cntlid..=self.max_cntlid
+    }
+
+    /// The namespace `nsid`. The hot path's lookup: one bounds check and one load.
+    #[must_use]
+    pub fn namespace(&self, nsid: u32) -> Option<&Namespace> {
+        let index = usize::try_from(nsid.wrapping_sub(1)).ok()?;
+        self.namespaces.get(index)?.as_ref()
+    }
+
+    /// All namespaces by ascending id.
+    pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
+        self.namespaces.iter().flatten()
+    }
+
+    /// Whether a host of this name may connect.
+    #[must_use]
+    pub fn allows(&self, host: &Nqn) -> bool {
+        self.allow_any_host || self.hosts.contains(host)
+    }
+
+    /// Whether a connection that arrived at `local` may use this subsystem: it must be one of the
+    /// subsystem's own addresses. The discovery subsystem answers everywhere.
+    #[must_use]
+    pub fn listens_on(&self, local: SocketAddr) -> bool {
+        let local_ip = local.ip().to_canonical();
+        self.kind == SubsystemKind::Discovery
+            || self.listeners.iter().any(|listener| {
+                listener.port() == local.port()
+                    && (listener.ip().to_canonical() == local_ip
+                        || wildcard_covers(listener.ip(), local_ip))
+            })
+    }
+}
+
+/// A socket on `[::]` takes IPv4 connections too.
+fn wildcard_covers(listener: IpAddr, local: IpAddr) -> bool {
+    listener.is_unspecified() && (listener.is_ipv6() || local.is_ipv4())
+}
