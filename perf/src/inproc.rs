@@ -1,0 +1,194 @@
+//! A job on bdevs of this process: the engine without network.
+
+mod setup;
+mod workload;
+
+use mdof::bdev::BdevId;
+use mdof::bitmap::ChunkState;
+use mdof::engine::workload::Workload;
+use mdof::engine::{EngineConfig, EngineError, EngineHandle};
+use mdof::reactor::buf::{CLASS_COUNTS, CLASS_SIZES_BYTES};
+use mdof::reactor::clock;
+
+use crate::cpu;
+use crate::job::{Job, PerfError};
+use crate::place::Stack;
+use crate::stats::{Outcome, Tally};
+use workload::{Fill, FillResult, LoadResult, LoadWorkload};
+
+impl From<EngineError> for PerfError {
+    fn from(error: EngineError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Requests in flight while chunks are written for the first time.
+const FILL_DEPTH: u32 = 32;
+
+/// A running engine and what was built in it.
+#[derive(Debug)]
+pub(crate) struct Host {
+    engine: EngineHandle,
+    arrays: Vec<BdevId>,
+    names: u32,
+}
+
+impl Host {
+    /// An engine on `cores` (empty: the last one this process may use), with buffers for `job`.
+    pub(crate) fn start(cores: &[usize], job: &Job) -> Result<Self, PerfError> {
+        let cores = match cores {
+            [] => vec![cpu::usable().last().copied().unwrap_or(0)],
+            cores => cores.to_vec(),
+        };
+        let io_bytes = job.block_size_bytes as usize;
+        let class = CLASS_SIZES_BYTES.iter().position(|size| *size >= io_bytes);
+        let mut buffer_counts = CLASS_COUNTS;
+        buffer_counts[class.expect("Job::check")] += usize::from(job.queue_depth);
+        let engine = EngineHandle::start(&EngineConfig { cores, poll_always: true, buffer_counts })?;
+        Ok(Self { engine, arrays: Vec::new(), names: 0 })
+    }
+
+    /// Builds `stack`. With `steady` an array's daemon does not wake: what is Dirty stays so.
+    pub(crate) fn build(&mut self, stack: &Stack, steady: bool) -> Result<BdevId, PerfError> {
+        self.names += 1;
+        let prefix = format!("s{}", self.names);
+        match stack {
+            Stack::Bdev(leaf) => setup::add_leaf(&mut self.engine, &prefix, leaf),
+            Stack::Raid1 { members, bitmap } => {
+                let array =
+                    setup::add_raid1(&mut self.engine, &prefix, members, *bitmap, steady)?;
+                self.arrays.push(array);
+                Ok(array)
+            }
+        }
+    }
+
+    /// Writes to every chunk of an array with a bitmap, so that all are Dirty, durably: a write
+    /// ends only when that is so. Other bdevs are left as they are.
+    pub(crate) fn dirty_all(&mut self, bdev: BdevId) -> Result<(), PerfError> {
+        if !self.arrays.contains(&bdev) {
+            return Ok(());
+        }
+        let chunk_size_bytes = self.engine.array_status(bdev)?.chunk_size_bytes;
+        if chunk_size_bytes == 0 {
+            return Ok(());
+        }
+        let geometry = self.engine.geometry(bdev).expect("it was built here");
+        let (blocks, block_size_bytes) = (geometry.blocks, geometry.block_size_bytes);
+        let stride = chunk_size_bytes / u64::from(block_size_bytes);
+        let fill = Fill::new(bdev, block_size_bytes, blocks, stride, FILL_DEPTH);
+        for result in self.engine.run_workloads(vec![(0, Box::new(fill))]) {
+            let FillResult(result) = *result.downcast().expect("what Fill gives back");
+            result?;
+        }
+        let histogram = self.engine.array_status(bdev)?.histogram;
+        let dirty = histogram[ChunkState::Dirty as usize];
+        let all: u64 = histogram.iter().sum();
+        if dirty != all {
+            return Err(PerfError(format!(
+                "only {dirty} of {all} chunks are Dirty after every one was written (states \
+                 {histogram:?}); the comparison would mean nothing"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Measures `job` on a bdev, from every core at once.
+    pub(crate) fn run(&mut self, bdev: BdevId, job: &Job) -> Result<Outcome, PerfError> {
+        let geometry = self.engine.geometry(bdev).expect("it was built here");
+        let extent = job.extent(geometry.blocks, geometry.block_size_bytes)?;
+        let cores = self.engine.cores();
+        let lanes = u32::try_from(cores).expect("bounded by CORES_MAX");
+        let now_ns = clock::now_ns();
+        let workload = |(core, lane)| {
+            let load = job.load(extent, (lane, lanes), now_ns);
+            let workload: Box<dyn Workload> =
+                Box::new(LoadWorkload::new(bdev, load, job.block_size_bytes));
+            (core, workload)
+        };
+        let workloads = (0..cores).zip(0..).map(workload).collect();
+        let results = self.engine.run_workloads(workloads).into_iter().map(|result| {
+            let LoadResult(result) = *result.downcast().expect("what LoadWorkload gives back");
+            result
+        });
+        let tallies = results.collect::<Result<Vec<Tally>, PerfError>>()?;
+        Ok(Outcome::new(&tallies, job.block_size_bytes))
+    }
+
+    /// Stops the arrays and the engine.
+    pub(crate) fn stop(mut self) -> Result<(), PerfError> {
+        for array in self.arrays {
+            self.engine.stop_array(array)?;
+        }
+        self.engine.stop();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::pattern::Access;
+    use crate::place::Place;
+
+    fn job(rw: Access) -> Job {
+        Job {
+            rw,
+            warm_up: Duration::from_millis(5),
+            time: Duration::from_millis(40),
+            ..Job::default()
+        }
+    }
+
+    fn stack(text: &str) -> Stack {
+        match Place::parse(text).unwrap() {
+            Place::InProcess(stack) => stack,
+            Place::NvmeTcp(_) => panic!("{text} is on the network"),
+        }
+    }
+
+    /// Runs `job` on `text` and returns what it measured.
+    fn outcome(text: &str, job: &Job) -> Outcome {
+        let mut host = Host::start(&[], job).unwrap();
+        let bdev = host.build(&stack(text), false).unwrap();
+        let outcome = host.run(bdev, job).unwrap();
+        host.stop().unwrap();
+        outcome
+    }
+
+    #[test]
+    fn every_stack_is_measured() {
+        for text in ["null:64m", "malloc:8m", "raid1:null:64m,null:64m"] {
+            let mixed = outcome(text, &job(Access::RandRw));
+            assert!(mixed.read.unwrap().ios > 0 && mixed.write.unwrap().ios > 0, "{text}");
+            assert!(mixed.total.latency_ns.max > 0, "{text}");
+        }
+        let reads = outcome("raid1-nobitmap:malloc:8m,malloc:8m", &job(Access::Read));
+        assert!(reads.read.unwrap().ios > 0 && reads.write.is_none());
+    }
+
+    #[test]
+    fn all_chunks_are_dirty_and_stay_so() {
+        let job = job(Access::RandWrite);
+        let mut host = Host::start(&[], &job).unwrap();
+        let array = host.build(&stack("raid1:null:256m,null:256m"), true).unwrap();
+        host.dirty_all(array).unwrap();
+        let before = host.engine.array_status(array).unwrap();
+        assert!(host.run(array, &job).unwrap().write.unwrap().ios > 0);
+        let after = host.engine.array_status(array).unwrap();
+        assert_eq!(before.histogram, after.histogram);
+        assert_eq!(before.bitmap_writes, after.bitmap_writes, "no write needed the bitmap");
+        host.stop().unwrap();
+    }
+
+    #[test]
+    fn a_job_that_does_not_fit_is_refused() {
+        let job = Job { block_size_bytes: 1000, ..job(Access::Read) };
+        let mut host = Host::start(&[], &job).unwrap();
+        let bdev = host.build(&stack("null:1m"), false).unwrap();
+        assert!(host.run(bdev, &job).unwrap_err().to_string().contains("not a multiple"));
+        host.stop().unwrap();
+    }
+}
