@@ -66,10 +66,7 @@ impl Shard {
                 self.listen(core, listener, address);
                 self.answer(core, Answer::Done);
             }
-            Ask::Unlisten(address) => {
-                self.unlisten(core, address);
-                self.answer(core, Answer::Done);
-            }
+            Ask::Unlisten(address) => self.unlisten(core, address),
             Ask::CloseConnections => {
                 self.close_all_connections(core);
                 self.control.closing_connections = true;
@@ -114,13 +111,13 @@ impl Shard {
 
     /// Answers what the control plane waits for, once it has come about.
     pub(super) fn answer_when_ready(&mut self, core: &mut ShardCore) {
-        if let Some(bdev) = self.control.closing {
-            if self.channels.get(bdev).is_none_or(|slot| slot.in_flight() == 0) {
-                self.control.closing = None;
-                self.channels.close(bdev);
-                self.note_busy(bdev, false);
-                self.answer(core, Answer::Done);
-            }
+        if let Some(bdev) = self.control.closing
+            && self.channels.get(bdev).is_none_or(|slot| slot.in_flight() == 0)
+        {
+            self.control.closing = None;
+            self.channels.close(bdev);
+            self.note_busy(bdev, false);
+            self.answer(core, Answer::Done);
         }
         if self.control.closing_connections && self.connections.is_empty() {
             self.control.closing_connections = false;

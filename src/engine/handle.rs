@@ -92,7 +92,7 @@ impl EngineHandle {
     ///
     /// # Errors
     /// A sentence for the operator. Nothing runs then.
-    pub fn start(config: &EngineConfig) -> Result<Self, EngineError> {
+    pub fn start(config: EngineConfig) -> Result<Self, EngineError> {
         assert!(!config.cores.is_empty(), "a target has at least one core");
         let mut ports = mesh::mesh(config.cores.len(), RING_MESSAGES)
             .map_err(|source| EngineError::Os { what: "creating eventfds".to_owned(), source })?;
@@ -185,17 +185,15 @@ impl EngineHandle {
         Ok(BdevId(u16::try_from(index).expect("bounded by BDEVS_MAX")))
     }
 
-    fn known(&self, bdev: BdevId) -> Result<&Known, EngineError> {
-        self.bdevs[usize::from(bdev.0)]
-            .as_ref()
-            .ok_or_else(|| EngineError::Refused(format!("there is no bdev {}", bdev.0)))
+    fn known(&self, bdev: BdevId) -> Option<&Known> {
+        self.bdevs[usize::from(bdev.0)].as_ref()
     }
 
     /// Opens a channel of `device` on every core.
     ///
     /// # Errors
     /// If a core can't open it, or there are too many bdevs.
-    pub fn add_bdev(&mut self, device: &Device) -> Result<BdevId, EngineError> {
+    pub fn add_bdev(&mut self, device: Device) -> Result<BdevId, EngineError> {
         let bdev =
             self.new_bdev(Known { geometry: device.geometry().clone(), owner_core: None })?;
         if let Err(error) = self.ask_all(|| Ask::OpenDevice(bdev, device.clone())) {
@@ -219,14 +217,9 @@ impl EngineHandle {
         lba: u64,
         blocks: u32,
         data: Vec<u8>,
-    ) -> Result<Vec<u8>, EngineError> {
-        let name = self.known(bdev)?.geometry.name.clone();
+    ) -> Result<Vec<u8>, IoStatus> {
         match self.ask_one(0, Ask::Io { bdev, op, lba, blocks, data }) {
-            Answer::Io(Ok(data)) => Ok(data),
-            Answer::Io(Err(status)) => {
-                let what = format!("bdev {name}: {op:?} of {blocks} blocks at {lba}");
-                Err(EngineError::Io { what, status })
-            }
+            Answer::Io(result) => result,
             answer => unreachable!("{answer:?} does not answer a request"),
         }
     }
@@ -235,8 +228,8 @@ impl EngineHandle {
     ///
     /// # Errors
     /// If the bdev fails the read.
-    pub fn read(&mut self, bdev: BdevId, lba: u64, blocks: u32) -> Result<Vec<u8>, EngineError> {
-        let block = self.known(bdev)?.geometry.block_size_bytes;
+    pub fn read(&mut self, bdev: BdevId, lba: u64, blocks: u32) -> Result<Vec<u8>, IoStatus> {
+        let block = self.known(bdev).ok_or(IoStatus::Removed)?.geometry.block_size_bytes;
         let per_request = u32::try_from(IO_SIZE_BYTES_MAX).expect("a small constant") / block;
         let mut data = Vec::with_capacity(blocks as usize * block as usize);
         let mut done = 0;
@@ -256,8 +249,9 @@ impl EngineHandle {
     ///
     /// # Panics
     /// If the data are not whole blocks.
-    pub fn write(&mut self, bdev: BdevId, lba: u64, data: &[u8]) -> Result<(), EngineError> {
-        let block = self.known(bdev)?.geometry.block_size_bytes as usize;
+    pub fn write(&mut self, bdev: BdevId, lba: u64, data: &[u8]) -> Result<(), IoStatus> {
+        let known = self.known(bdev).ok_or(IoStatus::Removed)?;
+        let block = known.geometry.block_size_bytes as usize;
         assert!(data.len().is_multiple_of(block), "data must be whole blocks");
         let mut lba = lba;
         for piece in data.chunks(IO_SIZE_BYTES_MAX) {
@@ -273,10 +267,10 @@ impl EngineHandle {
     ///
     /// # Errors
     /// A sentence for the operator; nothing of the array is left on the cores then.
-    pub fn start_array(&mut self, config: ArrayConfig, uuid: Uuid) -> Result<BdevId, EngineError> {
+    pub fn start_array(&mut self, config: ArrayConfig) -> Result<BdevId, EngineError> {
         let owner = usize::from(config.owner_core);
         assert!(owner < self.cores(), "the owner is one of the cores");
-        let geometry = self.array_geometry(&config, uuid)?;
+        let geometry = self.array_geometry(&config);
         let bdev = self.new_bdev(Known { geometry, owner_core: Some(owner) })?;
         let shared = match raid::prepare(&config, bdev) {
             Ok(shared) => shared,
@@ -285,10 +279,8 @@ impl EngineHandle {
                 return Err(EngineError::Refused(text));
             }
         };
-        let block = u64::from(config.block_size_bytes);
         let known = self.bdevs[usize::from(bdev.0)].as_mut().expect("just made");
         known.geometry.blocks = shared.blocks;
-        debug_assert!(block > 0);
         let config = Arc::new(config);
         let (c, s) = (config.clone(), shared.clone());
         self.ask_all(|| Ask::OpenArray { bdev, config: c.clone(), shared: s.clone() })?;
@@ -306,7 +298,9 @@ impl EngineHandle {
         Err(error)
     }
 
-    fn array_geometry(&self, config: &ArrayConfig, uuid: Uuid) -> Result<Geometry, EngineError> {
+    fn array_geometry(&self, config: &ArrayConfig) -> Geometry {
+        let first = config.members.iter().flatten().next();
+        let uuid = first.map_or(Uuid::nil(), |one| Uuid::from_bytes(one.superblock.set_uuid));
         let mut geometry = Geometry {
             name: config.name.clone(),
             product_name: "Raid Volume",
@@ -319,11 +313,11 @@ impl EngineHandle {
             unmap: false,
         };
         for member in config.members.iter().flatten() {
-            let known = &self.known(member.bdev)?.geometry;
+            let Some(Known { geometry: known, .. }) = self.known(member.bdev) else { continue };
             geometry.volatile_write_cache |= known.volatile_write_cache;
             geometry.unmap |= known.unmap;
         }
-        Ok(geometry)
+        geometry
     }
 
     /// Stops an array cleanly: in-flight requests end, bitmap and superblocks say "clean"; then
@@ -331,14 +325,13 @@ impl EngineHandle {
     ///
     /// # Errors
     /// If the members could not be told that the array is clean: the next start will resync.
-    pub fn stop_array(&mut self, bdev: BdevId) -> Result<(), EngineError> {
-        let known = self.known(bdev)?;
-        let what = format!("array {}: writing its metadata while stopping", known.geometry.name);
+    pub fn stop_array(&mut self, bdev: BdevId) -> Result<(), IoStatus> {
+        let known = self.known(bdev).ok_or(IoStatus::Removed)?;
         let owner = known.owner_core.expect("only arrays are stopped");
         let answer = self.ask_one(owner, Ask::StopArray(bdev));
         self.remove_bdev(bdev);
         match answer {
-            Answer::Array(result) => result.map_err(|status| EngineError::Io { what, status }),
+            Answer::Array(result) => result,
             answer => unreachable!("{answer:?} does not answer the stop of an array"),
         }
     }
@@ -347,11 +340,11 @@ impl EngineHandle {
     ///
     /// # Errors
     /// If there is no such array.
-    pub fn array_status(&mut self, bdev: BdevId) -> Result<ArrayStatus, EngineError> {
-        let owner = self.known(bdev)?.owner_core.unwrap_or(0);
-        match self.ask_one(owner, Ask::ArrayStatus(bdev)) {
+    pub fn array_status(&mut self, bdev: BdevId) -> Result<ArrayStatus, IoStatus> {
+        let owner = self.known(bdev).and_then(|known| known.owner_core);
+        match self.ask_one(owner.ok_or(IoStatus::Removed)?, Ask::ArrayStatus(bdev)) {
             Answer::Status(status) => Ok(*status),
-            Answer::Failed(text) => Err(EngineError::Refused(text)),
+            Answer::Failed(_) => Err(IoStatus::Removed),
             answer => unreachable!("{answer:?} does not answer the state of an array"),
         }
     }
@@ -364,7 +357,7 @@ impl EngineHandle {
 
     /// Gives every core the new table of subsystems, hosts and namespaces; connected controllers
     /// learn of changed namespaces.
-    pub fn publish(&mut self, table: &Arc<SubsystemTable>) {
+    pub fn publish(&mut self, table: Arc<SubsystemTable>) {
         self.ask_all(|| Ask::Publish(table.clone())).expect("a table is never refused");
     }
 
@@ -372,11 +365,8 @@ impl EngineHandle {
     ///
     /// # Errors
     /// The kernel's, such as "address in use".
-    pub fn listen(&mut self, address: SocketAddr) -> Result<(), EngineError> {
-        let listener = listener(address).map_err(|source| EngineError::Os {
-            what: format!("listening on {address}"),
-            source,
-        })?;
+    pub fn listen(&mut self, address: SocketAddr) -> std::io::Result<()> {
+        let listener = listener(address)?;
         match self.ask_one(0, Ask::Listen(listener, address)) {
             Answer::Done => Ok(()),
             answer => unreachable!("{answer:?} does not answer a listen"),

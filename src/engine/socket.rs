@@ -184,13 +184,13 @@ impl Shard {
 
     fn after_feeding(&mut self, core: &mut ShardCore, index: u16) {
         let Some(conn) = self.connections.get(index) else { return };
-        if let Some(error) = conn.protocol.error() {
-            if !std::mem::replace(&mut conn.socket.error_is_logged, true) {
-                tracing::warn!(
-                    "connection of {} ends: the host broke the NVMe/TCP protocol ({error})",
-                    conn.describe()
-                );
-            }
+        if let Some(error) = conn.protocol.error()
+            && !std::mem::replace(&mut conn.socket.error_is_logged, true)
+        {
+            tracing::warn!(
+                "connection of {} ends: the host broke the NVMe/TCP protocol ({error})",
+                conn.describe()
+            );
         }
         let waits = conn.protocol.needs_buffers();
         if waits && !std::mem::replace(&mut conn.listed_for_buffer, true) {

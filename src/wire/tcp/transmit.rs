@@ -44,11 +44,11 @@ impl TransmitVec {
 
     /// Adds a segment, or extends the last one when the memory goes on. `false`: full.
     fn push(&mut self, ptr: *const u8, len: usize) -> bool {
-        if let Some(last) = self.segments[..self.count].last_mut() {
-            if last.ptr.wrapping_add(last.len) == ptr {
-                last.len += len;
-                return true;
-            }
+        if let Some(last) = self.segments[..self.count].last_mut()
+            && last.ptr.wrapping_add(last.len) == ptr
+        {
+            last.len += len;
+            return true;
         }
         if self.count == SEGMENTS_MAX {
             return false;
