@@ -150,9 +150,8 @@ pub(crate) fn run(comparison: Comparison, job: Job, reach: &Reach) -> Result<Ver
     if let Some(host) = host {
         host.stop()?;
     }
-    let spread = |figure: fn(&Round) -> f64| {
-        Spread::new(&results.iter().map(figure).collect::<Vec<f64>>())
-    };
+    let spread =
+        |figure: fn(&Round) -> f64| Spread::new(&results.iter().map(figure).collect::<Vec<f64>>());
     let ratio = spread(|round| round.ratio);
     Ok(Verdict {
         title,

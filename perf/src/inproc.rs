@@ -7,6 +7,7 @@ use mdof::bdev::BdevId;
 use mdof::bitmap::ChunkState;
 use mdof::engine::workload::Workload;
 use mdof::engine::{EngineConfig, EngineError, EngineHandle};
+use mdof::raid::ArrayStatus;
 use mdof::reactor::buf::{CLASS_COUNTS, CLASS_SIZES_BYTES};
 use mdof::reactor::clock;
 
@@ -44,7 +45,7 @@ impl Host {
         let class = CLASS_SIZES_BYTES.iter().position(|size| *size >= io_bytes);
         let mut buffer_counts = CLASS_COUNTS;
         buffer_counts[class.expect("Job::check")] += usize::from(job.queue_depth);
-        let engine = EngineHandle::start(&EngineConfig { cores, poll_always: true, buffer_counts })?;
+        let engine = EngineHandle::start(EngineConfig { cores, poll_always: true, buffer_counts })?;
         Ok(Self { engine, arrays: Vec::new(), names: 0 })
     }
 
@@ -55,8 +56,7 @@ impl Host {
         match stack {
             Stack::Bdev(leaf) => setup::add_leaf(&mut self.engine, &prefix, leaf),
             Stack::Raid1 { members, bitmap } => {
-                let array =
-                    setup::add_raid1(&mut self.engine, &prefix, members, *bitmap, steady)?;
+                let array = setup::add_raid1(&mut self.engine, &prefix, members, *bitmap, steady)?;
                 self.arrays.push(array);
                 Ok(array)
             }
@@ -69,7 +69,7 @@ impl Host {
         if !self.arrays.contains(&bdev) {
             return Ok(());
         }
-        let chunk_size_bytes = self.engine.array_status(bdev)?.chunk_size_bytes;
+        let chunk_size_bytes = self.status(bdev)?.chunk_size_bytes;
         if chunk_size_bytes == 0 {
             return Ok(());
         }
@@ -81,7 +81,7 @@ impl Host {
             let FillResult(result) = *result.downcast().expect("what Fill gives back");
             result?;
         }
-        let histogram = self.engine.array_status(bdev)?.histogram;
+        let histogram = self.status(bdev)?.histogram;
         let dirty = histogram[ChunkState::Dirty as usize];
         let all: u64 = histogram.iter().sum();
         if dirty != all {
@@ -91,6 +91,12 @@ impl Host {
             )));
         }
         Ok(())
+    }
+
+    fn status(&mut self, array: BdevId) -> Result<ArrayStatus, PerfError> {
+        self.engine
+            .array_status(array)
+            .map_err(|status| PerfError(format!("the array does not say how it is: {status:?}")))
     }
 
     /// Measures `job` on a bdev, from every core at once.
@@ -118,7 +124,9 @@ impl Host {
     /// Stops the arrays and the engine.
     pub(crate) fn stop(mut self) -> Result<(), PerfError> {
         for array in self.arrays {
-            self.engine.stop_array(array)?;
+            self.engine.stop_array(array).map_err(|status| {
+                PerfError(format!("the measured array could not be stopped: {status:?}"))
+            })?;
         }
         self.engine.stop();
         Ok(())

@@ -190,7 +190,12 @@ mod tests {
         let mut load = load(4, 3);
         let mut asked = 0;
         for _ in 0..300 {
-            let request = load.next(|| { asked += 1; 200 }).unwrap();
+            let request = load
+                .next(|| {
+                    asked += 1;
+                    200
+                })
+                .unwrap();
             load.ended(request.slot, || 300);
         }
         assert_eq!(asked, 100);

@@ -357,12 +357,8 @@ mod tests {
 
     #[test]
     fn commands_carry_the_request() {
-        let request = Request {
-            slot: 3,
-            direction: Direction::Write,
-            lba: 0x1_2345_6789_abcd,
-            blocks: 8,
-        };
+        let request =
+            Request { slot: 3, direction: Direction::Write, lba: 0x1_2345_6789_abcd, blocks: 8 };
         let sqe = command(7, &request);
         assert_eq!((sqe.opcode, sqe.nsid.get()), (1, 7));
         assert_eq!((sqe.slba(), sqe.block_count()), (0x1_2345_6789_abcd, 8));

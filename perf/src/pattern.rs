@@ -233,8 +233,7 @@ mod tests {
 
     #[test]
     fn zipf_hits_few_places_often_and_none_outside() {
-        let mut pattern =
-            Pattern::new(Access::RandRead, 0, Some(1.1), extent(10_000), 5, (0, 1));
+        let mut pattern = Pattern::new(Access::RandRead, 0, Some(1.1), extent(10_000), 5, (0, 1));
         let mut counts = std::collections::HashMap::new();
         for _ in 0..50_000 {
             let (_, lba) = pattern.next();

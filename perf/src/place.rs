@@ -101,7 +101,8 @@ pub(crate) fn parse_raid1(text: &str, bitmap: bool) -> Result<Stack, String> {
 }
 
 fn parse_address(text: &str) -> Result<Address, String> {
-    let wrong = || format!("{text:?} is no namespace: write ADDRESS:PORT/NQN or ADDRESS:PORT/NQN/NSID");
+    let wrong =
+        || format!("{text:?} is no namespace: write ADDRESS:PORT/NQN or ADDRESS:PORT/NQN/NSID");
     let (addr, rest) = text.split_once('/').ok_or_else(wrong)?;
     let addr = addr.parse().map_err(|_| wrong())?;
     let (nqn, nsid) = match rest.rsplit_once('/') {

@@ -39,7 +39,7 @@ pub(super) fn add_leaf(
         }
     };
     let device = device.map_err(|error| PerfError(error.to_string()))?;
-    Ok(engine.add_bdev(&device)?)
+    Ok(engine.add_bdev(device)?)
 }
 
 /// Adds an array and its members. What a fresh array is made of is not written to them: nobody
@@ -86,7 +86,7 @@ pub(super) fn add_raid1(
     if !bitmap {
         config.bitmap = BitmapConfig::None { resync: false };
     }
-    Ok(engine.start_array(config, uuid)?)
+    Ok(engine.start_array(config)?)
 }
 
 fn remove_bitmap(creation: &mut Creation) {

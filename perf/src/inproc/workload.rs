@@ -85,9 +85,9 @@ impl Workload for LoadWorkload {
             Some(Failure::Io(status)) => Err(PerfError(format!(
                 "a request failed with {status:?}; the measurement was stopped"
             ))),
-            Some(Failure::NoBuffer) => Err(PerfError(
-                "the core has no buffer left; use a smaller queue depth".to_owned(),
-            )),
+            Some(Failure::NoBuffer) => {
+                Err(PerfError("the core has no buffer left; use a smaller queue depth".to_owned()))
+            }
         };
         Box::new(LoadResult(result))
     }
