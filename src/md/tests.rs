@@ -96,7 +96,7 @@ fn frame_errors_are_told_apart() {
 #[test]
 fn candidates_depend_on_the_size() {
     let at = |sectors| candidate_sectors(sectors).collect::<Vec<_>>();
-    assert_eq!(at(0), []);
+    assert!(at(0).is_empty());
     assert_eq!(at(8), [0]);
     assert_eq!(at(16), [8, 0]);
     assert_eq!(at(65_536), [8, 0, 65_520]);

@@ -1,0 +1,211 @@
+//! The operator's configuration file: TOML text in, a validated [`Config`] or one sentence with
+//! file and line out.
+//!
+//! [`raw`] mirrors the file key by key; [`validate`] turns it into the types below, in which
+//! everything that can be known wrong without touching the machine has been refused.
+
+mod raw;
+#[cfg(test)]
+mod tests;
+mod validate;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+/// A configuration that has been checked as far as text can be checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// `[target]`
+    pub target: TargetConfig,
+    /// `[[bdev]]`, in file order: a filter stands below its base.
+    pub bdevs: Vec<BdevConfig>,
+    /// `[[array]]`
+    pub arrays: Vec<ArrayConfig>,
+    /// `[[subsystem]]`
+    pub subsystems: Vec<SubsystemConfig>,
+}
+
+/// `[target]`: the process as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TargetConfig {
+    /// CPU numbers; `None` is "auto", one core of those the process may use.
+    pub cores: Option<Vec<usize>>,
+    /// `poll_mode = "always"`: reactors never sleep.
+    pub poll_always: bool,
+    /// Directory of everything mdof keeps between starts.
+    pub state_dir: Option<PathBuf>,
+    /// Path of the JSON-RPC socket.
+    pub rpc_socket: Option<PathBuf>,
+}
+
+/// `[[bdev]]`: something that stores blocks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BdevConfig {
+    /// Unique name.
+    pub name: String,
+    /// Identity; generated, or read from the backing store, where absent.
+    pub uuid: Option<Uuid>,
+    /// What it is.
+    pub kind: BdevKind,
+}
+
+/// The kinds of bdev that can be configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BdevKind {
+    /// Memory.
+    Malloc {
+        /// Logical block size.
+        block_size_bytes: u32,
+        /// Size in logical blocks.
+        blocks: u64,
+    },
+    /// Discards writes, reads as whatever the buffer holds.
+    Null {
+        /// Logical block size.
+        block_size_bytes: u32,
+        /// Size in logical blocks.
+        blocks: u64,
+    },
+    /// A file or block device through io_uring.
+    Uring {
+        /// The file; a relative path is taken from the state directory.
+        path: PathBuf,
+        /// Logical block size; `None` takes the device's own, 512 for a file.
+        block_size_bytes: Option<u32>,
+        /// Create the file, sparse, of this size, when an array is made on it.
+        create_bytes: Option<u64>,
+    },
+    /// Passes requests to `base`, or fails them on command.
+    Error {
+        /// Name of the bdev below.
+        base: String,
+    },
+    /// Passes requests to `base` later.
+    Delay {
+        /// Name of the bdev below.
+        base: String,
+        /// The latencies to add.
+        latency: DelayLatency,
+    },
+}
+
+/// Latencies that a delay bdev adds, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DelayLatency {
+    /// Average read.
+    pub avg_read_us: u64,
+    /// One read in a hundred.
+    pub p99_read_us: u64,
+    /// Average write.
+    pub avg_write_us: u64,
+    /// One write in a hundred.
+    pub p99_write_us: u64,
+}
+
+/// `[[array]]`: a RAID1 array that is created on blank members and re-assembled ever after.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArrayConfig {
+    /// Name of the array and of its bdev.
+    pub name: String,
+    /// Names of the member bdevs, in slot order.
+    pub members: Vec<String>,
+    /// With the lockless bitmap, or without any.
+    pub bitmap: bool,
+    /// Bytes a bitmap chunk covers; `None` lets mdof choose by size.
+    pub chunk_size_bytes: Option<u64>,
+    /// At creation: members are known to be equal already.
+    pub assume_clean: bool,
+    /// Seconds between two passes of the daemon.
+    pub daemon_sleep_s: u32,
+    /// Idle seconds before a Dirty chunk may turn Clean.
+    pub barrier_idle_s: u32,
+    /// Start with members missing.
+    pub start_degraded: bool,
+}
+
+/// `[[subsystem]]`: what hosts see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubsystemConfig {
+    /// NVMe qualified name.
+    pub nqn: String,
+    /// Serial number, at most 20 ASCII characters.
+    pub serial: String,
+    /// Model number, at most 40 ASCII characters.
+    pub model: String,
+    /// Any host may connect.
+    pub allow_any_host: bool,
+    /// NQNs of the hosts that may connect.
+    pub hosts: Vec<String>,
+    /// Namespaces: bdev name and NSID (`None`: the lowest free one).
+    pub namespaces: Vec<(String, Option<u32>)>,
+    /// NVMe/TCP listen addresses.
+    pub listen: Vec<SocketAddr>,
+}
+
+/// Seconds between two daemon passes unless told otherwise (md's value for the lockless bitmap).
+pub const DAEMON_SLEEP_S_DEFAULT: u32 = 30;
+/// Idle seconds before the daemon may clear a chunk unless told otherwise (md's value).
+pub const BARRIER_IDLE_S_DEFAULT: u32 = 5;
+/// Serial number of a subsystem that was given none.
+pub const SERIAL_DEFAULT: &str = "00000000000000000000";
+/// Model number of a subsystem that was given none.
+pub const MODEL_DEFAULT: &str = "mdof bdev Controller";
+
+/// A configuration file that cannot be used: one sentence that names file and line.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration file {path}: {reason}")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// A line of it is wrong.
+    #[error("{path}:{line}: {message}")]
+    Line {
+        /// The file.
+        path: String,
+        /// Line, counted from 1.
+        line: usize,
+        /// What is wrong and what would be right.
+        message: String,
+    },
+}
+
+impl Config {
+    /// Reads and checks `path`.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let shown = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {
+            path: shown.clone(),
+            reason: error.to_string(),
+        })?;
+        Self::parse(&text, &shown)
+    }
+
+    /// Checks `text`; `path` is only named in errors.
+    pub fn parse(text: &str, path: &str) -> Result<Self, ConfigError> {
+        raw::parse(text)
+            .and_then(|raw| validate::config(&raw))
+            .map_err(|fault| fault.into_error(text, path))
+    }
+}
+
+/// What is wrong and the byte where it is.
+#[derive(Debug)]
+struct Fault {
+    offset: usize,
+    message: String,
+}
+
+impl Fault {
+    fn into_error(self, text: &str, path: &str) -> ConfigError {
+        let before = text.as_bytes().get(..self.offset).unwrap_or(text.as_bytes());
+        let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
+        ConfigError::Line { path: path.to_owned(), line, message: self.message }
+    }
+}

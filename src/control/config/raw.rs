@@ -1,0 +1,108 @@
+//! The file as written, key by key. Values that validation may refuse keep their place
+//! ([`Spanned`]), so that the refusal can name the line.
+
+use serde::Deserialize;
+use toml::Spanned;
+use uuid::Uuid;
+
+use super::Fault;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawConfig {
+    #[serde(default)]
+    pub(super) target: RawTarget,
+    #[serde(default)]
+    pub(super) bdev: Vec<Spanned<RawBdev>>,
+    #[serde(default)]
+    pub(super) array: Vec<RawArray>,
+    #[serde(default)]
+    pub(super) subsystem: Vec<RawSubsystem>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTarget {
+    pub(super) cores: Option<Spanned<RawCores>>,
+    pub(super) poll_mode: Option<Spanned<String>>,
+    pub(super) state_dir: Option<String>,
+    pub(super) rpc_socket: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "cores must be \"auto\" or a list of CPU numbers such as [0, 1]")]
+pub(super) enum RawCores {
+    Word(String),
+    List(Vec<usize>),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawBdev {
+    pub(super) name: Spanned<String>,
+    pub(super) kind: Spanned<String>,
+    pub(super) uuid: Option<Uuid>,
+    pub(super) block_size_bytes: Option<Spanned<u32>>,
+    pub(super) size_mib: Option<Spanned<u64>>,
+    pub(super) path: Option<Spanned<String>>,
+    pub(super) create: Option<Spanned<bool>>,
+    pub(super) base: Option<Spanned<String>>,
+    pub(super) avg_read_us: Option<Spanned<u64>>,
+    pub(super) p99_read_us: Option<Spanned<u64>>,
+    pub(super) avg_write_us: Option<Spanned<u64>>,
+    pub(super) p99_write_us: Option<Spanned<u64>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawArray {
+    pub(super) name: Spanned<String>,
+    pub(super) level: Spanned<i32>,
+    pub(super) members: Spanned<Vec<Spanned<String>>>,
+    pub(super) bitmap: Option<Spanned<String>>,
+    pub(super) chunk_size_kib: Option<Spanned<u64>>,
+    #[serde(default)]
+    pub(super) assume_clean: bool,
+    pub(super) daemon_sleep_s: Option<Spanned<u32>>,
+    pub(super) barrier_idle_s: Option<u32>,
+    pub(super) start_degraded: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSubsystem {
+    pub(super) nqn: Spanned<String>,
+    pub(super) serial: Option<Spanned<String>>,
+    pub(super) model: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) allow_any_host: bool,
+    #[serde(default)]
+    pub(super) hosts: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) namespaces: Vec<RawNamespace>,
+    #[serde(default)]
+    pub(super) listen: Vec<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawNamespace {
+    pub(super) bdev: Spanned<String>,
+    pub(super) nsid: Option<Spanned<u32>>,
+}
+
+pub(super) fn parse(text: &str) -> Result<RawConfig, Fault> {
+    toml::from_str(text).map_err(|error| Fault {
+        offset: error.span().map_or(0, |span| span.start),
+        message: sentence(error.message()),
+    })
+}
+
+/// The parser's message as one line in the operator's terms: a table has keys, not fields.
+fn sentence(message: &str) -> String {
+    let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.replace("unknown field", "unknown key")
+        .replace("missing field", "missing key")
+        .replace("duplicate field", "duplicate key")
+        .replace('`', "\"")
+}

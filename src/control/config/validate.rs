@@ -1,0 +1,439 @@
+//! From the raw file to [`Config`]: names, references, ranges. Each refusal is one sentence.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use toml::Spanned;
+
+use super::raw::{RawArray, RawBdev, RawConfig, RawCores, RawSubsystem, RawTarget};
+use super::{
+    ArrayConfig, BARRIER_IDLE_S_DEFAULT, BdevConfig, BdevKind, Config, DAEMON_SLEEP_S_DEFAULT,
+    DelayLatency, Fault, MODEL_DEFAULT, SERIAL_DEFAULT, SubsystemConfig, TargetConfig,
+};
+use crate::control::names;
+use crate::limits::{BDEVS_MAX, CORES_MAX, MEMBERS_MAX, NAMESPACES_MAX, SUBSYSTEMS_MAX};
+
+/// Bytes of one mebibyte.
+const MIB: u64 = 1 << 20;
+/// Smallest bitmap chunk in KiB: one 4096-byte logical block.
+const CHUNK_KIB_MIN: u64 = 4;
+/// Largest bitmap chunk in KiB: 1 GiB.
+const CHUNK_KIB_MAX: u64 = 1 << 20;
+
+/// A refusal at `place`.
+fn fault<T, R>(place: &Spanned<T>, message: String) -> Result<R, Fault> {
+    Err(Fault { offset: place.span().start, message })
+}
+
+pub(super) fn config(raw: &RawConfig) -> Result<Config, Fault> {
+    let target = target(&raw.target)?;
+    let mut names: HashMap<String, Option<String>> = HashMap::new();
+    let mut bdevs = Vec::with_capacity(raw.bdev.len());
+    for raw in &raw.bdev {
+        let bdev = bdev(raw, &mut names)?;
+        bdevs.push(bdev);
+    }
+    let mut arrays = Vec::with_capacity(raw.array.len());
+    for raw in &raw.array {
+        arrays.push(array(raw, &mut names)?);
+    }
+    if names.len() > BDEVS_MAX {
+        let last = raw.bdev.last().map_or(0, |bdev| bdev.span().start);
+        let message = format!("{} bdevs and arrays, but {BDEVS_MAX} are the most", names.len());
+        return Err(Fault { offset: last, message });
+    }
+    let mut nqns = HashSet::new();
+    let mut subsystems = Vec::with_capacity(raw.subsystem.len());
+    for raw in &raw.subsystem {
+        if nqns.len() == SUBSYSTEMS_MAX {
+            return fault(&raw.nqn, format!("more than {SUBSYSTEMS_MAX} subsystems"));
+        }
+        let subsystem = subsystem(raw, &mut names)?;
+        if !nqns.insert(subsystem.nqn.clone()) {
+            return fault(&raw.nqn, format!("a second subsystem is named {}", subsystem.nqn));
+        }
+        subsystems.push(subsystem);
+    }
+    Ok(Config { target, bdevs, arrays, subsystems })
+}
+
+fn target(raw: &RawTarget) -> Result<TargetConfig, Fault> {
+    let cores = match &raw.cores {
+        None => None,
+        Some(spanned) => match spanned.get_ref() {
+            RawCores::Word(word) if word == "auto" => None,
+            RawCores::Word(word) => {
+                let message = format!("cores is \"auto\" or a list such as [0, 1], not \"{word}\"");
+                return fault(spanned, message);
+            }
+            RawCores::List(list) => {
+                check_cores(spanned, list)?;
+                Some(list.clone())
+            }
+        },
+    };
+    let poll_always = match &raw.poll_mode {
+        None => false,
+        Some(mode) => match mode.get_ref().as_str() {
+            "adaptive" => false,
+            "always" => true,
+            other => {
+                let message = format!("poll_mode is \"adaptive\" or \"always\", not \"{other}\"");
+                return fault(mode, message);
+            }
+        },
+    };
+    Ok(TargetConfig {
+        cores,
+        poll_always,
+        state_dir: raw.state_dir.as_ref().map(PathBuf::from),
+        rpc_socket: raw.rpc_socket.as_ref().map(PathBuf::from),
+    })
+}
+
+fn check_cores(place: &Spanned<RawCores>, list: &[usize]) -> Result<(), Fault> {
+    if list.is_empty() || list.len() > CORES_MAX {
+        return fault(place, format!("cores lists {} CPUs; 1 to {CORES_MAX} work", list.len()));
+    }
+    let mut seen = HashSet::new();
+    let usable = crate::control::cores::usable();
+    for &core in list {
+        if !seen.insert(core) {
+            return fault(place, format!("core {core} is listed twice"));
+        }
+        if !usable.contains(&core) {
+            let shown = names::list(&usable);
+            return fault(place, format!("core {core} is not usable here; usable are {shown}"));
+        }
+    }
+    Ok(())
+}
+
+/// Enters a bdev name; names are unique among bdevs and arrays.
+fn enter(
+    name: &Spanned<String>,
+    names: &mut HashMap<String, Option<String>>,
+) -> Result<String, Fault> {
+    let text = name.get_ref();
+    if let Err(reason) = names::check_bdev_name(text) {
+        return fault(name, reason);
+    }
+    if names.insert(text.clone(), None).is_some() {
+        return fault(name, format!("a second bdev or array is named \"{text}\""));
+    }
+    Ok(text.clone())
+}
+
+/// Claims `name` for `user`: a bdev has one user.
+fn claim(
+    name: &Spanned<String>,
+    user: &str,
+    names: &mut HashMap<String, Option<String>>,
+) -> Result<String, Fault> {
+    match names.get_mut(name.get_ref()) {
+        None => {
+            let message = format!("{user} uses \"{}\", which no bdev above has", name.get_ref());
+            fault(name, message)
+        }
+        Some(Some(other)) => {
+            let message = format!("{user} uses \"{}\", but {other} does already", name.get_ref());
+            fault(name, message)
+        }
+        Some(free) => {
+            *free = Some(user.to_owned());
+            Ok(name.get_ref().clone())
+        }
+    }
+}
+
+fn bdev(
+    raw: &Spanned<RawBdev>,
+    names: &mut HashMap<String, Option<String>>,
+) -> Result<BdevConfig, Fault> {
+    let table = raw.get_ref();
+    let kind = match table.kind.get_ref().as_str() {
+        word @ ("malloc" | "null") => {
+            refuse_keys(table, &["size_mib", "block_size_bytes"])?;
+            let (block_size_bytes, blocks) = memory_size(raw)?;
+            if word == "malloc" {
+                BdevKind::Malloc { block_size_bytes, blocks }
+            } else {
+                BdevKind::Null { block_size_bytes, blocks }
+            }
+        }
+        "uring" => uring(raw)?,
+        "error" => {
+            refuse_keys(table, &["base"])?;
+            let base = needed(raw, table.base.as_ref(), "base")?;
+            BdevKind::Error { base: claim(base, &user("bdev", &table.name), names)? }
+        }
+        "delay" => delay(raw, names)?,
+        other => {
+            let message = format!("kind is malloc, null, uring, error or delay, not \"{other}\"");
+            return fault(&table.kind, message);
+        }
+    };
+    Ok(BdevConfig { name: enter(&table.name, names)?, uuid: table.uuid, kind })
+}
+
+fn user(what: &str, name: &Spanned<String>) -> String {
+    format!("{what} \"{}\"", name.get_ref())
+}
+
+/// The value of a key that this kind must have.
+fn needed<'a, T>(
+    raw: &Spanned<RawBdev>,
+    value: Option<&'a Spanned<T>>,
+    key: &str,
+) -> Result<&'a Spanned<T>, Fault> {
+    let table = raw.get_ref();
+    match value {
+        Some(value) => Ok(value),
+        None => {
+            let kind = table.kind.get_ref();
+            fault(&table.kind, format!("a bdev of kind \"{kind}\" needs the key \"{key}\""))
+        }
+    }
+}
+
+/// Refuses keys that mean nothing for this kind, as the parser refuses unknown ones.
+fn refuse_keys(table: &RawBdev, allowed: &[&str]) -> Result<(), Fault> {
+    let start = |span: std::ops::Range<usize>| span.start;
+    let given = [
+        ("block_size_bytes", table.block_size_bytes.as_ref().map(|v| start(v.span()))),
+        ("size_mib", table.size_mib.as_ref().map(|v| start(v.span()))),
+        ("path", table.path.as_ref().map(|v| start(v.span()))),
+        ("create", table.create.as_ref().map(|v| start(v.span()))),
+        ("base", table.base.as_ref().map(|v| start(v.span()))),
+        ("avg_read_us", table.avg_read_us.as_ref().map(|v| start(v.span()))),
+        ("p99_read_us", table.p99_read_us.as_ref().map(|v| start(v.span()))),
+        ("avg_write_us", table.avg_write_us.as_ref().map(|v| start(v.span()))),
+        ("p99_write_us", table.p99_write_us.as_ref().map(|v| start(v.span()))),
+    ];
+    for (key, offset) in given {
+        let Some(offset) = offset else { continue };
+        if !allowed.contains(&key) {
+            let kind = table.kind.get_ref();
+            let message = format!("a bdev of kind \"{kind}\" has no key \"{key}\"");
+            return Err(Fault { offset, message });
+        }
+    }
+    Ok(())
+}
+
+fn block_size(table: &RawBdev) -> Result<Option<u32>, Fault> {
+    match &table.block_size_bytes {
+        None => Ok(None),
+        Some(size) if matches!(size.get_ref(), 512 | 4096) => Ok(Some(*size.get_ref())),
+        Some(size) => {
+            fault(size, format!("block_size_bytes is 512 or 4096, not {}", size.get_ref()))
+        }
+    }
+}
+
+/// `size_mib` in bytes.
+fn size_bytes(raw: &Spanned<RawBdev>) -> Result<u64, Fault> {
+    let size = needed(raw, raw.get_ref().size_mib.as_ref(), "size_mib")?;
+    match size.get_ref().checked_mul(MIB) {
+        Some(bytes) if bytes > 0 && i64::try_from(bytes).is_ok() => Ok(bytes),
+        _ => fault(size, format!("size_mib = {} is out of range", size.get_ref())),
+    }
+}
+
+fn memory_size(raw: &Spanned<RawBdev>) -> Result<(u32, u64), Fault> {
+    let block_size_bytes = block_size(raw.get_ref())?.unwrap_or(512);
+    Ok((block_size_bytes, size_bytes(raw)? / u64::from(block_size_bytes)))
+}
+
+fn uring(raw: &Spanned<RawBdev>) -> Result<BdevKind, Fault> {
+    let table = raw.get_ref();
+    refuse_keys(table, &["path", "block_size_bytes", "create", "size_mib"])?;
+    let path = needed(raw, table.path.as_ref(), "path")?;
+    if path.get_ref().is_empty() {
+        return fault(path, "path is empty".to_owned());
+    }
+    let create = table.create.as_ref().is_some_and(|create| *create.get_ref());
+    let create_bytes = match (&table.size_mib, create) {
+        (_, true) => Some(size_bytes(raw)?),
+        (Some(size), false) => {
+            let message = "size_mib of an uring bdev needs create = true beside it".to_owned();
+            return fault(size, message);
+        }
+        (None, false) => None,
+    };
+    Ok(BdevKind::Uring {
+        path: PathBuf::from(path.get_ref()),
+        block_size_bytes: block_size(table)?,
+        create_bytes,
+    })
+}
+
+fn delay(
+    raw: &Spanned<RawBdev>,
+    names: &mut HashMap<String, Option<String>>,
+) -> Result<BdevKind, Fault> {
+    let table = raw.get_ref();
+    let keys = ["base", "avg_read_us", "p99_read_us", "avg_write_us", "p99_write_us"];
+    refuse_keys(table, &keys)?;
+    let value = |key: &Option<Spanned<u64>>| key.as_ref().map_or(0, |value| *value.get_ref());
+    let latency = DelayLatency {
+        avg_read_us: value(&table.avg_read_us),
+        p99_read_us: value(&table.p99_read_us),
+        avg_write_us: value(&table.avg_write_us),
+        p99_write_us: value(&table.p99_write_us),
+    };
+    let base = needed(raw, table.base.as_ref(), "base")?;
+    Ok(BdevKind::Delay { base: claim(base, &user("bdev", &table.name), names)?, latency })
+}
+
+fn array(
+    raw: &RawArray,
+    names: &mut HashMap<String, Option<String>>,
+) -> Result<ArrayConfig, Fault> {
+    if let Err(reason) = names::check_array_name(raw.name.get_ref()) {
+        return fault(&raw.name, reason);
+    }
+    if *raw.level.get_ref() != 1 {
+        let message = format!("level = {}: this version serves level 1 only", raw.level.get_ref());
+        return fault(&raw.level, message);
+    }
+    let count = raw.members.get_ref().len();
+    if !(2..=MEMBERS_MAX).contains(&count) {
+        let message = format!("{count} members; a RAID1 array has 2 to {MEMBERS_MAX}");
+        return fault(&raw.members, message);
+    }
+    let user = user("array", &raw.name);
+    let mut members = Vec::with_capacity(count);
+    for member in raw.members.get_ref() {
+        members.push(claim(member, &user, names)?);
+    }
+    let bitmap = match &raw.bitmap {
+        None => true,
+        Some(word) => match word.get_ref().as_str() {
+            "lockless" => true,
+            "none" => false,
+            other => {
+                let message = format!("bitmap is \"lockless\" or \"none\", not \"{other}\"");
+                return fault(word, message);
+            }
+        },
+    };
+    let start_degraded = match &raw.start_degraded {
+        None => false,
+        Some(word) => match word.get_ref().as_str() {
+            "refuse" => false,
+            "start" => true,
+            other => {
+                let message = format!("start_degraded is \"refuse\" or \"start\", not \"{other}\"");
+                return fault(word, message);
+            }
+        },
+    };
+    if let Some(sleep) = raw.daemon_sleep_s.as_ref().filter(|sleep| *sleep.get_ref() == 0) {
+        return fault(sleep, "daemon_sleep_s is at least 1".to_owned());
+    }
+    Ok(ArrayConfig {
+        name: enter(&raw.name, names)?,
+        members,
+        bitmap,
+        chunk_size_bytes: chunk_size(raw)?,
+        assume_clean: raw.assume_clean,
+        daemon_sleep_s: raw
+            .daemon_sleep_s
+            .as_ref()
+            .map_or(DAEMON_SLEEP_S_DEFAULT, |sleep| *sleep.get_ref()),
+        barrier_idle_s: raw.barrier_idle_s.unwrap_or(BARRIER_IDLE_S_DEFAULT),
+        start_degraded,
+    })
+}
+
+fn chunk_size(raw: &RawArray) -> Result<Option<u64>, Fault> {
+    let Some(size) = &raw.chunk_size_kib else { return Ok(None) };
+    let kib = *size.get_ref();
+    if !kib.is_power_of_two() || !(CHUNK_KIB_MIN..=CHUNK_KIB_MAX).contains(&kib) {
+        let message = format!(
+            "chunk_size_kib = {kib}: it is a power of two from {CHUNK_KIB_MIN} to {CHUNK_KIB_MAX}"
+        );
+        return fault(size, message);
+    }
+    Ok(Some(kib * 1024))
+}
+
+fn subsystem(
+    raw: &RawSubsystem,
+    names: &mut HashMap<String, Option<String>>,
+) -> Result<SubsystemConfig, Fault> {
+    let nqn = checked(&raw.nqn, names::check_nqn)?;
+    let serial = match &raw.serial {
+        Some(serial) => checked(serial, names::check_serial)?,
+        None => SERIAL_DEFAULT.to_owned(),
+    };
+    let model = match &raw.model {
+        Some(model) => checked(model, names::check_model)?,
+        None => MODEL_DEFAULT.to_owned(),
+    };
+    let mut hosts = Vec::with_capacity(raw.hosts.len());
+    for host in &raw.hosts {
+        hosts.push(checked(host, names::check_nqn)?);
+    }
+    let mut nsids = HashSet::new();
+    let mut namespaces = Vec::with_capacity(raw.namespaces.len());
+    let user = format!("subsystem {nqn}");
+    for namespace in &raw.namespaces {
+        let bdev = claim(&namespace.bdev, &user, names)?;
+        if let Some(nsid) = &namespace.nsid {
+            let value = *nsid.get_ref();
+            if !(1..=NAMESPACES_MAX).contains(&usize::try_from(value).unwrap_or(0)) {
+                return fault(nsid, format!("nsid = {value}: it is from 1 to {NAMESPACES_MAX}"));
+            }
+            if !nsids.insert(value) {
+                return fault(nsid, format!("nsid {value} is given twice"));
+            }
+        }
+        namespaces.push((bdev, namespace.nsid.as_ref().map(|nsid| *nsid.get_ref())));
+    }
+    if let Some(last) = raw.namespaces.get(NAMESPACES_MAX) {
+        return fault(&last.bdev, format!("{user} has more than {NAMESPACES_MAX} namespaces"));
+    }
+    Ok(SubsystemConfig {
+        nqn,
+        serial,
+        model,
+        allow_any_host: raw.allow_any_host,
+        hosts,
+        namespaces,
+        listen: listen(raw)?,
+    })
+}
+
+fn checked(
+    value: &Spanned<String>,
+    check: fn(&str) -> Result<(), String>,
+) -> Result<String, Fault> {
+    match check(value.get_ref()) {
+        Ok(()) => Ok(value.get_ref().clone()),
+        Err(reason) => fault(value, reason),
+    }
+}
+
+fn listen(raw: &RawSubsystem) -> Result<Vec<SocketAddr>, Fault> {
+    let mut addresses = Vec::with_capacity(raw.listen.len());
+    for text in &raw.listen {
+        let Ok(address) = text.get_ref().parse::<SocketAddr>() else {
+            let message = format!(
+                "\"{}\" is no listen address; one looks like 127.0.0.1:4420 or [::1]:4420",
+                text.get_ref()
+            );
+            return fault(text, message);
+        };
+        if address.port() == 0 {
+            return fault(text, format!("\"{address}\" has no port; NVMe/TCP's own is 4420"));
+        }
+        if addresses.contains(&address) {
+            return fault(text, format!("listen address {address} is given twice"));
+        }
+        addresses.push(address);
+    }
+    Ok(addresses)
+}

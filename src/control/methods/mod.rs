@@ -1,0 +1,72 @@
+//! The JSON-RPC methods, by SPDK's names where SPDK has them: one file a group, one function a
+//! method.
+
+mod bdev;
+mod framework;
+mod nvmf;
+mod params;
+mod raid;
+#[cfg(test)]
+mod tests;
+
+use serde_json::Value;
+
+use crate::control::rpc::message::Dispatch;
+use crate::control::rpc::{METHOD_NOT_FOUND, RpcError};
+use crate::control::target::Target;
+
+/// What a method gets and returns.
+type Method = fn(&mut Target, Option<Value>) -> Result<Value, RpcError>;
+
+/// All methods by name.
+const METHODS: &[(&str, Method)] = &[
+    ("bdev_delay_create", bdev::delay_create),
+    ("bdev_delay_delete", bdev::delay_delete),
+    ("bdev_delay_update_latency", bdev::delay_update_latency),
+    ("bdev_error_create", bdev::error_create),
+    ("bdev_error_delete", bdev::error_delete),
+    ("bdev_error_inject_error", bdev::error_inject_error),
+    ("bdev_error_resume_pending", bdev::error_resume_pending),
+    ("bdev_get_bdevs", bdev::get_bdevs),
+    ("bdev_malloc_create", bdev::malloc_create),
+    ("bdev_malloc_delete", bdev::malloc_delete),
+    ("bdev_null_create", bdev::null_create),
+    ("bdev_null_delete", bdev::null_delete),
+    ("bdev_raid_create", raid::create),
+    ("bdev_raid_delete", raid::delete),
+    ("bdev_raid_get_bdevs", raid::get_bdevs),
+    ("bdev_raid_get_bitmap", raid::get_bitmap),
+    ("bdev_uring_create", bdev::uring_create),
+    ("bdev_uring_delete", bdev::uring_delete),
+    ("bdev_wait_for_examine", bdev::wait_for_examine),
+    ("framework_wait_init", framework::wait_init),
+    ("nvmf_create_subsystem", nvmf::create_subsystem),
+    ("nvmf_create_transport", nvmf::create_transport),
+    ("nvmf_delete_subsystem", nvmf::delete_subsystem),
+    ("nvmf_get_subsystems", nvmf::get_subsystems),
+    ("nvmf_get_transports", nvmf::get_transports),
+    ("nvmf_subsystem_add_host", nvmf::subsystem_add_host),
+    ("nvmf_subsystem_add_listener", nvmf::subsystem_add_listener),
+    ("nvmf_subsystem_add_ns", nvmf::subsystem_add_ns),
+    ("nvmf_subsystem_allow_any_host", nvmf::subsystem_allow_any_host),
+    ("nvmf_subsystem_remove_host", nvmf::subsystem_remove_host),
+    ("nvmf_subsystem_remove_listener", nvmf::subsystem_remove_listener),
+    ("nvmf_subsystem_remove_ns", nvmf::subsystem_remove_ns),
+    ("rpc_get_methods", framework::get_methods),
+    ("spdk_get_version", framework::get_version),
+    ("spdk_kill_instance", framework::kill_instance),
+];
+
+impl Dispatch for Target {
+    fn call(&mut self, method: &str, params: Option<Value>) -> Result<Value, RpcError> {
+        let found = METHODS.iter().find(|(name, _)| *name == method);
+        let Some((_, function)) = found else {
+            return Err(RpcError::new(METHOD_NOT_FOUND, format!("Method not found: {method}")));
+        };
+        let result = function(self, params);
+        if let Err(error) = &result {
+            tracing::debug!("RPC {method} failed: {error}");
+        }
+        result
+    }
+}

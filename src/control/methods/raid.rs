@@ -1,0 +1,310 @@
+//! Arrays.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::params::decode;
+use crate::control::config::{BARRIER_IDLE_S_DEFAULT, DAEMON_SLEEP_S_DEFAULT};
+use crate::control::rpc::RpcError;
+use crate::control::target::{ArrayOptions, CreateOptions, Members, Target, TargetError};
+use crate::raid::ArrayStatus;
+
+/// SPDK's parameters, and what mdof adds to them behind `uuid`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Create {
+    name: String,
+    raid_level: String,
+    base_bdevs: Vec<String>,
+    strip_size_kb: Option<u32>,
+    superblock: Option<bool>,
+    uuid: Option<Uuid>,
+    /// Our own: "lockless" (default) or "none".
+    bitmap: Option<String>,
+    /// Our own: KiB that a bitmap chunk covers.
+    chunk_size_kib: Option<u64>,
+    /// Our own: the members are known to be equal.
+    #[serde(default)]
+    assume_clean: bool,
+    /// Our own: seconds between two passes of the daemon.
+    daemon_sleep_s: Option<u32>,
+    /// Our own: idle seconds before a Dirty chunk may turn Clean.
+    barrier_idle_s: Option<u32>,
+    /// Our own: assemble with members missing.
+    #[serde(default)]
+    start_degraded: bool,
+}
+
+impl Create {
+    fn check(&self) -> Result<bool, RpcError> {
+        let invalid = |text: &str| Err(RpcError::params(format!("Invalid parameters: {text}")));
+        if !matches!(self.raid_level.as_str(), "raid1" | "1") {
+            return invalid("this version serves raid_level raid1 only");
+        }
+        if self.strip_size_kb.is_some_and(|size| size != 0) {
+            return invalid("raid1 has no strip size");
+        }
+        if self.superblock == Some(false) {
+            return invalid(
+                "superblock must be true (rpc.py: -s): without metadata on the members a member \
+                 that missed writes could not be told from a good one after a restart",
+            );
+        }
+        if self.daemon_sleep_s == Some(0) {
+            return invalid("daemon_sleep_s is at least 1");
+        }
+        if self
+            .chunk_size_kib
+            .is_some_and(|kib| !kib.is_power_of_two() || !(4..=1 << 20).contains(&kib))
+        {
+            return invalid("chunk_size_kib is a power of two from 4 to 1048576");
+        }
+        match self.bitmap.as_deref() {
+            None | Some("lockless") => Ok(true),
+            Some("none") => Ok(false),
+            Some(_) => invalid("bitmap is \"lockless\" or \"none\""),
+        }
+    }
+}
+
+/// Makes an array of members without superblocks; assembles it when they carry that array's.
+pub(super) fn create(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
+    let params: Create = decode(params)?;
+    let bitmap = params.check()?;
+    let options = ArrayOptions {
+        daemon_sleep_s: params.daemon_sleep_s.unwrap_or(DAEMON_SLEEP_S_DEFAULT),
+        barrier_idle_s: params.barrier_idle_s.unwrap_or(BARRIER_IDLE_S_DEFAULT),
+    };
+    match target.examine(&params.base_bdevs)? {
+        Members::Blank => {
+            let create = CreateOptions {
+                uuid: params.uuid.unwrap_or_else(Uuid::new_v4),
+                bitmap,
+                chunk_size_bytes: params.chunk_size_kib.map(|kib| kib * 1024),
+                assume_clean: params.assume_clean,
+            };
+            let members = &params.base_bdevs;
+            target.create_array(&params.name, members, &create, &options, || Ok(()))?;
+        }
+        Members::Array { uuid, name, without } => {
+            let same = params.uuid.map_or(name == params.name, |wanted| wanted == uuid);
+            if !same || !(without.is_empty() || params.start_degraded) {
+                let text = format!(
+                    "the members carry array {name} ({uuid}); give its name or uuid and exactly \
+                     its members to assemble it, or erase them with bdev_raid_delete's clear_sb"
+                );
+                return Err(TargetError::Exists(text).into());
+            }
+            let members = &params.base_bdevs;
+            target.assemble_array(&params.name, members, params.start_degraded, &options)?;
+        }
+    }
+    Ok(json!(true))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Delete {
+    name: String,
+    #[serde(default)]
+    clear_sb: bool,
+}
+
+pub(super) fn delete(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
+    let params: Delete = decode(params)?;
+    target.delete_array(&params.name, params.clear_sb)?;
+    Ok(json!(true))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GetBdevs {
+    category: Category,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Category {
+    All,
+    Online,
+    Configuring,
+    Offline,
+}
+
+pub(super) fn get_bdevs(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
+    let params: GetBdevs = decode(params)?;
+    let names: Vec<String> = target.bdevs().map(|(name, _)| name.to_owned()).collect();
+    let mut arrays = Vec::new();
+    for name in names {
+        if target.array(&name).is_err() {
+            continue;
+        }
+        let status = target.array_status(&name)?;
+        let wanted = match params.category {
+            Category::All => true,
+            Category::Online => !status.failed,
+            Category::Offline => status.failed,
+            // An array of mdof is started or it is not there.
+            Category::Configuring => false,
+        };
+        if wanted {
+            arrays.push(describe_with(target, &name, &status)?);
+        }
+    }
+    Ok(Value::Array(arrays))
+}
+
+/// An array in the shape of SPDK's `bdev_raid_get_bdevs`.
+pub(super) fn describe(target: &mut Target, name: &str) -> Result<Value, RpcError> {
+    let status = target.array_status(name)?;
+    describe_with(target, name, &status)
+}
+
+fn describe_with(target: &Target, name: &str, status: &ArrayStatus) -> Result<Value, RpcError> {
+    let bdev = target.bdev(name)?;
+    let (_, array) = target.array(name)?;
+    let mut list = Vec::with_capacity(status.members.len());
+    for (slot, (member, state)) in status.members.iter().enumerate() {
+        let known = array.members.get(slot).and_then(Option::as_ref);
+        let configured = matches!(*state, "in_sync" | "rebuilding");
+        list.push(json!({
+            "name": member.and_then(|id| target.name_of(id)),
+            "uuid": known.map_or_else(Uuid::nil, |member| member.uuid),
+            "is_configured": configured,
+            "data_offset": array.data_offset_blocks,
+            "data_size": bdev.geometry.blocks,
+            "state": state,
+            "read_errors": status.read_errors.get(slot).copied().unwrap_or(0),
+        }));
+    }
+    let count =
+        |wanted: &[&str]| status.members.iter().filter(|(_, state)| wanted.contains(state)).count();
+    let mut value = json!({
+        "name": name,
+        "uuid": array.uuid,
+        "strip_size_kb": 0,
+        "state": if status.failed { "offline" } else { "online" },
+        "raid_level": "raid1",
+        "superblock": true,
+        "num_base_bdevs": status.members.len(),
+        "num_base_bdevs_discovered": count(&["in_sync", "rebuilding", "faulty"]),
+        "num_base_bdevs_operational": count(&["in_sync", "rebuilding"]),
+        "base_bdevs_list": list,
+        "bitmap": if array.bitmap { "lockless" } else { "none" },
+        "events": status.events,
+    });
+    if let Some((done, all)) = status.resync {
+        let blocks = bdev.geometry.blocks;
+        let blocks = u128::from(blocks) * u128::from(done) / u128::from(all.max(1));
+        let blocks = u64::try_from(blocks).unwrap_or(bdev.geometry.blocks);
+        value["process"] = json!({
+            "type": "resync",
+            "target": name,
+            "progress": { "blocks": blocks, "percent": percent(done, all) },
+        });
+    }
+    Ok(value)
+}
+
+fn percent(done: u64, all: u64) -> u64 {
+    (u128::from(done) * 100)
+        .checked_div(u128::from(all))
+        .map_or(100, |percent| u64::try_from(percent).unwrap_or(100))
+}
+
+/// The bitmap's states in the order of their values.
+const STATES: [&str; 8] = [
+    "unwritten",
+    "clean",
+    "dirty",
+    "need_sync",
+    "syncing",
+    "need_sync_unwritten",
+    "syncing_unwritten",
+    "clean_unwritten",
+];
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GetBitmap {
+    name: String,
+}
+
+/// Ours: what the bitmap of an array says, as counts of chunks by state.
+pub(super) fn get_bitmap(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
+    let params: GetBitmap = decode(params)?;
+    let (_, array) = target.array(&params.name)?;
+    if !array.bitmap {
+        let text = format!("array {} has no bitmap", params.name);
+        return Err(TargetError::Invalid(text).into());
+    }
+    let status = target.array_status(&params.name)?;
+    Ok(bitmap_value(&params.name, &status))
+}
+
+fn bitmap_value(name: &str, status: &ArrayStatus) -> Value {
+    let states: serde_json::Map<String, Value> = STATES
+        .iter()
+        .zip(status.histogram)
+        .map(|(state, count)| ((*state).to_owned(), json!(count)))
+        .collect();
+    let resync = status.resync.map(
+        |(done, all)| json!({ "chunks_done": done, "chunks": all, "percent": percent(done, all) }),
+    );
+    json!({
+        "name": name,
+        "chunk_size_bytes": status.chunk_size_bytes,
+        "chunks": status.histogram.iter().sum::<u64>(),
+        "states": states,
+        "bitmap_writes": status.bitmap_writes,
+        "events": status.events,
+        "resync": resync,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bitmap_shape() {
+        let status = ArrayStatus {
+            histogram: [1, 2, 3, 4, 5, 0, 0, 0],
+            chunk_size_bytes: 65536,
+            events: 9,
+            resync: Some((1, 4)),
+            bitmap_writes: 7,
+            ..ArrayStatus::default()
+        };
+        let value = bitmap_value("r", &status);
+        assert_eq!(value["chunks"], 15);
+        assert_eq!(value["states"]["need_sync"], 4);
+        assert_eq!(value["resync"], json!({"chunks_done": 1, "chunks": 4, "percent": 25}));
+        assert_eq!(bitmap_value("r", &ArrayStatus::default())["resync"], Value::Null);
+    }
+
+    #[test]
+    fn percents() {
+        assert_eq!([percent(0, 0), percent(1, 3), percent(u64::MAX, u64::MAX)], [100, 33, 100]);
+    }
+
+    #[test]
+    fn create_takes_what_spdks_client_sends() {
+        let parse = |text: &str| {
+            serde_json::from_str::<Create>(text).unwrap().check().map_err(|error| error.message)
+        };
+        let head = r#"{"name":"r","base_bdevs":["a","b"],"#;
+        let ok = format!(r#"{head}"raid_level":"raid1","superblock":true}}"#);
+        assert_eq!(parse(&ok), Ok(true));
+        assert_eq!(parse(&format!(r#"{head}"raid_level":"1","strip_size_kb":0}}"#)), Ok(true));
+        for bad in [
+            r#""raid_level":"raid0"}"#,
+            r#""raid_level":"raid1","strip_size_kb":64}"#,
+            r#""raid_level":"raid1","superblock":false}"#,
+            r#""raid_level":"raid1","chunk_size_kib":3}"#,
+        ] {
+            assert!(parse(&format!("{head}{bad}")).is_err(), "{bad} was taken");
+        }
+    }
+}

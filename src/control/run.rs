@@ -1,0 +1,151 @@
+//! `mdof target`: start, serve until told to stop, stop in order.
+
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use super::config::{Config, ConfigError};
+use super::cores;
+use super::rpc::server::Server;
+use super::rpc::socket::{SocketError, SocketLock};
+use super::signals::StopSignals;
+use super::startup::{self, StartError};
+use super::state_dir::{self, StateDir, StateDirError};
+use super::target::Target;
+use crate::engine::handle::{EngineConfig, EngineError, EngineHandle};
+use crate::reactor::buf::CLASS_COUNTS;
+
+/// The configuration that mdof runs without arguments.
+const DEMO: &str = include_str!("../../conf/demo.toml");
+/// How the demo's configuration is called in messages.
+const DEMO_NAME: &str = "(embedded demo)";
+/// Name of the RPC socket in the state directory.
+const SOCKET_NAME: &str = "mdof.sock";
+
+/// What the command line says.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// Configuration file; `None` is the embedded demo.
+    pub config: Option<PathBuf>,
+    /// State directory.
+    pub state_dir: Option<PathBuf>,
+    /// RPC socket.
+    pub rpc_socket: Option<PathBuf>,
+    /// Start arrays with members missing.
+    pub start_degraded: bool,
+}
+
+/// Why the target did not start, or had to end: one sentence.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The state directory.
+    #[error(transparent)]
+    StateDir(#[from] StateDirError),
+    /// The RPC socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// Members, arrays, subsystems, listeners.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The reactors.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The system.
+    #[error("cannot {doing}: {source}")]
+    System {
+        /// What was tried.
+        doing: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+fn system(doing: &'static str) -> impl Fn(std::io::Error) -> RunError {
+    move |source| RunError::System { doing, source }
+}
+
+/// The state directory that these options and this configuration mean.
+#[must_use]
+pub fn state_dir_path(option: Option<&Path>, config: Option<&Path>) -> PathBuf {
+    state_dir::choose(option, config, |name| std::env::var_os(name).map(PathBuf::from))
+}
+
+/// The RPC socket of a target that was started without options, for clients.
+#[must_use]
+pub fn default_socket() -> PathBuf {
+    state_dir_path(None, None).join(SOCKET_NAME)
+}
+
+/// Runs a target until it is told to stop.
+pub fn run(options: &Options) -> Result<(), RunError> {
+    let config = match &options.config {
+        Some(path) => Config::load(path)?,
+        None => Config::parse(DEMO, DEMO_NAME)?,
+    };
+    // Before the first thread, so that all inherit it.
+    let signals = StopSignals::block().map_err(system("receive signals"))?;
+    let state = StateDir::open(&state_dir_path(
+        options.state_dir.as_deref(),
+        config.target.state_dir.as_deref(),
+    ))?;
+    let socket = options.rpc_socket.clone().or_else(|| config.target.rpc_socket.clone());
+    let socket = socket.unwrap_or_else(|| state.path().join(SOCKET_NAME));
+    let lock = SocketLock::acquire(&socket)?;
+    startup::check_listen_addresses(&config)?;
+
+    let cores = config.target.cores.clone().unwrap_or_else(cores::auto);
+    let engine = EngineHandle::start(EngineConfig {
+        cores: cores.clone(),
+        poll_always: config.target.poll_always,
+        buffer_counts: CLASS_COUNTS,
+    })?;
+    let mut target = Target::new(engine, cores);
+    let served = serve(&mut target, &config, &state, lock, &signals, options.start_degraded);
+
+    // Also when something failed: what was started is stopped cleanly.
+    signals.unblock();
+    if served.is_ok() {
+        say("stopping; a second Ctrl-C ends it at once, unclean");
+    }
+    let begun = Instant::now();
+    target.stop();
+    if served.is_ok() {
+        say(&format!("stopped cleanly after {} ms", begun.elapsed().as_millis()));
+    }
+    served
+}
+
+fn serve(
+    target: &mut Target,
+    config: &Config,
+    state: &StateDir,
+    lock: SocketLock,
+    signals: &StopSignals,
+    start_degraded: bool,
+) -> Result<(), RunError> {
+    let socket_path = lock.path().to_owned();
+    let socket = lock.bind()?;
+    let reports = startup::apply(target, config, state, start_degraded)?;
+    let mut server = Server::new(socket);
+    let cores = target.cores().to_vec();
+    say(&startup::banner(config, &reports, state.path(), &socket_path, &cores));
+    loop {
+        let stop = server
+            .turn(signals.as_fd(), None, target)
+            .map_err(system("wait for the RPC socket"))?;
+        if stop {
+            return Ok(());
+        }
+    }
+}
+
+/// Prints to standard output; that nobody reads it is no reason to stop.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{text}");
+    let _ = out.flush();
+}

@@ -1,0 +1,414 @@
+//! Creating, assembling and stopping arrays.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use uuid::Uuid;
+
+use super::metadata::Carried;
+use super::{Array, Backing, Bdev, Member, Target, TargetError, io_error};
+use crate::bdev::BdevId;
+use crate::control::names;
+use crate::md::{
+    self, Assembly, BitmapPlan, Candidate, Creation, Features, NewArray, NewMember, Slot,
+    Superblock, Timestamp,
+};
+use crate::raid::assembly::{self, CandidateBdev, from_assembly, from_creation};
+use crate::raid::{ArrayConfig, ArrayStatus, BitmapConfig, MemberConfig};
+
+/// How an array runs, created or assembled.
+#[derive(Debug, Clone, Copy)]
+pub struct ArrayOptions {
+    /// Seconds between two passes of the daemon.
+    pub daemon_sleep_s: u32,
+    /// Idle seconds before a Dirty chunk may turn Clean.
+    pub barrier_idle_s: u32,
+}
+
+/// How a new array is made.
+#[derive(Debug, Clone, Copy)]
+pub struct CreateOptions {
+    /// Identity.
+    pub uuid: Uuid,
+    /// With the lockless bitmap.
+    pub bitmap: bool,
+    /// Bytes a bitmap chunk covers; `None` lets mdof choose.
+    pub chunk_size_bytes: Option<u64>,
+    /// The members are known to be equal.
+    pub assume_clean: bool,
+}
+
+/// What an array was started with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StartedHow {
+    /// Slots of the array.
+    pub slots: usize,
+    /// Members in sync.
+    pub in_sync: usize,
+    /// It was in use when it was last written: what was in doubt is being resynced.
+    pub dirty: bool,
+}
+
+/// What a set of bdevs carries, all together.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Members {
+    /// No superblock on any.
+    Blank,
+    /// Superblocks of one array on some or all: its UUID and name, and the bdevs without.
+    Array {
+        /// The array's identity.
+        uuid: Uuid,
+        /// The array's name, without mdadm's host part.
+        name: String,
+        /// Bdevs that carry no superblock.
+        without: Vec<String>,
+    },
+}
+
+impl Target {
+    /// Reads what `members` carry; a damaged superblock and two arrays are errors that name them.
+    pub fn examine(&mut self, members: &[String]) -> Result<Members, TargetError> {
+        let mut first: Option<(String, Uuid, String)> = None;
+        let mut without = Vec::new();
+        for name in members {
+            let candidate = match self.read_superblock(name)? {
+                Carried::Nothing => {
+                    without.push(name.clone());
+                    continue;
+                }
+                Carried::Damaged(error) => {
+                    return Err(TargetError::Io(format!(
+                        "bdev {name}: {error}; it was not touched"
+                    )));
+                }
+                Carried::Member(candidate) => candidate,
+            };
+            let uuid = Uuid::from_bytes(candidate.superblock.set_uuid);
+            match &first {
+                None => first = Some((name.clone(), uuid, short_name(&candidate.superblock))),
+                Some((_, other, _)) if *other == uuid => {}
+                Some((other_name, other, _)) => {
+                    return Err(TargetError::Exists(format!(
+                        "bdev {other_name} belongs to array {other}, bdev {name} to array {uuid}; \
+                         nothing was started or written"
+                    )));
+                }
+            }
+        }
+        Ok(match first {
+            None => Members::Blank,
+            Some((_, uuid, name)) => Members::Array { uuid, name, without },
+        })
+    }
+
+    /// Makes an array on members whose content may be lost. The caller has asked what they carry.
+    /// `before_writing` is called when nothing but the devices themselves can fail any more.
+    pub fn create_array(
+        &mut self,
+        name: &str,
+        members: &[String],
+        create: &CreateOptions,
+        options: &ArrayOptions,
+        before_writing: impl FnOnce() -> Result<(), TargetError>,
+    ) -> Result<StartedHow, TargetError> {
+        let members = self.check_members(name, members)?;
+        let mut new_members = Vec::with_capacity(members.len());
+        for member in &members {
+            let geometry = &self.bdev(member)?.geometry;
+            new_members.push(NewMember {
+                device_sectors: geometry.size_bytes() / md::SECTOR_BYTES,
+                logical_block_size: geometry.block_size_bytes,
+                device_uuid: Uuid::new_v4().into_bytes(),
+            });
+        }
+        let plan = NewArray {
+            name: name.to_owned(),
+            set_uuid: create.uuid.into_bytes(),
+            ctime: now(),
+            assume_clean: create.assume_clean,
+            members: new_members,
+        };
+        let text = |error| TargetError::Invalid(format!("array {name}: {error}"));
+        let mut creation = md::create(&plan).map_err(|error| text(error.to_string()))?;
+        adapt(&mut creation, create).map_err(text)?;
+        before_writing()?;
+        self.write_creation(&members, &creation, create.bitmap)?;
+
+        let mut config = from_creation(
+            self.raid_options(name, &members, options)?,
+            &creation,
+            &self.candidates(&members)?,
+        );
+        if !create.bitmap {
+            config.bitmap = BitmapConfig::None { resync: !create.assume_clean };
+        }
+        let slots = plan.members.len();
+        self.start(config)?;
+        Ok(StartedHow { slots, in_sync: slots, dirty: false })
+    }
+
+    /// Starts an array from the superblocks of those of `members` that carry one.
+    pub fn assemble_array(
+        &mut self,
+        name: &str,
+        members: &[String],
+        start_degraded: bool,
+        options: &ArrayOptions,
+    ) -> Result<StartedHow, TargetError> {
+        let members = self.check_members(name, members)?;
+        let mut names = Vec::new();
+        let mut candidates: Vec<Candidate> = Vec::new();
+        for member in members {
+            if let Carried::Member(candidate) = self.read_superblock(&member)? {
+                candidates.push(*candidate);
+                names.push(member);
+            }
+        }
+        let assembly = md::assemble(&candidates).map_err(|error| {
+            TargetError::Invalid(format!("array {name} on {}: {error}", numbered(&names)))
+        })?;
+        let how = StartedHow {
+            slots: assembly.slots.len(),
+            in_sync: assembly.in_sync_count(),
+            dirty: assembly.dirty,
+        };
+        if assembly.is_degraded() && !start_degraded {
+            return Err(TargetError::Invalid(degraded_text(name, &assembly, &names)));
+        }
+        let mut states = vec![None; candidates.len()];
+        for slot in &assembly.slots {
+            let Slot::InSync { candidate } = *slot else { continue };
+            let Candidate { superblock, bitmap, .. } = &candidates[candidate];
+            if let (BitmapPlan::Load { .. }, Some(Ok(bitmap))) = (&assembly.bitmap, bitmap) {
+                states[candidate] =
+                    Some(self.read_states(&names[candidate], superblock, bitmap)?);
+            }
+        }
+        let options = self.raid_options(name, &names, options)?;
+        let bdevs = self.candidates(&names)?;
+        let config = from_assembly(options, &assembly, &candidates, &bdevs, &states)
+            .map_err(|error| TargetError::Invalid(format!("array {name}: {error}")))?;
+        self.start(config)?;
+        Ok(how)
+    }
+
+    fn raid_options(
+        &self,
+        name: &str,
+        members: &[String],
+        options: &ArrayOptions,
+    ) -> Result<assembly::ArrayOptions, TargetError> {
+        let first = members.first().expect("an array starts with members");
+        Ok(assembly::ArrayOptions {
+            name: name.to_owned(),
+            block_size_bytes: self.bdev(first)?.geometry.block_size_bytes,
+            owner_core: 0,
+            daemon_sleep_s: options.daemon_sleep_s,
+            barrier_idle_s: options.barrier_idle_s,
+        })
+    }
+
+    fn candidates(&self, members: &[String]) -> Result<Vec<CandidateBdev>, TargetError> {
+        let candidate = |name: &String| {
+            let bdev = self.bdev(name)?;
+            Ok(CandidateBdev { bdev: bdev.id, unmap: bdev.geometry.unmap })
+        };
+        members.iter().map(candidate).collect()
+    }
+
+    /// Refuses a bad array name and members that are unknown, named twice or in use.
+    fn check_members(&self, name: &str, members: &[String]) -> Result<Vec<String>, TargetError> {
+        self.check_new_name(name)?;
+        names::check_array_name(name).map_err(TargetError::Invalid)?;
+        let mut resolved: Vec<String> = Vec::with_capacity(members.len());
+        for member in members {
+            let own = self.free_bdev(member)?.geometry.name.clone();
+            if resolved.contains(&own) {
+                return Err(TargetError::Invalid(format!("bdev {own} is given twice")));
+            }
+            resolved.push(own);
+        }
+        Ok(resolved)
+    }
+
+    fn start(&mut self, config: ArrayConfig) -> Result<(), TargetError> {
+        let name = config.name.clone();
+        let any = config.members.iter().flatten().next().expect("an array starts with members");
+        let uuid = Uuid::from_bytes(any.superblock.set_uuid);
+        let data_offset_bytes = any.superblock.data_offset_sectors * md::SECTOR_BYTES;
+        let data_offset_blocks = data_offset_bytes / u64::from(config.block_size_bytes);
+        let bitmap = matches!(config.bitmap, BitmapConfig::Lockless { .. });
+        let member = |member: &MemberConfig| Member {
+            name: self.name_of(member.bdev).expect("members were looked up by name").to_owned(),
+            uuid: Uuid::from_bytes(member.superblock.device_uuid),
+        };
+        let members: Vec<Option<Member>> =
+            config.members.iter().map(|slot| slot.as_ref().map(member)).collect();
+        let id = self.engine.start_array(config)?;
+        let geometry = self.engine.geometry(id).expect("a started array has a geometry").clone();
+        for member in members.iter().flatten() {
+            self.set_user(&member.name, Some(format!("array {name}")));
+        }
+        let array = Array { uuid, members, data_offset_blocks, bitmap };
+        let bdev = Bdev { id, geometry, backing: Backing::Array(array), user: None };
+        self.bdevs.insert(name, bdev);
+        Ok(())
+    }
+
+    /// The array called `name`: its place in the engine and what control remembers.
+    pub fn array(&self, name: &str) -> Result<(BdevId, &Array), TargetError> {
+        let bdev = self.bdev(name)?;
+        match &bdev.backing {
+            Backing::Array(array) => Ok((bdev.id, array)),
+            Backing::Device(_) => Err(TargetError::NotFound(format!("bdev {name} is no array"))),
+        }
+    }
+
+    /// The array's state now.
+    pub fn array_status(&mut self, name: &str) -> Result<ArrayStatus, TargetError> {
+        let (id, _) = self.array(name)?;
+        self.engine
+            .array_status(id)
+            .map_err(|status| io_error(&format!("asking array {name} for its state"), status))
+    }
+
+    /// Stops an array cleanly; its members are free then. `erase` makes them blank.
+    pub fn delete_array(&mut self, name: &str, erase: bool) -> Result<(), TargetError> {
+        let name = self.resolve(name)?;
+        let (id, array) = self.array(&name)?;
+        let members: Vec<String> =
+            array.members.iter().flatten().map(|member| member.name.clone()).collect();
+        self.free_bdev(&name)?;
+        // The engine lets go of the array in any case; what it could not write is reported below.
+        let stopped = self.engine.stop_array(id);
+        self.bdevs.remove(&name);
+        for member in &members {
+            self.set_user(member, None);
+        }
+        stopped.map_err(|status| io_error(&format!("stopping array {name}"), status))?;
+        if erase {
+            for member in &members {
+                self.erase_superblock(member)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Part of [`Target::stop`]: whoever uses the array is being stopped as well.
+    pub(super) fn stop_array_for_good(&mut self, name: &str) {
+        let Ok((id, _)) = self.array(name) else { return };
+        if let Err(status) = self.engine.stop_array(id) {
+            let error = io_error("writing its metadata", status);
+            tracing::error!(
+                "array {name} was not stopped cleanly: {error}; what its bitmap holds in doubt \
+                 will be resynced at the next start"
+            );
+        }
+        self.bdevs.remove(name);
+    }
+}
+
+/// What [`md::create`] leaves to the operator's wishes.
+fn adapt(creation: &mut Creation, create: &CreateOptions) -> Result<(), String> {
+    if let Some(bytes) = create.chunk_size_bytes {
+        let sectors = bytes / md::SECTOR_BYTES;
+        let chunks = creation.bitmap.sync_size_sectors.div_ceil(sectors);
+        let room = creation.bitmap_area_sectors * md::SECTOR_BYTES - md::STATES_OFFSET_BYTES;
+        if chunks > room {
+            return Err(format!(
+                "a chunk size of {} KiB makes {chunks} chunks; the bitmap area holds {room}",
+                bytes >> 10
+            ));
+        }
+        creation.bitmap.chunk_raw = u32::try_from(sectors).map_err(|error| error.to_string())?;
+        creation.chunk_count = creation.bitmap.chunk_count();
+    }
+    if !create.bitmap {
+        for superblock in &mut creation.superblocks {
+            superblock.features.remove(Features::BITMAP_OFFSET);
+            superblock.bitmap_offset_sectors = 0;
+        }
+    }
+    Ok(())
+}
+
+/// mdadm names arrays "host:name".
+fn short_name(superblock: &Superblock) -> String {
+    let name = superblock.name();
+    name.rsplit_once(':').map_or(name.clone(), |(_, short)| short.to_owned())
+}
+
+fn numbered(names: &[String]) -> String {
+    let numbered: Vec<String> =
+        names.iter().enumerate().map(|(index, name)| format!("{name} (member {index})")).collect();
+    numbered.join(", ")
+}
+
+fn degraded_text(name: &str, assembly: &Assembly, names: &[String]) -> String {
+    let mut text = format!(
+        "array {name} has {} of {} members in sync",
+        assembly.in_sync_count(),
+        assembly.slots.len()
+    );
+    for rejection in &assembly.rejected {
+        text += &format!("; bdev {}: {}", names[rejection.candidate], rejection.reason);
+    }
+    text + "; it was not started, add --start-degraded to start it with those it has"
+}
+
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_unix(since.as_secs(), since.subsec_micros())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn creation(create: &CreateOptions) -> Result<Creation, String> {
+        let member = |tag: u8| NewMember {
+            device_sectors: 2 << 20,
+            logical_block_size: 512,
+            device_uuid: [tag; 16],
+        };
+        let mut creation = md::create(&NewArray {
+            name: "r".to_owned(),
+            set_uuid: create.uuid.into_bytes(),
+            ctime: Timestamp::from_unix(1, 0),
+            assume_clean: create.assume_clean,
+            members: vec![member(1), member(2)],
+        })
+        .unwrap();
+        adapt(&mut creation, create).map(|()| creation)
+    }
+
+    const PLAIN: CreateOptions = CreateOptions {
+        uuid: Uuid::from_u128(5),
+        bitmap: true,
+        chunk_size_bytes: None,
+        assume_clean: false,
+    };
+
+    #[test]
+    fn chunk_size_is_the_operators() {
+        let wide = CreateOptions { chunk_size_bytes: Some(1 << 20), ..PLAIN };
+        let creation = creation(&wide).unwrap();
+        assert_eq!(creation.bitmap.chunk_sectors(), Some(2048));
+        assert_eq!(creation.chunk_count, creation.superblocks[0].size_sectors.div_ceil(2048));
+    }
+
+    #[test]
+    fn too_fine_a_chunk_is_refused() {
+        let fine = CreateOptions { chunk_size_bytes: Some(4096), ..PLAIN };
+        let text = creation(&fine).unwrap_err();
+        assert!(text.starts_with("a chunk size of 4 KiB makes "), "{text}");
+    }
+
+    #[test]
+    fn without_bitmap_the_superblock_says_so() {
+        let creation = creation(&CreateOptions { bitmap: false, ..PLAIN }).unwrap();
+        for superblock in &creation.superblocks {
+            assert!(!superblock.features.contains(Features::BITMAP_OFFSET));
+            assert_eq!(superblock.bitmap_sector(), None);
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Making and unmaking bdevs that are not arrays.
+
+use std::path::PathBuf;
+
+use uuid::Uuid;
+
+use super::{Backing, Bdev, Target, TargetError};
+use crate::bdev::delay::DelayDevice;
+use crate::bdev::error::ErrorDevice;
+use crate::bdev::malloc::MallocDevice;
+use crate::bdev::null::NullDevice;
+use crate::bdev::uring::{UringDevice, UringOptions};
+use crate::bdev::{Device, DeviceError};
+use crate::control::config::DelayLatency;
+use crate::control::names;
+use crate::limits::BDEVS_MAX;
+
+/// A bdev to be made.
+#[derive(Debug, Clone)]
+pub enum BdevSpec {
+    /// Memory.
+    Malloc {
+        /// Logical block size.
+        block_size_bytes: u32,
+        /// Size in logical blocks.
+        blocks: u64,
+    },
+    /// Forgets writes.
+    Null {
+        /// Logical block size.
+        block_size_bytes: u32,
+        /// Size in logical blocks.
+        blocks: u64,
+    },
+    /// File or block device.
+    Uring {
+        /// Where it is.
+        path: PathBuf,
+        /// Logical block size; `None` is the device's own.
+        block_size_bytes: Option<u32>,
+    },
+    /// Fails requests to `base` on command.
+    Error {
+        /// The bdev below.
+        base: String,
+    },
+    /// Delays requests to `base`.
+    Delay {
+        /// The bdev below.
+        base: String,
+        /// By how much.
+        latency: DelayLatency,
+    },
+}
+
+impl From<DeviceError> for TargetError {
+    fn from(error: DeviceError) -> Self {
+        let text = error.to_string();
+        match error {
+            DeviceError::NotFound { .. } => Self::NotFound(text),
+            DeviceError::InUse { .. } => Self::Busy(text),
+            DeviceError::Os { .. } | DeviceError::Permission { .. } => Self::Io(text),
+            DeviceError::Memory { .. } => Self::NoSpace(text),
+            _ => Self::Invalid(text),
+        }
+    }
+}
+
+impl Target {
+    /// A free name that begins with `prefix`, for callers that give none.
+    pub fn auto_name(&mut self, prefix: &str) -> String {
+        loop {
+            let name = format!("{prefix}{}", self.next_auto_name);
+            self.next_auto_name += 1;
+            if !self.bdevs.contains_key(&name) {
+                return name;
+            }
+        }
+    }
+
+    /// Refuses a name for a new bdev that is taken or no name, and a full table.
+    pub(super) fn check_new_name(&self, name: &str) -> Result<(), TargetError> {
+        names::check_bdev_name(name).map_err(TargetError::Invalid)?;
+        if self.bdevs.contains_key(name) {
+            return Err(TargetError::Exists(format!("a bdev called {name} exists already")));
+        }
+        if self.bdevs.len() >= BDEVS_MAX {
+            return Err(TargetError::NoSpace(format!(
+                "{BDEVS_MAX} bdevs exist, the most there can"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Makes a bdev.
+    pub fn create_bdev(
+        &mut self,
+        name: &str,
+        uuid: Option<Uuid>,
+        spec: &BdevSpec,
+    ) -> Result<(), TargetError> {
+        self.check_new_name(name)?;
+        let uuid = uuid.unwrap_or_else(Uuid::new_v4);
+        if let Some(other) = self.bdevs.values().find(|bdev| bdev.geometry.uuid == uuid) {
+            let other = &other.geometry.name;
+            return Err(TargetError::Exists(format!("bdev {other} has the UUID {uuid} already")));
+        }
+        let mut below = None;
+        let device = match spec {
+            BdevSpec::Malloc { block_size_bytes, blocks } => {
+                Device::Malloc(MallocDevice::new(name, uuid, *block_size_bytes, *blocks)?)
+            }
+            // Reads return zeroes: a namespace must not show a host what other hosts' I/O left
+            // in a buffer.
+            BdevSpec::Null { block_size_bytes, blocks } => {
+                Device::Null(NullDevice::new(name, uuid, *block_size_bytes, *blocks, true)?)
+            }
+            BdevSpec::Uring { path, block_size_bytes } => {
+                Device::Uring(UringDevice::open(UringOptions {
+                    name: name.to_owned(),
+                    path: path.clone(),
+                    block_size_bytes: *block_size_bytes,
+                    uuid,
+                })?)
+            }
+            BdevSpec::Error { base } => {
+                let bdev = self.free_bdev(base)?;
+                below = Some(bdev.geometry.name.clone());
+                Device::Error(ErrorDevice::new(name, uuid, bdev.id, &bdev.geometry))
+            }
+            BdevSpec::Delay { base, latency } => {
+                let bdev = self.free_bdev(base)?;
+                below = Some(bdev.geometry.name.clone());
+                let latencies = [
+                    latency.avg_read_us,
+                    latency.p99_read_us,
+                    latency.avg_write_us,
+                    latency.p99_write_us,
+                ];
+                Device::Delay(DelayDevice::new(name, uuid, bdev.id, &bdev.geometry, latencies))
+            }
+        };
+        let geometry = device.geometry().clone();
+        let id = self.engine.add_bdev(device.clone())?;
+        let bdev = Bdev { id, geometry, backing: Backing::Device(device), user: None };
+        self.bdevs.insert(name.to_owned(), bdev);
+        if let Some(below) = below {
+            self.set_user(&below, Some(format!("bdev {name}")));
+        }
+        Ok(())
+    }
+
+    /// Unmakes a bdev of the kind that `is_kind` wants; arrays are deleted by
+    /// [`Target::delete_array`].
+    pub fn delete_bdev(
+        &mut self,
+        name: &str,
+        kind: &str,
+        is_kind: fn(&Device) -> bool,
+    ) -> Result<(), TargetError> {
+        let bdev = self.free_bdev(name)?;
+        let name = bdev.geometry.name.clone();
+        let device = match &bdev.backing {
+            Backing::Device(device) if is_kind(device) => device,
+            _ => return Err(TargetError::Invalid(format!("bdev {name} is no {kind} bdev"))),
+        };
+        let below = device.base();
+        let id = bdev.id;
+        self.engine.remove_bdev(id);
+        self.bdevs.remove(&name);
+        let below = below.and_then(|below| self.name_of(below)).map(str::to_owned);
+        if let Some(below) = below {
+            self.set_user(&below, None);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,224 @@
+//! The control thread's picture of the running target: which bdevs there are, who uses them, and
+//! what hosts can reach. Every change is checked here first and then handed to the engine.
+
+mod arrays;
+mod bdevs;
+mod metadata;
+mod nvmf;
+
+use std::collections::BTreeMap;
+
+use rustix::io::Errno;
+use uuid::Uuid;
+
+pub use arrays::{ArrayOptions, CreateOptions, Members, StartedHow};
+pub use bdevs::BdevSpec;
+pub use nvmf::{NewNamespace, Transport, listen_error};
+
+use crate::bdev::{BdevId, Device, Geometry, IoStatus};
+use crate::control::rpc::RpcError;
+use crate::engine::handle::{EngineError, EngineHandle};
+use crate::target::subsystem::SubsystemTable;
+
+/// Why a change was refused. The target is then as it was before.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    /// The name is taken, or the members belong to something else already.
+    #[error("{0}")]
+    Exists(String),
+    /// No object of this name.
+    #[error("{0}")]
+    NotFound(String),
+    /// Something else uses it.
+    #[error("{0}")]
+    Busy(String),
+    /// What is asked for makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// No room left, in a table or on a device.
+    #[error("{0}")]
+    NoSpace(String),
+    /// A device or the system failed.
+    #[error("{0}")]
+    Io(String),
+}
+
+impl From<TargetError> for RpcError {
+    fn from(error: TargetError) -> Self {
+        let errno = match &error {
+            TargetError::Exists(_) => Errno::EXIST,
+            TargetError::NotFound(_) => Errno::NODEV,
+            TargetError::Busy(_) => Errno::BUSY,
+            TargetError::Invalid(_) => Errno::INVAL,
+            TargetError::NoSpace(_) => Errno::NOSPC,
+            TargetError::Io(_) => Errno::IO,
+        };
+        Self::errno(errno, error.to_string())
+    }
+}
+
+impl From<EngineError> for TargetError {
+    fn from(error: EngineError) -> Self {
+        let text = error.to_string();
+        match error {
+            EngineError::TooManyBdevs | EngineError::Io { status: IoStatus::NoSpace, .. } => {
+                Self::NoSpace(text)
+            }
+            EngineError::Refused(_) => Self::Invalid(text),
+            _ => Self::Io(text),
+        }
+    }
+}
+
+/// A request of the control plane that failed: `what` is how the sentence begins.
+fn io_error(what: &str, status: IoStatus) -> TargetError {
+    let how = match status {
+        IoStatus::Ok => "success",
+        IoStatus::MediaError => "an I/O error",
+        IoStatus::OutOfRange => "a request outside the device",
+        IoStatus::Unsupported => "an operation that the device does not support",
+        IoStatus::NoSpace => "no space left on the device",
+        IoStatus::CompareMismatch => "a mismatch",
+        IoStatus::Aborted => "an aborted request",
+        IoStatus::Removed => "the device being gone",
+    };
+    let text = format!("{what} ended with {how}");
+    if status == IoStatus::NoSpace { TargetError::NoSpace(text) } else { TargetError::Io(text) }
+}
+
+/// A bdev and who uses it.
+#[derive(Debug)]
+pub struct Bdev {
+    /// Its place in the engine.
+    pub id: BdevId,
+    /// Its fixed properties.
+    pub geometry: Geometry,
+    /// What is behind it.
+    pub backing: Backing,
+    /// Who uses it: "array raid1", "bdev EE_a", "subsystem nqn...". A bdev has one user.
+    pub user: Option<String>,
+}
+
+/// What is behind a bdev.
+#[derive(Debug)]
+pub enum Backing {
+    /// A device of its own, or a filter.
+    Device(Device),
+    /// An array.
+    Array(Array),
+}
+
+/// What control remembers of an array.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Array {
+    /// Identity, as in the members' superblocks.
+    pub uuid: Uuid,
+    /// Member bdevs by slot, `None` where the array started without.
+    pub members: Vec<Option<Member>>,
+    /// First data block on the members, in their logical blocks.
+    pub data_offset_blocks: u64,
+    /// Whether there is a bitmap.
+    pub bitmap: bool,
+}
+
+/// A member as control remembers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Name of its bdev.
+    pub name: String,
+    /// Identity in its superblock.
+    pub uuid: Uuid,
+}
+
+/// The running target. Owned by the control thread.
+#[derive(Debug)]
+pub struct Target {
+    engine: EngineHandle,
+    cores: Vec<usize>,
+    /// By name.
+    bdevs: BTreeMap<String, Bdev>,
+    /// Numbers for names that the caller leaves to us ("Malloc3").
+    next_auto_name: u32,
+    table: SubsystemTable,
+    transport: Option<Transport>,
+}
+
+impl Target {
+    /// A target without anything on a running engine.
+    #[must_use]
+    pub fn new(engine: EngineHandle, cores: Vec<usize>) -> Self {
+        Self {
+            engine,
+            cores,
+            bdevs: BTreeMap::new(),
+            next_auto_name: 0,
+            table: SubsystemTable::default(),
+            transport: None,
+        }
+    }
+
+    /// CPUs that reactors run on.
+    #[must_use]
+    pub fn cores(&self) -> &[usize] {
+        &self.cores
+    }
+
+    /// All bdevs by name.
+    pub fn bdevs(&self) -> impl Iterator<Item = (&str, &Bdev)> {
+        self.bdevs.iter().map(|(name, bdev)| (name.as_str(), bdev))
+    }
+
+    /// The bdev called `name`; its UUID is an alias.
+    pub fn bdev(&self, name: &str) -> Result<&Bdev, TargetError> {
+        if let Some(bdev) = self.bdevs.get(name) {
+            return Ok(bdev);
+        }
+        let uuid = Uuid::try_parse(name).ok();
+        self.bdevs
+            .values()
+            .find(|bdev| uuid.is_some_and(|uuid| bdev.geometry.uuid == uuid))
+            .ok_or_else(|| TargetError::NotFound(format!("there is no bdev {name}")))
+    }
+
+    /// Like [`Self::bdev`], by its own name, which is returned, too.
+    fn resolve(&self, name: &str) -> Result<String, TargetError> {
+        Ok(self.bdev(name)?.geometry.name.clone())
+    }
+
+    /// Name of a bdev by its place in the engine.
+    #[must_use]
+    pub fn name_of(&self, id: BdevId) -> Option<&str> {
+        self.bdevs().find(|(_, bdev)| bdev.id == id).map(|(name, _)| name)
+    }
+
+    /// A bdev that nobody uses.
+    fn free_bdev(&self, name: &str) -> Result<&Bdev, TargetError> {
+        let bdev = self.bdev(name)?;
+        match &bdev.user {
+            None => Ok(bdev),
+            Some(user) => Err(TargetError::Busy(format!("bdev {name} is in use by {user}"))),
+        }
+    }
+
+    /// Notes who uses a bdev.
+    fn set_user(&mut self, name: &str, user: Option<String>) {
+        let bdev = self.bdevs.get_mut(name).expect("the caller has resolved the name");
+        assert!(bdev.user.is_none() || user.is_none(), "bdev {name} has a user already");
+        bdev.user = user;
+    }
+
+    /// Stops everything in order: no new connections, connections ended, arrays clean.
+    pub fn stop(mut self) {
+        self.unlisten_all();
+        self.engine.close_connections();
+        let arrays: Vec<String> = self
+            .bdevs()
+            .filter(|(_, bdev)| matches!(bdev.backing, Backing::Array(_)))
+            .map(|(name, _)| name.to_owned())
+            .collect();
+        for name in arrays {
+            self.stop_array_for_good(&name);
+        }
+        self.engine.stop();
+    }
+}
