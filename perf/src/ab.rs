@@ -9,7 +9,7 @@ use crate::job::{Job, PerfError};
 use crate::nvme::{self, Namespace};
 use crate::pattern::Access;
 use crate::place::{Address, Place};
-use crate::stats::{Outcome, Spread};
+use crate::stats::{Outcome, Spread, Tally};
 
 /// A comparison that has a name: a promise, or one in the making.
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +61,8 @@ pub(crate) struct Comparison {
     pub(crate) b: Place,
     pub(crate) promise: Option<f64>,
     pub(crate) rounds: u32,
+    /// Pieces into which a variant's time in a round is cut; a's and b's take turns.
+    pub(crate) slices: u32,
 }
 
 /// How to reach places that are named without it.
@@ -119,33 +121,22 @@ pub(crate) struct Verdict {
     pub(crate) promise: Option<f64>,
     /// Whether the median ratio keeps the promise.
     pub(crate) kept: Option<bool>,
+    pub(crate) slices: u32,
     pub(crate) rounds: Vec<Round>,
 }
 
 /// Runs a comparison.
 pub(crate) fn run(comparison: Comparison, job: Job, reach: &Reach) -> Result<Verdict, PerfError> {
-    let Comparison { title, a, b, promise, rounds } = comparison;
+    let Comparison { title, a, b, promise, rounds, slices } = comparison;
+    let slice_time = job.time.checked_div(slices).filter(|time| !time.is_zero());
+    let slice_time = slice_time
+        .ok_or_else(|| PerfError("a slice of a round must be longer than zero".to_owned()))?;
+    let slice = Job { time: slice_time, ..job.clone() };
     let mut host = None;
-    let subject_a = prepare(&a, &job, reach, &mut host)?;
-    let subject_b = prepare(&b, &job, reach, &mut host)?;
+    let subjects = [prepare(&a, &job, reach, &mut host)?, prepare(&b, &job, reach, &mut host)?];
     let mut results = Vec::new();
-    for round in 0..rounds.max(1) {
-        let mut measure = |subject: &Subject| match subject {
-            Subject::Bdev(bdev) => host.as_mut().expect("a bdev has its host").run(*bdev, &job),
-            Subject::Namespace(namespace) => nvme::run(namespace, &job),
-        };
-        // a b, b a, a b …: what drifts in one direction hits both alike.
-        let (a, b) = if round % 2 == 0 {
-            let a = measure(&subject_a)?;
-            (a, measure(&subject_b)?)
-        } else {
-            let b = measure(&subject_b)?;
-            (measure(&subject_a)?, b)
-        };
-        if a.total.ios == 0 || b.total.ios == 0 {
-            return Err(PerfError("a round ended without a request; use a longer --time".into()));
-        }
-        results.push(Round { a, b, ratio: b.total.iops / a.total.iops });
+    for _ in 0..rounds.max(1) {
+        results.push(round(&subjects, &slice, slices, &mut host)?);
     }
     if let Some(host) = host {
         host.stop()?;
@@ -163,8 +154,42 @@ pub(crate) fn run(comparison: Comparison, job: Job, reach: &Reach) -> Result<Ver
         ratio,
         promise,
         kept: promise.map(|promise| ratio.median >= promise),
+        slices,
         rounds: results,
     })
+}
+
+/// One round. a b, b a, a b …: what drifts in one direction hits both alike.
+fn round(
+    subjects: &[Subject; 2],
+    slice: &Job,
+    slices: u32,
+    host: &mut Option<Host>,
+) -> Result<Round, PerfError> {
+    let mut sums: [Option<Vec<Tally>>; 2] = [None, None];
+    for turn in 0..slices {
+        let order = if turn % 2 == 0 { [0, 1] } else { [1, 0] };
+        for which in order {
+            let tallies = match &subjects[which] {
+                Subject::Bdev(bdev) => {
+                    host.as_mut().expect("a bdev has its host").run(*bdev, slice)?
+                }
+                Subject::Namespace(namespace) => nvme::run(namespace, slice)?,
+            };
+            match &mut sums[which] {
+                Some(sum) => sum.iter_mut().zip(&tallies).for_each(|(sum, one)| sum.append(one)),
+                empty => *empty = Some(tallies),
+            }
+        }
+    }
+    let outcome = |sum: Option<Vec<Tally>>| {
+        Outcome::new(&sum.expect("one slice at least"), slice.block_size_bytes)
+    };
+    let [a, b] = sums.map(outcome);
+    if a.total.ios == 0 || b.total.ios == 0 {
+        return Err(PerfError("a round ended without a request; use a longer --time".to_owned()));
+    }
+    Ok(Round { a, b, ratio: b.total.iops / a.total.iops })
 }
 
 fn prepare(
@@ -191,13 +216,14 @@ impl Verdict {
     /// As a table.
     pub(crate) fn as_text(&self) -> String {
         let mut text = format!(
-            "{}\n  a: {}\n  b: {}\n{}, {} rounds of {:.1} s in turns\n{:>6}{:>14}{:>14}{:>9}\n",
+            "{}\n  a: {}\n  b: {}\n{}, {} rounds, in each {:.1} s a variant, in {} slices taking turns\n{:>6}{:>14}{:>14}{:>9}\n",
             self.title,
             self.a,
             self.b,
             self.job.describe(),
             self.rounds.len(),
             self.job.time.as_secs_f64(),
+            self.slices,
             "round",
             "a IOPS",
             "b IOPS",
@@ -258,6 +284,7 @@ mod tests {
             b: Place::parse("raid1:null:64m,null:64m").unwrap(),
             promise: Some(1000.0),
             rounds: 3,
+            slices: 2,
         };
         let verdict = run(comparison, job, &reach()).unwrap();
         assert_eq!(verdict.rounds.len(), 3);

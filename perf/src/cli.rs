@@ -148,10 +148,10 @@ struct JobArgs {
     /// Requests in flight, on each connection or in-process core [default: 32]
     #[arg(long, visible_alias = "iodepth", value_name = "N")]
     qd: Option<u16>,
-    /// How long to measure [default: 10s; ab: 2s a round]
+    /// How long to measure [default: 10s; ab: 2s a round and variant]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     time: Option<Duration>,
-    /// How long to run before [default: 1s; ab: 300ms]
+    /// How long to run before [default: 1s; ab: 20ms a slice]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     warm_up: Option<Duration>,
     /// Seed of the random numbers [default: 1]
@@ -265,6 +265,9 @@ pub(crate) struct AbArgs {
     /// Rounds, each of both variants
     #[arg(long, value_name = "N", default_value_t = 5)]
     rounds: u32,
+    /// Pieces into which a variant's time in a round is cut, which take turns with the other's
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    slices: u32,
     #[command(flatten)]
     reach: ReachArgs,
     #[command(flatten)]
@@ -277,10 +280,10 @@ pub(crate) struct AbArgs {
 impl AbArgs {
     /// The comparison, its job, and how to reach its places; `None`: list them all.
     pub(crate) fn resolve(&self) -> Result<Option<(Comparison, Job, Reach)>, PerfError> {
-        let rounds = self.rounds;
+        let (rounds, slices) = (self.rounds, self.slices);
         let mut default = Job {
             time: Duration::from_secs(2),
-            warm_up: Duration::from_millis(300),
+            warm_up: Duration::from_millis(20),
             sample_every: 16,
             ..Job::default()
         };
@@ -292,12 +295,12 @@ impl AbArgs {
                 default.rw = named.rw;
                 let (a, b) = (Place::parse(named.a)?, Place::parse(named.b)?);
                 let title = named.title.to_owned();
-                Comparison { title, a, b, promise: named.promise, rounds }
+                Comparison { title, a, b, promise: named.promise, rounds, slices }
             }
             (None, Some(a), Some(b)) => {
                 let title = format!("{b} against {a}");
                 let (a, b) = (Place::parse(a)?, Place::parse(b)?);
-                Comparison { title, a, b, promise: None, rounds }
+                Comparison { title, a, b, promise: None, rounds, slices }
             }
             (None, ..) => return Ok(None),
         };

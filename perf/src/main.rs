@@ -31,6 +31,8 @@ use cli::{AbArgs, Cli, Command, RunArgs, Subject};
 use inproc::Host;
 use job::PerfError;
 use place::Place;
+use serde_json::json;
+use stats::Outcome;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -69,12 +71,12 @@ fn show(
 /// One job on one place.
 fn run(args: &RunArgs) -> Result<(), PerfError> {
     let (subject, reach, job) = args.resolve()?;
-    let (shown, place, outcome) = match subject {
+    let (shown, place, tallies) = match subject {
         Subject::Place(Place::NvmeTcp(address)) => {
             let namespace = reach.namespace(&address);
-            let outcome = nvme::run(&namespace, &job)?;
-            let place = serde_json::json!({ "nvme-tcp": namespace });
-            (Place::NvmeTcp(address).to_string(), place, outcome)
+            let tallies = nvme::run(&namespace, &job)?;
+            let place = json!({ "nvme-tcp": namespace });
+            (Place::NvmeTcp(address).to_string(), place, tallies)
         }
         Subject::Place(Place::InProcess(stack)) => {
             let mut host = Host::start(&reach.cores, &job)?;
@@ -82,13 +84,20 @@ fn run(args: &RunArgs) -> Result<(), PerfError> {
             if !args.no_prefill {
                 host.dirty_all(bdev)?;
             }
-            let outcome = host.run(bdev, &job)?;
+            let tallies = host.run(bdev, &job)?;
             host.stop()?;
             let place = Place::InProcess(stack);
-            (place.to_string(), serde_json::json!(place), outcome)
+            (place.to_string(), json!(place), tallies)
         }
-        Subject::Configured { .. } => todo!(),
+        Subject::Configured { config, bdev } => {
+            let (mut host, id) = Host::configured(&config, &bdev, &reach.cores, &job)?;
+            let tallies = host.run(id, &job)?;
+            host.stop()?;
+            let place = json!({ "config": config, "bdev": bdev });
+            (format!("bdev {bdev} of {}", config.display()), place, tallies)
+        }
     };
+    let outcome = Outcome::new(&tallies, job.block_size_bytes);
     let json = report::as_json(&place, &job, &outcome);
     show(&json, args.json, || report::as_text(&shown, &job, &outcome))
 }

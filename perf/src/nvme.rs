@@ -17,7 +17,7 @@ use crate::job::{Job, PerfError};
 use crate::load::{Load, Request};
 use crate::pattern::{Direction, Extent};
 use crate::random::Random;
-use crate::stats::{Outcome, Tally};
+use crate::stats::Tally;
 
 /// A namespace and how to reach it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -51,23 +51,23 @@ impl From<ClientError> for PerfError {
     }
 }
 
-/// Measures `job` on `namespace`.
-pub(crate) fn run(namespace: &Namespace, job: &Job) -> Result<Outcome, PerfError> {
+/// Measures `job` on `namespace`: a tally for each connection.
+pub(crate) fn run(namespace: &Namespace, job: &Job) -> Result<Vec<Tally>, PerfError> {
     let shares = shares(namespace);
-    let tallies = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let (ready, all_ready) = mpsc::channel();
         let mut threads = Vec::new();
         for share in &shares {
-            // Rendezvous: a thread that does not get its signal, because another has failed, ends.
+            // A thread that gets no signal, because another has failed, ends.
             let (go, wait) = mpsc::sync_channel(1);
             let ready = ready.clone();
             let work = move || work(namespace, job, share, &ready, &wait);
             threads.push((scope.spawn(work), go));
         }
-        drop(ready);
-        if all_ready.iter().take(shares.len()).count() == shares.len() {
-            // A thread that has ended meanwhile says why when it is joined.
-            threads.iter().for_each(|(_, go)| drop(go.send(())));
+        if all_ready.iter().take(shares.len()).all(|is_ready| is_ready) {
+            for (_, go) in &threads {
+                go.send(()).expect("a thread that is ready waits for this");
+            }
         }
         let mut tallies = Vec::new();
         let mut first_error = None;
@@ -80,8 +80,7 @@ pub(crate) fn run(namespace: &Namespace, job: &Job) -> Result<Outcome, PerfError
             }
         }
         first_error.map_or(Ok(tallies), Err)
-    })?;
-    Ok(Outcome::new(&tallies, job.block_size_bytes))
+    })
 }
 
 /// What one thread does.
@@ -141,9 +140,34 @@ fn work(
     namespace: &Namespace,
     job: &Job,
     share: &Share,
-    ready: &mpsc::Sender<()>,
+    ready: &mpsc::Sender<bool>,
     go: &mpsc::Receiver<()>,
 ) -> Result<Vec<Tally>, Ended> {
+    let prepared = prepare(namespace, job, share);
+    ready.send(prepared.is_ok()).expect("the one who started this waits for it");
+    let Prepared { client, queues, extent, pool } = prepared?;
+    go.recv().map_err(|_| Ended::NotStarted)?;
+    let mut lanes: Vec<Lane> = queues
+        .into_iter()
+        .zip(share.first_lane..)
+        .map(|(queue, number)| lane(namespace, job, extent, queue, number, pool))
+        .collect();
+    measure(&mut lanes, namespace.nsid)?;
+    let tallies = lanes.into_iter().map(|lane| lane.load.into_tally()).collect();
+    client.disconnect()?;
+    Ok(tallies)
+}
+
+/// What a thread has before it starts.
+#[derive(Debug)]
+struct Prepared {
+    client: Client,
+    queues: Vec<QueuePair>,
+    extent: Extent,
+    pool: BufPool,
+}
+
+fn prepare(namespace: &Namespace, job: &Job, share: &Share) -> Result<Prepared, PerfError> {
     if let Some(cpu) = share.cpu {
         cpu::pin(cpu)?;
     }
@@ -158,18 +182,7 @@ fn work(
         // A queue of n entries takes n - 1 commands.
         queues.push(client.open_io_queue(queue_id, job.queue_depth + 1)?);
     }
-    // If nobody listens any more, the wait below ends as well.
-    let _ = ready.send(());
-    go.recv().map_err(|_| Ended::NotStarted)?;
-    let mut lanes: Vec<Lane> = queues
-        .into_iter()
-        .zip(share.first_lane..)
-        .map(|(queue, number)| lane(namespace, job, extent, queue, number, pool))
-        .collect();
-    measure(&mut lanes, namespace.nsid)?;
-    let tallies = lanes.into_iter().map(|lane| lane.load.into_tally()).collect();
-    client.disconnect()?;
-    Ok(tallies)
+    Ok(Prepared { client, queues, extent, pool })
 }
 
 /// Whether the controller can do the job; the blocks to work on.
@@ -368,7 +381,17 @@ mod tests {
 
     #[test]
     fn nobody_at_the_address_is_one_sentence() {
-        let error = run(&namespace(2, &[]), &Job::default()).unwrap_err().to_string();
-        assert!(error.contains("127.0.0.1:1"), "{error}");
+        let cpu = cpu::usable()[0];
+        for cores in [vec![], vec![cpu, cpu]] {
+            let error = run(&namespace(2, &cores), &Job::default()).unwrap_err().to_string();
+            assert!(error.contains("127.0.0.1:1"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_thread_that_fails_keeps_no_other_waiting() {
+        let namespace = namespace(2, &[cpu::usable()[0], usize::MAX]);
+        // Neither gets as far as the start; which of the two is named depends on who came first.
+        assert!(run(&namespace, &Job::default()).is_err());
     }
 }

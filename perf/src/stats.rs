@@ -68,6 +68,15 @@ impl Tally {
         }
     }
 
+    /// Adds what the same load counted at another time.
+    pub(crate) fn append(&mut self, later: &Self) {
+        self.reads += later.reads;
+        self.writes += later.writes;
+        self.read_latency.add(&later.read_latency).expect("all have the same bounds");
+        self.write_latency.add(&later.write_latency).expect("all have the same bounds");
+        self.measured_ns += later.measured_ns;
+    }
+
     /// Requests a second in both directions.
     #[cfg(test)]
     pub(crate) fn iops(&self) -> f64 {
@@ -234,6 +243,16 @@ mod tests {
         assert!((outcome.write.unwrap().iops - 1000.0).abs() < 1e-6);
         assert!((outcome.measured_s - 1.0).abs() < 1e-9);
         assert_eq!(outcome.total.latency_ns.samples, 1500);
+    }
+
+    #[test]
+    fn slices_of_one_load_are_one_longer_load() {
+        let mut load = tally(1..=1000, Direction::Read, 1_000_000_000);
+        load.append(&tally(1..=500, Direction::Write, 500_000_000));
+        let outcome = Outcome::new(&[load], 1 << 20);
+        assert!((outcome.total.iops - 1000.0).abs() < 1e-6);
+        assert!((outcome.measured_s - 1.5).abs() < 1e-9);
+        assert_eq!(outcome.write.unwrap().latency_ns.samples, 500);
     }
 
     #[test]
