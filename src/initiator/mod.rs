@@ -2,14 +2,16 @@
 //!
 //! - `conn`: one queue's connection without I/O: commands in, segments out, bytes in, completions
 //!   out. `conn_recv` reads the PDUs of the controller, `conn_send` builds ours.
-//! - `client`: connections over `std::net::TcpStream`, polled; brings a controller up and opens its
-//!   I/O queues. `fabrics` holds the commands it needs for that.
+//! - `queue_pair`: such a connection over `std::net::TcpStream`, polled.
+//! - `client`: brings a controller up and opens its I/O queues, with the commands of `fabrics`.
 
 pub mod client;
 mod conn;
 mod conn_recv;
 mod conn_send;
 mod fabrics;
+mod queue_pair;
 
-pub use client::{Client, ClientError, ClientOptions, ControllerInfo, NamespaceInfo, QueuePair};
+pub use client::{Client, ClientOptions, ControllerInfo, NamespaceInfo};
 pub use conn::{Data, HOST_QUEUE_DEPTH_MAX, HostCompletion, HostConfig, HostConnection, HostPhase};
+pub use queue_pair::{ClientError, QueuePair};

@@ -181,11 +181,12 @@ impl Connection {
         self.free.reserve_exact(total - self.free.len());
         self.ready.reserve_exact(total - self.ready.len());
         self.waiting.reserve_exact(total - self.waiting.len());
-        // Lowest slot on top: a queue at depth 1 uses one slot's memory.
-        for slot in (from..total).rev() {
+        for slot in from..total {
             self.requests.push(Request::new());
             self.free.push(u16::try_from(slot).expect("asserted against the limits"));
         }
+        // Lowest slot on top: a queue at depth 1 uses one slot's memory.
+        self.free.sort_unstable_by(|a, b| b.cmp(a));
         self.population[RequestState::Free as usize] +=
             u16::try_from(total - from).expect("asserted against the limits");
     }

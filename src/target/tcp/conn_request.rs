@@ -3,7 +3,8 @@
 use super::conn::Connection;
 use super::conn_recv::RxState;
 use super::request::{RequestState, Transfer};
-use crate::reactor::buf::BufPool;
+use crate::limits::IN_CAPSULE_DATA_BYTES;
+use crate::reactor::buf::{BufPool, CLASS_COUNTS, CLASS_SIZES_BYTES};
 use crate::wire::nvme::{Cqe, Sqe, Status};
 
 /// SGL descriptor: data block (type 0h), address is an offset into the capsule (sub type 1h).
@@ -14,6 +15,21 @@ pub(super) const SGL_TRANSPORT: u8 = 0x5a;
 const PSDT_SGL: u8 = 0b01;
 /// Opcode of all Fabrics commands; FCTYPE in byte 4 says which.
 const OPCODE_FABRICS: u8 = 0x7f;
+
+/// Buffers large enough for any in-capsule data that commands waiting for H2CData leave free.
+///
+/// Such a command keeps its buffer until the host's data comes, and that may lie in the stream
+/// behind a capsule whose own data needs a buffer first. If R2Ts could take the last buffer, all
+/// connections of a core could wait for one another for ever. Every other holder of a buffer ends
+/// without reading more from the stream. A core's pool therefore needs more than this many.
+const R2T_RESERVE: usize = 2;
+
+const _: () = assert!(R2T_RESERVE < CLASS_COUNTS[1] + CLASS_COUNTS[2]);
+
+fn large_buffers_free(pool: &BufPool) -> usize {
+    let counts = pool.free_counts().into_iter().zip(CLASS_SIZES_BYTES);
+    counts.filter(|(_, size)| *size >= IN_CAPSULE_DATA_BYTES).map(|(count, _)| count).sum()
+}
 
 /// Data transfer direction: bits 1:0 of the opcode, of FCTYPE for Fabrics commands.
 fn direction(sqe: &Sqe) -> u8 {
@@ -89,14 +105,14 @@ impl Connection {
         request.error = plan.err();
         match plan {
             Ok((Transfer::None, _)) => self.make_ready(slot),
-            // Those that wait already go first.
-            Ok((_, length)) if self.waiting.is_empty() => match pool.get(length as usize) {
-                Some(buf) => {
-                    self.request_at(slot).buf = Some(buf);
-                    self.start_transfer(slot);
+            // Those that wait already go first; a capsule's data cannot wait behind them, because
+            // everything behind it in the stream waits with it.
+            Ok((transfer, _)) if transfer == Transfer::InCapsule || self.waiting.is_empty() => {
+                match self.take_buffer(slot, pool) {
+                    true => self.start_transfer(slot),
+                    false => self.wait_for_buffer(slot),
                 }
-                None => self.wait_for_buffer(slot),
-            },
+            }
             Ok(_) => self.wait_for_buffer(slot),
             Err(status) if payload_bytes == 0 => self.refuse(slot, status),
             Err(_) => {
@@ -106,11 +122,23 @@ impl Connection {
         }
     }
 
+    /// Gets the buffer of the command in `slot`; `false`: none now.
+    fn take_buffer(&mut self, slot: u16, pool: &BufPool) -> bool {
+        let request = self.request_at(slot);
+        if request.transfer == Transfer::ByR2t && large_buffers_free(pool) <= R2T_RESERVE {
+            return false;
+        }
+        request.buf = pool.get(request.data_bytes as usize);
+        request.buf.is_some()
+    }
+
     fn wait_for_buffer(&mut self, slot: u16) {
         self.set_state(slot, RequestState::NeedBuffer);
-        self.waiting.push_back(slot);
         if self.request(slot).transfer == Transfer::InCapsule {
+            // At most one, named by rx.slot: nothing more is read until it has its buffer.
             self.rx.state = RxState::AwaitBuffer;
+        } else {
+            self.waiting.push_back(slot);
         }
     }
 
@@ -134,17 +162,22 @@ impl Connection {
     /// some came back to the pool.
     #[must_use]
     pub fn needs_buffers(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.waiting.is_empty() || self.rx.state == RxState::AwaitBuffer
     }
 
     /// Tries again to give waiting commands their buffers, oldest first. `true`: some got one, so
     /// there may be commands to execute, PDUs to send, and bytes to take.
     pub fn retry_buffers(&mut self, pool: &BufPool) -> bool {
         let mut progress = false;
+        if self.rx.state == RxState::AwaitBuffer && self.take_buffer(self.rx.slot, pool) {
+            self.start_transfer(self.rx.slot);
+            progress = true;
+        }
         while let Some(&slot) = self.waiting.front() {
-            let Some(buf) = pool.get(self.request(slot).data_bytes as usize) else { break };
+            if !self.take_buffer(slot, pool) {
+                break;
+            }
             self.waiting.pop_front();
-            self.request_at(slot).buf = Some(buf);
             self.start_transfer(slot);
             progress = true;
         }

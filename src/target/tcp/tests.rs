@@ -1,6 +1,8 @@
 //! What a peer can do wrong, and the edges of what it may do. Bytes are built by hand here; the
 //! conversation with a well-behaved host is in `tests/tcp_pair.rs`.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use proptest::prelude::*;
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
@@ -438,6 +440,28 @@ fn without_a_buffer_in_capsule_data_pauses_reception() {
 }
 
 #[test]
+fn r2ts_leave_buffers_for_capsules_that_block_the_stream() {
+    let mut peer = Peer::established(0);
+    for cid in 0..4 {
+        let capsule = peer.capsule(WRITE, cid, 0x5a, 20_000, &[]);
+        peer.send(&capsule);
+    }
+    assert_eq!(peer.conn.population(RequestState::AwaitH2cData), 2);
+    assert_eq!(peer.conn.population(RequestState::NeedBuffer), 2);
+    assert_eq!(peer.drain().len(), 2 * 24, "two R2Ts");
+    let mut bytes = peer.capsule(WRITE, 4, 0x01, 8192, &[1; 8192]);
+    bytes.extend(peer.h2c(0, 0, 0, true, &[0; 20_000]));
+    assert_eq!(peer.send(&bytes), bytes.len(), "the capsule does not block the data behind it");
+    for cid in [4, 0] {
+        let (id, sqe) = peer.conn.next_command().unwrap();
+        assert_eq!(sqe.cid.get(), cid);
+        peer.conn.complete(id, Cqe::new(0, Status::SUCCESS, 0), 0);
+    }
+    assert!(peer.conn.retry_buffers(&peer.pool));
+    assert_eq!(peer.conn.population(RequestState::NeedBuffer), 1);
+}
+
+#[test]
 fn more_commands_than_the_queue_holds() {
     // All unanswered: the host overran its queue.
     let mut peer = Peer::established(0);
@@ -498,7 +522,7 @@ fn host_terminates() {
     term.resize(32, 0);
     peer.send(&term);
     assert!(peer.conn.is_closing() && peer.conn.is_drained());
-    assert_eq!(peer.drain(), []);
+    assert!(peer.drain().is_empty());
 }
 
 #[test]

@@ -209,6 +209,7 @@ pub const fn alignment_bytes(field: u8) -> u8 {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use proptest::prelude::*;

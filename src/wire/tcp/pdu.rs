@@ -295,6 +295,7 @@ macro_rules! field_offset {
 pub(crate) use field_offset;
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

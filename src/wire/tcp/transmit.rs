@@ -140,19 +140,17 @@ impl TransmitQueue {
     /// # Panics
     /// If the ring or the queue is full: its owner sized it wrongly.
     pub fn push_header(&mut self, len: usize, token: u16, fill: impl FnOnce(&mut [u8])) {
-        let skipped = if self.ring_next + len > self.ring.len() {
-            self.ring.len() - self.ring_next
-        } else {
-            0
-        };
-        let start = if skipped == 0 { self.ring_next } else { 0 };
+        let wraps = self.ring_next + len > self.ring.len();
+        let skipped = if wraps { self.ring.len() - self.ring_next } else { 0 };
+        let start = if wraps { 0 } else { self.ring_next };
         self.ring_used += skipped + len;
         assert!(self.ring_used <= self.ring.len(), "transmit ring overflows");
+        assert!(start + len <= self.ring.len(), "header leaves the ring");
         self.ring_next = start + len;
         // The pointer is taken from the whole ring each time: headers that the kernel is reading
         // are other bytes of it.
         let ring = self.ring.as_mut_ptr();
-        // SAFETY: start + len <= ring.len() by the asserts above.
+        // SAFETY: start + len <= ring.len() by the assert above.
         let first = unsafe { ring.add(start) };
         // SAFETY: inside the ring, initialised by `vec![0; _]`, and no queued item covers these
         // bytes, because ring_used counts them.
@@ -319,6 +317,23 @@ mod tests {
             queue.transmitted(sent.len());
             while queue.pop_sent().is_some() {}
         }
+    }
+
+    #[test]
+    fn a_header_may_end_exactly_at_the_end_of_the_ring() {
+        let mut queue = TransmitQueue::new(8, 20);
+        let mut out = TransmitVec::new();
+        queue.push_header(10, 1, |h| h.fill(1));
+        queue.push_header(10, 2, |h| h.fill(2));
+        assert_eq!(queue.gather(&mut out), 20);
+        queue.transmitted(10);
+        assert_eq!((queue.pop_sent(), queue.pop_sent()), (Some(1), None));
+        // Nothing is skipped, and yet the next one starts at the front.
+        queue.push_header(10, 3, |h| h.fill(3));
+        let ring = queue.ring.as_ptr_range();
+        assert_eq!(queue.gather(&mut out), 20);
+        assert_eq!(out.segments()[1].ptr, ring.start);
+        assert_eq!(bytes_of(&out), [[2; 10], [3; 10]].concat());
     }
 
     #[test]

@@ -1,0 +1,289 @@
+//! One queue pair over `std::net::TcpStream`, polled.
+
+use std::io::{ErrorKind, IoSlice, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+use super::conn::{Data, HostCompletion, HostConfig, HostConnection, HostPhase};
+use super::fabrics;
+use crate::reactor::buf::IoBuf;
+use crate::wire::nvme::{Sqe, Status};
+use crate::wire::tcp::transmit::SEGMENTS_MAX;
+use crate::wire::tcp::{PduError, TransmitVec};
+
+/// Bytes read from the socket at once where they do not go straight to a buffer.
+const STAGING_BYTES: usize = 64 * 1024;
+/// A payload remainder from this size on is received straight into its buffer.
+const DIRECT_BYTES_MIN: usize = 4096;
+/// Between two looks at a socket that had nothing.
+pub(super) const WAIT_STEP: Duration = Duration::from_micros(50);
+
+/// Why the client gave up.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// The socket failed.
+    #[error("NVMe/TCP connection to {addr} failed: {source}")]
+    Io {
+        /// The target.
+        addr: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The controller closed the connection.
+    #[error("the controller at {addr} closed the connection{}", terminated(.fes))]
+    Closed {
+        /// The target.
+        addr: SocketAddr,
+        /// FES and FEI of its C2HTermReq, if it sent one.
+        fes: Option<(u16, u32)>,
+    },
+    /// The controller broke the protocol.
+    #[error("the controller at {addr} sent what NVMe/TCP does not allow: {error}")]
+    Protocol {
+        /// The target.
+        addr: SocketAddr,
+        /// What was wrong.
+        error: PduError,
+    },
+    /// A command failed.
+    #[error("{what} failed: {status:?}")]
+    Status {
+        /// The command.
+        what: &'static str,
+        /// How it completed.
+        status: Status,
+    },
+    /// Nothing came in time.
+    #[error("no answer to {what} within {} s", .limit.as_secs())]
+    TimedOut {
+        /// What was waited for.
+        what: &'static str,
+        /// How long.
+        limit: Duration,
+    },
+    /// The pool has no buffer.
+    #[error("no buffer of {0} bytes is free")]
+    NoBuffer(usize),
+    /// An NQN is too long or empty.
+    #[error("{0:?} is no NQN: 1 to 223 bytes are needed")]
+    BadNqn(String),
+}
+
+fn terminated(fes: &Option<(u16, u32)>) -> String {
+    fes.map_or(String::new(), |(fes, fei)| {
+        format!(" (fatal error status {fes:#x}, information {fei:#x})")
+    })
+}
+
+/// One queue: a connection and its socket.
+#[derive(Debug)]
+pub struct QueuePair {
+    addr: SocketAddr,
+    stream: TcpStream,
+    conn: HostConnection,
+    staging: Box<[u8]>,
+    out: Box<TransmitVec>,
+}
+
+impl QueuePair {
+    /// Connects the socket and exchanges ICReq and ICResp.
+    ///
+    /// # Errors
+    /// If no connection comes about within `limit`.
+    pub fn open(
+        addr: SocketAddr,
+        config: HostConfig,
+        limit: Duration,
+    ) -> Result<Self, ClientError> {
+        let io = |source| ClientError::Io { addr, source };
+        let stream = TcpStream::connect_timeout(&addr, limit).map_err(io)?;
+        stream.set_nodelay(true).map_err(io)?;
+        stream.set_nonblocking(true).map_err(io)?;
+        let mut queue = Self {
+            addr,
+            stream,
+            conn: HostConnection::new(config),
+            staging: vec![0; STAGING_BYTES].into_boxed_slice(),
+            out: Box::default(),
+        };
+        let end = Instant::now() + limit;
+        while queue.conn.phase() == HostPhase::AwaitIcResp {
+            queue.poll_or_wait(end, "ICReq", limit)?;
+        }
+        Ok(queue)
+    }
+
+    /// The protocol side, to look at.
+    #[must_use]
+    pub fn connection(&self) -> &HostConnection {
+        &self.conn
+    }
+
+    /// The socket, for tests that send what no host should.
+    #[must_use]
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Whether [`QueuePair::submit`] may be called now.
+    #[must_use]
+    pub fn can_submit(&self) -> bool {
+        self.conn.can_submit()
+    }
+
+    /// Queues a command; it leaves with the next [`QueuePair::poll`]. See
+    /// [`HostConnection::submit`].
+    ///
+    /// # Panics
+    /// If [`QueuePair::can_submit`] says no.
+    pub fn submit(&mut self, sqe: Sqe, data: Data, tag: u64) {
+        self.conn.submit(sqe, data, tag);
+    }
+
+    /// Queues a read of `blocks` blocks from `lba` into `buf`.
+    ///
+    /// # Panics
+    /// As [`QueuePair::submit`], and if `blocks` is 0.
+    pub fn submit_read(&mut self, nsid: u32, lba: u64, blocks: u16, buf: IoBuf, tag: u64) {
+        self.submit(fabrics::transfer(0x02, nsid, lba, blocks), Data::ToHost(buf), tag);
+    }
+
+    /// Queues a write of `blocks` blocks from `buf` to `lba`.
+    ///
+    /// # Panics
+    /// As [`QueuePair::submit`], and if `blocks` is 0.
+    pub fn submit_write(&mut self, nsid: u32, lba: u64, blocks: u16, buf: IoBuf, tag: u64) {
+        self.submit(fabrics::transfer(0x01, nsid, lba, blocks), Data::ToController(buf), tag);
+    }
+
+    /// The next completion that has arrived.
+    pub fn next_completion(&mut self) -> Option<HostCompletion> {
+        self.conn.next_completion()
+    }
+
+    /// Sends what waits and takes what came, without blocking. `true`: bytes moved.
+    ///
+    /// # Errors
+    /// If the connection is over.
+    pub fn poll(&mut self) -> Result<bool, ClientError> {
+        let sent = self.send()?;
+        let received = self.receive()?;
+        if let Some(error) = self.conn.error() {
+            // What H2CTermReq says leaves if the socket takes it.
+            self.send()?;
+            return Err(ClientError::Protocol { addr: self.addr, error });
+        }
+        if self.conn.phase() == HostPhase::Closed {
+            return Err(self.closed());
+        }
+        Ok(sent || received)
+    }
+
+    fn closed(&self) -> ClientError {
+        ClientError::Closed { addr: self.addr, fes: self.conn.peer_error() }
+    }
+
+    fn send(&mut self) -> Result<bool, ClientError> {
+        let mut moved = false;
+        while self.conn.poll_transmit(&mut self.out) > 0 {
+            let mut slices = [IoSlice::new(&[]); SEGMENTS_MAX];
+            let count = self.out.segments().len();
+            for (slice, segment) in slices.iter_mut().zip(self.out.segments()) {
+                // SAFETY: the connection keeps the memory of its segments in place and unchanged
+                // until `transmitted`, which comes after the last use of `slices`.
+                *slice =
+                    IoSlice::new(unsafe { std::slice::from_raw_parts(segment.ptr, segment.len) });
+            }
+            let result = self.stream.write_vectored(&slices[..count]);
+            self.conn.transmitted(result.as_ref().map_or(0, |n| *n));
+            match result {
+                Ok(n) => moved |= n > 0,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(source) => return Err(ClientError::Io { addr: self.addr, source }),
+            }
+        }
+        Ok(moved)
+    }
+
+    /// Reads once: straight into a command's buffer when a large payload is on its way.
+    fn receive(&mut self) -> Result<bool, ClientError> {
+        let direct = self.conn.direct_target().filter(|target| target.len() >= DIRECT_BYTES_MIN);
+        let is_direct = direct.is_some();
+        let result = match direct {
+            Some(target) => self.stream.read(target),
+            None => self.stream.read(&mut self.staging),
+        };
+        match result {
+            Ok(0) => Err(self.closed()),
+            Ok(n) if is_direct => {
+                self.conn.handle_direct(n);
+                Ok(true)
+            }
+            Ok(n) => {
+                self.conn.handle_bytes(&self.staging[..n]);
+                Ok(true)
+            }
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
+                Ok(false)
+            }
+            Err(source) => Err(ClientError::Io { addr: self.addr, source }),
+        }
+    }
+
+    fn poll_or_wait(
+        &mut self,
+        end: Instant,
+        what: &'static str,
+        limit: Duration,
+    ) -> Result<(), ClientError> {
+        if !self.poll()? {
+            if Instant::now() >= end {
+                return Err(ClientError::TimedOut { what, limit });
+            }
+            std::thread::sleep(WAIT_STEP);
+        }
+        Ok(())
+    }
+
+    /// Waits for the next completion.
+    ///
+    /// # Errors
+    /// If none comes within `limit`, or the connection is over.
+    pub fn wait(
+        &mut self,
+        what: &'static str,
+        limit: Duration,
+    ) -> Result<HostCompletion, ClientError> {
+        let end = Instant::now() + limit;
+        loop {
+            if let Some(completion) = self.next_completion() {
+                return Ok(completion);
+            }
+            self.poll_or_wait(end, what, limit)?;
+        }
+    }
+
+    /// Submits a command on an otherwise idle queue and waits for it, whatever its status.
+    ///
+    /// # Errors
+    /// As [`QueuePair::wait`].
+    pub fn execute(
+        &mut self,
+        what: &'static str,
+        sqe: Sqe,
+        data: Data,
+        limit: Duration,
+    ) -> Result<HostCompletion, ClientError> {
+        let end = Instant::now() + limit;
+        while !self.can_submit() {
+            self.poll_or_wait(end, what, limit)?;
+        }
+        self.submit(sqe, data, 0);
+        self.wait(what, limit)
+    }
+}
