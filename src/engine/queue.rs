@@ -158,9 +158,9 @@ impl Connections {
         self.get(key.index).filter(|conn| conn.generation == key.generation)
     }
 
-    pub(super) fn indexes(&self) -> impl Iterator<Item = u16> + use<> {
-        let used = self.slots.iter().zip(0u16..).filter(|(slot, _)| slot.is_some());
-        used.map(|(_, index)| index).collect::<Vec<_>>().into_iter()
+    /// Every slot, used or not.
+    pub(super) fn indexes(&self) -> std::ops::Range<u16> {
+        0..u16::try_from(self.slots.len()).expect("bounded by the limit")
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -355,7 +355,7 @@ impl Shard {
     pub(super) fn take_table(&mut self, core: &mut ShardCore, table: Arc<SubsystemTable>) {
         self.table = table;
         for index in self.connections.indexes() {
-            let conn = self.connections.get(index).expect("listed");
+            let Some(conn) = self.connections.get(index) else { continue };
             let Role::Io(grant) = &mut conn.role else { continue };
             match self.table.find_uid(grant.subsystem.uid()) {
                 Some(subsystem) => grant.subsystem = subsystem.clone(),
