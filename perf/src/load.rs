@@ -223,4 +223,24 @@ mod tests {
         load.failed(request.slot);
         assert!(load.is_finished() && load.next(|| 0).is_none());
     }
+
+    #[test]
+    fn a_request_allocates_nothing() {
+        for (access, zipf) in [(Access::RandRw, Some(1.2)), (Access::Rw, None)] {
+            let extent = Extent { first_lba: 0, blocks: 8, units: 1000 };
+            let pattern = Pattern::new(access, 50, zipf, extent, 1, (0, 1));
+            let schedule = Schedule { warm_up_ns: 1000, time_ns: 1_000_000, sample_every: 2 };
+            let mut load = Load::new(pattern, 16, schedule, 0);
+            let mut now = 0;
+            let allocations = crate::allocations::count(|| {
+                while !load.is_finished() {
+                    now += 70;
+                    while load.next(|| now).is_some() {}
+                    (0..16).for_each(|slot| load.ended(slot, || now + 50));
+                }
+            });
+            assert_eq!(allocations, 0);
+            assert!(load.tally.ios(Direction::Read) > 1000);
+        }
+    }
 }

@@ -8,6 +8,8 @@
 //! - `target_process` runs the target's program.
 
 mod ab;
+#[cfg(test)]
+mod allocations;
 mod cli;
 mod cpu;
 mod inproc;

@@ -1,23 +1,20 @@
 //! A job on an NVMe/TCP namespace: one polling thread a core, each with a controller and
 //! connections of its own.
 
+mod lane;
+
 use std::net::SocketAddr;
 use std::sync::mpsc;
-use std::time::Duration;
 
-use mdof::initiator::{Client, ClientError, ClientOptions, Data, HOST_QUEUE_DEPTH_MAX, QueuePair};
-use mdof::reactor::buf::{BufPool, CLASS_SIZES_BYTES, IoBuf};
-use mdof::reactor::clock;
-use mdof::wire::nvme::{Sqe, Status, opcode};
+use mdof::initiator::{Client, ClientError, ClientOptions, HOST_QUEUE_DEPTH_MAX, QueuePair};
+use mdof::reactor::buf::{BufPool, CLASS_SIZES_BYTES};
 use serde::Serialize;
-use zerocopy::FromZeros;
 
 use crate::cpu;
 use crate::job::{Job, PerfError};
-use crate::load::{Load, Request};
-use crate::pattern::{Direction, Extent};
-use crate::random::Random;
+use crate::pattern::Extent;
 use crate::stats::Tally;
+use lane::Lane;
 
 /// A namespace and how to reach it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -40,14 +37,15 @@ pub(crate) struct Namespace {
     pub(crate) cores: Vec<usize>,
 }
 
-/// A target that says nothing for this long is given up.
-const PATIENCE_NS: u64 = 30_000_000_000;
-/// Turns without anything between two looks at the clock.
-const IDLE_TURNS: u32 = 1024;
-
 impl From<ClientError> for PerfError {
     fn from(error: ClientError) -> Self {
-        Self(error.to_string())
+        let hint = match &error {
+            ClientError::Status { what: "Fabrics Connect", .. } => {
+                "; is the NQN right, and may this host connect?"
+            }
+            _ => "",
+        };
+        Self(format!("{error}{hint}"))
     }
 }
 
@@ -127,15 +125,6 @@ impl<E: Into<PerfError>> From<E> for Ended {
     }
 }
 
-/// One connection and its load.
-#[derive(Debug)]
-struct Lane {
-    queue: QueuePair,
-    load: Load,
-    /// Buffers of requests that are not in flight, by slot.
-    bufs: Vec<Option<IoBuf>>,
-}
-
 fn work(
     namespace: &Namespace,
     job: &Job,
@@ -150,10 +139,10 @@ fn work(
     let mut lanes: Vec<Lane> = queues
         .into_iter()
         .zip(share.first_lane..)
-        .map(|(queue, number)| lane(namespace, job, extent, queue, number, pool))
+        .map(|(queue, number)| Lane::new(namespace, job, extent, queue, number, pool))
         .collect();
-    measure(&mut lanes, namespace.nsid)?;
-    let tallies = lanes.into_iter().map(|lane| lane.load.into_tally()).collect();
+    lane::measure(&mut lanes, namespace.nsid)?;
+    let tallies = lanes.into_iter().map(|lane| lane.into_tally()).collect();
     client.disconnect()?;
     Ok(tallies)
 }
@@ -234,164 +223,5 @@ fn pool(job: &Job, lanes: u16) -> BufPool {
     BufPool::on_heap(counts)
 }
 
-fn lane(
-    namespace: &Namespace,
-    job: &Job,
-    extent: Extent,
-    queue: QueuePair,
-    number: u16,
-    pool: BufPool,
-) -> Lane {
-    let io_bytes = job.block_size_bytes as usize;
-    let mut random = Random::new(job.seed ^ u64::from(number));
-    let buf = |_| {
-        let mut buf = pool.get(io_bytes).expect("the pool was made for these");
-        buf.as_mut_slice().chunks_mut(8).for_each(|chunk| {
-            let bytes = random.next().to_le_bytes();
-            chunk.copy_from_slice(&bytes[..chunk.len()]);
-        });
-        Some(buf)
-    };
-    let bufs = (0..job.queue_depth).map(buf).collect();
-    let lane = (u32::from(number), u32::from(namespace.connections.max(1)));
-    Lane { queue, load: job.load(extent, lane, clock::now_ns()), bufs }
-}
-
-/// Runs the lanes of a thread to their end. Nothing is allocated here.
-fn measure(lanes: &mut [Lane], nsid: u32) -> Result<(), PerfError> {
-    let mut idle_turns = 0;
-    let mut last_work_ns = clock::now_ns();
-    lanes.iter_mut().for_each(|lane| lane.submit(nsid, last_work_ns));
-    while !lanes.iter().all(|lane| lane.load.is_finished()) {
-        let mut worked = false;
-        for lane in lanes.iter_mut() {
-            worked |= lane.turn(nsid)?;
-        }
-        idle_turns = if worked { 0 } else { idle_turns + 1 };
-        if idle_turns == 0 {
-            last_work_ns = 0;
-        } else if idle_turns % IDLE_TURNS == 0 {
-            let now_ns = clock::now_ns();
-            if last_work_ns == 0 {
-                last_work_ns = now_ns;
-            } else if now_ns - last_work_ns > PATIENCE_NS {
-                let seconds = Duration::from_nanos(PATIENCE_NS).as_secs();
-                return Err(PerfError(format!(
-                    "no command has ended for {seconds} s; the target hangs or the network is gone"
-                )));
-            }
-        }
-    }
-    Ok(())
-}
-
-impl Lane {
-    /// Sends, receives, and replaces what has ended. Whether anything has.
-    fn turn(&mut self, nsid: u32) -> Result<bool, PerfError> {
-        self.queue.poll()?;
-        let Some(mut done) = self.queue.next_completion() else { return Ok(false) };
-        let now_ns = clock::now_ns();
-        loop {
-            let slot = u32::try_from(done.tag).expect("tags are slots");
-            self.bufs[slot as usize] = done.buf.take();
-            if !done.status().is_success() {
-                self.load.failed(slot);
-                return Err(refused(done.status()));
-            }
-            self.load.ended(slot, || now_ns);
-            match self.queue.next_completion() {
-                Some(next) => done = next,
-                None => break,
-            }
-        }
-        self.submit(nsid, now_ns);
-        Ok(true)
-    }
-
-    fn submit(&mut self, nsid: u32, now_ns: u64) {
-        while self.queue.can_submit() {
-            let Some(request) = self.load.next(|| now_ns) else { return };
-            let buf = self.bufs[request.slot as usize].take().expect("the slot is free");
-            let data = match request.direction {
-                Direction::Read => Data::ToHost(buf),
-                Direction::Write => Data::ToController(buf),
-            };
-            self.queue.submit(command(nsid, &request), data, request.slot.into());
-        }
-    }
-}
-
-fn command(nsid: u32, request: &Request) -> Sqe {
-    let mut sqe = Sqe::new_zeroed();
-    sqe.opcode = match request.direction {
-        Direction::Read => opcode::nvm::READ,
-        Direction::Write => opcode::nvm::WRITE,
-    };
-    sqe.nsid.set(nsid);
-    let (low, high) = (request.lba & u64::from(u32::MAX), request.lba >> 32);
-    sqe.cdw10.set(u32::try_from(low).expect("masked"));
-    sqe.cdw11.set(u32::try_from(high).expect("shifted"));
-    sqe.cdw12.set(request.blocks - 1);
-    sqe
-}
-
-fn refused(status: Status) -> PerfError {
-    PerfError(format!("a command failed with {status:?}; the measurement was stopped"))
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn namespace(connections: u16, cores: &[usize]) -> Namespace {
-        Namespace {
-            addr: "127.0.0.1:1".parse().unwrap(),
-            nqn: "nqn.2026-01.io.mdof:test".into(),
-            host_nqn: "nqn.2026-01.io.mdof:perf".into(),
-            nsid: 1,
-            header_digest: false,
-            data_digest: false,
-            connections,
-            cores: cores.to_vec(),
-        }
-    }
-
-    #[test]
-    fn connections_are_dealt_out_evenly() {
-        let dealt = |connections, cores: &[usize]| -> Vec<(Option<usize>, u16, u16)> {
-            let shares = shares(&namespace(connections, cores));
-            shares.iter().map(|share| (share.cpu, share.first_lane, share.lanes)).collect()
-        };
-        assert_eq!(dealt(3, &[]), [(None, 0, 3)]);
-        assert_eq!(dealt(5, &[4, 6]), [(Some(4), 0, 3), (Some(6), 3, 2)]);
-        assert_eq!(dealt(1, &[4, 6]), [(Some(4), 0, 1)]);
-        assert_eq!(dealt(0, &[]), [(None, 0, 1)]);
-    }
-
-    #[test]
-    fn commands_carry_the_request() {
-        let request =
-            Request { slot: 3, direction: Direction::Write, lba: 0x1_2345_6789_abcd, blocks: 8 };
-        let sqe = command(7, &request);
-        assert_eq!((sqe.opcode, sqe.nsid.get()), (1, 7));
-        assert_eq!((sqe.slba(), sqe.block_count()), (0x1_2345_6789_abcd, 8));
-        let read = command(7, &Request { direction: Direction::Read, ..request });
-        assert_eq!(read.opcode, 2);
-    }
-
-    #[test]
-    fn nobody_at_the_address_is_one_sentence() {
-        let cpu = cpu::usable()[0];
-        for cores in [vec![], vec![cpu, cpu]] {
-            let error = run(&namespace(2, &cores), &Job::default()).unwrap_err().to_string();
-            assert!(error.contains("127.0.0.1:1"), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_thread_that_fails_keeps_no_other_waiting() {
-        let namespace = namespace(2, &[cpu::usable()[0], usize::MAX]);
-        // Neither gets as far as the start; which of the two is named depends on who came first.
-        assert!(run(&namespace, &Job::default()).is_err());
-    }
-}
+mod tests;

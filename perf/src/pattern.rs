@@ -81,12 +81,12 @@ impl Extent {
         size_bytes: Option<u64>,
     ) -> Result<Self, String> {
         let block = u64::from(block_size_bytes);
-        if block == 0 || io_bytes == 0 || u64::from(io_bytes) % block != 0 {
+        if block == 0 || io_bytes == 0 || !u64::from(io_bytes).is_multiple_of(block) {
             return Err(format!(
                 "the block size {io_bytes} is not a multiple of the device's {block_size_bytes}"
             ));
         }
-        if offset_bytes % block != 0 {
+        if !offset_bytes.is_multiple_of(block) {
             return Err(format!("the offset {offset_bytes} is not a multiple of {block} bytes"));
         }
         let bdev_bytes = bdev_blocks.saturating_mul(block);
