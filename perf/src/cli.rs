@@ -268,7 +268,7 @@ pub(crate) struct AbArgs {
     #[arg(long, value_name = "N", default_value_t = 5)]
     rounds: u32,
     /// Pieces into which a variant's time in a round is cut, which take turns with the other's
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 20)]
     slices: u32,
     #[command(flatten)]
     reach: ReachArgs,
