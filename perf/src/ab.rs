@@ -215,20 +215,16 @@ fn prepare(
 impl Verdict {
     /// As a table.
     pub(crate) fn as_text(&self) -> String {
-        let mut text = format!(
-            "{}\n  a: {}\n  b: {}\n{}, {} rounds, in each {:.1} s a variant, in {} slices taking turns\n{:>6}{:>14}{:>14}{:>9}\n",
-            self.title,
-            self.a,
-            self.b,
+        let mut text = format!("{}\n  a: {}\n  b: {}\n", self.title, self.a, self.b);
+        text += &format!(
+            "{}, {} rounds, in each {:.1} s a variant, in {} slices taking turns\n",
             self.job.describe(),
             self.rounds.len(),
             self.job.time.as_secs_f64(),
             self.slices,
-            "round",
-            "a IOPS",
-            "b IOPS",
-            "b/a",
         );
+        let titles = ["round", "a IOPS", "b IOPS", "b/a"];
+        text += &format!("{:>6}{:>14}{:>14}{:>9}\n", titles[0], titles[1], titles[2], titles[3]);
         for (round, number) in self.rounds.iter().zip(1..) {
             let (a, b) = (round.a.total.iops, round.b.total.iops);
             text += &format!("{number:>6}{a:>14.0}{b:>14.0}{:>9.3}\n", round.ratio);
