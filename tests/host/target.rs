@@ -48,7 +48,8 @@ fn config_text(directory: &Directory, port: u16, members: Members) -> String {
         ),
     };
     format!(
-        "[target]\ncores = {cores:?}\nstate_dir = \"{state}\"\nrpc_socket = \"{socket}\"\n\n{disk0}{disk1}{wrapper}\
+        "[target]\ncores = {cores:?}\nstate_dir = \"{state}\"\nrpc_socket = \"{socket}\"\n\n\
+         {disk0}{disk1}{wrapper}\
          [[array]]\nname = \"{ARRAY}\"\nlevel = 1\nmembers = [\"disk0\", \"{second}\"]\n\
          daemon_sleep_s = 1\nbarrier_idle_s = 1\n\n\
          [[subsystem]]\nnqn = \"{NQN}\"\nserial = \"MDOFVM\"\nallow_any_host = true\n\
