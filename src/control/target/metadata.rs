@@ -130,14 +130,7 @@ impl Target {
         bitmap: bool,
     ) -> Result<(), TargetError> {
         if bitmap {
-            let area = creation.bitmap_area_sectors * SECTOR_BYTES;
-            let area = usize::try_from(area).expect("bounded by md::create");
-            let head = usize::try_from(STATES_OFFSET_BYTES).expect("a small constant");
-            let states = usize::try_from(creation.chunk_count).expect("bounded by md::create");
-            let mut bytes = vec![0; area];
-            let space = bytes.first_chunk_mut::<BITMAP_HEAD_BYTES>().expect("an area has a head");
-            creation.bitmap.encode_into(space);
-            bytes[head..head + states].fill(creation.initial_state.byte());
+            let bytes = creation.bitmap_area();
             for name in members {
                 self.write_bytes(name, creation.bitmap_sector * SECTOR_BYTES, &bytes)?;
             }
