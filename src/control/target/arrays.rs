@@ -1,16 +1,14 @@
 //! Creating, assembling and stopping arrays.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use uuid::Uuid;
 
-use super::metadata::Carried;
 use super::{Array, Backing, Bdev, Member, Target, TargetError, io_error};
 use crate::bdev::BdevId;
-use crate::control::names;
+use crate::control::carried::{Carried, short_name};
+use crate::control::{names, units};
 use crate::md::{
-    self, Assembly, BitmapPlan, Candidate, CreateError, Creation, Features, NewArray, NewMember, Slot,
-    Superblock, Timestamp,
+    self, Assembly, BitmapPlan, Candidate, CreateError, Creation, Features, NewArray, NewMember,
+    Slot,
 };
 use crate::raid::assembly::{self, CandidateBdev, from_assembly, from_creation};
 use crate::raid::{ArrayConfig, ArrayStatus, BitmapConfig, MemberConfig};
@@ -123,7 +121,7 @@ impl Target {
         let plan = NewArray {
             name: name.to_owned(),
             set_uuid: create.uuid.into_bytes(),
-            ctime: now(),
+            ctime: units::now(),
             assume_clean: create.assume_clean,
             members: new_members,
         };
@@ -318,12 +316,6 @@ fn planned(plan: &NewArray, create: &CreateOptions) -> Result<Creation, CreateEr
     Ok(creation)
 }
 
-/// mdadm names arrays "host:name".
-fn short_name(superblock: &Superblock) -> String {
-    let name = superblock.name();
-    name.rsplit_once(':').map_or(name.clone(), |(_, short)| short.to_owned())
-}
-
 fn numbered(names: &[String]) -> String {
     let numbered: Vec<String> =
         names.iter().enumerate().map(|(index, name)| format!("{name} (member {index})")).collect();
@@ -342,14 +334,10 @@ fn degraded_text(name: &str, assembly: &Assembly, names: &[String]) -> String {
     text + "; it was not started, add --start-degraded to start it with those it has"
 }
 
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_unix(since.as_secs(), since.subsec_micros())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::md::Timestamp;
 
     fn creation(create: &CreateOptions) -> Result<Creation, CreateError> {
         let member = |tag: u8| NewMember {
