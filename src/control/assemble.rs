@@ -88,12 +88,16 @@ fn only_array<'a>(report: &'a Report, options: &Options) -> Result<&'a ArrayRepo
                 format!("; {path}: {}", member.reason.as_deref().unwrap_or(member.health.name()))
             })
             .collect();
+        let missing = array.missing_slots.iter();
+        let missing: Vec<String> =
+            missing.map(|slot| format!("; no member given is of slot {slot}")).collect();
         return Err(format!(
-            "{} of {} members are here and in sync{}; it was not started, add --start-degraded to \
+            "{} of {} members are here and in sync{}{}; it was not started, add --start-degraded to \
              start it with those",
             plan.in_sync,
             plan.slots,
-            reasons.concat()
+            reasons.concat(),
+            missing.concat()
         ));
     }
     Ok(array)

@@ -51,13 +51,13 @@ pub enum Error {
     #[error(transparent)]
     Device(#[from] DeviceError),
     /// The members do not make an array.
-    #[error("array {name}: {source} ({members})")]
+    #[error("array {name}: {source}{members}")]
     Plan {
         /// The array.
         name: String,
         /// Why.
         source: CreateError,
-        /// Which member has which number.
+        /// Which member has which number, where the reason speaks of one.
         members: String,
     },
     /// What was asked for makes no sense, or would destroy something.
@@ -222,11 +222,13 @@ fn plan(options: &Options, set_uuid: Uuid, places: &[Place]) -> Result<Creation,
         members: places.iter().map(member).collect(),
     };
     md::create_with_chunk(&array, options.chunk_bytes).map_err(|source| {
-        let number = |(index, place): (usize, &Place)| {
-            format!("member {index} is {}", place.path.display())
-        };
+        let number =
+            |(index, place): (usize, &Place)| format!("member {index} is {}", place.path.display());
         let members: Vec<String> = places.iter().enumerate().map(number).collect();
-        Error::Plan { name: options.name.clone(), source, members: members.join(", ") }
+        let speaks_of_one = source.to_string().contains("member ");
+        let members =
+            if speaks_of_one { format!(" ({})", members.join(", ")) } else { String::new() };
+        Error::Plan { name: options.name.clone(), source, members }
     })
 }
 
@@ -328,10 +330,7 @@ fn erase_superblocks(file: &std::fs::File, device_sectors: u64) -> io::Result<()
 
 impl Place {
     /// Writes to the member, and waits until it is durable.
-    fn write(
-        &self,
-        body: impl FnOnce(&std::fs::File, u64) -> io::Result<()>,
-    ) -> Result<(), Error> {
+    fn write(&self, body: impl FnOnce(&std::fs::File, u64) -> io::Result<()>) -> Result<(), Error> {
         let device = self.device.as_ref().expect("every member is open by now");
         let sectors = device.geometry().size_bytes() / SECTOR_BYTES;
         OpenOptions::new()

@@ -75,8 +75,7 @@ mod tests {
 
     #[test]
     fn sizes_are_read() {
-        let good =
-            [("4096", 4096), ("64k", 65_536), ("1G", 1 << 30), ("2TiB", 2 << 40), ("0", 0)];
+        let good = [("4096", 4096), ("64k", 65_536), ("1G", 1 << 30), ("2TiB", 2 << 40), ("0", 0)];
         for (text, bytes) in good {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }

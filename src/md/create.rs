@@ -53,6 +53,8 @@ const _: () = {
     assert!(MEMBERS_MAX <= MAX_DEV);
     assert!(BITMAP_SECTORS_MAX as u64 * SECTOR_BYTES >= (1 << 24) + STATES_OFFSET_BYTES);
     assert!(1 << 24 <= BITMAP_CHUNKS_MAX);
+    // As the error says them.
+    assert!(CHUNK_KIB_MIN == 4 && CHUNK_KIB_MAX == 1 << 20);
     // A chunk is stored as a number of sectors in 32 bits.
     assert!(CHUNK_KIB_MAX * 1024 / SECTOR_BYTES <= u32::MAX as u64);
     assert!(BITMAP_SECTORS_MAX.is_multiple_of(8) && BITMAP_SECTORS_MIN.is_multiple_of(8));
@@ -143,12 +145,11 @@ pub enum CreateError {
     },
     /// A chunk size that no bitmap has.
     #[error(
-        "a chunk of {kib} KiB cannot be had: it is a power of two from {CHUNK_KIB_MIN} KiB to \
-         {CHUNK_KIB_MAX} KiB"
+        "chunks of {bytes} bytes cannot be had: the size is a power of two from 4 KiB to 1 GiB"
     )]
     ChunkSize {
         /// What was asked for.
-        kib: u64,
+        bytes: u64,
     },
     /// More chunks than the largest bitmap has.
     #[error(
@@ -260,7 +261,7 @@ fn chunk_sectors(bytes: u64) -> Result<u32, CreateError> {
     let kib = bytes / 1024;
     let range = CHUNK_KIB_MIN..=CHUNK_KIB_MAX;
     if !bytes.is_power_of_two() || !range.contains(&kib) {
-        return Err(CreateError::ChunkSize { kib });
+        return Err(CreateError::ChunkSize { bytes });
     }
     Ok(u32::try_from(bytes / SECTOR_BYTES).expect("CHUNK_KIB_MAX fits"))
 }
@@ -474,7 +475,7 @@ mod tests {
         let small = new_array(&[1 << 21, 1 << 21]);
         for bytes in [0, 1, 512, 2048, 3 << 12, (64 << 10) + 1, 2 << 30, u64::MAX] {
             let error = create_with_chunk(&small, Some(bytes)).unwrap_err();
-            assert_eq!(error, CreateError::ChunkSize { kib: bytes / 1024 });
+            assert_eq!(error, CreateError::ChunkSize { bytes });
         }
         let large = new_array(&[1 << 35, 1 << 35]);
         let error = create_with_chunk(&large, Some(64 << 10)).unwrap_err();

@@ -6,12 +6,14 @@ use super::report::BitmapReport;
 use crate::bitmap::state::{ALL_STATES, STATES, safer_byte};
 use crate::control::units::size_text;
 
-/// Columns before the first character of a row: where the row begins.
+/// Columns before the first character of a row, which tell where it begins.
 const LABEL_COLUMNS: usize = 16;
 /// Rows at most.
 const ROWS_MAX: usize = 16;
-/// Characters of a row: at least and at most.
-const ROW_COLUMNS: std::ops::RangeInclusive<usize> = 16..=128;
+/// Characters of a row at least. It is a power of two, so that rows begin at round sizes.
+const ROW_COLUMNS_MIN: usize = 16;
+/// Characters of a row at most.
+const ROW_COLUMNS_MAX: usize = 128;
 
 /// Character of each state, by value; the last one is of bytes that are no state.
 pub(super) const LETTERS: [char; STATES + 1] = ['.', '-', 'D', 'N', 'S', 'n', 's', '_', '?'];
@@ -72,7 +74,7 @@ pub(super) fn draw(bitmap: &BitmapReport, style: Style) -> String {
 }
 
 fn legend(bitmap: &BitmapReport, style: Style) -> String {
-    let mut text = format!("    {:21}{:>12}{:>13}{:>9}\n", "state", "chunks", "size", "");
+    let mut text = format!("    {:21}{:>12}{:>13}\n", "state", "chunks", "size");
     let total = bitmap.states.len().max(1) as u128;
     for (index, (chunks, bytes)) in bitmap.counts().into_iter().enumerate() {
         if chunks == 0 {
@@ -91,9 +93,10 @@ fn rows(bitmap: &BitmapReport, style: Style) -> String {
     if bitmap.states.is_empty() {
         return "  the bitmap has no chunks\n".to_owned();
     }
-    let columns = style.columns.saturating_sub(LABEL_COLUMNS + 1);
-    let columns = columns.clamp(*ROW_COLUMNS.start(), *ROW_COLUMNS.end());
-    let run = bitmap.states.len().div_ceil(columns * ROWS_MAX);
+    let room = style.columns.saturating_sub(LABEL_COLUMNS);
+    let columns = room.clamp(ROW_COLUMNS_MIN, ROW_COLUMNS_MAX);
+    let columns = 1 << columns.ilog2();
+    let run = bitmap.states.len().div_ceil(columns * ROWS_MAX).next_power_of_two();
     let cells = condense(&bitmap.states, run);
     let cell = size_text(bitmap.chunk_bytes().saturating_mul(run as u64));
     let mut text = if run == 1 {
@@ -151,26 +154,26 @@ mod tests {
         states[69] = 99;
         let text = draw(&bitmap(states), PLAIN);
         let expected = "    \
-state                      chunks         size         
+state                      chunks         size
   . unwritten                      67     4.18 MiB    95.71 %
   D dirty                           1       64 KiB     1.42 %
   N need_sync                       1       64 KiB     1.42 %
   ? no_state                        1       14 KiB     1.42 %
   map: one character is one chunk (64 KiB)
-           0 B  ...D...........................................................
-      3.93 MiB  .N....?
+           0 B  ...D............................................................
+         4 MiB  N....?
 ";
         assert_eq!(text, expected);
     }
 
     #[test]
     fn a_run_shows_its_most_doubtful_chunk() {
-        let mut states = vec![1; 63 * 16 * 3];
-        (states[4], states[5], states[6]) = (2, 0, 4);
+        let mut states = vec![1; 64 * 16 * 4];
+        (states[4], states[5], states[8]) = (2, 0, 4);
         let text = draw(&bitmap(states), PLAIN);
-        assert!(text.contains("one character is 3 chunks (192 KiB), the most doubtful"), "{text}");
+        assert!(text.contains("one character is 4 chunks (256 KiB), the most doubtful"), "{text}");
         assert!(text.contains("  -DS----"), "{text}");
-        assert_eq!(text.lines().filter(|line| line.contains("---")).count(), ROWS_MAX, "{text}");
+        assert_eq!(text.lines().filter(|line| line.contains("----")).count(), ROWS_MAX, "{text}");
     }
 
     #[test]

@@ -60,9 +60,7 @@ use std::path::PathBuf;
 pub use json::SHAPE_VERSION;
 pub use map::Style;
 pub use probe::{Content, Member, Probe, probe};
-pub use report::{
-    ArrayReport, BitmapReport, BitmapUse, Health, MemberReport, Plan, Report,
-};
+pub use report::{ArrayReport, BitmapReport, BitmapUse, Health, MemberReport, Plan, Report};
 
 /// Columns where the terminal does not tell.
 const COLUMNS_DEFAULT: usize = 80;
@@ -96,9 +94,6 @@ impl Style {
         let told = rustix::termios::tcgetwinsize(&out).ok().map(|size| usize::from(size.ws_col));
         let columns = told.filter(|&columns| is_terminal && columns > 0);
         let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self {
-            columns: columns.unwrap_or(COLUMNS_DEFAULT),
-            is_coloured: is_terminal && !no_colour,
-        }
+        Self { columns: columns.unwrap_or(COLUMNS_DEFAULT), is_coloured: is_terminal && !no_colour }
     }
 }

@@ -79,6 +79,8 @@ fn sentence(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "it does not exist".to_owned(),
         io::ErrorKind::PermissionDenied => "it may not be read by this user".to_owned(),
+        // Said here, not by the system.
+        io::ErrorKind::Other => error.to_string(),
         _ => format!("it cannot be read: {error}"),
     }
 }

@@ -300,7 +300,13 @@ impl<'a> Group<'a> {
     fn judged(&self, candidate: usize, freshest: &Superblock) -> MemberReport {
         let superblock = &self.candidates[candidate].superblock;
         let behind = freshest.events.saturating_sub(superblock.events);
+        let have = self.candidates[candidate].device_sectors;
+        let need = superblock.data_offset_sectors + superblock.size_sectors;
         let (health, slot, reason) = match superblock.own_role() {
+            Role::Active(slot) if need > have => {
+                let text = format!("it has {have} sectors, its data ends at sector {need}");
+                (Health::Rejected, Some(slot), Some(text))
+            }
             Role::Active(slot) if behind > 1 => {
                 let text = format!("its superblock is {behind} events behind the freshest");
                 (Health::Stale, Some(slot), Some(text))

@@ -58,22 +58,18 @@ fn array_text(out: &mut String, report: &Report, array: &ArrayReport, style: Sty
     let _ = line("written", format!("{written}, events {}", superblock.events));
     let _ = line("state", state(report, array));
     let _ = line("health", health(array));
-    let _ = line("a start", start(array));
-    for member in &array.members {
-        slot_text(out, report, member);
-    }
-    for slot in array.missing_slots.iter().take(MISSING_LISTED_MAX) {
-        let _ = writeln!(out, "  slot {slot:<5} {:11} not among the files given", "missing");
-    }
-    if let Some(more) = array.missing_slots.len().checked_sub(MISSING_LISTED_MAX + 1) {
-        let _ = writeln!(out, "  and {} slots more are missing", more + 1);
-    }
+    let _ = line("a start", start(report, array));
+    slots_text(out, report, array);
     bitmap_text(out, report, array, style);
 }
 
-fn state(report: &Report, array: &ArrayReport) -> String {
+fn is_in_use(report: &Report, array: &ArrayReport) -> bool {
     let member = |member: &MemberReport| report.probes[member.probe].member();
-    let in_use = array.members.iter().filter_map(member).any(|member| member.is_locked);
+    array.members.iter().filter_map(member).any(|member| member.is_locked)
+}
+
+fn state(report: &Report, array: &ArrayReport) -> String {
+    let in_use = is_in_use(report, array);
     let sectors = array.superblock.resync_offset_sectors;
     let state = match sectors {
         _ if array.superblock.is_clean() => "clean".to_owned(),
@@ -93,7 +89,16 @@ fn health(array: &ArrayReport) -> String {
     format!("{word}: {in_sync} of {all} members are here and in sync")
 }
 
-fn start(array: &ArrayReport) -> String {
+fn start(report: &Report, array: &ArrayReport) -> String {
+    let start = planned_start(array);
+    if is_in_use(report, array) {
+        format!("is refused while they are in use; after a crash it {start}")
+    } else {
+        start
+    }
+}
+
+fn planned_start(array: &ArrayReport) -> String {
     let plan = match &array.plan {
         Ok(plan) => plan,
         Err(error) => return format!("is refused: {error}"),
@@ -124,6 +129,25 @@ fn start(array: &ArrayReport) -> String {
         (true, _) => " and resynced",
     };
     format!("{begin}; {bitmap}{resync}")
+}
+
+/// Members and missing slots in the order of slots, then members without a slot.
+fn slots_text(out: &mut String, report: &Report, array: &ArrayReport) {
+    let mut missing = array.missing_slots.iter().take(MISSING_LISTED_MAX).peekable();
+    let mut tell_missing = |out: &mut String, before: Option<u16>| {
+        while let Some(slot) = missing.next_if(|&&slot| before.is_none_or(|end| slot < end)) {
+            let _ = writeln!(out, "  slot {slot:<5} {:11} not among the files given", "missing");
+        }
+    };
+    for member in &array.members {
+        tell_missing(out, member.slot);
+        slot_text(out, report, member);
+    }
+    tell_missing(out, None);
+    let more = array.missing_slots.len().saturating_sub(MISSING_LISTED_MAX);
+    if more > 0 {
+        let _ = writeln!(out, "  and {more} more slots are missing");
+    }
 }
 
 fn slot_text(out: &mut String, report: &Report, member: &MemberReport) {

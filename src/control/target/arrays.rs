@@ -374,7 +374,7 @@ mod tests {
     fn a_chunk_size_that_cannot_be_is_refused() {
         let odd = CreateOptions { chunk_size_bytes: Some(3 << 20), ..PLAIN };
         let text = creation(&odd).unwrap_err().to_string();
-        assert!(text.starts_with("a chunk of 3072 KiB cannot be had: "), "{text}");
+        assert!(text.starts_with("chunks of 3145728 bytes cannot be had: "), "{text}");
     }
 
     #[test]
