@@ -118,7 +118,7 @@ impl Owner {
             .fold(events, |events, member| events.max(member.superblock.events));
         let slots = config.members.len();
         let block = config.block_size_bytes as usize;
-        let recorder = Recorder::new(events, slots, block, cores, &pool).ok_or_else(no_buffers)?;
+        let recorder = Recorder::new(events, slots, cores, &pool).ok_or_else(no_buffers)?;
         let bitmap = match &config.bitmap {
             BitmapConfig::None { .. } => None,
             BitmapConfig::Lockless { superblock, states, stale, rewrite } => {
