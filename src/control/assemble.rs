@@ -92,8 +92,8 @@ fn only_array<'a>(report: &'a Report, options: &Options) -> Result<&'a ArrayRepo
         let missing: Vec<String> =
             missing.map(|slot| format!("; no member given is of slot {slot}")).collect();
         return Err(format!(
-            "{} of {} members are here and in sync{}{}; it was not started, add --start-degraded to \
-             start it with those",
+            "{} of {} members are here and in sync{}{}; it was not started, add --start-degraded \
+             to start it with those",
             plan.in_sync,
             plan.slots,
             reasons.concat(),

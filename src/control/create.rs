@@ -43,7 +43,7 @@ pub struct Options {
 
 /// Why no array was made: one sentence.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum CreateArrayError {
     /// A member file.
     #[error(transparent)]
     MemberFile(#[from] MemberFileError),
@@ -93,9 +93,9 @@ struct Place {
 /// the operator reads.
 ///
 /// # Errors
-/// One sentence; with all but [`Error::Write`] nothing has been changed.
-pub fn create(options: &Options) -> Result<String, Error> {
-    names::check_array_name(&options.name).map_err(Error::Refused)?;
+/// One sentence; with all but [`CreateArrayError::Write`] nothing has been changed.
+pub fn create(options: &Options) -> Result<String, CreateArrayError> {
+    names::check_array_name(&options.name).map_err(CreateArrayError::Refused)?;
     let mut places = places(options)?;
     check_loss(options, &places)?;
     for place in places.iter_mut().filter(|place| place.found != Found::Missing) {
@@ -129,18 +129,18 @@ fn quoted(path: &Path) -> String {
 }
 
 /// Looks at the members without changing them.
-fn places(options: &Options) -> Result<Vec<Place>, Error> {
+fn places(options: &Options) -> Result<Vec<Place>, CreateArrayError> {
     let mut places: Vec<Place> = Vec::with_capacity(options.members.len());
     for given in &options.members {
         let path = std::path::absolute(given)
-            .map_err(|error| Error::Refused(format!("{}: {error}", given.display())))?;
+            .map_err(|error| CreateArrayError::Refused(format!("{}: {error}", given.display())))?;
         let path = path.canonicalize().unwrap_or(path);
         if places.iter().any(|place| place.path == path) {
-            return Err(Error::Refused(format!("{} is given twice", path.display())));
+            return Err(CreateArrayError::Refused(format!("{} is given twice", path.display())));
         }
         let found = member_file::inspect(&path)?;
         if found == Found::Missing && options.new_file_bytes.is_none() {
-            return Err(Error::Refused(format!(
+            return Err(CreateArrayError::Refused(format!(
                 "{} does not exist; --size SIZE lets mdof make it as a sparse file",
                 path.display()
             )));
@@ -164,7 +164,7 @@ fn carries(path: &Path) -> String {
     }
 }
 
-fn check_loss(options: &Options, places: &[Place]) -> Result<(), Error> {
+fn check_loss(options: &Options, places: &[Place]) -> Result<(), CreateArrayError> {
     if options.force {
         return Ok(());
     }
@@ -175,7 +175,7 @@ fn check_loss(options: &Options, places: &[Place]) -> Result<(), Error> {
     if told.is_empty() {
         return Ok(());
     }
-    Err(Error::Refused(format!(
+    Err(CreateArrayError::Refused(format!(
         "{}; nothing was written: --force makes the array all the same, and what they hold is lost",
         told.join("; ")
     )))
@@ -208,7 +208,7 @@ impl Place {
     }
 }
 
-fn plan(options: &Options, set_uuid: Uuid, places: &[Place]) -> Result<Creation, Error> {
+fn plan(options: &Options, set_uuid: Uuid, places: &[Place]) -> Result<Creation, CreateArrayError> {
     let member = |place: &Place| {
         let (device_sectors, logical_block_size) = place.geometry(options);
         let device_uuid = Uuid::new_v4().into_bytes();
@@ -228,7 +228,7 @@ fn plan(options: &Options, set_uuid: Uuid, places: &[Place]) -> Result<Creation,
         let speaks_of_one = source.to_string().contains("member ");
         let members =
             if speaks_of_one { format!(" ({})", members.join(", ")) } else { String::new() };
-        Error::Plan { name: options.name.clone(), source, members }
+        CreateArrayError::Plan { name: options.name.clone(), source, members }
     })
 }
 
@@ -275,7 +275,7 @@ fn plan_text(options: &Options, creation: &Creation, places: &[Place]) -> String
 }
 
 /// Makes the files that do not exist, and opens them.
-fn make_files(options: &Options, places: &mut [Place]) -> Result<(), Error> {
+fn make_files(options: &Options, places: &mut [Place]) -> Result<(), CreateArrayError> {
     let bytes = options.new_file_bytes.unwrap_or(0);
     let is_new = |place: &Place| place.device.is_none();
     let count = places.iter().filter(|place| is_new(place)).count() as u64;
@@ -299,7 +299,7 @@ fn remove_new_files(places: &[Place]) {
 
 /// Writes everything: old superblocks go first, then the bitmaps, durably on all members, before
 /// the first superblock makes one of them a member.
-fn write(creation: &Creation, places: &[Place]) -> Result<(), Error> {
+fn write(creation: &Creation, places: &[Place]) -> Result<(), CreateArrayError> {
     let area = creation.bitmap_area();
     for place in places {
         place.write(|file, sectors| {
@@ -330,13 +330,16 @@ fn erase_superblocks(file: &std::fs::File, device_sectors: u64) -> io::Result<()
 
 impl Place {
     /// Writes to the member, and waits until it is durable.
-    fn write(&self, body: impl FnOnce(&std::fs::File, u64) -> io::Result<()>) -> Result<(), Error> {
+    fn write(
+        &self,
+        body: impl FnOnce(&std::fs::File, u64) -> io::Result<()>,
+    ) -> Result<(), CreateArrayError> {
         let device = self.device.as_ref().expect("every member is open by now");
         let sectors = device.geometry().size_bytes() / SECTOR_BYTES;
         OpenOptions::new()
             .write(true)
             .open(&self.path)
             .and_then(|file| body(&file, sectors).and_then(|()| file.sync_all()))
-            .map_err(|source| Error::Write { path: self.path.clone(), source })
+            .map_err(|source| CreateArrayError::Write { path: self.path.clone(), source })
     }
 }

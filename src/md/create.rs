@@ -439,7 +439,8 @@ mod tests {
             let data = creation.superblocks[0].data_offset_sectors / 2048;
             let found = (shift, chunk, creation.bitmap_area_sectors, data);
             assert_eq!(found, (shift, chunk_kib, area_sectors, data_mib));
-            assert!(chunk <= 1024 && creation.superblocks[0].data_offset_sectors % 2048 == 0);
+            assert!(chunk <= 1024);
+            assert!(creation.superblocks[0].data_offset_sectors.is_multiple_of(2048));
         }
     }
 

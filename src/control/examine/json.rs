@@ -92,7 +92,7 @@ fn member_value(report: &Report, member: &MemberReport) -> Value {
         "bad_blocks": match &found.bad_blocks {
             Ok(ranges) => json!(ranges
                 .iter()
-                .map(|range| [range.start_sector, u64::from(range.sectors)])
+                .map(|range| [range.start_sector, range.sectors])
                 .collect::<Vec<_>>()),
             Err(error) => json!({ "error": error }),
         },

@@ -19,7 +19,7 @@
 //!       "path": "a.img", "slot": 0,
 //!       "health": "in_sync | rebuilding | stale | faulty | spare | journal | rejected",
 //!       "reason": null, "in_use": false, "device_sectors": 2097152,
-//!       "superblock": { "version": "1.2", "features": ["BITMAP_OFFSET"], "role": "active 0", ... },
+//!       "superblock": { "version": "1.2", "features": ["BITMAP_OFFSET"], ... },
 //!       "bitmap": { "error": null, "kind": "lockless", "events": 5, "stale": false, ... },
 //!       "bad_blocks": [[4096, 8]]
 //!     }],
