@@ -162,6 +162,12 @@ pub enum BitmapError {
         /// With what.
         other: &'static str,
     },
+    /// The device failed to read it.
+    #[error("it cannot be read ({reason})")]
+    Unreadable {
+        /// What the device said.
+        reason: String,
+    },
     /// The superblock has no bitmap or points outside of the member.
     #[error("the superblock names no usable bitmap position")]
     NoPosition,

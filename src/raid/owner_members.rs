@@ -85,11 +85,12 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    /// `None` when the pool has no buffers: one for each member is reserved here for good.
+    /// `None` when the pool has no buffers: one for each member is reserved here for good, of
+    /// `size_bytes`, whole blocks that hold its superblock.
     pub(super) fn new(
         events: u64,
         slots: usize,
-        block_size_bytes: usize,
+        size_bytes: usize,
         cores: u16,
         pool: &BufPool,
     ) -> Option<Self> {
@@ -101,7 +102,7 @@ impl Recorder {
             durable: 0,
             pending: 0,
             ok: 0,
-            bufs: (0..slots).map(|_| pool.get(block_size_bytes)).collect::<Option<_>>()?,
+            bufs: (0..slots).map(|_| pool.get(size_bytes)).collect::<Option<_>>()?,
             epoch: 0,
             adopted: vec![0; usize::from(cores)],
             unrecorded: 0,
@@ -178,7 +179,12 @@ impl Owner {
         if self.failed {
             return;
         }
-        if self.recorder.state == RecordState::Idle && !self.recorder.is_durable() {
+        // An array that starts with a bitmap to rewrite vouches for it only when it is rewritten.
+        let rewriting = self.life() == Life::Starting
+            && self.recorder.state == RecordState::Idle
+            && self.bitmap.as_ref().is_some_and(|bitmap| !bitmap.is_settled());
+        let wanted = self.recorder.state == RecordState::Idle && !self.recorder.is_durable();
+        if wanted && !rewriting {
             self.recorder.set_state(RecordState::Header);
             self.recorder.writing = self.recorder.wanted;
             self.recorder.events += 1;
@@ -206,13 +212,14 @@ impl Owner {
                 self.members[usize::from(slot)].superblock.as_mut().expect("it is in sync");
             superblock.events = self.recorder.events;
             superblock.resync_offset_sectors = resync_offset;
-            superblock.utime_from(out.wall_clock_s, 0);
+            superblock.utime_from(out.wall_clock_s, self.shared.unwritten_reads_zero);
             let buf = &mut self.recorder.bufs[usize::from(slot)];
             superblock.encode_into(buf.as_mut_slice());
+            let blocks = buf.len() / self.shared.block_size_bytes as usize;
             let request = MemberRequest {
                 op: IoOp::Write,
                 lba: superblock.super_offset_sectors / sectors_per_block,
-                blocks: 1,
+                blocks: u32::try_from(blocks).expect("4 KiB at most"),
                 buf: Some(buf.clone()),
             };
             self.send(slot, OwnerOp::Superblock, request, out);

@@ -2,10 +2,11 @@
 
 use super::{Target, TargetError, io_error};
 use crate::bdev::BdevId;
+use crate::bitmap::ChunkState;
 use crate::md::{
-    BITMAP_HEAD_BYTES, BitmapSuperblock, Candidate, Creation, Features, SECTOR_BYTES,
-    STATES_OFFSET_BYTES, SUPERBLOCK_READ_BYTES, Superblock, SuperblockError, Unverified,
-    candidate_sectors,
+    BITMAP_HEAD_BYTES, BitmapError, BitmapSuperblock, CLASSIC_BITS_OFFSET_BYTES, Candidate,
+    Creation, Features, SECTOR_BYTES, STATES_OFFSET_BYTES, SUPERBLOCK_READ_BYTES, Superblock,
+    SuperblockError, Unverified, candidate_sectors, classic_bits_bytes,
 };
 
 /// What a member carries.
@@ -21,7 +22,7 @@ pub(super) enum Carried {
 
 impl Target {
     /// Reads whole bytes from a member; offset and length are multiples of 4096 or the block size.
-    fn read_bytes(
+    pub(super) fn read_bytes(
         &mut self,
         name: &str,
         offset: u64,
@@ -39,7 +40,12 @@ impl Target {
     }
 
     /// Writes whole blocks to a member, durably.
-    fn write_bytes(&mut self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), TargetError> {
+    pub(super) fn write_bytes(
+        &mut self,
+        name: &str,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<(), TargetError> {
         let (id, block) = self.member(name)?;
         self.engine
             .write(id, offset / block, bytes)
@@ -76,21 +82,28 @@ impl Target {
         name: &str,
         device_sectors: u64,
         superblock: &Superblock,
-    ) -> Result<Option<Result<BitmapSuperblock, crate::md::BitmapError>>, TargetError> {
+    ) -> Result<Option<Result<BitmapSuperblock, BitmapError>>, TargetError> {
         if !superblock.features.contains(Features::BITMAP_OFFSET) {
             return Ok(None);
         }
         let fits = |sector: &u64| sector.checked_add(8).is_some_and(|end| end <= device_sectors);
         let Some(sector) = superblock.bitmap_sector().filter(fits) else {
-            return Ok(Some(Err(crate::md::BitmapError::NoPosition)));
+            return Ok(Some(Err(BitmapError::NoPosition)));
         };
-        let (skip, bytes) = self.read_unaligned(name, sector, BITMAP_HEAD_BYTES)?;
+        let (skip, bytes) = match self.read_unaligned(name, sector, BITMAP_HEAD_BYTES) {
+            Ok(read) => read,
+            // Another member may have one that can be read.
+            Err(TargetError::Io(reason)) => {
+                return Ok(Some(Err(BitmapError::Unreadable { reason })));
+            }
+            Err(error) => return Err(error),
+        };
         Ok(Some(BitmapSuperblock::parse(&bytes[skip..skip + BITMAP_HEAD_BYTES], superblock)))
     }
 
     /// Reads at least `length` bytes from a 512-byte sector of a member whose blocks may be
     /// larger; the wanted bytes begin at the returned index.
-    fn read_unaligned(
+    pub(super) fn read_unaligned(
         &mut self,
         name: &str,
         sector: u64,
@@ -121,6 +134,58 @@ impl Target {
         Ok(bytes[skip + head..][..count].to_vec())
     }
 
+    /// The bits of a classic bitmap, as they are on the member.
+    pub(super) fn read_classic_bits(
+        &mut self,
+        name: &str,
+        superblock: &Superblock,
+        head: &BitmapSuperblock,
+    ) -> Result<Vec<u8>, TargetError> {
+        let sector = superblock.bitmap_sector().expect("a bitmap was read from there");
+        let size_sectors = self.bdev(name)?.geometry.size_bytes() / SECTOR_BYTES;
+        let bytes = CLASSIC_BITS_OFFSET_BYTES + classic_bits_bytes(head);
+        if bytes > (size_sectors - sector) * SECTOR_BYTES {
+            let text = format!("the bitmap of bdev {name} is larger than the device");
+            return Err(TargetError::Invalid(text));
+        }
+        let head_bytes = usize::try_from(CLASSIC_BITS_OFFSET_BYTES).expect("a small constant");
+        let bytes = usize::try_from(bytes).expect("smaller than a device");
+        let (skip, read) = self.read_unaligned(name, sector, bytes)?;
+        Ok(read[skip + head_bytes..skip + bytes].to_vec())
+    }
+
+    /// Writes a whole lockless bitmap, Clean but for the chunks in doubt, to the place that
+    /// `superblock` names.
+    pub(super) fn write_converted_bitmap(
+        &mut self,
+        name: &str,
+        superblock: &Superblock,
+        head: &BitmapSuperblock,
+        in_doubt: &[bool],
+    ) -> Result<(), TargetError> {
+        let area = usize::try_from(u64::from(head.sectors_reserved) * SECTOR_BYTES)
+            .expect("bounded by the plan");
+        let mut bytes = vec![0; area];
+        let space = bytes.first_chunk_mut::<BITMAP_HEAD_BYTES>().expect("an area has a head");
+        head.encode_into(space);
+        for (byte, &doubt) in bytes[BITMAP_HEAD_BYTES..].iter_mut().zip(in_doubt) {
+            *byte = if doubt { ChunkState::NeedSync } else { ChunkState::Clean } as u8;
+        }
+        let sector = superblock.bitmap_sector().expect("the plan gave it a position");
+        self.write_bytes(name, sector * SECTOR_BYTES, &bytes)
+    }
+
+    /// Writes one superblock to its place.
+    pub(super) fn write_superblock(
+        &mut self,
+        name: &str,
+        superblock: &Superblock,
+    ) -> Result<(), TargetError> {
+        let mut bytes = vec![0; SUPERBLOCK_READ_BYTES];
+        superblock.encode_into(&mut bytes);
+        self.write_bytes(name, superblock.super_offset_sectors * SECTOR_BYTES, &bytes)
+    }
+
     /// Writes a new array's metadata: on each member the whole bitmap area, on all of them, before
     /// the first superblock makes one of them a member.
     pub(super) fn write_creation(
@@ -143,9 +208,7 @@ impl Target {
             }
         }
         for (name, superblock) in members.iter().zip(&creation.superblocks) {
-            let mut bytes = vec![0; SUPERBLOCK_READ_BYTES];
-            superblock.encode_into(&mut bytes);
-            self.write_bytes(name, superblock.super_offset_sectors * SECTOR_BYTES, &bytes)?;
+            self.write_superblock(name, superblock)?;
         }
         Ok(())
     }
