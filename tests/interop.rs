@@ -4,6 +4,8 @@
 
 #[path = "interop/images.rs"]
 mod images;
+#[path = "interop/kernel.rs"]
+mod kernel;
 #[path = "support/mdof.rs"]
 #[allow(dead_code, unreachable_pub, reason = "several tests share it and use parts of it")]
 mod mdof;

@@ -89,6 +89,10 @@ impl Rig {
         self.dir.file(&format!("m{index}.img"))
     }
 
+    pub(crate) fn block_size_bytes(&self) -> u64 {
+        self.block_size_bytes
+    }
+
     pub(crate) fn members(&self) -> Vec<PathBuf> {
         (0..self.members).map(|index| self.member(index)).collect()
     }
