@@ -6,6 +6,8 @@
 mod images;
 #[path = "interop/kernel.rs"]
 mod kernel;
+#[path = "interop/legacy.rs"]
+mod legacy;
 #[path = "support/mdof.rs"]
 #[allow(dead_code, unreachable_pub, reason = "several tests share it and use parts of it")]
 mod mdof;

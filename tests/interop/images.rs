@@ -7,12 +7,12 @@ use serde_json::Value;
 
 use crate::rig::{Pattern, Rig, records, shared, superblock};
 
-fn images() -> Option<std::path::PathBuf> {
+pub(crate) fn images() -> Option<std::path::PathBuf> {
     shared("ondisk/images", "arrays of the kernel were not taken over")
 }
 
 /// What the assembled array must read.
-fn expect(images: &Path, name: &str) -> Vec<Pattern> {
+pub(crate) fn expect(images: &Path, name: &str) -> Vec<Pattern> {
     let text = fs::read_to_string(images.join("expect.json")).unwrap();
     let all: Value = serde_json::from_str(&text).unwrap();
     let ranges = all[name]["expect"].as_array().unwrap();
@@ -36,7 +36,7 @@ fn loaded(images: &Path, name: &str) -> [u64; 3] {
 }
 
 /// The members agree on every pattern.
-fn assert_members_agree(rig: &Rig, members: &[usize], patterns: &[Pattern]) {
+pub(crate) fn assert_members_agree(rig: &Rig, members: &[usize], patterns: &[Pattern]) {
     for (first, sectors, tag) in patterns {
         for &member in members {
             let wanted = records(*first, *sectors, tag);
@@ -45,7 +45,7 @@ fn assert_members_agree(rig: &Rig, members: &[usize], patterns: &[Pattern]) {
     }
 }
 
-fn agree_everywhere(rig: &Rig, sectors: u64) {
+pub(crate) fn agree_everywhere(rig: &Rig, sectors: u64) {
     assert!(rig.data(0, 0, sectors) == rig.data(1, 0, sectors), "the members differ");
 }
 

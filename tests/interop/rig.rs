@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use ::mdof::initiator::{Client, ClientOptions, QueuePair};
@@ -63,8 +64,10 @@ pub(crate) struct Rig {
 impl Rig {
     /// No files yet.
     pub(crate) fn new(name: &str, members: usize, block_size_bytes: u64) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
         Self {
-            dir: TestDir::new(&format!("interop-{name}")),
+            dir: TestDir::new(&format!("interop-{number}-{name}")),
             members,
             block_size_bytes,
             keys: String::new(),
