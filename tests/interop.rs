@@ -8,6 +8,8 @@ mod images;
 mod kernel;
 #[path = "interop/legacy.rs"]
 mod legacy;
+#[path = "interop/lost_bitmap.rs"]
+mod lost_bitmap;
 #[path = "support/mdof.rs"]
 #[allow(dead_code, unreachable_pub, reason = "several tests share it and use parts of it")]
 mod mdof;

@@ -1,4 +1,25 @@
 //! From what was read off the members to the configuration an array starts with. Pure.
+//!
+//! # What becomes of a bitmap
+//!
+//! Of the members in sync, in the order of their slots:
+//!
+//! | found                                            | outcome |
+//! |--------------------------------------------------|---------|
+//! | all copies current and alike                     | loaded: Dirty and Syncing become NeedSync |
+//! | current copies that differ                       | of each chunk the more cautious byte |
+//! | one stale: older than the superblocks, or marked | the current ones, and what it has in doubt |
+//! | one missing, unreadable, damaged or foreign      | the others |
+//! | current ones with chunks of different sizes      | as if none were usable |
+//! | all stale                                        | all but Unwritten become NeedSync, and Unwritten chunks are read, not taken for zeroes |
+//! | none usable                                      | refused; `bitmap_lost = "resync"`: a new one, all NeedSync |
+//! | a torn unit: bytes that are no states            | those chunks become NeedSync |
+//! | never started by the kernel (`FIRST_USE`)        | initialised as the kernel does |
+//! | a classic one                                    | refused; `convert_bitmap = true`: see `md::classic` |
+//!
+//! Wherever the copies were not all alike, or the array was not stopped cleanly, all units are
+//! written again and are durable before the array serves; the one with the header comes last, so
+//! that a crash on the way leaves what was doubtful doubtful. Control logs what it found.
 
 use super::{ArrayConfig, BitmapConfig, MemberConfig};
 use crate::bdev::BdevId;
@@ -65,7 +86,7 @@ pub fn from_assembly(
 ) -> Result<ArrayConfig, BitmapError> {
     let array = &assembly.superblock;
     let sources: Vec<usize> = assembly.slots.iter().filter_map(in_sync).collect();
-    let (bitmap, fresh) = bitmap_config(assembly, candidates, &sources, states)?;
+    let (bitmap, unwritten_reads_zero) = bitmap_config(assembly, candidates, &sources, states)?;
     let member = |slot: &Slot| {
         // A member that was being rebuilt holds old data; it stays out until it is rebuilt anew.
         let candidate = in_sync(slot)?;
@@ -74,8 +95,8 @@ pub fn from_assembly(
         superblock.events = array.events;
         // One event behind it may not know yet where the bitmap is.
         superblock.bitmap_offset_sectors = array.bitmap_offset_sectors;
-        if fresh {
-            superblock.utime_from(superblock.utime.seconds(), true);
+        if let Some(reads_zero) = unwritten_reads_zero {
+            superblock.utime_from(superblock.utime.seconds(), reads_zero);
         }
         let CandidateBdev { bdev, unmap } = bdevs[candidate];
         Some(MemberConfig { bdev, unmap, superblock })
@@ -90,13 +111,14 @@ fn in_sync(slot: &Slot) -> Option<usize> {
     }
 }
 
-/// How the array remembers, and whether its Unwritten chunks (if any) are known to hold nothing.
+/// How the array remembers, and whether its Unwritten chunks are known to hold nothing; `None`:
+/// the superblocks say it.
 fn bitmap_config(
     assembly: &Assembly,
     candidates: &[Candidate],
     sources: &[usize],
     states: &[Option<Vec<u8>>],
-) -> Result<(BitmapConfig, bool), BitmapError> {
+) -> Result<(BitmapConfig, Option<bool>), BitmapError> {
     let filled = |superblock: BitmapSuperblock, state: u8| {
         let chunks =
             usize::try_from(superblock.chunk_count()).expect("bounded by BITMAP_CHUNKS_MAX");
@@ -104,14 +126,14 @@ fn bitmap_config(
         BitmapConfig::Lockless { superblock, states, stale: false, rewrite: true }
     };
     Ok(match &assembly.bitmap {
-        BitmapPlan::None => (BitmapConfig::None { resync: assembly.full_resync_needed }, false),
+        BitmapPlan::None => (BitmapConfig::None { resync: assembly.full_resync_needed }, None),
         BitmapPlan::Initialise { superblock, .. } => {
             let mut superblock = superblock.clone();
             let initial = superblock.initialise(&assembly.superblock)?;
-            (filled(superblock, initial.byte()), true)
+            (filled(superblock, initial.byte()), Some(true))
         }
         BitmapPlan::Replace { superblock } => {
-            (filled(superblock.clone(), ChunkState::NeedSync as u8), true)
+            (filled(superblock.clone(), ChunkState::NeedSync as u8), Some(true))
         }
         BitmapPlan::Load { superblock, stale, .. } => {
             let chunks = superblock.chunk_sectors();
@@ -133,7 +155,8 @@ fn bitmap_config(
                 stale: *stale,
                 rewrite: assembly.dirty || differ || incomplete,
             };
-            (config, false)
+            // What an old bitmap calls Unwritten may have been written since.
+            (config, stale.then_some(false))
         }
     })
 }

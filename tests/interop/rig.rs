@@ -230,10 +230,12 @@ impl Running {
         }
     }
 
-    pub(crate) fn stop(self) {
+    /// Stops it cleanly; returns what it logged.
+    pub(crate) fn stop(self) -> String {
         self.mdof.signal("TERM");
         let (text, code) = self.mdof.wait();
         assert_eq!(code, Some(0), "{text}");
+        text
     }
 
     pub(crate) fn kill(self) {

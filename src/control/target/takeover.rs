@@ -308,11 +308,35 @@ impl Target {
     pub(super) fn report_bitmaps(name: &str, given: &Given, assembly: &Assembly) {
         let uuid = Uuid::from_bytes(assembly.superblock.set_uuid);
         for index in Given::in_sync(assembly) {
-            if let Some(Err(error)) = &given.candidates[index].bitmap {
+            let (BitmapPlan::Load { superblock, stale: false, .. }, Some(head)) =
+                (&assembly.bitmap, &given.candidates[index].bitmap)
+            else {
+                continue;
+            };
+            let why = match head {
+                Err(error) => error.to_string(),
+                Ok(own) if own.chunk_sectors() != superblock.chunk_sectors() => {
+                    "it counts in other chunks".to_owned()
+                }
+                Ok(_) => continue,
+            };
+            let member = &given.names[index];
+            tracing::warn!(
+                "array {name} ({uuid}): the bitmap on bdev {member} is not used and is written \
+                 anew from the other members': {why}"
+            );
+        }
+        for index in Given::in_sync(assembly) {
+            let (BitmapPlan::Load { stale: false, .. }, Some(Ok(own))) =
+                (&assembly.bitmap, &given.candidates[index].bitmap)
+            else {
+                continue;
+            };
+            if own.is_stale(assembly.superblock.events) {
                 let member = &given.names[index];
                 tracing::warn!(
-                    "array {name} ({uuid}): the bitmap on bdev {member} is not used and will be \
-                     written anew: {error}"
+                    "array {name} ({uuid}): the bitmap on bdev {member} is older than the \
+                     superblocks; what it has in doubt is resynced, and it is written anew"
                 );
             }
         }

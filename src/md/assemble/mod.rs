@@ -294,7 +294,17 @@ fn plan_bitmap(
             None => refused = refused.or(Some((candidate, BitmapError::NoPosition))),
         }
     }
-    let fresh = readable.iter().find(|(_, bitmap)| !bitmap.is_stale(array.events));
+    let current = |(_, bitmap): &&(usize, &BitmapSuperblock)| !bitmap.is_stale(array.events);
+    let fresh = readable.iter().find(current);
+    if let Some(&(first, bitmap)) = fresh {
+        // One of them is damaged in a way that no check sees, and which one cannot be told.
+        let chunks = bitmap.chunk_sectors();
+        let other = readable.iter().filter(current).find(|(_, b)| b.chunk_sectors() != chunks);
+        if let Some(&(candidate, _)) = other {
+            let error = BitmapError::Disagree { other: first };
+            return Err(AssembleError::Bitmap { uuid, candidate, error });
+        }
+    }
     let Some(&(candidate, bitmap)) = fresh.or(readable.first()) else {
         let (candidate, error) = refused.expect("each source is readable or refused");
         return Err(AssembleError::Bitmap { uuid, candidate, error });
