@@ -52,10 +52,17 @@ impl ChunkMap {
     /// Writer, any core: whether a data write to `chunk` may be issued now. `false`: ask the
     /// owner and wait. The fast path is one load.
     #[must_use]
+    #[inline]
     pub fn enter(&self, chunk: usize) -> bool {
         // Acquire: pairs with the Release in `open`, which follows the durable metadata write.
         let byte = self.bytes[chunk].load(Ordering::Acquire);
         is_open(byte) || (byte & AGING != 0 && self.keep_dirty(chunk, byte))
+    }
+
+    /// Writer, any core: [`Self::enter`] for each of `chunks`.
+    #[must_use]
+    pub fn enter_all(&self, mut chunks: std::ops::Range<usize>) -> bool {
+        chunks.all(|chunk| self.enter(chunk))
     }
 
     /// A writer met an aging chunk: it stays Dirty. Fails if the owner has just cleared it.

@@ -19,8 +19,9 @@ impl Channel {
             return self.ops[op as usize].set_state(OpState::LockWait);
         }
         if let Some(map) = &self.shared.map {
-            let chunks = self.shared.chunks(range.lba, range.blocks);
-            if !chunks.clone().all(|chunk| map.enter(chunk)) {
+            let (first, last) = self.shared.chunks(range.lba, range.blocks).into_inner();
+            // Nearly all writes lie in one chunk.
+            if !(map.enter(first) && (first == last || map.enter_all(first + 1..last + 1))) {
                 let question = self.start_write_question(op, &range);
                 out.mail.push_back(Mail::Owner(ToOwner::StartWrite(question)));
                 return self.ops[op as usize].set_state(OpState::GateWait);

@@ -482,16 +482,15 @@ impl Owner {
 
     /// Whether no chunk is in doubt: what the superblocks call clean.
     pub(super) fn is_clean(&self) -> bool {
-        match (&self.bitmap, &self.shared.map) {
-            (_, Some(map)) => {
-                let histogram = map.histogram();
-                let in_doubt = histogram[ChunkState::NeedSync as usize]
-                    + histogram[ChunkState::Syncing as usize];
-                // A degraded array keeps NeedSync for the member that is away; those that are
-                // there agree once resync has nothing left to copy between them.
-                self.life() == Life::Sealing && (in_doubt == 0 || self.in_sync.count_ones() < 2)
-            }
-            (_, None) => self.life() == Life::Sealing,
+        if self.life() != Life::Sealing {
+            return false;
         }
+        let Some(map) = &self.shared.map else { return true };
+        let histogram = map.histogram();
+        let in_doubt =
+            histogram[ChunkState::NeedSync as usize] + histogram[ChunkState::Syncing as usize];
+        // A degraded array keeps NeedSync for the member that is away; a single member has
+        // nobody to differ from.
+        in_doubt == 0 || self.in_sync.count_ones() < 2
     }
 }

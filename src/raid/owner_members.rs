@@ -9,7 +9,7 @@ use super::message::{ArrayEvent, BlockRange, Mail, Out, SlotMask, ToChannel};
 use super::owner::{Life, MemberRequest, Owner, OwnerOp};
 use super::{MemberSlot, bit, slots};
 use crate::bdev::{IoOp, IoStatus};
-use crate::md::{Role, Superblock};
+use crate::md::{Role, SUPERBLOCK_READ_BYTES, Superblock};
 use crate::reactor::buf::{BufPool, IoBuf};
 
 /// `resync_offset` of an array with nothing in doubt: md's MaxSector.
@@ -85,15 +85,8 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    /// `None` when the pool has no buffers: one for each member is reserved here for good, of
-    /// `size_bytes`, whole blocks that hold its superblock.
-    pub(super) fn new(
-        events: u64,
-        slots: usize,
-        size_bytes: usize,
-        cores: u16,
-        pool: &BufPool,
-    ) -> Option<Self> {
+    /// `None` when the pool has no buffers: one for each member is reserved here for good.
+    pub(super) fn new(events: u64, slots: usize, cores: u16, pool: &BufPool) -> Option<Self> {
         Some(Self {
             state: RecordState::Idle,
             events,
@@ -102,7 +95,7 @@ impl Recorder {
             durable: 0,
             pending: 0,
             ok: 0,
-            bufs: (0..slots).map(|_| pool.get(size_bytes)).collect::<Option<_>>()?,
+            bufs: (0..slots).map(|_| pool.get(SUPERBLOCK_READ_BYTES)).collect::<Option<_>>()?,
             epoch: 0,
             adopted: vec![0; usize::from(cores)],
             unrecorded: 0,
@@ -168,8 +161,11 @@ impl Owner {
         let member = &mut self.members[usize::from(slot)];
         member.read_errors += 1;
         if member.state == MemberState::InSync {
-            let event = ArrayEvent::ReadFailed { slot, lba: range.lba };
-            out.mail.push_back(Mail::Event(event));
+            // A bad medium must not flood the log; the count is in the array's status.
+            if member.read_errors.is_power_of_two() {
+                let event = ArrayEvent::ReadFailed { slot, lba: range.lba };
+                out.mail.push_back(Mail::Event(event));
+            }
             self.walker.want_repair(slot, range);
         }
     }
@@ -206,6 +202,7 @@ impl Owner {
         self.recorder.pending = self.in_sync;
         self.recorder.ok = 0;
         let resync_offset = if self.is_clean() { RESYNC_DONE } else { 0 };
+        let block = self.shared.block_size_bytes as usize;
         let sectors_per_block = u64::from(self.shared.block_size_bytes / 512);
         for slot in slots(self.in_sync) {
             let superblock =
@@ -214,13 +211,13 @@ impl Owner {
             superblock.resync_offset_sectors = resync_offset;
             superblock.utime_from(out.wall_clock_s, self.shared.unwritten_reads_zero);
             let buf = &mut self.recorder.bufs[usize::from(slot)];
-            superblock.encode_into(buf.as_mut_slice());
-            let blocks = buf.len() / self.shared.block_size_bytes as usize;
+            // One block for md's usual 128 roles: it can't be torn. A longer table needs more.
+            let blocks = superblock.encode_into(buf.as_mut_slice()).div_ceil(block);
             let request = MemberRequest {
                 op: IoOp::Write,
                 lba: superblock.super_offset_sectors / sectors_per_block,
-                blocks: u32::try_from(blocks).expect("4 KiB at most"),
-                buf: Some(buf.clone()),
+                blocks: u32::try_from(blocks).expect("a superblock has at most 4096 bytes"),
+                buf: Some(buf.slice(0, blocks * block)),
             };
             self.send(slot, OwnerOp::Superblock, request, out);
         }

@@ -133,11 +133,7 @@ impl Owner {
             .fold(events, |events, member| events.max(member.superblock.events));
         let slots = config.members.len();
         let block = config.block_size_bytes as usize;
-        let present = config.members.iter().flatten();
-        let largest = present.map(|member| member.superblock.encoded_bytes()).max();
-        let size_bytes = largest.unwrap_or(block).next_multiple_of(block);
-        let recorder =
-            Recorder::new(events, slots, size_bytes, cores, &pool).ok_or_else(no_buffers)?;
+        let recorder = Recorder::new(events, slots, cores, &pool).ok_or_else(no_buffers)?;
         let bitmap = match &config.bitmap {
             BitmapConfig::None { .. } => None,
             BitmapConfig::Lockless { superblock, states, stale, rewrite } => {

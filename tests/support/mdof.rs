@@ -148,6 +148,13 @@ impl Mdof {
         (text, status.code())
     }
 
+    /// Sockets that it has open.
+    pub fn sockets(&self) -> usize {
+        let fds = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
+        let targets = fds.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok());
+        targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
+    }
+
     /// Calls a method with mdof's own client.
     pub fn rpc(&self, method: &str, params: &Value) -> Result<Value, String> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mdof"));

@@ -74,8 +74,8 @@ impl UringDevice {
         }
         if !direct {
             tracing::warn!(
-                "bdev {}: {} takes no direct I/O in blocks of 4096 bytes; it is used through the page cache, and flush \
-                 and FUA wait for the data to reach it",
+                "bdev {}: {} takes no direct I/O in blocks of 4096 bytes; it is used through the \
+                 page cache, and flush and FUA wait for the data to reach it",
                 options.name,
                 options.path.display()
             );

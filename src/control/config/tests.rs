@@ -10,7 +10,8 @@ fn refusal(text: &str) -> String {
 }
 
 const PAIR: &str = "[[bdev]]\nname = \"a\"\nkind = \"malloc\"\nsize_mib = 8\n\
-                    [[bdev]]\nname = \"b\"\nkind = \"null\"\nsize_mib = 8\nblock_size_bytes = 4096\n";
+                    [[bdev]]\nname = \"b\"\nkind = \"null\"\nsize_mib = 8\n\
+                    block_size_bytes = 4096\n";
 
 #[test]
 fn embedded_and_shipped_files_parse() {

@@ -165,6 +165,12 @@ impl Target {
         &self.cores
     }
 
+    /// The engine, for a program that runs workloads on its cores. Bdevs come and go through the
+    /// target only.
+    pub fn engine(&mut self) -> &mut EngineHandle {
+        &mut self.engine
+    }
+
     /// All bdevs by name.
     pub fn bdevs(&self) -> impl Iterator<Item = (&str, &Bdev)> {
         self.bdevs.iter().map(|(name, bdev)| (name.as_str(), bdev))
