@@ -131,6 +131,8 @@ fn configure(report: &Report, options: &Options) -> Result<Config, String> {
         daemon_sleep_s: DAEMON_SLEEP_S_DEFAULT,
         barrier_idle_s: BARRIER_IDLE_S_DEFAULT,
         start_degraded: options.start_degraded,
+        convert_bitmap: false,
+        bitmap_lost_resync: false,
     };
     let subsystem = SubsystemConfig {
         nqn,
