@@ -305,39 +305,11 @@ fn array(
     for member in raw.members.get_ref() {
         members.push(claim(member, &user, names)?);
     }
-    let bitmap = match &raw.bitmap {
-        None => true,
-        Some(word) => match word.get_ref().as_str() {
-            "lockless" => true,
-            "none" => false,
-            other => {
-                let message = format!("bitmap is \"lockless\" or \"none\", not \"{other}\"");
-                return fault(word, message);
-            }
-        },
-    };
-    let start_degraded = match &raw.start_degraded {
-        None => false,
-        Some(word) => match word.get_ref().as_str() {
-            "refuse" => false,
-            "start" => true,
-            other => {
-                let message = format!("start_degraded is \"refuse\" or \"start\", not \"{other}\"");
-                return fault(word, message);
-            }
-        },
-    };
-    let bitmap_lost_resync = match &raw.bitmap_lost {
-        None => false,
-        Some(word) => match word.get_ref().as_str() {
-            "refuse" => false,
-            "resync" => true,
-            other => {
-                let message = format!("bitmap_lost is \"refuse\" or \"resync\", not \"{other}\"");
-                return fault(word, message);
-            }
-        },
-    };
+    let bitmap = one_of("bitmap", raw.bitmap.as_ref(), ["lockless", "none"])? == 0;
+    let start_degraded =
+        one_of("start_degraded", raw.start_degraded.as_ref(), ["refuse", "start"])? == 1;
+    let bitmap_lost_resync =
+        one_of("bitmap_lost", raw.bitmap_lost.as_ref(), ["refuse", "resync"])? == 1;
     if let Some(sleep) = raw.daemon_sleep_s.as_ref().filter(|sleep| *sleep.get_ref() == 0) {
         return fault(sleep, "daemon_sleep_s is at least 1".to_owned());
     }
@@ -356,6 +328,19 @@ fn array(
         convert_bitmap: raw.convert_bitmap,
         bitmap_lost_resync,
     })
+}
+
+/// Which of the two words a key has; the first one is the default.
+fn one_of(key: &str, word: Option<&Spanned<String>>, words: [&str; 2]) -> Result<usize, Fault> {
+    let Some(word) = word else { return Ok(0) };
+    words.iter().position(|one| one == word.get_ref()).map_or_else(
+        || {
+            let [first, second] = words;
+            let found = word.get_ref();
+            fault(word, format!("{key} is \"{first}\" or \"{second}\", not \"{found}\""))
+        },
+        Ok,
+    )
 }
 
 fn chunk_size(raw: &RawArray) -> Result<Option<u64>, Fault> {
