@@ -319,28 +319,8 @@ fn array(
             }
         },
     };
-    let start_degraded = match &raw.start_degraded {
-        None => false,
-        Some(word) => match word.get_ref().as_str() {
-            "refuse" => false,
-            "start" => true,
-            other => {
-                let message = format!("start_degraded is \"refuse\" or \"start\", not \"{other}\"");
-                return fault(word, message);
-            }
-        },
-    };
-    let bitmap_lost_resync = match &raw.bitmap_lost {
-        None => false,
-        Some(word) => match word.get_ref().as_str() {
-            "refuse" => false,
-            "resync" => true,
-            other => {
-                let message = format!("bitmap_lost is \"refuse\" or \"resync\", not \"{other}\"");
-                return fault(word, message);
-            }
-        },
-    };
+    let start_degraded = choice("start_degraded", &raw.start_degraded, ["refuse", "start"])?;
+    let bitmap_lost_resync = choice("bitmap_lost", &raw.bitmap_lost, ["refuse", "resync"])?;
     if let Some(sleep) = raw.daemon_sleep_s.as_ref().filter(|sleep| *sleep.get_ref() == 0) {
         return fault(sleep, "daemon_sleep_s is at least 1".to_owned());
     }
@@ -359,6 +339,19 @@ fn array(
         convert_bitmap: raw.convert_bitmap,
         bitmap_lost_resync,
     })
+}
+
+/// A key that takes one of two words: whether it is the second. Absent, it is the first.
+fn choice(key: &str, word: &Option<Spanned<String>>, words: [&str; 2]) -> Result<bool, Fault> {
+    let Some(word) = word else { return Ok(false) };
+    match words.iter().position(|known| known == word.get_ref()) {
+        Some(index) => Ok(index == 1),
+        None => {
+            let [first, second] = words;
+            let other = word.get_ref();
+            fault(word, format!("{key} is \"{first}\" or \"{second}\", not \"{other}\""))
+        }
+    }
 }
 
 fn chunk_size(raw: &RawArray) -> Result<Option<u64>, Fault> {
