@@ -32,7 +32,10 @@ pub use bitmap_superblock::{
 pub use classic::{
     CLASSIC_BITS_OFFSET_BYTES, Conversion, ConvertError, classic_bits_bytes, mark_in_doubt,
 };
-pub use create::{CreateError, Creation, NewArray, NewMember, create};
+pub use create::{
+    CHUNK_KIB_MAX, CHUNK_KIB_MIN, CreateError, Creation, NewArray, NewMember, create,
+    create_with_chunk,
+};
 pub use display::Examine;
 pub use error::{BitmapError, SuperblockError};
 pub use superblock::{Reshape, SUPERBLOCK_READ_BYTES, Superblock, Unverified, candidate_sectors};

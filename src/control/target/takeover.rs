@@ -3,8 +3,8 @@
 
 use uuid::Uuid;
 
-use super::metadata::Carried;
 use super::{Target, TargetError};
+use crate::control::carried::Carried;
 use crate::md::{
     self, AssembleError, Assembly, BadRange, BitmapPlan, BitmapSuperblock, Candidate, Conversion,
     Features, SECTOR_BYTES, SUPERBLOCK_READ_BYTES, Slot, Superblock, parse_bad_blocks,
@@ -142,7 +142,7 @@ impl Target {
             let bits = self.read_classic_bits(&given.names[index], own, head)?;
             md::mark_in_doubt(&mut in_doubt, &plan.bitmap, head, &bits, stale);
         }
-        let now_s = super::arrays::now().seconds();
+        let now_s = crate::control::units::now().seconds();
         let new: Vec<(usize, Superblock)> = members
             .iter()
             .map(|&(index, own, _)| (index, plan.superblock(array, own, now_s)))
@@ -233,8 +233,8 @@ impl Target {
         let Some(sector) = sector.filter(fits) else {
             return Err(invalid("the bad-block log lies outside of the device".to_owned()));
         };
-        let (skip, bytes) = self.read_unaligned(name, sector, SUPERBLOCK_READ_BYTES)?;
-        parse_bad_blocks(&bytes[skip..], own).map_err(|error| invalid(error.to_string()))
+        let bytes = self.read_sectors(name, sector, SUPERBLOCK_READ_BYTES)?;
+        parse_bad_blocks(&bytes, own).map_err(|error| invalid(error.to_string()))
     }
 
     /// Copies every listed range to member `index` and then clears its feature bit: a crash in
