@@ -13,13 +13,10 @@ use super::{
 };
 use crate::control::names;
 use crate::limits::{BDEVS_MAX, CORES_MAX, MEMBERS_MAX, NAMESPACES_MAX, SUBSYSTEMS_MAX};
+use crate::md::{CHUNK_KIB_MAX, CHUNK_KIB_MIN};
 
 /// Bytes of one mebibyte.
 const MIB: u64 = 1 << 20;
-/// Smallest bitmap chunk in KiB: one 4096-byte logical block.
-const CHUNK_KIB_MIN: u64 = 4;
-/// Largest bitmap chunk in KiB: 1 GiB.
-const CHUNK_KIB_MAX: u64 = 1 << 20;
 
 /// A refusal at `place`.
 fn fault<T, R>(place: &Spanned<T>, message: String) -> Result<R, Fault> {
@@ -308,28 +305,11 @@ fn array(
     for member in raw.members.get_ref() {
         members.push(claim(member, &user, names)?);
     }
-    let bitmap = match &raw.bitmap {
-        None => true,
-        Some(word) => match word.get_ref().as_str() {
-            "lockless" => true,
-            "none" => false,
-            other => {
-                let message = format!("bitmap is \"lockless\" or \"none\", not \"{other}\"");
-                return fault(word, message);
-            }
-        },
-    };
-    let start_degraded = match &raw.start_degraded {
-        None => false,
-        Some(word) => match word.get_ref().as_str() {
-            "refuse" => false,
-            "start" => true,
-            other => {
-                let message = format!("start_degraded is \"refuse\" or \"start\", not \"{other}\"");
-                return fault(word, message);
-            }
-        },
-    };
+    let bitmap = one_of("bitmap", raw.bitmap.as_ref(), ["lockless", "none"])? == 0;
+    let start_degraded =
+        one_of("start_degraded", raw.start_degraded.as_ref(), ["refuse", "start"])? == 1;
+    let bitmap_lost_resync =
+        one_of("bitmap_lost", raw.bitmap_lost.as_ref(), ["refuse", "resync"])? == 1;
     if let Some(sleep) = raw.daemon_sleep_s.as_ref().filter(|sleep| *sleep.get_ref() == 0) {
         return fault(sleep, "daemon_sleep_s is at least 1".to_owned());
     }
@@ -345,7 +325,22 @@ fn array(
             .map_or(DAEMON_SLEEP_S_DEFAULT, |sleep| *sleep.get_ref()),
         barrier_idle_s: raw.barrier_idle_s.unwrap_or(BARRIER_IDLE_S_DEFAULT),
         start_degraded,
+        convert_bitmap: raw.convert_bitmap,
+        bitmap_lost_resync,
     })
+}
+
+/// Which of the two words a key has; the first one is the default.
+fn one_of(key: &str, word: Option<&Spanned<String>>, words: [&str; 2]) -> Result<usize, Fault> {
+    let Some(word) = word else { return Ok(0) };
+    words.iter().position(|one| one == word.get_ref()).map_or_else(
+        || {
+            let [first, second] = words;
+            let found = word.get_ref();
+            fault(word, format!("{key} is \"{first}\" or \"{second}\", not \"{found}\""))
+        },
+        Ok,
+    )
 }
 
 fn chunk_size(raw: &RawArray) -> Result<Option<u64>, Fault> {
@@ -356,6 +351,9 @@ fn chunk_size(raw: &RawArray) -> Result<Option<u64>, Fault> {
             "chunk_size_kib = {kib}: it is a power of two from {CHUNK_KIB_MIN} to {CHUNK_KIB_MAX}"
         );
         return fault(size, message);
+    }
+    if raw.bitmap.as_ref().is_some_and(|bitmap| bitmap.get_ref() == "none") {
+        return fault(size, "chunk_size_kib is of the bitmap, and bitmap = \"none\"".to_owned());
     }
     Ok(Some(kib * 1024))
 }
