@@ -2,9 +2,10 @@
 
 use uuid::Uuid;
 
+use super::metadata::Carried;
 use super::{Array, Backing, Bdev, Member, Target, TargetError, io_error};
 use crate::bdev::BdevId;
-use crate::control::carried::{Carried, short_name};
+use crate::control::carried::short_name;
 use crate::control::{names, units};
 use crate::md::{
     self, Assembly, BitmapPlan, Candidate, CreateError, Creation, Features, NewArray, NewMember,

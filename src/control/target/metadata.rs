@@ -2,7 +2,8 @@
 
 use super::{Target, TargetError, io_error};
 use crate::bdev::BdevId;
-use crate::control::carried::{self, Carried};
+use crate::control::carried;
+pub(super) use crate::control::carried::Carried;
 use crate::md::{BitmapSuperblock, Creation, SECTOR_BYTES, SUPERBLOCK_READ_BYTES, Superblock};
 
 impl Target {
