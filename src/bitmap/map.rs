@@ -2,11 +2,12 @@
 //!
 //! Ordering argument. The owner is the only one that opens a byte, by a Release store made after
 //! the metadata write is durable; a writer's Acquire load that sees the byte open therefore
-//! happens after that completion. Everything else the two sides must agree on travels by message.
-
-use std::sync::atomic::{AtomicU8, Ordering};
+//! happens after that completion. The same goes for each later store under which writers may
+//! enter. Everything else the two sides must agree on travels by message. `tests/loom/bitmap.rs`
+//! checks all of it.
 
 use super::state::{ALL_STATES, ChunkState, STATES};
+use crate::reactor::sync::{AtomicU8, Ordering};
 
 /// Flag: the owner wants to know whether anyone writes to this (Dirty, durable) chunk.
 pub const AGING: u8 = 0x80;
@@ -137,8 +138,9 @@ impl ChunkMap {
         let byte = &self.bytes[chunk];
         let dirty = byte.load(Ordering::Relaxed) == ChunkState::Dirty as u8;
         if dirty {
-            // Relaxed: writers learn of it through the quiesce message, which is a Release.
-            byte.store(ChunkState::Dirty as u8 | AGING, Ordering::Relaxed);
+            // Release: a writer may enter under this value without having seen the one that
+            // `open` stored, and the flush must have ended before it does.
+            byte.store(ChunkState::Dirty as u8 | AGING, Ordering::Release);
         }
         dirty
     }
