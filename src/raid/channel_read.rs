@@ -56,7 +56,9 @@ impl Channel {
         survey.all_zero = true;
         for (index, chunk) in chunks.enumerate() {
             match map.state(chunk) {
-                ChunkState::Unwritten => survey.zero_chunks |= 1 << index,
+                ChunkState::Unwritten if self.shared.unwritten_reads_zero => {
+                    survey.zero_chunks |= 1 << index;
+                }
                 ChunkState::Clean | ChunkState::Dirty => survey.all_zero = false,
                 _ => {
                     survey.all_zero = false;

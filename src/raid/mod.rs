@@ -16,7 +16,8 @@
 //! 3. Resync holds the range it copies: each channel promises that no write to it is in flight.
 //! 4. Chunks in doubt are read from one member only, the one resync copies from.
 //! 5. Unwritten chunks read as zeroes; before the first write to a part of one, the whole chunk
-//!    is zeroed durably on all members.
+//!    is zeroed durably on all members. In an array that Linux md has run they may hold data:
+//!    they are read as chunks in doubt, and the first write to a part of one makes it NeedSync.
 
 pub mod assembly;
 mod channel;
@@ -144,6 +145,9 @@ pub struct Shared {
     pub map: Option<ChunkMap>,
     /// Per slot: bdev and first data block.
     pub members: Vec<Option<MemberPlace>>,
+    /// Chunks called Unwritten read as zeroes. Not so in an array that Linux md has run: there
+    /// they may hold data, see [`Superblock::unwritten_reads_zero`].
+    pub unwritten_reads_zero: bool,
 }
 
 /// Where a member's data lie.

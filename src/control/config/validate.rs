@@ -327,6 +327,17 @@ fn array(
             }
         },
     };
+    let bitmap_lost_resync = match &raw.bitmap_lost {
+        None => false,
+        Some(word) => match word.get_ref().as_str() {
+            "refuse" => false,
+            "resync" => true,
+            other => {
+                let message = format!("bitmap_lost is \"refuse\" or \"resync\", not \"{other}\"");
+                return fault(word, message);
+            }
+        },
+    };
     if let Some(sleep) = raw.daemon_sleep_s.as_ref().filter(|sleep| *sleep.get_ref() == 0) {
         return fault(sleep, "daemon_sleep_s is at least 1".to_owned());
     }
@@ -342,6 +353,8 @@ fn array(
             .map_or(DAEMON_SLEEP_S_DEFAULT, |sleep| *sleep.get_ref()),
         barrier_idle_s: raw.barrier_idle_s.unwrap_or(BARRIER_IDLE_S_DEFAULT),
         start_degraded,
+        convert_bitmap: raw.convert_bitmap,
+        bitmap_lost_resync,
     })
 }
 

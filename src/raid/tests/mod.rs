@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod host;
+mod stale;
 mod world;
 
 use world::{BLOCK, World};
