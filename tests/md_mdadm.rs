@@ -121,7 +121,7 @@ fn mdadm_examines_an_active_array_with_a_failed_member() {
     superblock.set_role(1, Role::Faulty);
     superblock.events = 0x1_0000_0007;
     superblock.resync_offset_sectors = 0;
-    superblock.utime_from(1_763_000_900, true);
+    superblock.utime_from(1_763_000_900, 1);
     compare(&mdadm, &creation, &superblock, "failed");
 }
 
