@@ -1,5 +1,7 @@
 //! What a device carries of md's metadata, wherever its bytes come from: the engine, or a file.
 
+use std::fmt::Display;
+
 use crate::md::{
     BITMAP_HEAD_BYTES, BitmapError, BitmapSuperblock, Candidate, Features, SUPERBLOCK_READ_BYTES,
     Superblock, SuperblockError, Unverified, candidate_sectors,
@@ -21,7 +23,7 @@ pub enum Carried {
 ///
 /// # Errors
 /// What `read` fails with.
-pub fn look<E: std::fmt::Display>(
+pub fn look<E: Display>(
     device_sectors: u64,
     mut read: impl FnMut(u64, usize) -> Result<Vec<u8>, E>,
 ) -> Result<Carried, E> {
@@ -41,7 +43,8 @@ pub fn look<E: std::fmt::Display>(
     Ok(damaged.map_or(Carried::Nothing, Carried::Damaged))
 }
 
-fn bitmap_head<E: std::fmt::Display>(
+/// A head that can't be read is the bitmap's trouble: another member may have one.
+fn bitmap_head<E: Display>(
     device_sectors: u64,
     superblock: &Superblock,
     read: &mut impl FnMut(u64, usize) -> Result<Vec<u8>, E>,
@@ -53,7 +56,6 @@ fn bitmap_head<E: std::fmt::Display>(
     let Some(sector) = superblock.bitmap_sector().filter(fits) else {
         return Some(Err(BitmapError::NoPosition));
     };
-    // One that can't be read is no reason to give up: another member may have it.
     Some(match read(sector, BITMAP_HEAD_BYTES) {
         Ok(bytes) => BitmapSuperblock::parse(&bytes, superblock),
         Err(error) => Err(BitmapError::Unreadable { reason: error.to_string() }),

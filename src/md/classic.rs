@@ -84,7 +84,7 @@ impl Conversion {
         superblock.bitmap_offset_sectors = self.bitmap_offset_sectors;
         superblock.events = self.bitmap.events;
         // The new bitmap calls no chunk Unwritten.
-        superblock.utime_from(now_s, true);
+        superblock.updated_at(now_s, true);
         superblock
     }
 }

@@ -358,7 +358,7 @@ fn superblock(array: &NewArray, slot: usize, size: u64, data_offset: u64) -> Sup
         logical_block_size: member.logical_block_size,
         roles,
     };
-    superblock.utime_from(array.ctime.seconds(), true);
+    superblock.updated_at(array.ctime.seconds(), true);
     superblock
 }
 

@@ -275,8 +275,12 @@ impl Superblock {
 
     /// Sets the time of the update that is about to be written, and in it whether chunks that the
     /// bitmap calls Unwritten read as zeroes ([`Superblock::unwritten_reads_zero`]).
-    pub fn utime_from(&mut self, now_s: u64, unwritten_reads_zero: bool) {
-        let microseconds = if unwritten_reads_zero { ZERO_MARK_MICROSECONDS } else { 0 };
+    pub fn updated_at(&mut self, now_s: u64, unwritten_reads_zero: bool) {
+        self.utime_from(now_s, if unwritten_reads_zero { ZERO_MARK_MICROSECONDS } else { 0 });
+    }
+
+    /// Sets the time of the last update.
+    pub fn utime_from(&mut self, now_s: u64, microseconds: u32) {
         self.utime = Timestamp::from_unix(now_s, microseconds);
     }
 

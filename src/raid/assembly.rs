@@ -96,7 +96,7 @@ pub fn from_assembly(
         // One event behind it may not know yet where the bitmap is.
         superblock.bitmap_offset_sectors = array.bitmap_offset_sectors;
         if let Some(reads_zero) = unwritten_reads_zero {
-            superblock.utime_from(superblock.utime.seconds(), reads_zero);
+            superblock.updated_at(superblock.utime.seconds(), reads_zero);
         }
         let CandidateBdev { bdev, unmap } = bdevs[candidate];
         Some(MemberConfig { bdev, unmap, superblock })

@@ -209,7 +209,7 @@ impl Owner {
                 self.members[usize::from(slot)].superblock.as_mut().expect("it is in sync");
             superblock.events = self.recorder.events;
             superblock.resync_offset_sectors = resync_offset;
-            superblock.utime_from(out.wall_clock_s, self.shared.unwritten_reads_zero);
+            superblock.updated_at(out.wall_clock_s, self.shared.unwritten_reads_zero);
             let buf = &mut self.recorder.bufs[usize::from(slot)];
             // One block for md's usual 128 roles: it can't be torn. A longer table needs more.
             let blocks = superblock.encode_into(buf.as_mut_slice()).div_ceil(block);

@@ -109,7 +109,7 @@ fn crashed(
     for number in 0..8 {
         host.begin_write(last + 2048 + number * 2560, 64, "VMHGEN02");
     }
-    host.push();
+    host.push(2);
     array.kill();
     drop(host);
     let data_sector = superblock(&rig.member(1)).data_offset_sectors;

@@ -97,7 +97,7 @@ fn a_conversion_that_was_cut_short_is_finished() {
             let mut new = old[0].clone();
             new.bitmap_offset_sectors = superblock(&done.member(0)).bitmap_offset_sectors;
             new.events += 1;
-            new.utime_from(new.utime.seconds(), true);
+            new.updated_at(new.utime.seconds(), true);
             rig.put_superblock(0, &new);
             // Its head carries the events of that superblock.
             rig.poke(0, new.bitmap_sector().unwrap() * 512 + 24, &new.events.to_le_bytes());

@@ -295,10 +295,10 @@ impl Host {
         }
     }
 
-    /// Sends what is queued, whatever becomes of it.
-    pub(crate) fn push(&mut self) {
-        for _ in 0..4 {
-            self.queue.poll().unwrap();
+    /// Sends what is queued and waits for some of it; the rest is on its way.
+    pub(crate) fn push(&mut self, completions: usize) {
+        for _ in 0..completions {
+            assert!(self.queue.wait("a write", LIMIT).unwrap().status().is_success());
         }
     }
 

@@ -68,11 +68,11 @@ impl Create {
         if !self.chunk_size_kib.is_none_or(fits) {
             return invalid("chunk_size_kib is a power of two from 4 to 1048576");
         }
-        if self.chunk_size_kib.is_some() && self.bitmap.as_deref() == Some("none") {
-            return invalid("chunk_size_kib is of the bitmap, and bitmap is \"none\"");
-        }
         if !matches!(self.bitmap_lost.as_deref(), None | Some("refuse" | "resync")) {
             return invalid("bitmap_lost is \"refuse\" or \"resync\"");
+        }
+        if self.chunk_size_kib.is_some() && self.bitmap.as_deref() == Some("none") {
+            return invalid("chunk_size_kib is of the bitmap, and bitmap is \"none\"");
         }
         match self.bitmap.as_deref() {
             None | Some("lockless") => Ok(true),

@@ -5,7 +5,6 @@ use uuid::Uuid;
 
 use super::{Target, TargetError};
 use crate::control::carried::Carried;
-use crate::control::units;
 use crate::md::{
     self, AssembleError, Assembly, BadRange, BitmapPlan, BitmapSuperblock, Candidate, Conversion,
     Features, SECTOR_BYTES, SUPERBLOCK_READ_BYTES, Slot, Superblock, parse_bad_blocks,
@@ -143,7 +142,7 @@ impl Target {
             let bits = self.read_classic_bits(&given.names[index], own, head)?;
             md::mark_in_doubt(&mut in_doubt, &plan.bitmap, head, &bits, stale);
         }
-        let now_s = units::now().seconds();
+        let now_s = crate::control::units::now().seconds();
         let new: Vec<(usize, Superblock)> = members
             .iter()
             .map(|&(index, own, _)| (index, plan.superblock(array, own, now_s)))
