@@ -85,11 +85,18 @@ fn every_command_of_the_readme_works() {
     assert!(count >= 3, "the README shows how to ask");
     demo.stop();
 
-    let served: Vec<&String> = commands
-        .iter()
-        .filter(|command| command.starts_with("mdof target") && !command.contains("FILE"))
-        .collect();
-    assert!(!served.is_empty(), "the README shows how to use a configuration file");
+    for word in ["create", "examine"] {
+        let start = format!("mdof {word} ");
+        let command = commands.iter().find(|command| command.starts_with(&start)).unwrap();
+        let output = shell(command, &dir).output().unwrap();
+        assert!(output.status.success(), "{command}: {output:?}");
+    }
+    let serves = |command: &&String| {
+        command.starts_with("mdof assemble")
+            || (command.starts_with("mdof target") && !command.contains("FILE"))
+    };
+    let served: Vec<&String> = commands.iter().filter(serves).collect();
+    assert_eq!(served.len(), 2, "the README shows how to serve");
     for command in served {
         serve(command, &dir).stop();
     }

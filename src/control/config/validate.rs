@@ -305,18 +305,17 @@ fn array(
     for member in raw.members.get_ref() {
         members.push(claim(member, &user, names)?);
     }
-    let bitmap = one_of("bitmap", raw.bitmap.as_ref(), ["lockless", "none"])? == 0;
+    let without_bitmap = choice("bitmap", raw.bitmap.as_ref(), ["lockless", "none"])?;
     let start_degraded =
-        one_of("start_degraded", raw.start_degraded.as_ref(), ["refuse", "start"])? == 1;
-    let bitmap_lost_resync =
-        one_of("bitmap_lost", raw.bitmap_lost.as_ref(), ["refuse", "resync"])? == 1;
+        choice("start_degraded", raw.start_degraded.as_ref(), ["refuse", "start"])?;
+    let bitmap_lost_resync = choice("bitmap_lost", raw.bitmap_lost.as_ref(), ["refuse", "resync"])?;
     if let Some(sleep) = raw.daemon_sleep_s.as_ref().filter(|sleep| *sleep.get_ref() == 0) {
         return fault(sleep, "daemon_sleep_s is at least 1".to_owned());
     }
     Ok(ArrayConfig {
         name: enter(&raw.name, names)?,
         members,
-        bitmap,
+        bitmap: !without_bitmap,
         chunk_size_bytes: chunk_size(raw)?,
         assume_clean: raw.assume_clean,
         daemon_sleep_s: raw
@@ -330,17 +329,15 @@ fn array(
     })
 }
 
-/// Which of the two words a key has; the first one is the default.
-fn one_of(key: &str, word: Option<&Spanned<String>>, words: [&str; 2]) -> Result<usize, Fault> {
-    let Some(word) = word else { return Ok(0) };
-    words.iter().position(|one| one == word.get_ref()).map_or_else(
-        || {
-            let [first, second] = words;
-            let found = word.get_ref();
-            fault(word, format!("{key} is \"{first}\" or \"{second}\", not \"{found}\""))
-        },
-        Ok,
-    )
+/// A key that takes one of two words: whether it is the second. Absent, it is the first.
+fn choice(key: &str, word: Option<&Spanned<String>>, words: [&str; 2]) -> Result<bool, Fault> {
+    let Some(word) = word else { return Ok(false) };
+    let [first, second] = words;
+    match word.get_ref().as_str() {
+        text if text == first => Ok(false),
+        text if text == second => Ok(true),
+        other => fault(word, format!("{key} is \"{first}\" or \"{second}\", not \"{other}\"")),
+    }
 }
 
 fn chunk_size(raw: &RawArray) -> Result<Option<u64>, Fault> {
