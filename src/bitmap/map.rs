@@ -55,7 +55,8 @@ impl ChunkMap {
     pub fn enter(&self, chunk: usize) -> bool {
         // Acquire: pairs with the Release in `open`, which follows the durable metadata write.
         let byte = self.bytes[chunk].load(Ordering::Acquire);
-        is_open(byte) || (byte & AGING != 0 && self.keep_dirty(chunk, byte))
+        is_open(byte)
+            || (byte & AGING != 0 && (mutant!(WriterLeavesMark) || self.keep_dirty(chunk, byte)))
     }
 
     /// A writer met an aging chunk: it stays Dirty. Fails if the owner has just cleared it.
@@ -118,7 +119,8 @@ impl ChunkMap {
     pub fn open(&self, chunks: std::ops::Range<usize>) {
         for byte in &self.bytes[chunks] {
             let value = byte.load(Ordering::Relaxed);
-            if value & IN_FLIGHT != 0 {
+            if value & IN_FLIGHT != 0 || mutant!(OpenLaterChanges) && value & CHANGED != 0 {
+                let value = if mutant!(OpenLaterChanges) { value & !CHANGED } else { value };
                 // Release: pairs with the Acquire in `enter`.
                 byte.store(value & !IN_FLIGHT, Ordering::Release);
             }

@@ -130,7 +130,9 @@ impl Channel {
                 self.finish(op, status, out);
             }
             ToChannel::Members { epoch, in_sync } => {
-                self.in_sync = in_sync;
+                if !mutant!(MembershipNotAdopted) {
+                    self.in_sync = in_sync;
+                }
                 out.mail.push_back(Mail::Owner(ToOwner::Adopted(epoch)));
                 self.recheck_recorded(out);
             }
@@ -261,7 +263,9 @@ impl Channel {
 
     /// Whether resync holds a part of the range.
     pub(super) fn is_locked(&self, range: &BlockRange) -> bool {
-        self.lock_count > 0 && self.locks.iter().flatten().any(|lock| lock.range.overlaps(range))
+        self.lock_count > 0
+            && !mutant!(WriteThroughLock)
+            && self.locks.iter().flatten().any(|lock| lock.range.overlaps(range))
     }
 
     fn lock(&mut self, window: u8, range: BlockRange, out: &mut Out<'_>) {
@@ -270,7 +274,9 @@ impl Channel {
             let Some(io) = op.io.as_ref().filter(|io| op.counted && io.op != IoOp::Flush) else {
                 continue;
             };
-            if range.overlaps(&BlockRange { lba: io.lba, blocks: io.blocks.into() }) {
+            if range.overlaps(&BlockRange { lba: io.lba, blocks: io.blocks.into() })
+                && !mutant!(LockIgnoresInFlight)
+            {
                 op.holds_up |= 1 << window;
                 waits_for += 1;
             }

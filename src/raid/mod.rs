@@ -31,7 +31,7 @@ mod owner_members;
 mod owner_resync;
 mod owner_start;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 

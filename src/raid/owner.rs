@@ -223,7 +223,7 @@ impl Owner {
                 self.set_life(Life::Stopped);
                 out.mail.push_back(Mail::Started(Err(IoStatus::MediaError)));
             }
-            Life::Starting if self.recorder.is_durable() => {
+            Life::Starting if self.recorder.is_durable() || mutant!(ServeBeforeRecorded) => {
                 self.set_life(Life::Running);
                 self.arm_daemon(out);
                 self.announce_start(out);
@@ -237,6 +237,9 @@ impl Owner {
             }
             Life::Winding if self.walker.is_idle() && self.daemon.is_idle() => {
                 self.set_life(Life::Flushing);
+                if mutant!(StopWithoutFlush) {
+                    return self.poll_life(out);
+                }
                 self.stop_flush_pending = self.in_sync;
                 self.flush_members(out);
             }

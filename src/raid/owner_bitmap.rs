@@ -229,7 +229,7 @@ impl Owner {
             let state = self.shared.chunk_state(chunk).expect("a bitmap has a map");
             // A chunk that is being zeroed for another writer must not be written meanwhile.
             let zeroing = self.keeper().zero_job_of(chunk).is_some();
-            if zeroing || (state == ChunkState::Unwritten && partial) {
+            if zeroing || (state == ChunkState::Unwritten && partial && !mutant!(SkipZeroing)) {
                 blocked = Some(match self.zero_chunk(chunk, out) {
                     true => Blocked::Unit(self.keeper().ledger.unit_of(chunk)),
                     false => return Some(Blocked::ZeroJobs),
@@ -358,6 +358,9 @@ impl Owner {
     /// A write was lost on every member: what they hold there now may differ.
     pub(super) fn write_lost(&mut self, first: u32, last: u32) {
         let Some(map) = &self.shared.map else { return };
+        if mutant!(LostWriteForgotten) {
+            return;
+        }
         for chunk in first..=last {
             let chunk = chunk as usize;
             let state = map.state(chunk);
@@ -383,7 +386,9 @@ impl Owner {
     }
 
     fn begin_flush(&mut self, index: usize, unit: usize, out: &mut Out<'_>) {
-        let in_sync = self.in_sync;
+        let mut in_sync = self.in_sync;
+        let forgotten = if mutant!(ForgetMembersBitmapWrite) { in_sync & (in_sync - 1) } else { 0 };
+        in_sync &= !forgotten;
         let map = self.shared.map.as_ref().expect("a bitmap has a map");
         let bitmap = self.bitmap.as_mut().expect("the array has a bitmap");
         bitmap.writes += 1;
@@ -402,7 +407,7 @@ impl Owner {
         flush.busy = true;
         flush.unit = unit;
         flush.pending = in_sync;
-        flush.ok = 0;
+        flush.ok = forgotten;
         flush.events = bitmap.header.events;
         let buf = flush.buf.clone();
         for slot in slots(in_sync) {
@@ -432,6 +437,11 @@ impl Owner {
             flush.ok |= bit(slot);
         }
         if flush.pending != 0 {
+            if mutant!(OpenBeforeDurableOnAll) {
+                let unit = flush.unit;
+                let chunks = self.keeper().ledger.chunks_of(unit);
+                self.shared.map.as_ref().expect("a bitmap has a map").open(chunks);
+            }
             return;
         }
         flush.busy = false;

@@ -186,7 +186,9 @@ impl Owner {
         }
         let header_is_durable =
             self.bitmap.as_ref().is_none_or(super::owner_bitmap::BitmapKeeper::events_are_durable);
-        if self.recorder.state == RecordState::Header && header_is_durable {
+        if self.recorder.state == RecordState::Header
+            && (header_is_durable || mutant!(SuperblockBeforeHeader))
+        {
             self.write_superblocks(out);
         }
         self.announce_recorded(out);
@@ -231,6 +233,9 @@ impl Owner {
             self.recorder.ok |= bit(slot);
         }
         if self.recorder.pending != 0 {
+            if mutant!(RecordedOnFirstSurvivor) {
+                self.recorder.durable = self.recorder.writing;
+            }
             return;
         }
         let ok = self.recorder.ok;
@@ -250,7 +255,7 @@ impl Owner {
         let adopted_by_all = recorder.adopted.iter().all(|&epoch| epoch == recorder.epoch);
         if recorder.unrecorded == 0
             || recorder.durable < recorder.unrecorded_update
-            || !adopted_by_all
+            || !adopted_by_all && !mutant!(AcknowledgeBeforeAdopted)
         {
             return;
         }

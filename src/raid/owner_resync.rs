@@ -322,6 +322,10 @@ impl Owner {
             return self.read_piece(index, out);
         }
         let targets = match window.job {
+            Job::Resync { .. } if mutant!(ResyncForgetsMember) && self.in_sync.count_ones() > 2 => {
+                let others = self.in_sync & !bit(source);
+                others & (others - 1)
+            }
             Job::Resync { .. } => self.in_sync & !bit(source),
             Job::Repair { slot } => self.in_sync & bit(slot),
         };
@@ -370,6 +374,7 @@ impl Owner {
         let window = &mut self.walker.windows[index];
         window.set_state(WindowState::Free);
         window.buf = None;
+        let completed = completed || mutant!(UnreadableCountsAsCopied);
         match window.job {
             Job::Resync { chunk } => {
                 let map = self.shared.map.as_ref().expect("a chunk of the map");

@@ -91,6 +91,12 @@ fn map(config: &ArrayConfig, blocks: u64, chunk_shift: u32) -> Result<Option<Chu
                 let found = states.len();
                 return Err(format!("array {name}: {found} chunk states for {chunks} chunks"));
             }
+            if mutant!(DirtyCountsAsClean) {
+                let trusted = states.iter().map(|&byte| if byte == 2 { 1 } else { byte });
+                return Ok(Some(ChunkMap::new(
+                    trusted.collect::<Vec<_>>().into_iter().map(state::on_load),
+                )));
+            }
             let load = if *stale { state::on_load_stale } else { state::on_load };
             Ok(Some(ChunkMap::new(states.iter().map(|&byte| load(byte)))))
         }
@@ -126,7 +132,7 @@ impl Owner {
                 let mut keeper =
                     BitmapKeeper::new(superblock.clone(), states.len(), block, lbas, cores, &pool)
                         .ok_or_else(no_buffers)?;
-                if *stale || *rewrite {
+                if (*stale || *rewrite) && !mutant!(NoRewriteAfterCrash) {
                     keeper.rewrite_all();
                 }
                 Some(keeper)
@@ -165,7 +171,9 @@ fn members(config: &ArrayConfig) -> Vec<Member> {
         let mut superblock = member.superblock.clone();
         let numbers = u32::try_from(superblock.roles.len()).expect("md's table is short");
         for number in (0..numbers).filter(|number| !present.contains(number)) {
-            if matches!(superblock.role_of(number), Role::Active(_)) {
+            if matches!(superblock.role_of(number), Role::Active(_))
+                && !mutant!(AbsenceAtStartForgotten)
+            {
                 superblock.set_role(number, Role::Spare);
             }
         }
