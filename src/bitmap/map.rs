@@ -82,6 +82,18 @@ impl ChunkMap {
         ChunkState::from_byte(byte).expect("only states are stored")
     }
 
+    /// Any core: whether the chunk is Unwritten and no change to it is under way.
+    #[must_use]
+    pub fn is_unwritten_for_good(&self, chunk: usize) -> bool {
+        self.bytes[chunk].load(Ordering::Acquire) == ChunkState::Unwritten as u8
+    }
+
+    /// Owner: whether the chunk's last change is durable.
+    #[must_use]
+    pub fn is_durable(&self, chunk: usize) -> bool {
+        self.bytes[chunk].load(Ordering::Relaxed) & (CHANGED | IN_FLIGHT) == 0
+    }
+
     /// Owner: whether the chunk's byte is open.
     #[must_use]
     pub fn is_open(&self, chunk: usize) -> bool {

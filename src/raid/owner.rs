@@ -2,14 +2,17 @@
 //!
 //! The parts are in files of their own: [`super::owner_bitmap`] opens chunks and writes units,
 //! [`super::owner_members`] records failures, [`super::owner_daemon`] makes idle chunks Clean,
-//! [`super::owner_resync`] copies chunks in doubt. After every event [`Owner::poll`] moves each
+//! [`super::owner_resync`] copies chunks in doubt, [`super::owner_discard`] makes chunks Unwritten.
+//! After every event [`Owner::poll`] moves each
 //! part as far as it can go; the driver also calls it once a turn while [`Owner::is_busy`].
 
 use std::sync::Arc;
 
+use super::channel::DISCARD_WINDOW;
 use super::message::{ArrayTimer, Mail, Out, SlotMask, ToChannel, ToOwner};
 use super::owner_bitmap::BitmapKeeper;
 use super::owner_daemon::Daemon;
+use super::owner_discard::Discarder;
 use super::owner_members::{Member, MemberState, Recorder};
 use super::owner_resync::Walker;
 use super::{ArrayStatus, MemberSlot, Shared};
@@ -66,6 +69,8 @@ pub(super) enum OwnerOp {
     Window(usize),
     /// Flush of a member's volatile cache.
     Flush,
+    /// Freeing of chunks that are Unwritten.
+    Free,
 }
 
 impl OwnerOp {
@@ -76,6 +81,7 @@ impl OwnerOp {
             Self::Zero(index) => (2, index),
             Self::Window(index) => (3, index),
             Self::Flush => (4, 0),
+            Self::Free => (5, 0),
         };
         kind << 24 | u32::try_from(index).expect("indexes are small")
     }
@@ -88,6 +94,7 @@ impl OwnerOp {
             2 => Self::Zero(index),
             3 => Self::Window(index),
             4 => Self::Flush,
+            5 => Self::Free,
             kind => panic!("no owner request is of kind {kind}"),
         }
     }
@@ -108,6 +115,7 @@ pub struct Owner {
     pub(super) bitmap: Option<BitmapKeeper>,
     pub(super) daemon: Daemon,
     pub(super) walker: Walker,
+    pub(super) discarder: Discarder,
     /// No member holds the metadata any more.
     pub(super) failed: bool,
     closed_count: u16,
@@ -142,6 +150,7 @@ impl Owner {
             bitmap,
             daemon,
             walker: Walker::default(),
+            discarder: Discarder::new(cores),
             failed: false,
             closed_count: 0,
             stop_flush_pending: 0,
@@ -170,11 +179,13 @@ impl Owner {
     pub fn handle(&mut self, core: u16, message: ToOwner, out: &mut Out<'_>) {
         match message {
             ToOwner::StartWrite(question) => self.start_write(core, question, out),
+            ToOwner::Discard(discard) => self.discard(core, discard),
             ToOwner::MemberFailed(slot) => self.fail_member(slot, out),
             ToOwner::ReadFailed(slot, range) => self.read_failed(slot, range, out),
             ToOwner::WriteLost { first, last } => self.write_lost(first, last),
             ToOwner::Adopted(epoch) => self.recorder.adopted(core, epoch),
             ToOwner::Quiesced(round) => self.quiesced(round, out),
+            ToOwner::Locked(DISCARD_WINDOW) => self.piece_locked(),
             ToOwner::Locked(window) => self.window_locked(window),
             ToOwner::Closed => self.closed_count += 1,
         }
@@ -189,6 +200,7 @@ impl Owner {
             OwnerOp::Zero(index) => self.zero_answered(index, tag.part, status, out),
             OwnerOp::Window(index) => self.window_answered(index, tag.part, status, out),
             OwnerOp::Flush => self.flush_answered(tag.part, status, out),
+            OwnerOp::Free => self.free_answered(tag.part, out),
         }
         self.poll(out);
     }
@@ -206,15 +218,20 @@ impl Owner {
     pub fn poll(&mut self, out: &mut Out<'_>) {
         self.poll_bitmap(out);
         self.poll_recorder(out);
+        self.poll_zeroing(out);
         self.poll_daemon(out);
         self.poll_resync(out);
+        self.poll_discard(out);
         self.poll_life(out);
     }
 
     /// Whether [`Self::poll`] has more to do without another event.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        self.daemon.is_walking() || self.walker.is_searching() || self.walker.wants_buffer()
+        self.daemon.is_walking()
+            || self.walker.is_searching()
+            || self.walker.wants_buffer()
+            || self.discarder.is_searching()
     }
 
     fn poll_life(&mut self, out: &mut Out<'_>) {
@@ -231,6 +248,7 @@ impl Owner {
                 self.walker.look_again();
             }
             Life::Closing if self.closed_count == self.cores => {
+                assert!(self.discarder.is_idle(), "a channel closed with a discard under way");
                 self.set_life(Life::Winding);
                 self.daemon.stop();
                 self.poll_life(out);

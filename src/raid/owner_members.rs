@@ -249,6 +249,11 @@ impl Owner {
         }
     }
 
+    /// Every member that is not in sync is durably known to be absent, and used by no channel.
+    pub(super) fn absences_are_recorded(&self) -> bool {
+        self.recorder.unrecorded == 0
+    }
+
     /// Tells the channels of absences that are durable by now.
     fn announce_recorded(&mut self, out: &mut Out<'_>) {
         let recorder = &mut self.recorder;

@@ -73,6 +73,7 @@ pub(super) fn shared(config: &ArrayConfig, bdev: BdevId) -> Result<Shared, Strin
         blocks,
         chunk_shift,
         map: map(config, blocks, chunk_shift)?,
+        discards: matches!(config.bitmap, BitmapConfig::Lockless { .. }),
         members: members.collect::<Result<_, String>>()?,
     })
 }

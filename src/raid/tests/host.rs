@@ -17,6 +17,8 @@ struct Block {
     /// The last write, if it ended well while the power has been on.
     acknowledged: Option<u64>,
     in_flight: Option<u64>,
+    /// Versions taken off the front of `possible` so far: gives each a number for good.
+    dropped: usize,
     /// Several versions stay readable although one was read: a fault since has changed which
     /// member is asked.
     unsettled: bool,
@@ -31,8 +33,8 @@ pub(super) struct Request {
     pub(super) blocks: usize,
     pub(super) version: u64,
     buf: Option<IoBuf>,
-    /// Flush: the versions of blocks that were acknowledged when it was sent.
-    covered: Vec<(usize, u64)>,
+    /// Flush: the number of the version of each block that was acknowledged when it was sent.
+    covered: Vec<(usize, usize)>,
     /// Read and compare: for each block, the versions that may be seen.
     allowed: Vec<Vec<u64>>,
 }
@@ -60,6 +62,7 @@ impl Host {
             readable: vec![0],
             acknowledged: None,
             in_flight: None,
+            dropped: 0,
             unsettled: false,
         };
         Self {
@@ -164,8 +167,10 @@ impl Host {
             }
             IoOp::Flush => {
                 for (lba, block) in self.blocks.iter().enumerate() {
-                    if let (Some(version), true) = (block.acknowledged, block.possible.len() > 1) {
-                        request.covered.push((lba, version));
+                    if block.acknowledged.is_some() && block.possible.len() > 1 {
+                        // The one in flight is at the end.
+                        let ended = block.possible.len() - usize::from(block.in_flight.is_some());
+                        request.covered.push((lba, block.dropped + ended - 1));
                     }
                 }
             }
@@ -219,8 +224,8 @@ impl Host {
             IoOp::Read if status.is_ok() => self.read_done(&request),
             IoOp::Compare => compare_done(&request, self.block_size, status),
             IoOp::Flush if status.is_ok() => {
-                for &(lba, version) in &request.covered {
-                    self.promise(lba, version);
+                for &(lba, number) in &request.covered {
+                    self.promise(lba, number);
                 }
             }
             IoOp::Read | IoOp::Flush => {}
@@ -243,18 +248,19 @@ impl Host {
             }
             block.readable.push(request.version);
             if ok && request.fua {
-                self.promise(lba, request.version);
+                // A host does not overlap its writes, so this one is the last.
+                let number = block.dropped + block.possible.len() - 1;
+                self.promise(lba, number);
             }
         }
     }
 
-    /// `version` of the block survives a power cut: older ones can't come back.
-    fn promise(&mut self, lba: usize, version: u64) {
-        let possible = &mut self.blocks[lba].possible;
-        // Zeroes may have been written several times; the last time counts.
-        if let Some(at) = possible.iter().rposition(|&one| one == version) {
-            possible.drain(..at);
-        }
+    /// The version of that number survives a power cut: older ones can't come back.
+    fn promise(&mut self, lba: usize, number: usize) {
+        let block = &mut self.blocks[lba];
+        let count = number.saturating_sub(block.dropped);
+        block.possible.drain(..count);
+        block.dropped += count;
     }
 
     fn read_done(&mut self, request: &Request) {
@@ -292,8 +298,9 @@ impl Host {
     pub(super) fn stopped(&mut self) {
         assert_eq!(self.in_flight, 0);
         for lba in 0..self.blocks.len() {
-            if let Some(version) = self.blocks[lba].acknowledged {
-                self.promise(lba, version);
+            let block = &self.blocks[lba];
+            if block.acknowledged.is_some() {
+                self.promise(lba, block.dropped + block.possible.len() - 1);
             }
         }
     }

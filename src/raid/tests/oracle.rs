@@ -167,6 +167,16 @@ impl World {
             }
             return;
         }
+        if io.op == IoOp::Unmap {
+            let is_recorded = |chunk| {
+                shared.chunk_state(chunk) == Some(ChunkState::Unwritten)
+                    && self.in_sync_slots().all(|slot| self.disks[slot].state_byte(chunk) == 0)
+            };
+            if !(first..=last).all(is_recorded) {
+                violated(6, &format!("chunk {first} is freed and not durably Unwritten"));
+            }
+            return;
+        }
         for other in &self.running.as_ref().unwrap().in_flight {
             let Some(at) = self.disks[disk].data_block(&other.io) else { continue };
             let overlaps = at < lba + blocks && lba < at + other.io.blocks as usize;
@@ -197,7 +207,8 @@ impl World {
             return;
         }
         let (expected, copied) = (self.watch.resync_expected, self.watch.copied);
-        if (chunks, unreadable, copied) != (expected, 0, expected) {
+        // What was discarded meanwhile needs no copy.
+        if (chunks, unreadable) != (copied, 0) || copied > expected {
             violated(6, &format!("{expected} chunks in doubt, {chunks} done, {copied} copied"));
         }
     }
@@ -257,7 +268,15 @@ impl World {
         for lba in request.lba..request.lba + request.blocks {
             let chunk = self.chunk_of(lba);
             if shared.chunk_state(chunk) == Some(ChunkState::Unwritten) {
-                // Discarded as a whole: what members hold does not matter.
+                // Discarded as a whole: what members hold does not matter, what they know does.
+                for slot in 0..self.disks.len() {
+                    let knows = self.disks[slot].state_byte(chunk) == UNWRITTEN;
+                    if !knows && in_sync & 1 << slot != 0 {
+                        let what = format!("chunk {chunk} discarded, member {slot} lacks that");
+                        violated(5, &what);
+                    }
+                    self.watch.missed[slot] |= !knows;
+                }
                 continue;
             }
             for slot in 0..self.disks.len() {
