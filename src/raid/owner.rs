@@ -236,7 +236,7 @@ impl Owner {
 
     fn poll_life(&mut self, out: &mut Out<'_>) {
         match self.life {
-            Life::Starting if self.failed => {
+            Life::Starting if self.failed && !self.awaits_members() => {
                 self.set_life(Life::Stopped);
                 out.mail.push_back(Mail::Started(Err(IoStatus::MediaError)));
             }
@@ -273,7 +273,9 @@ impl Owner {
                     self.poll(out);
                 }
             }
-            Life::Sealing if self.recorder.is_durable() || self.failed => {
+            Life::Sealing
+                if (self.recorder.is_durable() || self.failed) && !self.awaits_members() =>
+            {
                 let clean = self.is_clean() && !self.failed;
                 self.set_life(Life::Stopped);
                 out.mail.push_back(Mail::Event(super::ArrayEvent::Stopped { clean }));
@@ -282,6 +284,12 @@ impl Owner {
             }
             _ => {}
         }
+    }
+
+    /// Requests for metadata or zeroing are in flight: an array that has failed no longer waits
+    /// for their success, but for their end it must.
+    fn awaits_members(&self) -> bool {
+        self.recorder.is_writing() || self.bitmap.as_ref().is_some_and(BitmapKeeper::awaits_members)
     }
 
     /// A member has flushed on the way to a stop, or has not.

@@ -128,6 +128,12 @@ impl BitmapKeeper {
         self.ledger.is_settled()
     }
 
+    /// Writes of units or zeroing of chunks are in flight.
+    pub(super) fn awaits_members(&self) -> bool {
+        self.flushes.iter().any(|flush| flush.pending != 0)
+            || self.zero_jobs.iter().any(|job| job.pending != 0)
+    }
+
     pub(super) fn writes(&self) -> u64 {
         self.writes
     }

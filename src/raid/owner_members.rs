@@ -112,6 +112,11 @@ impl Recorder {
         self.durable == self.wanted
     }
 
+    /// Superblocks are on their way.
+    pub(super) fn is_writing(&self) -> bool {
+        self.pending != 0
+    }
+
     /// A channel uses the membership of `epoch`.
     pub(super) fn adopted(&mut self, core: u16, epoch: u32) {
         let adopted = &mut self.adopted[usize::from(core)];

@@ -151,7 +151,6 @@ impl World {
     pub(super) fn stop(&mut self) {
         self.on_owner(|owner, out| owner.stop(out));
         self.run_until("the stop", |world| world.running.as_ref().unwrap().stopped);
-        self.run_until_quiet();
         self.forget_stopped();
     }
 

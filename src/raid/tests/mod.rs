@@ -12,6 +12,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod crash_points;
+mod discard;
 mod disk;
 mod host;
 mod life;

@@ -45,7 +45,7 @@ fn try_life(seed: u64, with_digest: bool) -> Result<Figures, String> {
 fn tell(seed: u64, what: &str) -> ! {
     eprintln!("{}", trace::story());
     eprintln!("seed {seed}: {what}");
-    eprintln!("again: MDOF_SIM_FIRST={seed} scripts/sim --seeds 1");
+    eprintln!("again: scripts/sim --first {seed} --seeds 1");
     panic!("seed {seed} breaks a promise");
 }
 
