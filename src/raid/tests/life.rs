@@ -81,17 +81,26 @@ fn habits(rng: &mut Rng, shape: &Shape) -> Habits {
     match rng.below(8) {
         0..3 => {}
         3 => faults.death = 2000,
-        4 => faults.error = 800,
+        4 => {
+            faults.error = 800;
+            faults.lost = 150;
+        }
         5 => faults.metadata_error = 60,
         6 => faults.read_error = 40,
         _ => {
-            faults = Faults { error: 1000, read_error: 100, metadata_error: 200, death: 3000 };
+            faults = Faults {
+                error: 1000,
+                read_error: 100,
+                metadata_error: 200,
+                death: 3000,
+                lost: 400,
+            };
         }
     }
     let chunks = shape.blocks.div_ceil(shape.chunk_blocks);
     let hot_chunks = rng.between(1, 6).min(chunks);
     let hot = match rng.one_in(2) && chunks > 512 {
-        true => 510,
+        true => (chunks - hot_chunks).min(510),
         false => rng.below(chunks - hot_chunks + 1),
     };
     Habits {
@@ -191,9 +200,18 @@ impl World {
         }
     }
 
-    fn random_work(&mut self, habits: &Habits, steps: usize) {
+    /// `true`: the power goes now, soon after a fault.
+    fn random_work(&mut self, habits: &Habits, steps: usize) -> bool {
         let depth = self.rng.between(1, QUEUE_DEPTH);
-        for _ in 0..steps {
+        let mut left = steps;
+        let mut cut_soon = false;
+        self.fault_seen = false;
+        while left > 0 {
+            left -= 1;
+            if std::mem::take(&mut self.fault_seen) && self.rng.one_in(2) {
+                left = left.min(self.rng.below(60));
+                cut_soon = true;
+            }
             if self.host.in_flight() < depth && self.host.has_room() && self.rng.one_in(3) {
                 self.some_request(habits);
             }
@@ -202,6 +220,7 @@ impl World {
             }
             self.step();
         }
+        cut_soon
     }
 
     /// From a start to its end.
@@ -223,7 +242,9 @@ impl World {
             _ if !self.wait_started() => return self.cut_power(),
             _ => {
                 let steps = self.rng.below(habits.steps);
-                self.random_work(habits, steps);
+                if self.random_work(habits, steps) {
+                    return self.cut_power();
+                }
             }
         }
         match self.rng.below(8) {

@@ -78,7 +78,26 @@ impl World {
         let running = self.running.as_mut().unwrap();
         let at = self.rng.below(running.in_flight.len());
         let flight = running.in_flight.swap_remove(at);
-        self.execute(flight, None);
+        self.execute(flight);
+    }
+
+    /// Some host writes fail on every member.
+    fn choose_doomed(&mut self, core: usize, io: &BdevIo) {
+        let tag = io.completion.tag();
+        let is_host_write = io.op.modifies() && tag.station == Station::RaidChannel;
+        if is_host_write && self.doomed.is_none() && self.rng.one_in(self.faults.lost) {
+            self.doomed = Some((core, tag.op, self.in_sync().count_ones()));
+        }
+    }
+
+    fn is_doomed(&mut self, flight: &Flight) -> bool {
+        let tag = flight.io.completion.tag();
+        let Some((core, op, left)) = self.doomed else { return false };
+        if (core, op, Station::RaidChannel) != (flight.core, tag.op, tag.station) {
+            return false;
+        }
+        self.doomed = (left > 1).then_some((core, op, left - 1));
+        true
     }
 
     /// The chance of a single error, by the kind of request.
@@ -92,26 +111,25 @@ impl World {
         }
     }
 
-    /// `forced`: how it goes, whatever chance says.
-    pub(super) fn execute(&mut self, flight: Flight, forced: Option<IoStatus>) {
+    fn execute(&mut self, flight: Flight) {
         self.events += 1;
         if self.rng.one_in(self.faults.death) {
             self.disks[flight.disk].dead = true;
             trace::note(Event::Died(flight.disk));
         }
         let chance = self.error_chance(&flight);
-        let fails = self.rng.one_in(chance);
+        let fails = self.rng.one_in(chance) || self.is_doomed(&flight);
         let Flight { core, disk, io, sent_at } = flight;
         let sent = self.describe(core, disk, &io);
         let before = self.unit_bytes(disk, &sent);
-        let status = match forced {
-            Some(status) => status,
-            None if fails => IoStatus::MediaError,
-            None => self.disks[disk].execute(&io, sent_at, self.events, &mut self.rng),
+        let status = match fails {
+            true => IoStatus::MediaError,
+            false => self.disks[disk].execute(&io, sent_at, self.events, &mut self.rng),
         };
         if !status.is_ok() && status != IoStatus::CompareMismatch {
             self.disks[disk].execute_torn(&io, self.events, &mut self.rng);
             self.unsettle_doubtful();
+            self.fault_seen = true;
         }
         trace::note(Event::Executed(sent, status));
         self.note_bytes(disk, &sent, &before);
@@ -201,6 +219,7 @@ impl World {
                 let sent = self.describe(core, disk, &io);
                 trace::note(Event::Issued(sent));
                 self.check_issued(disk, &io, &sent);
+                self.choose_doomed(core, &io);
                 let sent_at = self.events;
                 let flight = Flight { core, disk, io, sent_at };
                 self.running.as_mut().unwrap().in_flight.push(flight);

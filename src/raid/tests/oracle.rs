@@ -185,8 +185,10 @@ impl World {
                 violated(6, &format!("a copy of block {} meets a write", at.max(lba)));
             }
         }
-        let is_resync =
-            (first..=last).all(|chunk| shared.chunk_state(chunk) == Some(ChunkState::Syncing));
+        // A write lost on every member puts a chunk back in doubt under the copy.
+        let is_resync = (first..=last).all(|chunk| {
+            matches!(shared.chunk_state(chunk), Some(ChunkState::Syncing | ChunkState::NeedSync))
+        });
         let range = BlockRange { lba: lba as u64, blocks: blocks as u64 };
         let is_repair = self.watch.repairs.iter().any(|(_, repair)| repair.overlaps(&range));
         if !is_resync && !is_repair {
@@ -287,9 +289,19 @@ impl World {
                     let what = format!("block {lba} acknowledged, member {slot} lacks it");
                     violated(5, &what);
                 }
+                self.check_nobody_reads(slot);
                 self.watch.missed[slot] = true;
                 self.watch.owed[chunk] = true;
             }
+        }
+    }
+
+    /// Oracle 5 while the power is on: no channel goes on using a member that lacks something.
+    fn check_nobody_reads(&self, slot: usize) {
+        let channels = &self.running.as_ref().unwrap().channels;
+        if let Some(core) = channels.iter().position(|it| it.in_sync & 1 << slot != 0) {
+            let what = format!("core {core} uses member {slot}, which lacks what was acknowledged");
+            violated(5, &what);
         }
     }
 

@@ -252,6 +252,7 @@ fn defect_10_cleared_chunks_are_clean_on_the_media() {
     world.cut_power();
     world.assemble();
     assert_eq!(world.in_state(ChunkState::NeedSync), 1);
+    world.cut_power();
 }
 
 /// Defect 11: chunks that were never written became Clean without having been copied.

@@ -53,11 +53,13 @@ pub(super) struct Faults {
     pub(super) metadata_error: usize,
     /// A member dies until the next power cycle.
     pub(super) death: usize,
+    /// A host write fails on every member, though each may have done a part.
+    pub(super) lost: usize,
 }
 
 impl Faults {
     pub(super) fn any(&self) -> bool {
-        self.error + self.read_error + self.metadata_error + self.death > 0
+        self.error + self.read_error + self.metadata_error + self.death + self.lost > 0
     }
 }
 
@@ -102,6 +104,10 @@ pub(super) struct World {
     /// Member-visible events so far.
     pub(super) events: u64,
     pub(super) cuts: u64,
+    /// A member failed a request in this round.
+    pub(super) fault_seen: bool,
+    /// The host write that fails on every member: core, channel's operation, answers to come.
+    pub(super) doomed: Option<(usize, u32, u32)>,
     pub(super) split_brains: u64,
     /// Members that the operator gives to the next assembly.
     pub(super) present: Vec<bool>,
@@ -191,6 +197,8 @@ impl World {
             now_ms: 0,
             events: 0,
             cuts: 0,
+            fault_seen: false,
+            doomed: None,
             split_brains: 0,
             present: vec![true; shape.members],
             shape,
@@ -276,6 +284,7 @@ impl World {
     pub(super) fn cut_power(&mut self) {
         trace::note(Event::Cut);
         self.cuts += 1;
+        self.doomed = None;
         if let Some(mut running) = self.running.take() {
             for Flight { core, disk, io, .. } in running.in_flight.drain(..) {
                 if self.rng.one_in(2) {
