@@ -106,6 +106,9 @@ pub(crate) struct Round {
     pub(crate) b: Outcome,
     /// IOPS of b by those of a.
     pub(crate) ratio: f64,
+    /// The same for requests by CPU time: what other programs on the machine took is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cpu_ratio: Option<f64>,
 }
 
 /// What came out.
@@ -118,6 +121,8 @@ pub(crate) struct Verdict {
     pub(crate) a_iops: Spread,
     pub(crate) b_iops: Spread,
     pub(crate) ratio: Spread,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cpu_ratio: Option<Spread>,
     pub(crate) promise: Option<f64>,
     /// Whether the median ratio keeps the promise.
     pub(crate) kept: Option<bool>,
@@ -144,6 +149,7 @@ pub(crate) fn run(comparison: Comparison, job: Job, reach: &Reach) -> Result<Ver
     let spread =
         |figure: fn(&Round) -> f64| Spread::new(&results.iter().map(figure).collect::<Vec<f64>>());
     let ratio = spread(|round| round.ratio);
+    let cpu_ratios: Option<Vec<f64>> = results.iter().map(|round| round.cpu_ratio).collect();
     Ok(Verdict {
         title,
         a,
@@ -152,6 +158,7 @@ pub(crate) fn run(comparison: Comparison, job: Job, reach: &Reach) -> Result<Ver
         a_iops: spread(|round| round.a.total.iops),
         b_iops: spread(|round| round.b.total.iops),
         ratio,
+        cpu_ratio: cpu_ratios.map(|ratios| Spread::new(&ratios)),
         promise,
         kept: promise.map(|promise| ratio.median >= promise),
         slices,
@@ -189,7 +196,8 @@ fn round(
     if a.total.ios == 0 || b.total.ios == 0 {
         return Err(PerfError("a round ended without a request; use a longer --time".to_owned()));
     }
-    Ok(Round { a, b, ratio: b.total.iops / a.total.iops })
+    let cpu_ratio = b.ios_per_cpu_s.zip(a.ios_per_cpu_s).map(|(b, a)| b / a);
+    Ok(Round { a, b, ratio: b.total.iops / a.total.iops, cpu_ratio })
 }
 
 fn prepare(
@@ -215,33 +223,43 @@ fn prepare(
 impl Verdict {
     /// As a table.
     pub(crate) fn as_text(&self) -> String {
-        let mut text = format!(
-            "{}\n  a: {}\n  b: {}\n{}, {} rounds, in each {:.1} s a variant, in {} slices taking turns\n{:>6}{:>14}{:>14}{:>9}\n",
-            self.title,
-            self.a,
-            self.b,
+        let mut text = format!("{}\n  a: {}\n  b: {}\n", self.title, self.a, self.b);
+        text += &format!(
+            "{}, {} rounds, in each {:.1} s a variant, in {} slices taking turns\n",
             self.job.describe(),
             self.rounds.len(),
             self.job.time.as_secs_f64(),
             self.slices,
-            "round",
-            "a IOPS",
-            "b IOPS",
-            "b/a",
         );
+        text += &row(["round", "a IOPS", "b IOPS", "b/a", "b/a by CPU time"].map(str::to_owned));
+        let ratio = |ratio: f64| format!("{ratio:.3}");
+        let cpu = |by_cpu: Option<f64>| by_cpu.map_or_else(String::new, ratio);
         for (round, number) in self.rounds.iter().zip(1..) {
             let (a, b) = (round.a.total.iops, round.b.total.iops);
-            text += &format!("{number:>6}{a:>14.0}{b:>14.0}{:>9.3}\n", round.ratio);
+            let number = format!("{number}");
+            let iops = [a, b].map(|iops| format!("{iops:.0}"));
+            let [a, b] = iops;
+            text += &row([number, a, b, ratio(round.ratio), cpu(round.cpu_ratio)]);
         }
-        let (a, b, ratio) = (self.a_iops.median, self.b_iops.median, self.ratio);
-        text += &format!("median{a:>14.0}{b:>14.0}{:>9.3}", ratio.median);
-        text += &format!("  ({:.3} to {:.3})\n", ratio.min, ratio.max);
+        let [a, b] = [self.a_iops, self.b_iops].map(|iops| format!("{:.0}", iops.median));
+        let by_cpu = cpu(self.cpu_ratio.map(|spread| spread.median));
+        text += &row(["median".to_owned(), a, b, ratio(self.ratio.median), by_cpu]);
+        for (title, spread) in [("b/a", Some(self.ratio)), ("b/a by CPU time", self.cpu_ratio)] {
+            if let Some(Spread { median, min, max }) = spread {
+                text += &format!("{title}: {median:.3} ({min:.3} to {max:.3})\n");
+            }
+        }
         if let (Some(promise), Some(kept)) = (self.promise, self.kept) {
             let kept = if kept { "kept" } else { "NOT KEPT" };
             text += &format!("promised: at least {promise:.2}: {kept}\n");
         }
         text
     }
+}
+
+fn row(cells: [String; 5]) -> String {
+    let [round, a, b, ratio, cpu_ratio] = cells;
+    format!("{round:>6}{a:>14}{b:>14}{ratio:>9}{cpu_ratio:>18}").trim_end().to_owned() + "\n"
 }
 
 #[cfg(test)]

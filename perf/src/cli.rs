@@ -87,7 +87,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "MEMBERS", group = "place")]
     raid1: Option<String>,
     /// The array's bitmap
-    #[arg(long, value_enum, default_value_t = Bitmap::Lockless, conflicts_with_all = ["bdev", "addr"])]
+    #[arg(long, value_enum, default_value_t = Bitmap::Lockless)]
+    #[arg(conflicts_with_all = ["bdev", "addr"])]
     bitmap: Bitmap,
     /// Configuration file of the target with the bdev's [[bdev]] and [[array]] sections
     #[arg(long, value_name = "FILE", requires = "bdev")]
@@ -120,7 +121,8 @@ struct ReachArgs {
     #[arg(long, value_name = "CPU,...", value_delimiter = ',')]
     core: Vec<usize>,
     /// Connections over NVMe/TCP, each an I/O queue of its own
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     connections: u16,
     /// NQN of this host
     #[arg(long, value_name = "NQN", default_value = "nqn.2026-01.io.mdof:perf")]
@@ -266,7 +268,7 @@ pub(crate) struct AbArgs {
     #[arg(long, value_name = "N", default_value_t = 5)]
     rounds: u32,
     /// Pieces into which a variant's time in a round is cut, which take turns with the other's
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 20)]
     slices: u32,
     #[command(flatten)]
     reach: ReachArgs,

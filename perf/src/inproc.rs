@@ -153,7 +153,7 @@ impl Host {
         let lanes = u32::try_from(cores).expect("bounded by CORES_MAX");
         let now_ns = clock::now_ns();
         let workload = |(core, lane)| {
-            let load = job.load(extent, (lane, lanes), now_ns);
+            let load = job.load(extent, (lane, lanes), now_ns).with_cpu_clock(cpu::thread_time_ns);
             let workload: Box<dyn Workload> =
                 Box::new(LoadWorkload::new(bdev, load, job.block_size_bytes));
             (core, workload)

@@ -66,6 +66,9 @@ pub(crate) struct Load {
     slots: Box<[Slot]>,
     free: Vec<u32>,
     until_sample: u32,
+    /// CPU time of the thread that does the work to be measured, where it is this one.
+    cpu_clock_ns: Option<fn() -> u64>,
+    cpu_since_ns: u64,
     tally: Tally,
 }
 
@@ -81,8 +84,16 @@ impl Load {
             slots: (0..depth).map(|_| idle).collect(),
             free: (0..depth).rev().collect(),
             until_sample: 0,
+            cpu_clock_ns: None,
+            cpu_since_ns: 0,
             tally: Tally::new(),
         }
+    }
+
+    /// Also takes the CPU time that `clock` shows while it measures: what the requests cost when
+    /// the CPU is not theirs alone.
+    pub(crate) fn with_cpu_clock(self, clock_ns: fn() -> u64) -> Self {
+        Self { cpu_clock_ns: Some(clock_ns), ..self }
     }
 
     /// The next request, if one may be sent now. `now_ns` is asked only when it is needed.
@@ -127,10 +138,12 @@ impl Load {
         match self.phase {
             Phase::WarmUp { ends_ns } if now_ns >= ends_ns => {
                 let ends_ns = now_ns + self.schedule.time_ns;
+                self.cpu_since_ns = self.cpu_clock_ns.map_or(0, |clock_ns| clock_ns());
                 self.set_phase(Phase::Measuring { since_ns: now_ns, ends_ns });
             }
             Phase::Measuring { since_ns, ends_ns } if now_ns >= ends_ns => {
-                self.tally.set_measured(now_ns - since_ns);
+                let cpu_ns = self.cpu_clock_ns.map(|clock_ns| clock_ns() - self.cpu_since_ns);
+                self.tally.set_measured(now_ns - since_ns, cpu_ns);
                 self.set_phase(Phase::Draining);
             }
             _ => {}
@@ -214,6 +227,20 @@ mod tests {
         assert!(!load.is_finished());
         load.ended(second.slot, || 2000);
         assert!(load.is_finished());
+    }
+
+    #[test]
+    fn cpu_time_is_that_of_the_measured_time() {
+        static CPU_NS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(7);
+        let cpu_clock_ns = || CPU_NS.load(std::sync::atomic::Ordering::Relaxed);
+        let mut load = load(1, 1).with_cpu_clock(cpu_clock_ns);
+        for now in [50, 100, 600, 1100] {
+            let request = load.next(|| now).unwrap();
+            CPU_NS.fetch_add(10, std::sync::atomic::Ordering::Relaxed);
+            load.ended(request.slot, || now);
+        }
+        // From the end of the second request to that of the fourth.
+        assert_eq!(load.into_tally().cpu_ns(), Some(20));
     }
 
     #[test]

@@ -71,7 +71,7 @@ mod tests {
     fn outcome() -> Outcome {
         let mut tally = Tally::new();
         (0..1000).for_each(|_| tally.count(Direction::Write, Some(12_000)));
-        tally.set_measured(1_000_000_000);
+        tally.set_measured(1_000_000_000, None);
         Outcome::new(&[tally], 4096)
     }
 

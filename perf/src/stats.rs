@@ -21,6 +21,8 @@ pub(crate) struct Tally {
     read_latency: Histogram<u64>,
     write_latency: Histogram<u64>,
     measured_ns: u64,
+    /// CPU time that the measured thread had of it, if it is known.
+    cpu_ns: Option<u64>,
 }
 
 impl Tally {
@@ -31,6 +33,7 @@ impl Tally {
             read_latency: histogram(),
             write_latency: histogram(),
             measured_ns: 0,
+            cpu_ns: None,
         }
     }
 
@@ -46,8 +49,14 @@ impl Tally {
         }
     }
 
-    pub(crate) fn set_measured(&mut self, measured_ns: u64) {
+    pub(crate) fn set_measured(&mut self, measured_ns: u64, cpu_ns: Option<u64>) {
         self.measured_ns = measured_ns;
+        self.cpu_ns = cpu_ns;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn cpu_ns(&self) -> Option<u64> {
+        self.cpu_ns
     }
 
     pub(crate) fn measured_ns(&self) -> u64 {
@@ -75,12 +84,18 @@ impl Tally {
         self.read_latency.add(&later.read_latency).expect("all have the same bounds");
         self.write_latency.add(&later.write_latency).expect("all have the same bounds");
         self.measured_ns += later.measured_ns;
+        self.cpu_ns = self.cpu_ns.zip(later.cpu_ns).map(|(sooner, later)| sooner + later);
     }
 
     /// Requests a second in both directions.
     #[cfg(test)]
     pub(crate) fn iops(&self) -> f64 {
         self.rate(self.reads + self.writes)
+    }
+
+    fn cpu_rate(&self) -> Option<f64> {
+        let cpu_ns = self.cpu_ns.filter(|cpu_ns| *cpu_ns > 0)?;
+        Some((self.reads + self.writes) as f64 * 1e9 / cpu_ns as f64)
     }
 
     fn rate(&self, ios: u64) -> f64 {
@@ -138,6 +153,10 @@ pub(crate) struct Side {
 pub(crate) struct Outcome {
     /// Time measured by the load that measured longest.
     pub(crate) measured_s: f64,
+    /// Requests by the CPU time they took, in requests a second, where that is known: what their
+    /// rate would be on CPUs that do nothing else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ios_per_cpu_s: Option<f64>,
     /// Reads, if there were any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) read: Option<Side>,
@@ -169,6 +188,7 @@ impl Outcome {
         let measured_ns = tallies.iter().map(Tally::measured_ns).max().unwrap_or(0);
         Self {
             measured_s: measured_ns as f64 / 1e9,
+            ios_per_cpu_s: tallies.iter().map(Tally::cpu_rate).sum(),
             read: if_any(side(&[Direction::Read])),
             write: if_any(side(&[Direction::Write])),
             total: side(&[Direction::Read, Direction::Write]),
@@ -207,7 +227,7 @@ mod tests {
     fn tally(ios: std::ops::RangeInclusive<u64>, direction: Direction, measured_ns: u64) -> Tally {
         let mut tally = Tally::new();
         ios.for_each(|us| tally.count(direction, Some(us * 1000)));
-        tally.set_measured(measured_ns);
+        tally.set_measured(measured_ns, Some(measured_ns / 2));
         tally
     }
 
@@ -253,6 +273,8 @@ mod tests {
         assert!((outcome.total.iops - 1000.0).abs() < 1e-6);
         assert!((outcome.measured_s - 1.5).abs() < 1e-9);
         assert_eq!(outcome.write.unwrap().latency_ns.samples, 500);
+        assert!((outcome.ios_per_cpu_s.unwrap() - 2000.0).abs() < 1e-6);
+        assert_eq!(Outcome::new(&[Tally::new()], 4096).ios_per_cpu_s, None);
     }
 
     #[test]

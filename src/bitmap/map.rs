@@ -2,11 +2,12 @@
 //!
 //! Ordering argument. The owner is the only one that opens a byte, by a Release store made after
 //! the metadata write is durable; a writer's Acquire load that sees the byte open therefore
-//! happens after that completion. Everything else the two sides must agree on travels by message.
-
-use std::sync::atomic::{AtomicU8, Ordering};
+//! happens after that completion. The same goes for each later store under which writers may
+//! enter. Everything else the two sides must agree on travels by message. `tests/loom/bitmap.rs`
+//! checks all of it.
 
 use super::state::{ALL_STATES, ChunkState, STATES};
+use crate::reactor::sync::{AtomicU8, Ordering};
 
 /// Flag: the owner wants to know whether anyone writes to this (Dirty, durable) chunk.
 pub const AGING: u8 = 0x80;
@@ -52,11 +53,18 @@ impl ChunkMap {
     /// Writer, any core: whether a data write to `chunk` may be issued now. `false`: ask the
     /// owner and wait. The fast path is one load.
     #[must_use]
+    #[inline]
     pub fn enter(&self, chunk: usize) -> bool {
         // Acquire: pairs with the Release in `open`, which follows the durable metadata write.
         let byte = self.bytes[chunk].load(Ordering::Acquire);
         is_open(byte)
             || (byte & AGING != 0 && (mutant!(WriterLeavesMark) || self.keep_dirty(chunk, byte)))
+    }
+
+    /// Writer, any core: [`Self::enter`] for each of `chunks`.
+    #[must_use]
+    pub fn enter_all(&self, mut chunks: std::ops::Range<usize>) -> bool {
+        chunks.all(|chunk| self.enter(chunk))
     }
 
     /// A writer met an aging chunk: it stays Dirty. Fails if the owner has just cleared it.
@@ -144,8 +152,9 @@ impl ChunkMap {
         let byte = &self.bytes[chunk];
         let dirty = byte.load(Ordering::Relaxed) == ChunkState::Dirty as u8;
         if dirty {
-            // Relaxed: writers learn of it through the quiesce message, which is a Release.
-            byte.store(ChunkState::Dirty as u8 | AGING, Ordering::Relaxed);
+            // Release: a writer may enter under this value without having seen the one that
+            // `open` stored, and the flush must have ended before it does.
+            byte.store(ChunkState::Dirty as u8 | AGING, Ordering::Release);
         }
         dirty
     }

@@ -28,7 +28,10 @@ pub use bitmap_superblock::{
     BITMAP_CHUNKS_MAX, BITMAP_HEAD_BYTES, BitmapFlags, BitmapSuperblock, BitmapVersion,
     InitialState, STATES_OFFSET_BYTES, chunk_sectors_for, state_offset_bytes,
 };
-pub use create::{CreateError, Creation, NewArray, NewMember, create};
+pub use create::{
+    CHUNK_KIB_MAX, CHUNK_KIB_MIN, CreateError, Creation, NewArray, NewMember, create,
+    create_with_chunk,
+};
 pub use display::Examine;
 pub use error::{BitmapError, SuperblockError};
 pub use superblock::{Reshape, SUPERBLOCK_READ_BYTES, Superblock, Unverified, candidate_sectors};

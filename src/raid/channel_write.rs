@@ -8,6 +8,7 @@ use super::channel_op::OpState;
 use super::message::{Mail, Out, StartWrite, ToOwner};
 use super::{MemberSlot, slots};
 use crate::bdev::{IoOp, IoStatus};
+use crate::bitmap::ChunkState;
 
 impl Channel {
     /// Looks at a write that is `Ready`: it is sent, or waits for what keeps it.
@@ -21,10 +22,12 @@ impl Channel {
         }
         if let Some(map) = &self.shared.map {
             let chunks = self.shared.chunks(range.lba, range.blocks);
-            let is_open = |chunk| {
-                map.enter(chunk) || mutant!(SkipWaitForBlockInFlight) && map.state(chunk) as u8 == 2
-            };
-            if !chunks.clone().all(is_open) {
+            let (first, last) = (*chunks.start(), *chunks.end());
+            // Nearly all writes lie in one chunk.
+            let is_open = map.enter(first) && (first == last || map.enter_all(first + 1..last + 1));
+            let is_forced = mutant!(SkipWaitForBlockInFlight)
+                && chunks.clone().all(|chunk| map.state(chunk) == ChunkState::Dirty);
+            if !is_open && !is_forced {
                 return self.ask_to_open(op, &chunks, out);
             }
         }

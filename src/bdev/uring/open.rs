@@ -101,7 +101,9 @@ impl UringDevice {
         Ok(Arc::new(Self { geometry, path: options.path, file, direct, memory_align_bytes }))
     }
 
-    pub(in crate::bdev) fn geometry(&self) -> &Geometry {
+    /// The bdev's fixed properties.
+    #[must_use]
+    pub fn geometry(&self) -> &Geometry {
         &self.geometry
     }
 

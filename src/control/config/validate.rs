@@ -13,13 +13,10 @@ use super::{
 };
 use crate::control::names;
 use crate::limits::{BDEVS_MAX, CORES_MAX, MEMBERS_MAX, NAMESPACES_MAX, SUBSYSTEMS_MAX};
+use crate::md::{CHUNK_KIB_MAX, CHUNK_KIB_MIN};
 
 /// Bytes of one mebibyte.
 const MIB: u64 = 1 << 20;
-/// Smallest bitmap chunk in KiB: one 4096-byte logical block.
-const CHUNK_KIB_MIN: u64 = 4;
-/// Largest bitmap chunk in KiB: 1 GiB.
-const CHUNK_KIB_MAX: u64 = 1 << 20;
 
 /// A refusal at `place`.
 fn fault<T, R>(place: &Spanned<T>, message: String) -> Result<R, Fault> {
@@ -356,6 +353,9 @@ fn chunk_size(raw: &RawArray) -> Result<Option<u64>, Fault> {
             "chunk_size_kib = {kib}: it is a power of two from {CHUNK_KIB_MIN} to {CHUNK_KIB_MAX}"
         );
         return fault(size, message);
+    }
+    if raw.bitmap.as_ref().is_some_and(|bitmap| bitmap.get_ref() == "none") {
+        return fault(size, "chunk_size_kib is of the bitmap, and bitmap = \"none\"".to_owned());
     }
     Ok(Some(kib * 1024))
 }

@@ -8,6 +8,7 @@ use super::params::decode;
 use crate::control::config::{BARRIER_IDLE_S_DEFAULT, DAEMON_SLEEP_S_DEFAULT};
 use crate::control::rpc::RpcError;
 use crate::control::target::{ArrayOptions, CreateOptions, Members, Target, TargetError};
+use crate::md;
 use crate::raid::ArrayStatus;
 
 /// SPDK's parameters, and what mdof adds to them behind `uuid`.
@@ -22,9 +23,11 @@ struct Create {
     uuid: Option<Uuid>,
     /// Our own: "lockless" (default) or "none".
     bitmap: Option<String>,
-    /// Our own: KiB that a bitmap chunk covers.
+    /// Our own: KiB that a bitmap chunk covers, a power of two; chosen by size where absent. Only
+    /// for a new array.
     chunk_size_kib: Option<u64>,
-    /// Our own: the members are known to be equal.
+    /// Our own: the members are known to be equal, so that all chunks begin Clean and reads return
+    /// what is on them. Only for a new array.
     #[serde(default)]
     assume_clean: bool,
     /// Our own: seconds between two passes of the daemon.
@@ -54,11 +57,14 @@ impl Create {
         if self.daemon_sleep_s == Some(0) {
             return invalid("daemon_sleep_s is at least 1");
         }
-        if self
-            .chunk_size_kib
-            .is_some_and(|kib| !kib.is_power_of_two() || !(4..=1 << 20).contains(&kib))
-        {
+        let fits = |kib: u64| {
+            kib.is_power_of_two() && (md::CHUNK_KIB_MIN..=md::CHUNK_KIB_MAX).contains(&kib)
+        };
+        if !self.chunk_size_kib.is_none_or(fits) {
             return invalid("chunk_size_kib is a power of two from 4 to 1048576");
+        }
+        if self.chunk_size_kib.is_some() && self.bitmap.as_deref() == Some("none") {
+            return invalid("chunk_size_kib is of the bitmap, and bitmap is \"none\"");
         }
         match self.bitmap.as_deref() {
             None | Some("lockless") => Ok(true),
@@ -303,6 +309,8 @@ mod tests {
             r#""raid_level":"raid1","strip_size_kb":64}"#,
             r#""raid_level":"raid1","superblock":false}"#,
             r#""raid_level":"raid1","chunk_size_kib":3}"#,
+            r#""raid_level":"raid1","chunk_size_kib":2}"#,
+            r#""raid_level":"raid1","chunk_size_kib":64,"bitmap":"none"}"#,
         ] {
             assert!(parse(&format!("{head}{bad}")).is_err(), "{bad} was taken");
         }

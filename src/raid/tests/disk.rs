@@ -144,11 +144,12 @@ impl Disk {
         let whole = rng.one_in(2);
         for sector in 0..self.block / 512 {
             let all = rng.one_in(2);
-            for offset in sector * 512..(sector + 1) * 512 {
+            let first = sector * 512;
+            for (offset, &byte) in (first..first + 512).zip(&data[first..]) {
                 let may_tear = at + offset >= STATES_BYTE && !whole;
                 if if may_tear { rng.one_in(2) } else { all } {
-                    self.live_meta[at + offset] = data[offset];
-                    self.durable_meta[at + offset] = data[offset];
+                    self.live_meta[at + offset] = byte;
+                    self.durable_meta[at + offset] = byte;
                 }
             }
         }

@@ -151,7 +151,7 @@ fn creation(shape: &Shape) -> md::Creation {
     creation.bitmap.sync_size_sectors = size_sectors;
     creation.bitmap.chunk_raw = u32::try_from(shape.chunk_blocks * sectors_per_block).unwrap();
     creation.chunk_count = creation.bitmap.chunk_count();
-    assert_eq!(creation.bitmap_sector as usize * 512, BITMAP_BYTE);
+    assert_eq!(creation.bitmap_sector * 512, BITMAP_BYTE as u64);
     creation
 }
 
@@ -171,7 +171,8 @@ impl World {
             let data = (0..shape.blocks)
                 .map(|_| if shape.assume_clean { 0 } else { noise(&mut rng) })
                 .collect();
-            let data_lba = superblock.data_offset_sectors as usize * 512 / shape.block;
+            let data_byte = usize::try_from(superblock.data_offset_sectors).unwrap() * 512;
+            let data_lba = data_byte / shape.block;
             Disk::new(shape.block, data_lba, meta, data)
         });
         let disks: Vec<Disk> = disks.collect();
