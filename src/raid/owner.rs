@@ -277,9 +277,10 @@ impl Owner {
                 if (self.recorder.is_durable() || self.failed) && !self.awaits_members() =>
             {
                 let clean = self.is_clean() && !self.failed;
+                let is_kept = !self.failed && !self.stop_flush_failed;
                 self.set_life(Life::Stopped);
                 out.mail.push_back(Mail::Event(super::ArrayEvent::Stopped { clean }));
-                let result = if self.failed { Err(IoStatus::MediaError) } else { Ok(()) };
+                let result = if is_kept { Ok(()) } else { Err(IoStatus::MediaError) };
                 out.mail.push_back(Mail::Stopped(result));
             }
             _ => {}
@@ -296,6 +297,11 @@ impl Owner {
     pub(super) fn stop_flush_answered(&mut self, slot: MemberSlot, status: IoStatus) {
         self.stop_flush_pending &= !super::bit(slot);
         self.stop_flush_failed |= !status.is_ok() && self.in_sync == super::bit(slot);
+    }
+
+    /// What the last member has in its cache may be lost.
+    pub(super) fn stop_flush_has_failed(&self) -> bool {
+        self.stop_flush_failed
     }
 
     /// What was Dirty may be called Clean: everybody is there and everything is on the media.

@@ -535,6 +535,9 @@ impl Owner {
 
     /// Whether no chunk is in doubt: what the superblocks call clean.
     pub(super) fn is_clean(&self) -> bool {
+        if self.stop_flush_has_failed() {
+            return false;
+        }
         if self.life() != Life::Sealing {
             return false;
         }

@@ -160,8 +160,10 @@ fn bitmap_lbas(config: &ArrayConfig) -> Result<Vec<u64>, String> {
         .collect()
 }
 
-/// The members' state at the start. Those that are missing have no role in the superblocks of
-/// the others any more.
+/// The members' state at the start. Those that are missing have failed as far as the superblocks
+/// of the others will tell. md calls them spares, which a number not given out yet is as well:
+/// then two halves that were each started alone, one of them twice, can't be told from an array
+/// and a member that left it, and what the lesser half acknowledged is lost without a word.
 fn members(config: &ArrayConfig) -> Vec<Member> {
     let present: Vec<u32> =
         config.members.iter().flatten().map(|member| member.superblock.dev_number).collect();
@@ -175,7 +177,7 @@ fn members(config: &ArrayConfig) -> Vec<Member> {
             if matches!(superblock.role_of(number), Role::Active(_))
                 && !mutant!(AbsenceAtStartForgotten)
             {
-                superblock.set_role(number, Role::Spare);
+                superblock.set_role(number, Role::Faulty);
             }
         }
         Member { state: MemberState::InSync, superblock: Some(superblock), read_errors: 0 }

@@ -9,7 +9,7 @@ use crate::bdev::{IoOp, IoStatus};
 use crate::raid::message::{ArrayEvent, ArrayTimer, SlotMask};
 use crate::raid::{ToChannel, ToOwner};
 
-/// Events that are kept for the story of a failure.
+/// Events that are kept for the story of a failure, unless `MDOF_SIM_STORY` says otherwise.
 const RING: usize = 400;
 
 /// What a request is for, as far as its target shows.
@@ -144,6 +144,7 @@ impl fmt::Display for Event {
 struct Trace {
     ring: VecDeque<(u64, Event)>,
     count: u64,
+    ring_len: usize,
     /// FNV-1a over the text of every event; only while somebody wants it.
     digest: Option<u64>,
 }
@@ -157,13 +158,17 @@ pub(super) fn begin(with_digest: bool) {
     TRACE.with_borrow_mut(|trace| {
         trace.ring.clear();
         trace.count = 0;
+        if trace.ring_len == 0 {
+            let wanted = std::env::var("MDOF_SIM_STORY").ok();
+            trace.ring_len = wanted.map_or(RING, |lines| lines.parse().expect("a number"));
+        }
         trace.digest = with_digest.then_some(0xcbf2_9ce4_8422_2325);
     });
 }
 
 pub(super) fn note(event: Event) {
     TRACE.with_borrow_mut(|trace| {
-        if trace.ring.len() == RING {
+        if trace.ring.len() >= trace.ring_len {
             trace.ring.pop_front();
         }
         trace.ring.push_back((trace.count, event));
