@@ -240,7 +240,13 @@ impl Owner {
                 self.set_life(Life::Stopped);
                 out.mail.push_back(Mail::Started(Err(IoStatus::MediaError)));
             }
-            Life::Starting if self.recorder.is_durable() || mutant!(ServeBeforeRecorded) => {
+            // Chunks count as open whose bytes may differ between the members until all units
+            // have been written anew.
+            Life::Starting
+                if self.recorder.is_durable()
+                    && self.bitmap.as_ref().is_none_or(BitmapKeeper::is_quiet)
+                    || mutant!(ServeBeforeRecorded) =>
+            {
                 self.set_life(Life::Running);
                 self.arm_daemon(out);
                 self.announce_start(out);

@@ -128,6 +128,11 @@ impl BitmapKeeper {
         self.ledger.is_settled()
     }
 
+    /// No unit that somebody waits for is to be written.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.ledger.is_quiet()
+    }
+
     /// Writes of units or zeroing of chunks are in flight.
     pub(super) fn awaits_members(&self) -> bool {
         self.flushes.iter().any(|flush| flush.pending != 0)
