@@ -267,6 +267,12 @@ fn members_are_served_without_a_configuration() {
     let wanted = format!("would be served as namespace 1 of nqn.2026-01.io.mdof:r1 on {listen}");
     assert!(text.contains(&wanted), "{text}");
     assert!(!dir.file("state").exists(), "a dry run leaves nothing");
+    // What it prints is a configuration that works.
+    let (_, config) = text.split_once("mdof target:\n\n").unwrap();
+    let running = Mdof::start(&dir, &dir.config(config), &[]);
+    assert!(running.banner.contains("array r1 re-assembled: RAID1 of 2"), "{}", running.banner);
+    running.signal("TERM");
+    assert_eq!(running.wait().1, Some(0));
     let running = Mdof::assemble(&dir, &["b.img", "a.img", "--listen", &listen]);
     assert!(running.banner.contains("array r1 re-assembled: RAID1 of 2"), "{}", running.banner);
     let state = running.rpc("bdev_raid_get_bdevs", &json!({ "category": "all" })).unwrap();
@@ -283,11 +289,11 @@ fn members_are_served_without_a_configuration() {
 fn members_that_cannot_be_served_are_told() {
     let dir = TestDir::new("assemble-bad");
     create(&dir, &[]);
-    ok(&dir, &["create", "--name", "r2", "--size", "64M", "x.img", "y.img"]);
+    ok(&dir, &["create", "--name", "r2", "--size", "64M", "x \"y\".img", "y.img"]);
     File::create(dir.file("blank")).unwrap().set_len(64 << 20).unwrap();
     let cases: [(&[&str], &str); 5] = [
         (&["assemble", "a.img"], "no member given is of slot 1; it was not started, add"),
-        (&["assemble", "a.img", "x.img"], "the members belong to 2 arrays: r1 ("),
+        (&["assemble", "a.img", "y.img"], "the members belong to 2 arrays: r1 ("),
         (&["assemble", "a.img", "blank"], "blank: no md superblock of version 1.0, 1.1 or 1.2"),
         (&["assemble", "blank", "blank"], "nothing was started or written"),
         (&["assemble", "a.img", "gone"], "gone: it does not exist"),
@@ -299,7 +305,8 @@ fn members_that_cannot_be_served_are_told() {
     let blank = fs::read(dir.file("blank")).unwrap();
     assert!(blank.iter().all(|&byte| byte == 0), "a blank file was made a member");
     let listen = format!("127.0.0.1:{}", free_port());
-    let running = Mdof::assemble(&dir, &["a.img", "--start-degraded", "--listen", &listen]);
+    let odd = ["x \"y\".img", "--start-degraded", "--listen", &listen];
+    let running = Mdof::assemble(&dir, &odd);
     assert!(running.banner.contains("degraded, 1 of 2"), "{}", running.banner);
     running.signal("TERM");
     assert_eq!(running.wait().1, Some(0));

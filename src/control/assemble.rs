@@ -6,10 +6,7 @@ use std::path::PathBuf;
 use uuid::Uuid;
 
 use super::carried::short_name;
-use super::config::{
-    ArrayConfig, BARRIER_IDLE_S_DEFAULT, BdevConfig, BdevKind, Config, DAEMON_SLEEP_S_DEFAULT,
-    MODEL_DEFAULT, SERIAL_DEFAULT, SubsystemConfig, TargetConfig,
-};
+use super::config::Config;
 use super::examine::{self, ArrayReport, Content, Health, Report};
 use super::names;
 
@@ -31,7 +28,9 @@ pub struct Options {
 pub struct Assembled {
     /// What was found.
     pub report: Report,
-    /// The configuration of the target.
+    /// The configuration of the target, as a file of it would read.
+    pub config_text: String,
+    /// The same, parsed.
     pub config: Config,
     /// The array.
     pub uuid: Uuid,
@@ -44,9 +43,9 @@ pub struct Assembled {
 pub fn assemble(options: &Options) -> Result<Assembled, (Report, String)> {
     let report = examine::examine(&options.members);
     match configure(&report, options) {
-        Ok(config) => {
+        Ok((config_text, config)) => {
             let uuid = Uuid::from_bytes(report.arrays[0].superblock.set_uuid);
-            Ok(Assembled { report, config, uuid })
+            Ok(Assembled { report, config_text, config, uuid })
         }
         Err(error) => Err((report, error)),
     }
@@ -103,48 +102,60 @@ fn only_array<'a>(report: &'a Report, options: &Options) -> Result<&'a ArrayRepo
     Ok(array)
 }
 
-fn configure(report: &Report, options: &Options) -> Result<Config, String> {
+/// Name of the configuration in messages; nobody should see it.
+const CONFIG_NAME: &str = "(made by mdof assemble)";
+
+fn configure(report: &Report, options: &Options) -> Result<(String, Config), String> {
     let array = only_array(report, options)?;
+    let text = config_text(report, array, options)?;
+    let config = Config::parse(&text, CONFIG_NAME).map_err(|error| error.to_string())?;
+    Ok((text, config))
+}
+
+/// The target as a configuration file.
+fn config_text(report: &Report, array: &ArrayReport, options: &Options) -> Result<String, String> {
     let superblock = &array.superblock;
     let name = short_name(superblock);
     let uuid = Uuid::from_bytes(superblock.set_uuid).simple().to_string();
     // Another tool may have given it a name that mdof has no use for.
-    let is_usable = names::check_array_name(&name).is_ok() && !name.starts_with("member");
+    let is_usable = names::check_array_name(&name).is_ok()
+        && !name.starts_with("member")
+        && !name.starts_with("missing");
     let name = if is_usable { name } else { format!("md-{}", &uuid[..8]) };
     let nqn = options.nqn.clone().unwrap_or_else(|| format!("nqn.2026-01.io.mdof:{name}"));
     names::check_nqn(&nqn)?;
-    let block_size_bytes = Some(superblock.logical_block_size).filter(|&bytes| bytes != 0);
-    let mut bdevs = Vec::with_capacity(report.probes.len());
+    let quoted = |text: &str| toml::Value::from(text).to_string();
+    let mut text = String::new();
+    let mut members = Vec::with_capacity(report.probes.len());
     for (index, probe) in report.probes.iter().enumerate() {
+        let shown = probe.path.display();
         // A relative path would be taken from the state directory.
-        let path = std::path::absolute(&probe.path)
-            .map_err(|error| format!("{}: {error}", probe.path.display()))?;
-        let kind = BdevKind::Uring { path, block_size_bytes, create_bytes: None };
-        bdevs.push(BdevConfig { name: format!("member{index}"), uuid: None, kind });
+        let path = std::path::absolute(&probe.path).map_err(|error| format!("{shown}: {error}"))?;
+        let path = path.to_str().ok_or_else(|| format!("{shown}: the path is not UTF-8"))?;
+        text += &format!("[[bdev]]\nname = \"member{index}\"\nkind = \"uring\"\n");
+        text += &format!("path = {}\n", quoted(path));
+        if superblock.logical_block_size != 0 {
+            text += &format!("block_size_bytes = {}\n", superblock.logical_block_size);
+        }
+        text.push('\n');
+        members.push(format!("\"member{index}\""));
     }
-    let array = ArrayConfig {
-        name: name.clone(),
-        members: bdevs.iter().map(|bdev| bdev.name.clone()).collect(),
-        bitmap: true,
-        chunk_size_bytes: None,
-        assume_clean: false,
-        daemon_sleep_s: DAEMON_SLEEP_S_DEFAULT,
-        barrier_idle_s: BARRIER_IDLE_S_DEFAULT,
-        start_degraded: options.start_degraded,
-    };
-    let subsystem = SubsystemConfig {
-        nqn,
-        serial: SERIAL_DEFAULT.to_owned(),
-        model: MODEL_DEFAULT.to_owned(),
-        allow_any_host: true,
-        hosts: Vec::new(),
-        namespaces: vec![(name, Some(1))],
-        listen: vec![options.listen],
-    };
-    Ok(Config {
-        target: TargetConfig::default(),
-        bdevs,
-        arrays: vec![array],
-        subsystems: vec![subsystem],
-    })
+    // An array has all its members in its configuration, those that are missing as well.
+    for slot in &array.missing_slots {
+        text += &format!("# Missing: the path of the member of slot {slot} belongs here.\n");
+        text += &format!("[[bdev]]\nname = \"missing{slot}\"\nkind = \"uring\"\n");
+        text += &format!("path = \"missing-slot-{slot}\"\n\n");
+        members.push(format!("\"missing{slot}\""));
+    }
+    let (name, nqn) = (quoted(&name), quoted(&nqn));
+    text += &format!("[[array]]\nname = {name}\nlevel = 1\nmembers = [{}]\n", members.join(", "));
+    if options.start_degraded {
+        text += "start_degraded = \"start\"\n";
+    }
+    text += &format!(
+        "\n[[subsystem]]\nnqn = {nqn}\nallow_any_host = true\n\
+         namespaces = [{{ bdev = {name}, nsid = 1 }}]\nlisten = [\"{}\"]\n",
+        options.listen
+    );
+    Ok(text)
 }

@@ -1,5 +1,7 @@
 //! What a device carries of md's metadata, wherever its bytes come from: the engine, or a file.
 
+use std::fmt::Display;
+
 use crate::md::{
     BITMAP_HEAD_BYTES, BitmapError, BitmapSuperblock, Candidate, Features, SUPERBLOCK_READ_BYTES,
     Superblock, SuperblockError, Unverified, candidate_sectors,
@@ -21,7 +23,7 @@ pub enum Carried {
 ///
 /// # Errors
 /// What `read` fails with.
-pub fn look<E>(
+pub fn look<E: Display>(
     device_sectors: u64,
     mut read: impl FnMut(u64, usize) -> Result<Vec<u8>, E>,
 ) -> Result<Carried, E> {
@@ -30,7 +32,7 @@ pub fn look<E>(
         let bytes = read(sector, SUPERBLOCK_READ_BYTES)?;
         match Unverified::parse(&bytes, sector) {
             Ok(superblock) => {
-                let bitmap = bitmap_head(device_sectors, &superblock, &mut read)?;
+                let bitmap = bitmap_head(device_sectors, &superblock, &mut read);
                 let candidate = Candidate { device_sectors, superblock, bitmap };
                 return Ok(Carried::Member(Box::new(candidate)));
             }
@@ -41,20 +43,23 @@ pub fn look<E>(
     Ok(damaged.map_or(Carried::Nothing, Carried::Damaged))
 }
 
-fn bitmap_head<E>(
+/// A head that can't be read is the bitmap's trouble: another member may have one.
+fn bitmap_head<E: Display>(
     device_sectors: u64,
     superblock: &Superblock,
     read: &mut impl FnMut(u64, usize) -> Result<Vec<u8>, E>,
-) -> Result<Option<Result<BitmapSuperblock, BitmapError>>, E> {
+) -> Option<Result<BitmapSuperblock, BitmapError>> {
     if !superblock.features.contains(Features::BITMAP_OFFSET) {
-        return Ok(None);
+        return None;
     }
     let fits = |sector: &u64| sector.checked_add(8).is_some_and(|end| end <= device_sectors);
     let Some(sector) = superblock.bitmap_sector().filter(fits) else {
-        return Ok(Some(Err(BitmapError::NoPosition)));
+        return Some(Err(BitmapError::NoPosition));
     };
-    let bytes = read(sector, BITMAP_HEAD_BYTES)?;
-    Ok(Some(BitmapSuperblock::parse(&bytes, superblock)))
+    Some(match read(sector, BITMAP_HEAD_BYTES) {
+        Ok(bytes) => BitmapSuperblock::parse(&bytes, superblock),
+        Err(error) => Err(BitmapError::Unreadable { reason: error.to_string() }),
+    })
 }
 
 /// The state bytes of all chunks of a lockless bitmap, as they are on the member that `superblock`

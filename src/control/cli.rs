@@ -231,11 +231,11 @@ fn run_assemble(arguments: AssembleArgs) -> Result<(), String> {
     })?;
     if dry_run {
         let text = assembled.report.to_text(Style::of_stdout());
-        let subsystem = &assembled.config.subsystems[0];
+        let nqn = &assembled.config.subsystems[0].nqn;
         return print(&format!(
-            "{text}\nwould be served as namespace 1 of {} on {listen}; nothing was started or \
-             written (--dry-run)\n",
-            subsystem.nqn
+            "{text}\nwould be served as namespace 1 of {nqn} on {listen}; nothing was started or \
+             written (--dry-run). As a configuration file for mdof target:\n\n{}",
+            assembled.config_text
         ));
     }
     // Notes on arrays go by their names, which strange arrays may share: each has its own place.

@@ -29,7 +29,7 @@ const BITMAP_OFFSET_SECTORS: i32 = 8;
 /// Superblock, the 4 KiB before it, and room for a bad-block log: mdadm's 24 sectors.
 const FIXED_SECTORS: u64 = 24;
 /// mdadm's space for a lockless bitmap.
-const BITMAP_SECTORS_MIN: u32 = 256;
+pub(super) const BITMAP_SECTORS_MIN: u32 = 256;
 /// Space for 2^24 chunks: 1 MiB each up to 16 TiB.
 const BITMAP_SECTORS_MAX: u32 = 32_776;
 /// The chunk size that the space is chosen for: 1 MiB.
@@ -330,7 +330,7 @@ fn superblock(array: &NewArray, slot: usize, size: u64, data_offset: u64) -> Sup
     }
     let mut set_name = [0; 32];
     set_name[..array.name.len()].copy_from_slice(array.name.as_bytes());
-    Superblock {
+    let mut superblock = Superblock {
         features: Features::BITMAP_OFFSET,
         set_uuid: array.set_uuid,
         set_name,
@@ -357,7 +357,9 @@ fn superblock(array: &NewArray, slot: usize, size: u64, data_offset: u64) -> Sup
         resync_offset_sectors: MAX_SECTOR,
         logical_block_size: member.logical_block_size,
         roles,
-    }
+    };
+    superblock.updated_at(array.ctime.seconds(), true);
+    superblock
 }
 
 #[cfg(test)]

@@ -56,12 +56,12 @@ impl Channel {
         survey.all_zero = true;
         for (index, chunk) in chunks.enumerate() {
             match map.state(chunk) {
-                ChunkState::Unwritten if !mutant!(UnwrittenReadAsFound) => {
-                    survey.zero_chunks |= 1 << index
+                ChunkState::Unwritten
+                    if self.shared.unwritten_reads_zero && !mutant!(UnwrittenReadAsFound) =>
+                {
+                    survey.zero_chunks |= 1 << index;
                 }
-                ChunkState::Unwritten | ChunkState::Clean | ChunkState::Dirty => {
-                    survey.all_zero = false
-                }
+                ChunkState::Clean | ChunkState::Dirty => survey.all_zero = false,
                 _ => {
                     survey.all_zero = false;
                     survey.in_doubt = true;

@@ -117,9 +117,11 @@ impl BitmapKeeper {
         })
     }
 
-    /// Every unit is to be written again, because the members' copies may differ.
+    /// Every unit is to be written again, because the members' copies may differ. The first one,
+    /// whose header vouches for the others, follows with the first update of the superblocks,
+    /// which waits until these are durable: a crash before leaves the bitmap as doubtful as it was.
     pub(super) fn rewrite_all(&mut self) {
-        for unit in 0..self.ledger.units() {
+        for unit in 1..self.ledger.units() {
             self.ledger.mark(unit, Urgency::Now);
         }
     }
@@ -265,14 +267,22 @@ impl Owner {
             let state = self.shared.chunk_state(chunk).expect("a bitmap has a map");
             // Also before a write of all of it: a power cut in its middle may leave either
             // zeroes or the new data, never what the members held before.
-            if state == ChunkState::Unwritten && !mutant!(SkipZeroing) {
+            let untouched = state == ChunkState::Unwritten && !mutant!(SkipZeroing);
+            if untouched && self.shared.unwritten_reads_zero {
                 blocked = Some(match self.zero_chunk(chunk, out) {
                     true => Blocked::Unit(self.keeper().ledger.unit_of(chunk)),
                     false => return Some(Blocked::ZeroJobs),
                 });
                 continue;
             }
-            let next = state::on_write(state, degraded);
+            // Where Linux md has called it Unwritten, the rest of the chunk may hold data, or
+            // differ: resync makes the members alike.
+            let next = if untouched {
+                self.walker.look_again();
+                ChunkState::NeedSync
+            } else {
+                state::on_write(state, degraded)
+            };
             let map = self.shared.map.as_ref().expect("a bitmap has a map");
             if next != state {
                 map.change(chunk, next);

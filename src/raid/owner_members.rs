@@ -180,7 +180,12 @@ impl Owner {
         if self.failed {
             return;
         }
-        if self.recorder.state == RecordState::Idle && !self.recorder.is_durable() {
+        // An array that starts with a bitmap to rewrite vouches for it only when it is rewritten.
+        let rewriting = self.life() == Life::Starting
+            && self.recorder.state == RecordState::Idle
+            && self.bitmap.as_ref().is_some_and(|bitmap| !bitmap.is_settled());
+        let wanted = self.recorder.state == RecordState::Idle && !self.recorder.is_durable();
+        if wanted && !rewriting {
             self.recorder.set_state(RecordState::Header);
             self.recorder.writing = self.recorder.wanted;
             self.recorder.events += 1;
@@ -211,7 +216,7 @@ impl Owner {
                 self.members[usize::from(slot)].superblock.as_mut().expect("it is in sync");
             superblock.events = self.recorder.events;
             superblock.resync_offset_sectors = resync_offset;
-            superblock.utime_from(out.wall_clock_s, 0);
+            superblock.updated_at(out.wall_clock_s, self.shared.unwritten_reads_zero);
             let buf = &mut self.recorder.bufs[usize::from(slot)];
             // One block for md's usual 128 roles: it can't be torn. A longer table needs more.
             let blocks = superblock.encode_into(buf.as_mut_slice()).div_ceil(block);

@@ -43,6 +43,14 @@ pub(super) fn shared(config: &ArrayConfig, bdev: BdevId) -> Result<Shared, Strin
     if !matches!(block, 512 | 4096) {
         return Err(format!("array {name}: block size {block} is neither 512 nor 4096"));
     }
+    let array_block = u64::from(superblock.logical_block_size);
+    // 0: made by an older kernel, or never started.
+    if array_block != 0 && array_block != block {
+        return Err(format!(
+            "array {name} has logical blocks of {array_block} bytes, its member bdevs have blocks \
+             of {block}; set block_size_bytes = {array_block} for them"
+        ));
+    }
     let sectors_per_block = block / SECTOR_BYTES;
     let blocks = superblock.size_sectors / sectors_per_block;
     if blocks == 0 {
@@ -61,20 +69,25 @@ pub(super) fn shared(config: &ArrayConfig, bdev: BdevId) -> Result<Shared, Strin
     let members = (0..).zip(&config.members).map(|(slot, member)| {
         let Some(member) = member else { return Ok(None) };
         let offset = member.superblock.data_offset_sectors;
-        if offset % sectors_per_block != 0 || member.superblock.size_sectors < blocks {
+        if offset % sectors_per_block != 0
+            || member.superblock.super_offset_sectors % sectors_per_block != 0
+        {
             return Err(format!("array {name}: member {slot} is not aligned to its blocks"));
         }
         let data_lba = offset / sectors_per_block;
         Ok(Some(MemberPlace { bdev: member.bdev, data_lba, unmap: member.unmap }))
     });
+    let unwritten_reads_zero =
+        config.members.iter().flatten().all(|member| member.superblock.unwritten_reads_zero());
     Ok(Shared {
         bdev,
         block_size_bytes: config.block_size_bytes,
         blocks,
         chunk_shift,
         map: map(config, blocks, chunk_shift)?,
-        discards: matches!(config.bitmap, BitmapConfig::Lockless { .. }),
+        discards: unwritten_reads_zero && matches!(config.bitmap, BitmapConfig::Lockless { .. }),
         members: members.collect::<Result<_, String>>()?,
+        unwritten_reads_zero,
     })
 }
 

@@ -238,7 +238,8 @@ impl<M: Send> Port<M> {
     }
 }
 
-#[cfg(all(test, not(feature = "loom")))]
+#[cfg(not(feature = "loom"))]
+#[cfg(test)]
 mod tests {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
 

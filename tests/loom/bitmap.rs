@@ -58,6 +58,7 @@ struct World {
 }
 
 impl World {
+    #[allow(clippy::arc_with_non_send_sync, reason = "loom's threads share one of the system")]
     fn new(states: [ChunkState; CHUNKS]) -> Arc<Self> {
         let place = MemberPlace { bdev: MEMBER, data_lba: 0, unmap: false };
         let shared = Shared {

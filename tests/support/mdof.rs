@@ -155,6 +155,8 @@ impl Mdof {
             text += &line;
             text.push('\n');
         }
+        // And its log.
+        self.child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
         (text, status.code())
     }
 

@@ -74,4 +74,5 @@ Examples:
   mdof assemble /dev/nvme0n1 /dev/nvme1n1 --listen 192.0.2.1:4420
 
 Runs a target in the foreground that serves the array these members make to any NVMe host, as
-namespace 1. What was in doubt after a crash is resynced. For more than that use mdof target.";
+namespace 1. What was in doubt after a crash is resynced. For more than that use mdof target with a
+configuration file, which --dry-run prints.";

@@ -305,35 +305,17 @@ fn array(
     for member in raw.members.get_ref() {
         members.push(claim(member, &user, names)?);
     }
-    let bitmap = match &raw.bitmap {
-        None => true,
-        Some(word) => match word.get_ref().as_str() {
-            "lockless" => true,
-            "none" => false,
-            other => {
-                let message = format!("bitmap is \"lockless\" or \"none\", not \"{other}\"");
-                return fault(word, message);
-            }
-        },
-    };
-    let start_degraded = match &raw.start_degraded {
-        None => false,
-        Some(word) => match word.get_ref().as_str() {
-            "refuse" => false,
-            "start" => true,
-            other => {
-                let message = format!("start_degraded is \"refuse\" or \"start\", not \"{other}\"");
-                return fault(word, message);
-            }
-        },
-    };
+    let without_bitmap = choice("bitmap", raw.bitmap.as_ref(), ["lockless", "none"])?;
+    let start_degraded =
+        choice("start_degraded", raw.start_degraded.as_ref(), ["refuse", "start"])?;
+    let bitmap_lost_resync = choice("bitmap_lost", raw.bitmap_lost.as_ref(), ["refuse", "resync"])?;
     if let Some(sleep) = raw.daemon_sleep_s.as_ref().filter(|sleep| *sleep.get_ref() == 0) {
         return fault(sleep, "daemon_sleep_s is at least 1".to_owned());
     }
     Ok(ArrayConfig {
         name: enter(&raw.name, names)?,
         members,
-        bitmap,
+        bitmap: !without_bitmap,
         chunk_size_bytes: chunk_size(raw)?,
         assume_clean: raw.assume_clean,
         daemon_sleep_s: raw
@@ -342,7 +324,20 @@ fn array(
             .map_or(DAEMON_SLEEP_S_DEFAULT, |sleep| *sleep.get_ref()),
         barrier_idle_s: raw.barrier_idle_s.unwrap_or(BARRIER_IDLE_S_DEFAULT),
         start_degraded,
+        convert_bitmap: raw.convert_bitmap,
+        bitmap_lost_resync,
     })
+}
+
+/// A key that takes one of two words: whether it is the second. Absent, it is the first.
+fn choice(key: &str, word: Option<&Spanned<String>>, words: [&str; 2]) -> Result<bool, Fault> {
+    let Some(word) = word else { return Ok(false) };
+    let [first, second] = words;
+    match word.get_ref().as_str() {
+        text if text == first => Ok(false),
+        text if text == second => Ok(true),
+        other => fault(word, format!("{key} is \"{first}\" or \"{second}\", not \"{other}\"")),
+    }
 }
 
 fn chunk_size(raw: &RawArray) -> Result<Option<u64>, Fault> {

@@ -331,11 +331,6 @@ impl<'a> Group<'a> {
 
     /// Goes the way that a start goes, up to the point where it would touch anything.
     fn plan(&self, assembly: &Assembly) -> Result<Plan, String> {
-        if let BitmapPlan::Load { candidate, .. } = assembly.bitmap
-            && let Some(Err(error)) = &self.members[candidate].states
-        {
-            return Err(format!("the bitmap of member {candidate}: {error}"));
-        }
         let superblock = &assembly.superblock;
         let block_size_bytes = match superblock.logical_block_size {
             0 => 512,

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::params::decode;
 use crate::control::config::{BARRIER_IDLE_S_DEFAULT, DAEMON_SLEEP_S_DEFAULT};
 use crate::control::rpc::RpcError;
-use crate::control::target::{ArrayOptions, CreateOptions, Members, Target, TargetError};
+use crate::control::target::{ArrayOptions, CreateOptions, Members, Takeover, Target, TargetError};
 use crate::md;
 use crate::raid::ArrayStatus;
 
@@ -37,6 +37,11 @@ struct Create {
     /// Our own: assemble with members missing.
     #[serde(default)]
     start_degraded: bool,
+    /// Our own: turn a classic bitmap into a lockless one.
+    #[serde(default)]
+    convert_bitmap: bool,
+    /// Our own: "refuse" (default) or "resync" when no member has a bitmap that can be used.
+    bitmap_lost: Option<String>,
 }
 
 impl Create {
@@ -62,6 +67,9 @@ impl Create {
         };
         if !self.chunk_size_kib.is_none_or(fits) {
             return invalid("chunk_size_kib is a power of two from 4 to 1048576");
+        }
+        if !matches!(self.bitmap_lost.as_deref(), None | Some("refuse" | "resync")) {
+            return invalid("bitmap_lost is \"refuse\" or \"resync\"");
         }
         if self.chunk_size_kib.is_some() && self.bitmap.as_deref() == Some("none") {
             return invalid("chunk_size_kib is of the bitmap, and bitmap is \"none\"");
@@ -103,7 +111,12 @@ pub(super) fn create(target: &mut Target, params: Option<Value>) -> Result<Value
                 return Err(TargetError::Exists(text).into());
             }
             let members = &params.base_bdevs;
-            target.assemble_array(&params.name, members, params.start_degraded, &options)?;
+            let degraded = params.start_degraded;
+            let takeover = Takeover {
+                convert_bitmap: params.convert_bitmap,
+                bitmap_lost_resync: params.bitmap_lost.as_deref() == Some("resync"),
+            };
+            target.assemble_array(&params.name, members, degraded, &options, &takeover)?;
         }
     }
     Ok(json!(true))

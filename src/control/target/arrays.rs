@@ -2,13 +2,14 @@
 
 use uuid::Uuid;
 
+use super::takeover::{Given, Takeover};
 use super::{Array, Backing, Bdev, Member, Target, TargetError, io_error};
 use crate::bdev::BdevId;
 use crate::control::carried::{Carried, short_name};
 use crate::control::{names, units};
 use crate::md::{
-    self, Assembly, BitmapPlan, Candidate, CreateError, Creation, Features, NewArray, NewMember,
-    Slot,
+    self, Assembly, BitmapPlan, BitmapVersion, Candidate, CreateError, Creation, Features,
+    NewArray, NewMember, Slot,
 };
 use crate::raid::assembly::{self, CandidateBdev, from_assembly, from_creation};
 use crate::raid::{ArrayConfig, ArrayStatus, BitmapConfig, MemberConfig};
@@ -150,42 +151,56 @@ impl Target {
         members: &[String],
         start_degraded: bool,
         options: &ArrayOptions,
+        takeover: &Takeover,
     ) -> Result<StartedHow, TargetError> {
         let members = self.check_members(name, members)?;
-        let mut names = Vec::new();
-        let mut candidates: Vec<Candidate> = Vec::new();
-        for member in members {
-            if let Carried::Member(candidate) = self.read_superblock(&member)? {
-                candidates.push(*candidate);
-                names.push(member);
-            }
-        }
-        let assembly = md::assemble(&candidates).map_err(|error| {
-            TargetError::Invalid(format!("array {name} on {}: {error}", numbered(&names)))
-        })?;
+        let given = self.read_members(&members)?;
+        let given = self.take_over(name, given, start_degraded, takeover)?;
+        let assembly = given.assemble(name, takeover)?;
+        let Given { names, candidates } = &given;
         let how = StartedHow {
             slots: assembly.slots.len(),
             in_sync: assembly.in_sync_count(),
             dirty: assembly.dirty,
         };
         if assembly.is_degraded() && !start_degraded {
-            return Err(TargetError::Invalid(degraded_text(name, &assembly, &names)));
+            return Err(TargetError::Invalid(degraded_text(name, &assembly, names)));
         }
-        let mut states = vec![None; candidates.len()];
-        for slot in &assembly.slots {
-            let Slot::InSync { candidate } = *slot else { continue };
-            let Candidate { superblock, bitmap, .. } = &candidates[candidate];
-            if let (BitmapPlan::Load { .. }, Some(Ok(bitmap))) = (&assembly.bitmap, bitmap) {
-                states[candidate] =
-                    Some(self.read_states(&names[candidate], superblock, bitmap)?);
-            }
-        }
-        let options = self.raid_options(name, &names, options)?;
-        let bdevs = self.candidates(&names)?;
-        let config = from_assembly(options, &assembly, &candidates, &bdevs, &states)
+        Self::report_bitmaps(name, &given, &assembly);
+        let states = self.read_all_states(name, &given, &assembly);
+        let raid_options = self.raid_options(name, names, options)?;
+        let bdevs = self.candidates(names)?;
+        let config = from_assembly(raid_options, &assembly, candidates, &bdevs, &states)
             .map_err(|error| TargetError::Invalid(format!("array {name}: {error}")))?;
         self.start(config)?;
         Ok(how)
+    }
+
+    /// The chunk states of every in-sync member whose bitmap can be read.
+    fn read_all_states(
+        &mut self,
+        name: &str,
+        given: &Given,
+        assembly: &Assembly,
+    ) -> Vec<Option<Vec<u8>>> {
+        let mut states = vec![None; given.candidates.len()];
+        for slot in &assembly.slots {
+            let Slot::InSync { candidate } = *slot else { continue };
+            let Candidate { superblock, bitmap, .. } = &given.candidates[candidate];
+            let (BitmapPlan::Load { .. }, Some(Ok(bitmap))) = (&assembly.bitmap, bitmap) else {
+                continue;
+            };
+            if bitmap.version != BitmapVersion::Lockless || bitmap.needs_initialising() {
+                continue;
+            }
+            match self.read_states(&given.names[candidate], superblock, bitmap) {
+                Ok(read) => states[candidate] = Some(read),
+                Err(error) => tracing::warn!(
+                    "array {name}: {error}; the bitmaps of the other members are used"
+                ),
+            }
+        }
+        states
     }
 
     fn raid_options(
@@ -316,13 +331,8 @@ fn planned(plan: &NewArray, create: &CreateOptions) -> Result<Creation, CreateEr
     Ok(creation)
 }
 
-fn numbered(names: &[String]) -> String {
-    let numbered: Vec<String> =
-        names.iter().enumerate().map(|(index, name)| format!("{name} (member {index})")).collect();
-    numbered.join(", ")
-}
-
-fn degraded_text(name: &str, assembly: &Assembly, names: &[String]) -> String {
+/// Why an array with members missing was not started.
+pub(super) fn degraded_text(name: &str, assembly: &Assembly, names: &[String]) -> String {
     let mut text = format!(
         "array {name} has {} of {} members in sync",
         assembly.in_sync_count(),

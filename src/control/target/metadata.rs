@@ -2,12 +2,16 @@
 
 use super::{Target, TargetError, io_error};
 use crate::bdev::BdevId;
+use crate::bitmap::ChunkState;
 use crate::control::carried::{self, Carried};
-use crate::md::{BitmapSuperblock, Creation, SECTOR_BYTES, SUPERBLOCK_READ_BYTES, Superblock};
+use crate::md::{
+    BITMAP_HEAD_BYTES, BitmapSuperblock, CLASSIC_BITS_OFFSET_BYTES, Creation, SECTOR_BYTES,
+    SUPERBLOCK_READ_BYTES, Superblock, classic_bits_bytes,
+};
 
 impl Target {
     /// Reads whole bytes from a member; offset and length are multiples of 4096 or the block size.
-    fn read_bytes(
+    pub(super) fn read_bytes(
         &mut self,
         name: &str,
         offset: u64,
@@ -25,7 +29,12 @@ impl Target {
     }
 
     /// Writes whole blocks to a member, durably.
-    fn write_bytes(&mut self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), TargetError> {
+    pub(super) fn write_bytes(
+        &mut self,
+        name: &str,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<(), TargetError> {
         let (id, block) = self.member(name)?;
         self.engine
             .write(id, offset / block, bytes)
@@ -45,7 +54,7 @@ impl Target {
     }
 
     /// Reads `length` bytes from a 512-byte sector of a member whose blocks may be larger.
-    fn read_sectors(
+    pub(super) fn read_sectors(
         &mut self,
         name: &str,
         sector: u64,
@@ -75,6 +84,59 @@ impl Target {
         })
     }
 
+    /// The bits of a classic bitmap, as they are on the member.
+    pub(super) fn read_classic_bits(
+        &mut self,
+        name: &str,
+        superblock: &Superblock,
+        head: &BitmapSuperblock,
+    ) -> Result<Vec<u8>, TargetError> {
+        let sector = superblock.bitmap_sector().expect("a bitmap was read from there");
+        let size_sectors = self.bdev(name)?.geometry.size_bytes() / SECTOR_BYTES;
+        let bytes = CLASSIC_BITS_OFFSET_BYTES + classic_bits_bytes(head);
+        if bytes > (size_sectors - sector) * SECTOR_BYTES {
+            let text = format!("the bitmap of bdev {name} is larger than the device");
+            return Err(TargetError::Invalid(text));
+        }
+        let head_bytes = usize::try_from(CLASSIC_BITS_OFFSET_BYTES).expect("a small constant");
+        let bytes = usize::try_from(bytes).expect("smaller than a device");
+        let mut read = self.read_sectors(name, sector, bytes)?;
+        read.drain(..head_bytes);
+        Ok(read)
+    }
+
+    /// Writes a whole lockless bitmap, Clean but for the chunks in doubt, to the place that
+    /// `superblock` names.
+    pub(super) fn write_converted_bitmap(
+        &mut self,
+        name: &str,
+        superblock: &Superblock,
+        head: &BitmapSuperblock,
+        in_doubt: &[bool],
+    ) -> Result<(), TargetError> {
+        let area = usize::try_from(u64::from(head.sectors_reserved) * SECTOR_BYTES)
+            .expect("bounded by the plan");
+        let mut bytes = vec![0; area];
+        let space = bytes.first_chunk_mut::<BITMAP_HEAD_BYTES>().expect("an area has a head");
+        head.encode_into(space);
+        for (byte, &doubt) in bytes[BITMAP_HEAD_BYTES..].iter_mut().zip(in_doubt) {
+            *byte = if doubt { ChunkState::NeedSync } else { ChunkState::Clean } as u8;
+        }
+        let sector = superblock.bitmap_sector().expect("the plan gave it a position");
+        self.write_bytes(name, sector * SECTOR_BYTES, &bytes)
+    }
+
+    /// Writes one superblock to its place.
+    pub(super) fn write_superblock(
+        &mut self,
+        name: &str,
+        superblock: &Superblock,
+    ) -> Result<(), TargetError> {
+        let mut bytes = vec![0; SUPERBLOCK_READ_BYTES];
+        superblock.encode_into(&mut bytes);
+        self.write_bytes(name, superblock.super_offset_sectors * SECTOR_BYTES, &bytes)
+    }
+
     /// Writes a new array's metadata: on each member the whole bitmap area, on all of them, before
     /// the first superblock makes one of them a member.
     pub(super) fn write_creation(
@@ -90,9 +152,7 @@ impl Target {
             }
         }
         for (name, superblock) in members.iter().zip(&creation.superblocks) {
-            let mut bytes = vec![0; SUPERBLOCK_READ_BYTES];
-            superblock.encode_into(&mut bytes);
-            self.write_bytes(name, superblock.super_offset_sectors * SECTOR_BYTES, &bytes)?;
+            self.write_superblock(name, superblock)?;
         }
         Ok(())
     }

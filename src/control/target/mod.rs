@@ -5,6 +5,7 @@ mod arrays;
 mod bdevs;
 mod metadata;
 mod nvmf;
+mod takeover;
 
 use std::collections::BTreeMap;
 
@@ -14,6 +15,7 @@ use uuid::Uuid;
 pub use arrays::{ArrayOptions, CreateOptions, Members, StartedHow};
 pub use bdevs::BdevSpec;
 pub use nvmf::{NewNamespace, Transport, listen_error};
+pub use takeover::Takeover;
 
 use crate::bdev::{BdevId, Device, Geometry, IoStatus};
 use crate::control::rpc::RpcError;

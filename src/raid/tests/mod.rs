@@ -22,6 +22,7 @@ mod oracle;
 mod rng;
 mod run;
 mod scenario;
+mod stale;
 mod trace;
 mod world;
 

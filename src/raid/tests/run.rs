@@ -91,14 +91,20 @@ fn the_same_seed_gives_the_same_log() {
 }
 
 /// Seeds after which a bug must have been found.
-const MUTANT_SEEDS: u64 = SEEDS;
+const MUTANT_SEEDS: u64 = 6000;
+
+/// Where the search begins for bugs that show seldom.
+const RARE: [(Mutant, u64); 2] =
+    [(Mutant::RecordedOnFirstSurvivor, 0), (Mutant::NoUnionOfBitmaps, 0)];
 
 #[test]
 fn every_planted_bug_is_found() {
     let mut missed = Vec::new();
     for mutant in mutant::ALL {
         mutant::plant(Some(mutant));
-        let found = (0..MUTANT_SEEDS).find_map(|seed| Some((seed, try_life(seed, false).err()?)));
+        let first = RARE.iter().find(|(rare, _)| *rare == mutant).map_or(0, |&(_, seed)| seed);
+        let found =
+            (first..MUTANT_SEEDS).find_map(|seed| Some((seed, try_life(seed, false).err()?)));
         mutant::plant(None);
         match found {
             Some((seed, what)) => println!("{mutant:?}: seed {seed}: {what}"),

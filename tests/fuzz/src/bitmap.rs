@@ -33,6 +33,11 @@ fn superblock(input: &mut Input<'_>) -> Superblock {
 
 /// A head that is accepted is one that the rest can rely on.
 pub fn run(data: &[u8]) {
+    starts(data);
+}
+
+/// Whether an array would start with this bitmap.
+pub fn starts(data: &[u8]) -> bool {
     let mut input = Input(data);
     let mut bytes = [0; BITMAP_HEAD_BYTES];
     let head = input.take(BITMAP_HEAD_BYTES);
@@ -45,7 +50,10 @@ pub fn run(data: &[u8]) {
     }
     let bitmap = match BitmapSuperblock::parse(&bytes, &superblock) {
         Ok(bitmap) => bitmap,
-        Err(error) => return assert!(!error.to_string().is_empty()),
+        Err(error) => {
+            assert!(!error.to_string().is_empty());
+            return false;
+        }
     };
     let mut encoded = [0; BITMAP_HEAD_BYTES];
     bitmap.encode_into(&mut encoded);
@@ -53,9 +61,9 @@ pub fn run(data: &[u8]) {
     let device_sectors = superblock.data_offset_sectors + superblock.data_size_sectors;
     let chunks = bitmap.chunk_count();
     let candidate = Candidate { device_sectors, superblock, bitmap: Some(Ok(bitmap)) };
-    let Ok(assembly) = assemble(std::slice::from_ref(&candidate)) else { return };
+    let Ok(assembly) = assemble(std::slice::from_ref(&candidate)) else { return false };
     if chunks > CHUNKS_MAX {
-        return;
+        return false;
     }
     let read = match &assembly.bitmap {
         BitmapPlan::Load { .. } => {
@@ -66,10 +74,10 @@ pub fn run(data: &[u8]) {
         }
         _ => None,
     };
-    start(&assembly, candidate, read);
+    start(&assembly, candidate, read)
 }
 
-fn start(assembly: &Assembly, candidate: Candidate, read: Option<Vec<u8>>) {
+fn start(assembly: &Assembly, candidate: Candidate, read: Option<Vec<u8>>) -> bool {
     let options = ArrayOptions {
         name: "raid".to_owned(),
         block_size_bytes: 512,
@@ -79,6 +87,6 @@ fn start(assembly: &Assembly, candidate: Candidate, read: Option<Vec<u8>>) {
     };
     let bdevs = [CandidateBdev { bdev: BdevId(1), unmap: false }];
     let candidates = [candidate];
-    let Ok(config) = from_assembly(options, assembly, &candidates, &bdevs, &[read]) else { return };
-    let _ = mdof::raid::prepare(&config, BdevId(0));
+    from_assembly(options, assembly, &candidates, &bdevs, &[read])
+        .is_ok_and(|config| mdof::raid::prepare(&config, BdevId(0)).is_ok())
 }

@@ -72,16 +72,13 @@ impl World {
     fn step(&mut self, input: &mut Input<'_>) {
         let digests = self.conn.digests();
         match input.u8() & 15 {
-            0 => self.command(input),
-            1 => self.peer.send_ic_req(input.u8(), input.u8()),
-            2 => self.bend(input),
-            3 => {
-                let count = usize::from(input.u8());
-                self.peer.outgoing.extend(input.take(count));
-            }
+            // What ends a connection must be rare, or little else would be seen.
+            1..=3 if input.u8() < 12 => self.misbehave(input),
+            0..=3 => self.command(input),
             4 | 5 if !self.peer.transfers.is_empty() => {
                 let index = usize::from(input.u8()) % self.peer.transfers.len();
-                self.peer.send_data(index, input.u32() & 0x3_ffff, digests);
+                let (bytes, is_bold) = (input.u32() & 0x3_ffff, input.u8() < 4);
+                self.peer.send_data(index, bytes, is_bold, digests);
             }
             6 => self.deliver(usize::from(input.u8())),
             4 | 5 | 7 => self.deliver(usize::MAX),
@@ -120,6 +117,17 @@ impl World {
                 let some = &in_capsule[..in_capsule.len().min(512)];
                 self.peer.send_command((opcode, cid), (sgl, bytes), some, digests);
             }
+        }
+    }
+
+    fn misbehave(&mut self, input: &mut Input<'_>) {
+        match input.u8() & 3 {
+            0 => self.peer.send_ic_req(input.u8(), input.u8()),
+            1 => {
+                let count = usize::from(input.u8());
+                self.peer.outgoing.extend(input.take(count));
+            }
+            _ => self.bend(input),
         }
     }
 

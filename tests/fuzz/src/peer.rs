@@ -75,21 +75,22 @@ impl Peer {
         self.send(&header, data, 4, digests);
     }
 
-    /// The next data of a transfer, `bytes` of them, or all that is left.
-    pub fn send_data(&mut self, index: usize, bytes: u32, digests: (bool, bool)) {
+    /// The next data of a transfer, `bytes` of them, or all that is left. A bold host sends more
+    /// than it was asked for.
+    pub fn send_data(&mut self, index: usize, bytes: u32, is_bold: bool, digests: (bool, bool)) {
         let transfer = &mut self.transfers[index];
         let left = transfer.bytes.saturating_sub(transfer.sent_bytes);
-        let bytes = bytes.min(left);
+        let bytes = if is_bold { bytes.min(0x1_ffff) } else { bytes.min(left).min(0x2_0000) };
         let mut header = [0; 24];
         header[0] = 6;
-        header[1] = if bytes == left { 4 } else { 0 };
+        header[1] = if bytes >= left { 4 } else { 0 };
         header[2] = 24;
         header[8..10].copy_from_slice(&transfer.cid.to_le_bytes());
         header[10..12].copy_from_slice(&transfer.ttag.to_le_bytes());
         header[12..16].copy_from_slice(&transfer.sent_bytes.to_le_bytes());
         header[16..20].copy_from_slice(&bytes.to_le_bytes());
         transfer.sent_bytes += bytes;
-        if bytes == left {
+        if bytes >= left {
             self.transfers.swap_remove(index);
         }
         let data = vec![0x5a; bytes as usize];
