@@ -57,7 +57,8 @@ impl ChunkMap {
     pub fn enter(&self, chunk: usize) -> bool {
         // Acquire: pairs with the Release in `open`, which follows the durable metadata write.
         let byte = self.bytes[chunk].load(Ordering::Acquire);
-        is_open(byte) || (byte & AGING != 0 && self.keep_dirty(chunk, byte))
+        is_open(byte)
+            || (byte & AGING != 0 && (mutant!(WriterLeavesMark) || self.keep_dirty(chunk, byte)))
     }
 
     /// Writer, any core: [`Self::enter`] for each of `chunks`.
@@ -87,6 +88,18 @@ impl ChunkMap {
     pub fn state(&self, chunk: usize) -> ChunkState {
         let byte = self.bytes[chunk].load(Ordering::Acquire) & !FLAGS;
         ChunkState::from_byte(byte).expect("only states are stored")
+    }
+
+    /// Any core: whether the chunk is Unwritten and no change to it is under way.
+    #[must_use]
+    pub fn is_unwritten_for_good(&self, chunk: usize) -> bool {
+        self.bytes[chunk].load(Ordering::Acquire) == ChunkState::Unwritten as u8
+    }
+
+    /// Owner: whether the chunk's last change is durable.
+    #[must_use]
+    pub fn is_durable(&self, chunk: usize) -> bool {
+        self.bytes[chunk].load(Ordering::Relaxed) & (CHANGED | IN_FLIGHT) == 0
     }
 
     /// Owner: whether the chunk's byte is open.
@@ -126,7 +139,8 @@ impl ChunkMap {
     pub fn open(&self, chunks: std::ops::Range<usize>) {
         for byte in &self.bytes[chunks] {
             let value = byte.load(Ordering::Relaxed);
-            if value & IN_FLIGHT != 0 {
+            if value & IN_FLIGHT != 0 || mutant!(OpenLaterChanges) && value & CHANGED != 0 {
+                let value = if mutant!(OpenLaterChanges) { value & !CHANGED } else { value };
                 // Release: pairs with the Acquire in `enter`.
                 byte.store(value & !IN_FLIGHT, Ordering::Release);
             }

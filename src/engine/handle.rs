@@ -317,8 +317,9 @@ impl EngineHandle {
             blocks: 0,
             optimal_io_blocks: 0,
             volatile_write_cache: false,
-            // Members that can't free space are written with zeroes: the range reads as zeroes.
-            unmap: false,
+            // With a bitmap the array knows by itself what reads as zeroes; without, members that
+            // can't free space are written with zeroes.
+            unmap: matches!(config.bitmap, raid::BitmapConfig::Lockless { .. }),
         };
         for member in config.members.iter().flatten() {
             let Some(Known { geometry: known, .. }) = self.known(member.bdev) else { continue };

@@ -163,6 +163,9 @@ fn bitmap_config(
 
 /// Of several copies of the states the more cautious byte for each chunk, and whether they differ.
 fn merge<'a>(own: &[u8], copies: impl Iterator<Item = &'a [u8]>) -> (Vec<u8>, bool) {
+    if mutant!(NoUnionOfBitmaps) {
+        return (own.to_vec(), true);
+    }
     let mut merged = own.to_vec();
     let mut differ = false;
     for copy in copies {

@@ -12,10 +12,18 @@ use crate::bdev::{BdevId, BdevIo, Completion, IoOp, IoStatus, Station, Tag};
 /// Windows that resync can hold at once.
 pub(super) const WINDOWS: usize = 4;
 
+/// The window by which the owner holds chunks that it makes Unwritten.
+pub(super) const DISCARD_WINDOW: u8 = 4;
+
+/// Ranges held at once, for whatever purpose.
+const LOCKS: usize = WINDOWS + 1;
+
+const _: () = assert!(DISCARD_WINDOW as usize == WINDOWS && LOCKS <= u8::BITS as usize);
+
 /// Host requests that may wait for a slot; the target's queues are bounded far below.
 const WAITING_MAX: usize = 16 * CHANNEL_OPS_MAX;
 
-/// A range that resync holds.
+/// A range that the owner holds.
 #[derive(Debug, Clone, Copy)]
 struct Lock {
     range: BlockRange,
@@ -39,7 +47,7 @@ pub struct Channel {
     pub(super) recorded: SlotMask,
     /// Members whose failure has been reported to the owner.
     reported: SlotMask,
-    locks: [Option<Lock>; WINDOWS],
+    locks: [Option<Lock>; LOCKS],
     lock_count: u32,
     /// Writes in flight, by the parity of the quiesce round in which they began.
     counted: [u32; 2],
@@ -68,7 +76,7 @@ impl Channel {
             all,
             recorded: all & !in_sync,
             reported: 0,
-            locks: [None; WINDOWS],
+            locks: [None; LOCKS],
             lock_count: 0,
             counted: [0; 2],
             parity: 0,
@@ -102,7 +110,8 @@ impl Channel {
         self.ops[op as usize].accept(io);
         match kind {
             IoOp::Read | IoOp::Compare => self.start_read(op, out),
-            IoOp::Write | IoOp::WriteZeroes | IoOp::Unmap => self.start_write(op, out),
+            IoOp::Write => self.start_write(op, out),
+            IoOp::WriteZeroes | IoOp::Unmap => self.start_zeroes(op, out),
             IoOp::Flush => self.start_flush(op, out),
         }
     }
@@ -129,8 +138,14 @@ impl Channel {
                 assert_eq!(self.ops[op as usize].state(), OpState::GateWait);
                 self.finish(op, status, out);
             }
+            ToChannel::Discarded(op, status) => {
+                assert_eq!(self.ops[op as usize].state(), OpState::DiscardWait);
+                self.finish(op, status, out);
+            }
             ToChannel::Members { epoch, in_sync } => {
-                self.in_sync = in_sync;
+                if !mutant!(MembershipNotAdopted) {
+                    self.in_sync = in_sync;
+                }
                 out.mail.push_back(Mail::Owner(ToOwner::Adopted(epoch)));
                 self.recheck_recorded(out);
             }
@@ -180,8 +195,8 @@ impl Channel {
         let member_io = BdevIo {
             op: kind,
             fua: io.fua,
-            lba: if io.op == IoOp::Flush { 0 } else { place.data_lba + io.lba },
-            blocks: io.blocks,
+            lba: if io.op == IoOp::Flush { 0 } else { place.data_lba + this.range.lba },
+            blocks: u32::try_from(this.range.blocks).expect("a part of a u32"),
             buf: io.buf.clone(),
             completion: Completion::new(Tag {
                 station: Station::RaidChannel,
@@ -200,15 +215,8 @@ impl Channel {
         assert_eq!(this.pending, 0, "a request ended with members still working on it");
         this.set_state(OpState::Free);
         let io = this.io.take().expect("the slot is in use");
-        let counted = std::mem::take(&mut this.counted);
-        let (parity, holds_up) = (this.parity, std::mem::take(&mut this.holds_up));
         io.complete(status, out.io);
-        if counted {
-            self.uncount(parity, out);
-        }
-        if holds_up != 0 {
-            self.release_holds(holds_up, out);
-        }
+        self.end_write(op, out);
         self.free.push(op);
         if let Some(next) = self.waiting.pop_front() {
             let op = self.free.pop().expect("a slot was just freed");
@@ -216,6 +224,19 @@ impl Channel {
         }
         if self.closing {
             self.report_closed(out);
+        }
+    }
+
+    /// What `op` has sent to members has ended: it holds up nobody any more.
+    pub(super) fn end_write(&mut self, op: u32, out: &mut Out<'_>) {
+        let this = &mut self.ops[op as usize];
+        let counted = std::mem::take(&mut this.counted);
+        let (parity, holds_up) = (this.parity, std::mem::take(&mut this.holds_up));
+        if counted {
+            self.uncount(parity, out);
+        }
+        if holds_up != 0 {
+            self.release_holds(holds_up, out);
         }
     }
 
@@ -259,18 +280,17 @@ impl Channel {
         }
     }
 
-    /// Whether resync holds a part of the range.
+    /// Whether the owner holds a part of the range.
     pub(super) fn is_locked(&self, range: &BlockRange) -> bool {
-        self.lock_count > 0 && self.locks.iter().flatten().any(|lock| lock.range.overlaps(range))
+        self.lock_count > 0
+            && !mutant!(WriteThroughLock)
+            && self.locks.iter().flatten().any(|lock| lock.range.overlaps(range))
     }
 
     fn lock(&mut self, window: u8, range: BlockRange, out: &mut Out<'_>) {
         let mut waits_for = 0;
         for op in &mut self.ops {
-            let Some(io) = op.io.as_ref().filter(|io| op.counted && io.op != IoOp::Flush) else {
-                continue;
-            };
-            if range.overlaps(&BlockRange { lba: io.lba, blocks: io.blocks.into() }) {
+            if op.counted && range.overlaps(&op.range) && !mutant!(LockIgnoresInFlight) {
                 op.holds_up |= 1 << window;
                 waits_for += 1;
             }

@@ -1,6 +1,6 @@
 //! A host request inside a channel: its states, and what it has to remember.
 
-use super::message::SlotMask;
+use super::message::{BlockRange, SlotMask};
 use crate::bdev::{BdevIo, IoStatus};
 
 /// Where a host request stands.
@@ -18,17 +18,40 @@ pub(super) enum OpState {
     Members,
     /// All members have answered; some missed the write and that is not yet durable.
     RecordWait,
+    /// The owner has been asked to make the request's whole chunks Unwritten.
+    DiscardWait,
+}
+
+/// What is still to do of a request that discards whole chunks, in this order. The chunks that it
+/// covers in part are zeroed by ordinary writes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Later {
+    /// The part before the whole chunks.
+    pub(super) head: Option<BlockRange>,
+    /// The part behind them.
+    pub(super) tail: Option<BlockRange>,
+    /// First and last whole chunk.
+    pub(super) chunks: Option<(u32, u32)>,
+}
+
+impl Later {
+    /// Nothing is left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.head.is_none() && self.tail.is_none() && self.chunks.is_none()
+    }
 }
 
 impl OpState {
     /// Whether the machine may go from here to `next`.
     fn allows(self, next: Self) -> bool {
-        use OpState::{Free, GateWait, LockWait, Members, Ready, RecordWait};
+        use OpState::{DiscardWait, Free, GateWait, LockWait, Members, Ready, RecordWait};
         matches!(
             (self, next),
             (Free | GateWait | LockWait, Ready)
-                | (Ready, GateWait | LockWait | Members | Free)
-                | (GateWait, Free)
+                | (Ready, GateWait | LockWait | DiscardWait | Members | Free)
+                | (GateWait | DiscardWait, Free)
+                // A part of a discard is done, the next one follows.
+                | (Members | RecordWait, Ready)
                 // A read that failed on one member goes to the next.
                 | (Members, Members | RecordWait | Free)
                 | (RecordWait, Free)
@@ -42,6 +65,10 @@ pub(super) struct Op {
     state: OpState,
     /// The request as the host gave it; `None` when free.
     pub(super) io: Option<BdevIo>,
+    /// The blocks that members are asked for now: all of the request, or a part of a discard.
+    pub(super) range: BlockRange,
+    /// What is to follow.
+    pub(super) later: Later,
     /// Members whose answer is outstanding.
     pub(super) pending: SlotMask,
     /// Members that have done it.
@@ -66,6 +93,8 @@ impl Op {
         Self {
             state: OpState::Free,
             io: None,
+            range: BlockRange { lba: 0, blocks: 0 },
+            later: Later::default(),
             pending: 0,
             ok: 0,
             tried: 0,
@@ -81,12 +110,19 @@ impl Op {
     pub(super) fn accept(&mut self, io: BdevIo) {
         assert!(self.io.is_none(), "the slot is in use");
         self.set_state(OpState::Ready);
+        self.range = BlockRange { lba: io.lba, blocks: io.blocks.into() };
+        self.later = Later::default();
         self.io = Some(io);
+        self.forget_answers();
+        self.zero_chunks = 0;
+        assert_eq!((self.pending, self.holds_up, self.counted), (0, 0, false));
+    }
+
+    /// No member has answered yet.
+    pub(super) fn forget_answers(&mut self) {
         self.ok = 0;
         self.tried = 0;
         self.failure = IoStatus::Ok;
-        self.zero_chunks = 0;
-        assert_eq!((self.pending, self.holds_up, self.counted), (0, 0, false));
     }
 
     /// Where the request stands.

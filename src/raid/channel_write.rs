@@ -1,17 +1,19 @@
 //! Requests that change or flush data: gate, locks, fan-out, and the wait for a failure to be
 //! recorded.
 
+use std::ops::RangeInclusive;
+
 use super::channel::Channel;
 use super::channel_op::OpState;
-use super::message::{BlockRange, Mail, Out, StartWrite, ToOwner};
+use super::message::{Mail, Out, StartWrite, ToOwner};
 use super::{MemberSlot, slots};
 use crate::bdev::{IoOp, IoStatus};
+use crate::bitmap::ChunkState;
 
 impl Channel {
     /// Looks at a write that is `Ready`: it is sent, or waits for what keeps it.
     pub(super) fn start_write(&mut self, op: u32, out: &mut Out<'_>) {
-        let io = self.ops[op as usize].io();
-        let range = BlockRange { lba: io.lba, blocks: io.blocks.into() };
+        let range = self.ops[op as usize].range;
         if self.is_failed() {
             return self.finish(op, IoStatus::MediaError, out);
         }
@@ -19,12 +21,14 @@ impl Channel {
             return self.ops[op as usize].set_state(OpState::LockWait);
         }
         if let Some(map) = &self.shared.map {
-            let (first, last) = self.shared.chunks(range.lba, range.blocks).into_inner();
+            let chunks = self.shared.chunks(range.lba, range.blocks);
+            let (first, last) = (*chunks.start(), *chunks.end());
             // Nearly all writes lie in one chunk.
-            if !(map.enter(first) && (first == last || map.enter_all(first + 1..last + 1))) {
-                let question = self.start_write_question(op, &range);
-                out.mail.push_back(Mail::Owner(ToOwner::StartWrite(question)));
-                return self.ops[op as usize].set_state(OpState::GateWait);
+            let is_open = map.enter(first) && (first == last || map.enter_all(first + 1..last + 1));
+            let is_forced = mutant!(SkipWaitForBlockInFlight)
+                && chunks.clone().all(|chunk| map.state(chunk) == ChunkState::Dirty);
+            if !is_open && !is_forced {
+                return self.ask_to_open(op, &chunks, out);
             }
         }
         // From the look at the map to here nothing else runs on this core, so a quiesce round
@@ -34,20 +38,16 @@ impl Channel {
     }
 
     #[cold]
-    fn start_write_question(&self, op: u32, range: &BlockRange) -> StartWrite {
-        let chunks = self.shared.chunks(range.lba, range.blocks);
-        let (first, last) = (*chunks.start(), *chunks.end());
-        let end = range.lba + range.blocks;
-        let last_range = self.shared.blocks_of_chunk(last);
-        StartWrite {
-            op,
-            first: u32::try_from(first).expect("chunks fit u32"),
-            last: u32::try_from(last).expect("chunks fit u32"),
-            first_is_partial: range.lba > self.shared.blocks_of_chunk(first).lba
-                || (first == last && end < last_range.lba + last_range.blocks),
-            last_is_partial: end < last_range.lba + last_range.blocks
-                || (first == last && range.lba > last_range.lba),
+    fn ask_to_open(&mut self, op: u32, chunks: &RangeInclusive<usize>, out: &mut Out<'_>) {
+        if self.reads_as_zeroes_for_good(op, chunks) {
+            return self.next_part(op, out);
         }
+        out.mail.push_back(Mail::Owner(ToOwner::StartWrite(StartWrite {
+            op,
+            first: u32::try_from(*chunks.start()).expect("chunks fit u32"),
+            last: u32::try_from(*chunks.end()).expect("chunks fit u32"),
+        })));
+        self.ops[op as usize].set_state(OpState::GateWait);
     }
 
     /// A flush concerns every member and no chunk.
@@ -87,8 +87,7 @@ impl Channel {
     fn all_answered(&mut self, op: u32, out: &mut Out<'_>) {
         let this = &self.ops[op as usize];
         if this.ok == 0 {
-            let (failure, kind) = (this.failure, this.io().op);
-            let range = BlockRange { lba: this.io().lba, blocks: this.io().blocks.into() };
+            let (failure, kind, range) = (this.failure, this.io().op, this.range);
             if kind != IoOp::Flush && self.shared.map.is_some() {
                 let chunks = self.shared.chunks(range.lba, range.blocks);
                 out.mail.push_back(Mail::Owner(ToOwner::WriteLost {
@@ -117,7 +116,7 @@ impl Channel {
             return Some(IoStatus::MediaError);
         }
         let missed = self.all_slots() & !this.ok;
-        if missed & !self.recorded == 0 {
+        if missed & !self.recorded == 0 || mutant!(AcknowledgeBeforeRecorded) {
             return Some(IoStatus::Ok);
         }
         // Nothing will be recorded any more once the array has failed.
@@ -126,6 +125,11 @@ impl Channel {
 
     fn acknowledge(&mut self, op: u32, out: &mut Out<'_>) {
         let status = self.may_acknowledge(op).expect("asked before");
+        if status.is_ok() && !self.ops[op as usize].later.is_empty() {
+            self.end_write(op, out);
+            self.ops[op as usize].set_state(OpState::Ready);
+            return self.next_part(op, out);
+        }
         self.finish(op, status, out);
     }
 

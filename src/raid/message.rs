@@ -38,10 +38,17 @@ pub struct StartWrite {
     pub first: u32,
     /// Last chunk of the write.
     pub last: u32,
-    /// The write leaves a part of the first chunk as it is.
-    pub first_is_partial: bool,
-    /// The write leaves a part of the last chunk as it is.
-    pub last_is_partial: bool,
+}
+
+/// Whole chunks that the host wants to read as zeroes from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Discard {
+    /// The channel's operation, named again in the answer.
+    pub op: u32,
+    /// First chunk.
+    pub first: u32,
+    /// Last chunk.
+    pub last: u32,
 }
 
 /// From a channel to the owner.
@@ -49,6 +56,8 @@ pub struct StartWrite {
 pub enum ToOwner {
     /// Open these chunks, then answer [`ToChannel::Granted`].
     StartWrite(StartWrite),
+    /// Make these chunks Unwritten, then answer [`ToChannel::Discarded`].
+    Discard(Discard),
     /// A request that changes or flushes data failed on this member and nowhere recorded is that.
     MemberFailed(MemberSlot),
     /// A read failed on this member and was served by another.
@@ -77,6 +86,8 @@ pub enum ToChannel {
     Granted(u32),
     /// The chunks of this operation can't be opened; end it with this status.
     Refused(u32, IoStatus),
+    /// The chunks of this operation read as zeroes, durably; or could not be discarded.
+    Discarded(u32, IoStatus),
     /// These members take part from now on; answer [`ToOwner::Adopted`].
     Members {
         /// Grows with each change.

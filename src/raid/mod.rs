@@ -15,12 +15,14 @@
 //!    on the others and every channel has stopped using it.
 //! 3. Resync holds the range it copies: each channel promises that no write to it is in flight.
 //! 4. Chunks in doubt are read from one member only, the one resync copies from.
-//! 5. Unwritten chunks read as zeroes; before the first write to a part of one, the whole chunk
-//!    is zeroed durably on all members. In an array that Linux md has run they may hold data:
-//!    they are read as chunks in doubt, and the first write to a part of one makes it NeedSync.
+//! 5. Unwritten chunks read as zeroes; before the first write to one, all of it is zeroed durably
+//!    on all members. Chunks become Unwritten again only as a whole, while the owner holds them.
+//!    In an array that Linux md has run Unwritten chunks may hold data: they are read as chunks in
+//!    doubt, the first write makes them NeedSync, and nothing becomes Unwritten.
 
 pub mod assembly;
 mod channel;
+mod channel_discard;
 mod channel_op;
 mod channel_read;
 mod channel_write;
@@ -28,11 +30,12 @@ pub mod message;
 mod owner;
 mod owner_bitmap;
 mod owner_daemon;
+mod owner_discard;
 mod owner_members;
 mod owner_resync;
 mod owner_start;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 
@@ -143,6 +146,8 @@ pub struct Shared {
     pub chunk_shift: u32,
     /// The chunk map; `None` for an array without a bitmap that has nothing to resync.
     pub map: Option<ChunkMap>,
+    /// The map is kept on the members, so that discarded chunks can be told from written ones.
+    pub discards: bool,
     /// Per slot: bdev and first data block.
     pub members: Vec<Option<MemberPlace>>,
     /// Chunks called Unwritten read as zeroes. Not so in an array that Linux md has run: there
@@ -172,6 +177,13 @@ impl Shared {
     fn blocks_of_chunk(&self, chunk: usize) -> message::BlockRange {
         let lba = (chunk as u64) << self.chunk_shift;
         message::BlockRange { lba, blocks: (1u64 << self.chunk_shift).min(self.blocks - lba) }
+    }
+
+    /// The blocks of a run of chunks.
+    fn blocks_of_chunks(&self, chunks: &std::ops::RangeInclusive<usize>) -> message::BlockRange {
+        let first = self.blocks_of_chunk(*chunks.start());
+        let last = self.blocks_of_chunk(*chunks.end());
+        message::BlockRange { lba: first.lba, blocks: last.lba + last.blocks - first.lba }
     }
 
     /// The state of the chunk, if the array has a map.

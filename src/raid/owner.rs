@@ -2,14 +2,17 @@
 //!
 //! The parts are in files of their own: [`super::owner_bitmap`] opens chunks and writes units,
 //! [`super::owner_members`] records failures, [`super::owner_daemon`] makes idle chunks Clean,
-//! [`super::owner_resync`] copies chunks in doubt. After every event [`Owner::poll`] moves each
+//! [`super::owner_resync`] copies chunks in doubt, [`super::owner_discard`] makes chunks Unwritten.
+//! After every event [`Owner::poll`] moves each
 //! part as far as it can go; the driver also calls it once a turn while [`Owner::is_busy`].
 
 use std::sync::Arc;
 
+use super::channel::DISCARD_WINDOW;
 use super::message::{ArrayTimer, Mail, Out, SlotMask, ToChannel, ToOwner};
 use super::owner_bitmap::BitmapKeeper;
 use super::owner_daemon::Daemon;
+use super::owner_discard::Discarder;
 use super::owner_members::{Member, MemberState, Recorder};
 use super::owner_resync::Walker;
 use super::{ArrayStatus, MemberSlot, Shared};
@@ -66,6 +69,8 @@ pub(super) enum OwnerOp {
     Window(usize),
     /// Flush of a member's volatile cache.
     Flush,
+    /// Freeing of chunks that are Unwritten.
+    Free,
 }
 
 impl OwnerOp {
@@ -76,6 +81,7 @@ impl OwnerOp {
             Self::Zero(index) => (2, index),
             Self::Window(index) => (3, index),
             Self::Flush => (4, 0),
+            Self::Free => (5, 0),
         };
         kind << 24 | u32::try_from(index).expect("indexes are small")
     }
@@ -88,6 +94,7 @@ impl OwnerOp {
             2 => Self::Zero(index),
             3 => Self::Window(index),
             4 => Self::Flush,
+            5 => Self::Free,
             kind => panic!("no owner request is of kind {kind}"),
         }
     }
@@ -108,6 +115,7 @@ pub struct Owner {
     pub(super) bitmap: Option<BitmapKeeper>,
     pub(super) daemon: Daemon,
     pub(super) walker: Walker,
+    pub(super) discarder: Discarder,
     /// No member holds the metadata any more.
     pub(super) failed: bool,
     closed_count: u16,
@@ -142,6 +150,7 @@ impl Owner {
             bitmap,
             daemon,
             walker: Walker::default(),
+            discarder: Discarder::new(cores),
             failed: false,
             closed_count: 0,
             stop_flush_pending: 0,
@@ -170,11 +179,13 @@ impl Owner {
     pub fn handle(&mut self, core: u16, message: ToOwner, out: &mut Out<'_>) {
         match message {
             ToOwner::StartWrite(question) => self.start_write(core, question, out),
+            ToOwner::Discard(discard) => self.discard(core, discard),
             ToOwner::MemberFailed(slot) => self.fail_member(slot, out),
             ToOwner::ReadFailed(slot, range) => self.read_failed(slot, range, out),
             ToOwner::WriteLost { first, last } => self.write_lost(first, last),
             ToOwner::Adopted(epoch) => self.recorder.adopted(core, epoch),
             ToOwner::Quiesced(round) => self.quiesced(round, out),
+            ToOwner::Locked(DISCARD_WINDOW) => self.piece_locked(),
             ToOwner::Locked(window) => self.window_locked(window),
             ToOwner::Closed => self.closed_count += 1,
         }
@@ -189,6 +200,7 @@ impl Owner {
             OwnerOp::Zero(index) => self.zero_answered(index, tag.part, status, out),
             OwnerOp::Window(index) => self.window_answered(index, tag.part, status, out),
             OwnerOp::Flush => self.flush_answered(tag.part, status, out),
+            OwnerOp::Free => self.free_answered(tag.part, out),
         }
         self.poll(out);
     }
@@ -206,24 +218,35 @@ impl Owner {
     pub fn poll(&mut self, out: &mut Out<'_>) {
         self.poll_bitmap(out);
         self.poll_recorder(out);
+        self.poll_zeroing(out);
         self.poll_daemon(out);
         self.poll_resync(out);
+        self.poll_discard(out);
         self.poll_life(out);
     }
 
     /// Whether [`Self::poll`] has more to do without another event.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        self.daemon.is_walking() || self.walker.is_searching() || self.walker.wants_buffer()
+        self.daemon.is_walking()
+            || self.walker.is_searching()
+            || self.walker.wants_buffer()
+            || self.discarder.is_searching()
     }
 
     fn poll_life(&mut self, out: &mut Out<'_>) {
         match self.life {
-            Life::Starting if self.failed => {
+            Life::Starting if self.failed && !self.awaits_members() => {
                 self.set_life(Life::Stopped);
                 out.mail.push_back(Mail::Started(Err(IoStatus::MediaError)));
             }
-            Life::Starting if self.recorder.is_durable() => {
+            // Chunks count as open whose bytes may differ between the members until all units
+            // have been written anew.
+            Life::Starting
+                if self.recorder.is_durable()
+                    && self.bitmap.as_ref().is_none_or(BitmapKeeper::is_quiet)
+                    || mutant!(ServeBeforeRecorded) =>
+            {
                 self.set_life(Life::Running);
                 self.arm_daemon(out);
                 self.announce_start(out);
@@ -231,12 +254,16 @@ impl Owner {
                 self.walker.look_again();
             }
             Life::Closing if self.closed_count == self.cores => {
+                assert!(self.discarder.is_idle(), "a channel closed with a discard under way");
                 self.set_life(Life::Winding);
                 self.daemon.stop();
                 self.poll_life(out);
             }
             Life::Winding if self.walker.is_idle() && self.daemon.is_idle() => {
                 self.set_life(Life::Flushing);
+                if mutant!(StopWithoutFlush) {
+                    return self.poll_life(out);
+                }
                 self.stop_flush_pending = self.in_sync;
                 self.flush_members(out);
             }
@@ -252,21 +279,35 @@ impl Owner {
                     self.poll(out);
                 }
             }
-            Life::Sealing if self.recorder.is_durable() || self.failed => {
+            Life::Sealing
+                if (self.recorder.is_durable() || self.failed) && !self.awaits_members() =>
+            {
                 let clean = self.is_clean() && !self.failed;
+                let is_kept = !self.failed && !self.stop_flush_failed;
                 self.set_life(Life::Stopped);
                 out.mail.push_back(Mail::Event(super::ArrayEvent::Stopped { clean }));
-                let result = if self.failed { Err(IoStatus::MediaError) } else { Ok(()) };
+                let result = if is_kept { Ok(()) } else { Err(IoStatus::MediaError) };
                 out.mail.push_back(Mail::Stopped(result));
             }
             _ => {}
         }
     }
 
+    /// Requests for metadata or zeroing are in flight: an array that has failed no longer waits
+    /// for their success, but for their end it must.
+    fn awaits_members(&self) -> bool {
+        self.recorder.is_writing() || self.bitmap.as_ref().is_some_and(BitmapKeeper::awaits_members)
+    }
+
     /// A member has flushed on the way to a stop, or has not.
     pub(super) fn stop_flush_answered(&mut self, slot: MemberSlot, status: IoStatus) {
         self.stop_flush_pending &= !super::bit(slot);
         self.stop_flush_failed |= !status.is_ok() && self.in_sync == super::bit(slot);
+    }
+
+    /// What the last member has in its cache may be lost.
+    pub(super) fn stop_flush_has_failed(&self) -> bool {
+        self.stop_flush_failed
     }
 
     /// What was Dirty may be called Clean: everybody is there and everything is on the media.

@@ -3,6 +3,8 @@
 //! A writer's question is answered when every chunk of it is open. Until then it waits at the
 //! unit of one chunk that is not; when that unit's write ends it is looked at again.
 
+use std::ops::RangeInclusive;
+
 use super::message::{Mail, Out, SlotMask, StartWrite, ToChannel};
 use super::owner::{Life, MemberRequest, Owner, OwnerOp};
 use super::{CHANNEL_OPS_MAX, MemberSlot, bit, slots};
@@ -44,6 +46,10 @@ struct ZeroJob {
     pending: SlotMask,
     ok: SlotMask,
     failure: Option<IoStatus>,
+    /// All members have answered, some of them well; waits until the absence of the others is
+    /// recorded. A power cut before would bring one of them back as equal, with what it held
+    /// before the zeroing, and the chunk Dirty.
+    zeroed: bool,
 }
 
 /// A writer's question that is not answered yet.
@@ -63,12 +69,12 @@ pub(super) struct BitmapKeeper {
     lbas: Vec<u64>,
     flushes: Vec<Flush>,
     zero_jobs: [ZeroJob; ZERO_JOBS],
+    /// Jobs that are zeroed and wait for a record.
+    zeroed: u32,
     waiters: Vec<Waiter>,
     free_waiters: Vec<u32>,
-    /// First waiter at each unit.
-    at_unit: Vec<u32>,
-    /// First waiter for a free zero job.
-    at_zero: u32,
+    /// First waiter at each unit, then for a zero job, then for the end of a discard's hold.
+    queues: Vec<u32>,
     /// Event count of the header that is durable.
     events_durable: u64,
     writes: u64,
@@ -96,15 +102,15 @@ impl BitmapKeeper {
             })
             .collect::<Option<_>>()?;
         Some(Self {
-            at_unit: vec![NONE; ledger.units()],
+            queues: vec![NONE; ledger.units() + 2],
             ledger,
             header,
             lbas,
             flushes,
             zero_jobs: [ZeroJob::default(); ZERO_JOBS],
+            zeroed: 0,
             waiters: Vec::with_capacity(waiters_max),
             free_waiters: Vec::with_capacity(waiters_max),
-            at_zero: NONE,
             events_durable: 0,
             writes: 0,
             settled_once: false,
@@ -122,6 +128,17 @@ impl BitmapKeeper {
 
     pub(super) fn is_settled(&self) -> bool {
         self.ledger.is_settled()
+    }
+
+    /// No unit that somebody waits for is to be written.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.ledger.is_quiet()
+    }
+
+    /// Writes of units or zeroing of chunks are in flight.
+    pub(super) fn awaits_members(&self) -> bool {
+        self.flushes.iter().any(|flush| flush.pending != 0)
+            || self.zero_jobs.iter().any(|job| job.pending != 0)
     }
 
     pub(super) fn writes(&self) -> u64 {
@@ -144,7 +161,8 @@ impl BitmapKeeper {
         self.ledger.mark(self.ledger.unit_of(chunk), Urgency::Lazy);
     }
 
-    fn mark_now(&mut self, chunk: usize) {
+    /// A chunk changed and somebody waits until that is durable.
+    pub(super) fn mark_now(&mut self, chunk: usize) {
         self.ledger.mark(self.ledger.unit_of(chunk), Urgency::Now);
     }
 
@@ -159,25 +177,43 @@ impl BitmapKeeper {
         u32::try_from(self.waiters.len() - 1).expect("bounded by the capacity")
     }
 
-    fn park(&mut self, waiter: u32, at: Option<usize>) {
-        let head = match at {
-            Some(unit) => &mut self.at_unit[unit],
-            None => &mut self.at_zero,
-        };
-        self.waiters[waiter as usize].next = std::mem::replace(head, waiter);
+    fn queue_of(&self, blocked: Blocked) -> usize {
+        match blocked {
+            Blocked::Unit(unit) => unit,
+            Blocked::ZeroJobs => self.ledger.units(),
+            Blocked::Held => self.ledger.units() + 1,
+        }
+    }
+
+    fn park(&mut self, waiter: u32, blocked: Blocked) {
+        let queue = self.queue_of(blocked);
+        self.waiters[waiter as usize].next = std::mem::replace(&mut self.queues[queue], waiter);
+    }
+
+    fn take_waiters(&mut self, blocked: Blocked) -> u32 {
+        let queue = self.queue_of(blocked);
+        std::mem::replace(&mut self.queues[queue], NONE)
     }
 
     fn zero_job_of(&self, chunk: usize) -> Option<usize> {
         self.zero_jobs.iter().position(|job| job.busy && job.chunk == chunk)
     }
+
+    /// Whether one of the chunks is being zeroed.
+    pub(super) fn is_zeroing(&self, chunks: &RangeInclusive<usize>) -> bool {
+        self.zero_jobs.iter().any(|job| job.busy && chunks.contains(&job.chunk))
+    }
 }
 
 /// What keeps a writer waiting.
+#[derive(Debug, Clone, Copy)]
 enum Blocked {
     /// The write of this unit.
     Unit(usize),
     /// All zero jobs are busy.
     ZeroJobs,
+    /// A discard holds one of the chunks.
+    Held,
 }
 
 impl Owner {
@@ -211,8 +247,7 @@ impl Owner {
         let blocked = self.request_chunks(&question, out);
         let bitmap = self.keeper();
         match blocked {
-            Some(Blocked::Unit(unit)) => bitmap.park(waiter, Some(unit)),
-            Some(Blocked::ZeroJobs) => bitmap.park(waiter, None),
+            Some(blocked) => bitmap.park(waiter, blocked),
             None => {
                 bitmap.free_waiters.push(waiter);
                 out.mail.push_back(Mail::Channel(core, ToChannel::Granted(question.op)));
@@ -225,14 +260,15 @@ impl Owner {
         let degraded = self.is_degraded();
         let mut blocked = None;
         for chunk in question.first..=question.last {
-            let partial = (chunk == question.first && question.first_is_partial)
-                || (chunk == question.last && question.last_is_partial);
             let chunk = chunk as usize;
+            if self.discarder.holds(chunk) {
+                return Some(Blocked::Held);
+            }
             let state = self.shared.chunk_state(chunk).expect("a bitmap has a map");
-            // A chunk that is being zeroed for another writer must not be written meanwhile.
-            let zeroing = self.keeper().zero_job_of(chunk).is_some();
-            let untouched = state == ChunkState::Unwritten && partial;
-            if zeroing || (untouched && self.shared.unwritten_reads_zero) {
+            // Also before a write of all of it: a power cut in its middle may leave either
+            // zeroes or the new data, never what the members held before.
+            let untouched = state == ChunkState::Unwritten && !mutant!(SkipZeroing);
+            if untouched && self.shared.unwritten_reads_zero {
                 blocked = Some(match self.zero_chunk(chunk, out) {
                     true => Blocked::Unit(self.keeper().ledger.unit_of(chunk)),
                     false => return Some(Blocked::ZeroJobs),
@@ -275,7 +311,7 @@ impl Owner {
             return false;
         };
         bitmap.zero_jobs[index] =
-            ZeroJob { busy: true, chunk, pending: in_sync, ok: 0, failure: None };
+            ZeroJob { busy: true, chunk, pending: in_sync, ..ZeroJob::default() };
         let range = self.shared.blocks_of_chunk(chunk);
         for slot in slots(in_sync) {
             let place = self.shared.members[usize::from(slot)].expect("in sync");
@@ -308,26 +344,44 @@ impl Owner {
         if job.pending != 0 {
             return;
         }
-        let job = std::mem::take(job);
-        let unit = self.keeper().ledger.unit_of(job.chunk);
-        if job.ok == 0 {
-            self.refuse_chunk(unit, job.chunk, job.failure.unwrap_or(IoStatus::MediaError), out);
-        } else {
-            for slot in slots(self.in_sync & !job.ok) {
-                self.fail_member(slot, out);
+        let (ok, chunk, failure) = (job.ok, job.chunk, job.failure);
+        if ok & self.in_sync == 0 {
+            self.keeper().zero_jobs[index] = ZeroJob::default();
+            self.refuse_chunk(chunk, failure.unwrap_or(IoStatus::MediaError), out);
+            return self.advance_queue(Blocked::ZeroJobs, out);
+        }
+        self.keeper().zero_jobs[index].zeroed = true;
+        self.keeper().zeroed += 1;
+        for slot in slots(self.in_sync & !ok) {
+            self.fail_member(slot, out);
+        }
+    }
+
+    /// Chunks that are zeroed and whose zeroes can't be taken back by a power cut become Dirty.
+    pub(super) fn poll_zeroing(&mut self, out: &mut Out<'_>) {
+        let waits = self.bitmap.as_ref().is_some_and(|bitmap| bitmap.zeroed > 0);
+        if !waits || self.failed || !self.absences_are_recorded() {
+            return;
+        }
+        self.keeper().zeroed = 0;
+        for index in 0..ZERO_JOBS {
+            if !self.keeper().zero_jobs[index].zeroed {
+                continue;
             }
+            let job = std::mem::take(&mut self.keeper().zero_jobs[index]);
             let next = state::on_write(ChunkState::Unwritten, self.is_degraded());
             self.shared.map.as_ref().expect("a bitmap has a map").change(job.chunk, next);
             self.keeper().mark_now(job.chunk);
         }
-        let waiting = std::mem::replace(&mut self.keeper().at_zero, NONE);
-        self.advance_list(waiting, out);
+        self.advance_queue(Blocked::ZeroJobs, out);
+        self.poll_bitmap(out);
     }
 
     /// The writers that wait for a chunk which no member could zero fail; the others stay.
-    fn refuse_chunk(&mut self, unit: usize, chunk: usize, status: IoStatus, out: &mut Out<'_>) {
+    fn refuse_chunk(&mut self, chunk: usize, status: IoStatus, out: &mut Out<'_>) {
         let bitmap = self.keeper();
-        let mut waiter = std::mem::replace(&mut bitmap.at_unit[unit], NONE);
+        let unit = Blocked::Unit(bitmap.ledger.unit_of(chunk));
+        let mut waiter = bitmap.take_waiters(unit);
         while waiter != NONE {
             let Waiter { core, question, next } = bitmap.waiters[waiter as usize];
             if (question.first as usize..=question.last as usize).contains(&chunk) {
@@ -335,7 +389,7 @@ impl Owner {
                 let refusal = ToChannel::Refused(question.op, status);
                 out.mail.push_back(Mail::Channel(core, refusal));
             } else {
-                bitmap.park(waiter, Some(unit));
+                bitmap.park(waiter, unit);
             }
             waiter = next;
         }
@@ -344,9 +398,8 @@ impl Owner {
     /// The array has failed: nobody's chunks can be opened any more.
     pub(super) fn refuse_waiters(&mut self, out: &mut Out<'_>) {
         let Some(bitmap) = &mut self.bitmap else { return };
-        for head in (0..=bitmap.at_unit.len()).rev() {
-            let list = bitmap.at_unit.get_mut(head).unwrap_or(&mut bitmap.at_zero);
-            let mut waiter = std::mem::replace(list, NONE);
+        for queue in 0..bitmap.queues.len() {
+            let mut waiter = std::mem::replace(&mut bitmap.queues[queue], NONE);
             while waiter != NONE {
                 let Waiter { core, question, next } = bitmap.waiters[waiter as usize];
                 bitmap.free_waiters.push(waiter);
@@ -357,7 +410,13 @@ impl Owner {
         }
     }
 
-    fn advance_list(&mut self, mut waiter: u32, out: &mut Out<'_>) {
+    /// The writers that a discard held go on.
+    pub(super) fn advance_held(&mut self, out: &mut Out<'_>) {
+        self.advance_queue(Blocked::Held, out);
+    }
+
+    fn advance_queue(&mut self, blocked: Blocked, out: &mut Out<'_>) {
+        let mut waiter = self.keeper().take_waiters(blocked);
         while waiter != NONE {
             let next = self.keeper().waiters[waiter as usize].next;
             self.advance(waiter, out);
@@ -368,6 +427,9 @@ impl Owner {
     /// A write was lost on every member: what they hold there now may differ.
     pub(super) fn write_lost(&mut self, first: u32, last: u32) {
         let Some(map) = &self.shared.map else { return };
+        if mutant!(LostWriteForgotten) {
+            return;
+        }
         for chunk in first..=last {
             let chunk = chunk as usize;
             let state = map.state(chunk);
@@ -393,7 +455,9 @@ impl Owner {
     }
 
     fn begin_flush(&mut self, index: usize, unit: usize, out: &mut Out<'_>) {
-        let in_sync = self.in_sync;
+        let mut in_sync = self.in_sync;
+        let forgotten = if mutant!(ForgetMembersBitmapWrite) { in_sync & (in_sync - 1) } else { 0 };
+        in_sync &= !forgotten;
         let map = self.shared.map.as_ref().expect("a bitmap has a map");
         let bitmap = self.bitmap.as_mut().expect("the array has a bitmap");
         bitmap.writes += 1;
@@ -412,7 +476,7 @@ impl Owner {
         flush.busy = true;
         flush.unit = unit;
         flush.pending = in_sync;
-        flush.ok = 0;
+        flush.ok = forgotten;
         flush.events = bitmap.header.events;
         let buf = flush.buf.clone();
         for slot in slots(in_sync) {
@@ -442,6 +506,11 @@ impl Owner {
             flush.ok |= bit(slot);
         }
         if flush.pending != 0 {
+            if mutant!(OpenBeforeDurableOnAll) {
+                let unit = flush.unit;
+                let chunks = self.keeper().ledger.chunks_of(unit);
+                self.shared.map.as_ref().expect("a bitmap has a map").open(chunks);
+            }
             return;
         }
         flush.busy = false;
@@ -459,8 +528,7 @@ impl Owner {
         }
         let chunks = bitmap.ledger.chunks_of(unit);
         self.shared.map.as_ref().expect("a bitmap has a map").open(chunks);
-        let waiting = std::mem::replace(&mut self.keeper().at_unit[unit], NONE);
-        self.advance_list(waiting, out);
+        self.advance_queue(Blocked::Unit(unit), out);
     }
 
     /// Stopping: no write is in flight and none will come, so what is Dirty is Clean if all
@@ -482,6 +550,9 @@ impl Owner {
 
     /// Whether no chunk is in doubt: what the superblocks call clean.
     pub(super) fn is_clean(&self) -> bool {
+        if self.stop_flush_has_failed() {
+            return false;
+        }
         if self.life() != Life::Sealing {
             return false;
         }

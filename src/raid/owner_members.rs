@@ -112,6 +112,11 @@ impl Recorder {
         self.durable == self.wanted
     }
 
+    /// Superblocks are on their way.
+    pub(super) fn is_writing(&self) -> bool {
+        self.pending != 0
+    }
+
     /// A channel uses the membership of `epoch`.
     pub(super) fn adopted(&mut self, core: u16, epoch: u32) {
         let adopted = &mut self.adopted[usize::from(core)];
@@ -191,7 +196,9 @@ impl Owner {
         }
         let header_is_durable =
             self.bitmap.as_ref().is_none_or(super::owner_bitmap::BitmapKeeper::events_are_durable);
-        if self.recorder.state == RecordState::Header && header_is_durable {
+        if self.recorder.state == RecordState::Header
+            && (header_is_durable || mutant!(SuperblockBeforeHeader))
+        {
             self.write_superblocks(out);
         }
         self.announce_recorded(out);
@@ -236,6 +243,9 @@ impl Owner {
             self.recorder.ok |= bit(slot);
         }
         if self.recorder.pending != 0 {
+            if mutant!(RecordedOnFirstSurvivor) {
+                self.recorder.durable = self.recorder.writing;
+            }
             return;
         }
         let ok = self.recorder.ok;
@@ -249,13 +259,18 @@ impl Owner {
         }
     }
 
+    /// Every member that is not in sync is durably known to be absent, and used by no channel.
+    pub(super) fn absences_are_recorded(&self) -> bool {
+        self.recorder.unrecorded == 0
+    }
+
     /// Tells the channels of absences that are durable by now.
     fn announce_recorded(&mut self, out: &mut Out<'_>) {
         let recorder = &mut self.recorder;
         let adopted_by_all = recorder.adopted.iter().all(|&epoch| epoch == recorder.epoch);
         if recorder.unrecorded == 0
             || recorder.durable < recorder.unrecorded_update
-            || !adopted_by_all
+            || !adopted_by_all && !mutant!(AcknowledgeBeforeAdopted)
         {
             return;
         }

@@ -149,6 +149,22 @@ impl Walker {
         self.windows.iter().all(Window::is_free)
     }
 
+    /// A window works in the range.
+    pub(super) fn works_in(&self, range: &BlockRange) -> bool {
+        self.windows.iter().filter(|window| !window.is_free()).any(|window| {
+            let first = window.locked.lba;
+            range.overlaps(&BlockRange { lba: first, blocks: window.end - first })
+        })
+    }
+
+    /// The next repair that crosses no window: a repair from one member and a resync from
+    /// another that work on the same blocks would exchange what the two hold.
+    fn next_repair(&mut self) -> Option<(MemberSlot, BlockRange)> {
+        let crosses_none = |(_, range): &(MemberSlot, BlockRange)| !self.works_in(range);
+        let at = self.repairs.iter().position(crosses_none)?;
+        self.repairs.remove(at)
+    }
+
     /// A poll will find work without another event.
     pub(super) fn is_searching(&self) -> bool {
         self.cursor.is_some() && self.windows.iter().any(Window::is_free)
@@ -176,8 +192,10 @@ impl Owner {
             return self.end_resync(out);
         }
         while let Some(index) = self.walker.windows.iter().position(Window::is_free) {
-            if let Some((slot, range)) = self.walker.repairs.pop_front() {
-                self.begin_window(index, Job::Repair { slot }, range, out);
+            if let Some((slot, range)) = self.walker.next_repair() {
+                if let Some(range) = self.repairable(&range) {
+                    self.begin_window(index, Job::Repair { slot }, range, out);
+                }
             } else if let Some(chunk) = self.find_chunk() {
                 self.begin_chunk(index, chunk, out);
             } else {
@@ -194,13 +212,40 @@ impl Owner {
         let map = self.shared.map.as_ref()?;
         let from = self.walker.cursor?;
         let end = map.len().min(from + CHUNKS_PER_POLL);
-        let found = (from..end).find(|&chunk| map.state(chunk) == ChunkState::NeedSync);
+        // What is held for a discard will be Unwritten before anybody looks again.
+        // A window that works there may copy the other way: its end comes first.
+        let mut again = false;
+        let found = (from..end).find(|&chunk| {
+            if map.state(chunk) != ChunkState::NeedSync || self.discarder.holds(chunk) {
+                return false;
+            }
+            let busy = self.walker.works_in(&self.shared.blocks_of_chunk(chunk));
+            again |= busy;
+            !busy
+        });
+        self.walker.again |= again;
         let next = found.map_or(end, |chunk| chunk + 1);
         self.walker.cursor = (next < map.len()).then_some(next);
         if self.walker.cursor.is_none() && std::mem::take(&mut self.walker.again) {
             self.walker.cursor = Some(0);
         }
         found
+    }
+
+    /// The first run of blocks in `range` that is worth a repair: what is Unwritten is read from
+    /// no member, and a repair there would cross the zeroing before its first write.
+    fn repairable(&self, range: &BlockRange) -> Option<BlockRange> {
+        let Some(map) = &self.shared.map else { return Some(*range) };
+        let is_fit = |chunk: &usize| {
+            map.state(*chunk) != ChunkState::Unwritten && !self.discarder.holds(*chunk)
+        };
+        let mut chunks = self.shared.chunks(range.lba, range.blocks);
+        let first = chunks.find(is_fit)?;
+        let last = chunks.take_while(is_fit).last().unwrap_or(first);
+        let run = self.shared.blocks_of_chunks(&(first..=last));
+        let lba = run.lba.max(range.lba);
+        let end = (run.lba + run.blocks).min(range.lba + range.blocks);
+        Some(BlockRange { lba, blocks: end - lba })
     }
 
     fn begin_chunk(&mut self, index: usize, chunk: usize, out: &mut Out<'_>) {
@@ -322,6 +367,10 @@ impl Owner {
             return self.read_piece(index, out);
         }
         let targets = match window.job {
+            Job::Resync { .. } if mutant!(ResyncForgetsMember) && self.in_sync.count_ones() > 2 => {
+                let others = self.in_sync & !bit(source);
+                others & (others - 1)
+            }
             Job::Resync { .. } => self.in_sync & !bit(source),
             Job::Repair { slot } => self.in_sync & bit(slot),
         };
@@ -370,6 +419,7 @@ impl Owner {
         let window = &mut self.walker.windows[index];
         window.set_state(WindowState::Free);
         window.buf = None;
+        let completed = completed || mutant!(UnreadableCountsAsCopied);
         match window.job {
             Job::Resync { chunk } => {
                 let map = self.shared.map.as_ref().expect("a chunk of the map");

@@ -77,18 +77,17 @@ pub(super) fn shared(config: &ArrayConfig, bdev: BdevId) -> Result<Shared, Strin
         let data_lba = offset / sectors_per_block;
         Ok(Some(MemberPlace { bdev: member.bdev, data_lba, unmap: member.unmap }))
     });
+    let unwritten_reads_zero =
+        config.members.iter().flatten().all(|member| member.superblock.unwritten_reads_zero());
     Ok(Shared {
         bdev,
         block_size_bytes: config.block_size_bytes,
         blocks,
         chunk_shift,
         map: map(config, blocks, chunk_shift)?,
+        discards: unwritten_reads_zero && matches!(config.bitmap, BitmapConfig::Lockless { .. }),
         members: members.collect::<Result<_, String>>()?,
-        unwritten_reads_zero: config
-            .members
-            .iter()
-            .flatten()
-            .all(|member| member.superblock.unwritten_reads_zero()),
+        unwritten_reads_zero,
     })
 }
 
@@ -105,6 +104,12 @@ fn map(config: &ArrayConfig, blocks: u64, chunk_shift: u32) -> Result<Option<Chu
                 let name = &config.name;
                 let found = states.len();
                 return Err(format!("array {name}: {found} chunk states for {chunks} chunks"));
+            }
+            if mutant!(DirtyCountsAsClean) {
+                let trusted = states.iter().map(|&byte| if byte == 2 { 1 } else { byte });
+                return Ok(Some(ChunkMap::new(
+                    trusted.collect::<Vec<_>>().into_iter().map(state::on_load),
+                )));
             }
             let load = if *stale { state::on_load_stale } else { state::on_load };
             Ok(Some(ChunkMap::new(states.iter().map(|&byte| load(byte)))))
@@ -141,7 +146,7 @@ impl Owner {
                 let mut keeper =
                     BitmapKeeper::new(superblock.clone(), states.len(), block, lbas, cores, &pool)
                         .ok_or_else(no_buffers)?;
-                if *stale || *rewrite {
+                if (*stale || *rewrite) && !mutant!(NoRewriteAfterCrash) {
                     keeper.rewrite_all();
                 }
                 Some(keeper)
@@ -168,8 +173,10 @@ fn bitmap_lbas(config: &ArrayConfig) -> Result<Vec<u64>, String> {
         .collect()
 }
 
-/// The members' state at the start. Those that are missing have no role in the superblocks of
-/// the others any more.
+/// The members' state at the start. Those that are missing have failed as far as the superblocks
+/// of the others will tell. md calls them spares, which a number not given out yet is as well:
+/// then two halves that were each started alone, one of them twice, can't be told from an array
+/// and a member that left it, and what the lesser half acknowledged is lost without a word.
 fn members(config: &ArrayConfig) -> Vec<Member> {
     let present: Vec<u32> =
         config.members.iter().flatten().map(|member| member.superblock.dev_number).collect();
@@ -180,8 +187,10 @@ fn members(config: &ArrayConfig) -> Vec<Member> {
         let mut superblock = member.superblock.clone();
         let numbers = u32::try_from(superblock.roles.len()).expect("md's table is short");
         for number in (0..numbers).filter(|number| !present.contains(number)) {
-            if matches!(superblock.role_of(number), Role::Active(_)) {
-                superblock.set_role(number, Role::Spare);
+            if matches!(superblock.role_of(number), Role::Active(_))
+                && !mutant!(AbsenceAtStartForgotten)
+            {
+                superblock.set_role(number, Role::Faulty);
             }
         }
         Member { state: MemberState::InSync, superblock: Some(superblock), read_errors: 0 }

@@ -205,11 +205,12 @@ fn seat(
         return no(RejectionReason::DuplicateDevice { uuid, of });
     }
     let behind = array.events - own.events;
-    if behind > EVENTS_TOLERANCE {
+    if behind > EVENTS_TOLERANCE && !mutant!(StaleMemberAccepted) {
         return no(RejectionReason::Stale { behind });
     }
     let slot = match array.role_of(own.dev_number) {
         Role::Active(slot) => slot,
+        Role::Faulty | Role::Spare if mutant!(StaleMemberAccepted) => wanted,
         Role::Faulty => return no(RejectionReason::Faulty),
         Role::Spare => return no(RejectionReason::Spare),
         Role::Journal => return no(RejectionReason::Journal),

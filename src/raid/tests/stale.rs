@@ -1,13 +1,13 @@
 //! A bitmap that can't be believed, and power cuts while it is being rewritten.
 
-use super::pool;
-use super::world::{BLOCK, World};
+use super::disk::BITMAP_BYTE;
+use super::scenario;
+use super::world::{Shape, World};
 use crate::bdev::IoOp;
 use crate::bitmap::ChunkState;
-use crate::md::BITMAP_HEAD_BYTES;
 
 /// Where `World` has the event count of the bitmap's header.
-const EVENTS_BYTE: usize = 16 * BLOCK + 24;
+const EVENTS_BYTE: usize = BITMAP_BYTE + 24;
 
 /// Chunks of 64 KiB that the test writes to.
 const WRITTEN: [usize; 2] = [0, 7];
@@ -16,20 +16,22 @@ impl World {
     /// The headers of all members' bitmaps fall behind their superblocks.
     fn make_stale(&mut self) {
         for disk in &mut self.disks {
-            disk.live[EVENTS_BYTE..EVENTS_BYTE + 8].fill(0);
-            disk.durable[EVENTS_BYTE..EVENTS_BYTE + 8].fill(0);
+            disk.live_meta[EVENTS_BYTE..EVENTS_BYTE + 8].fill(0);
+            disk.durable_meta[EVENTS_BYTE..EVENTS_BYTE + 8].fill(0);
         }
+        self.watch.may_be_stale = true;
     }
 
     /// A header that is not stale any more stands before states that are all rewritten.
     fn check_header_is_last(&self) {
         let fresh = |bytes: &[u8]| bytes[EVENTS_BYTE..EVENTS_BYTE + 8] != [0; 8];
-        if self.running.as_ref().unwrap().started || !self.disks.iter().any(|d| fresh(&d.live)) {
+        if self.running.as_ref().unwrap().started || !self.disks.iter().any(|d| fresh(&d.live_meta))
+        {
             return;
         }
         for (slot, disk) in self.disks.iter().enumerate() {
             for chunk in WRITTEN {
-                let state = disk.durable[16 * BLOCK + BITMAP_HEAD_BYTES + chunk];
+                let state = disk.state_byte(chunk);
                 assert_eq!(state, ChunkState::NeedSync as u8, "chunk {chunk} on member {slot}");
             }
         }
@@ -41,8 +43,8 @@ impl World {
 fn a_stale_bitmap_stays_in_doubt_until_it_is_rewritten() {
     let mut whole = 0;
     for seed in 0..40 {
-        let mut world = World::create(seed, 2, 2, pool());
-        world.wait_started();
+        let shape = Shape { chunk_blocks: 128, blocks: 48 * 128, ..Shape::SMALL };
+        let mut world = scenario::started(seed, shape);
         world.write(0, 8);
         world.write(1000, 8);
         world.stop();
@@ -64,7 +66,7 @@ fn a_stale_bitmap_stays_in_doubt_until_it_is_rewritten() {
         // Two starts in a row that reached the superblock of the same member only: the other one
         // is out, as in md.
         let degraded = world.assemble().is_degraded();
-        world.wait_started();
+        assert!(world.wait_started());
         if !degraded {
             whole += 1;
             world.wait_synced();
@@ -75,6 +77,7 @@ fn a_stale_bitmap_stays_in_doubt_until_it_is_rewritten() {
             world.wait_host();
         }
         world.check_members_agree();
+        world.cut_power();
     }
     assert!(whole > 5, "hardly any array stayed whole");
 }
