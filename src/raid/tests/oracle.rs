@@ -16,7 +16,7 @@
 //!
 //! Number 0 is anything else that a machine promises: an end to every request, above all.
 
-use super::disk::{BITMAP_BYTE, STATES_BYTE};
+use super::disk::{BITMAP_BYTE, STATES_BYTE, SUPER_BYTE};
 use super::host::Request;
 use super::trace::{Place, Sent};
 use super::world::World;
@@ -292,9 +292,25 @@ impl World {
                     let what = format!("block {lba} acknowledged, member {slot} lacks it");
                     violated(5, &what);
                 }
+                if !self.watch.missed[slot] {
+                    self.check_recorded(slot);
+                }
                 self.check_nobody_reads(slot);
                 self.watch.missed[slot] = true;
                 self.watch.owed[chunk] = true;
+            }
+        }
+    }
+
+    /// Oracle 5: the superblocks of all members in sync know that this one is out.
+    fn check_recorded(&self, slot: usize) {
+        let number = u32::try_from(slot).unwrap();
+        for survivor in self.in_sync_slots() {
+            let meta = &self.disks[survivor].durable_meta[SUPER_BYTE..BITMAP_BYTE];
+            let superblock = md::Unverified::parse(meta, 8).unwrap();
+            if matches!(superblock.role_of(number), md::Role::Active(_)) {
+                let what = format!("member {survivor} does not know that {slot} missed a write");
+                violated(5, &what);
             }
         }
     }
