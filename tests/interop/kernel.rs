@@ -246,8 +246,29 @@ fn hand_over(arrays: &[Handover]) {
     let text = guest(&vmrun, arrays);
     for array in arrays {
         judge(&text, array);
-        take_back(array);
+        if head_is_overwritten(array) {
+            // All that is left to do right is to say so and to touch nothing.
+            let sentence = array.rig.refused();
+            assert!(sentence.contains("the bitmap is of version"), "{sentence}");
+            println!("{}: the kernel wrote states over its bitmap's head", array.name);
+        } else {
+            take_back(array);
+        }
     }
+}
+
+/// On 4096-byte blocks Linux 7.2 takes the head of the bitmap for states when it infects the block
+/// that holds both, and writes Dirty over its zeroes: the version 06 00 00 00 becomes 06 02 02 02.
+/// Whether it comes to that in a run depends on the kernel's timing.
+fn head_is_overwritten(array: &Handover) -> bool {
+    if array.rig.block_size_bytes() != 4096 {
+        return false;
+    }
+    let sector = superblock(&array.rig.member(0)).bitmap_sector().unwrap();
+    let mut version = [0; 4];
+    let member = File::open(array.rig.member(0)).unwrap();
+    member.read_exact_at(&mut version, sector * 512 + 4).unwrap();
+    version == [6, 2, 2, 2]
 }
 
 #[test]
