@@ -19,6 +19,21 @@
 //! `wire`, `target` (but for `engine/socket.rs`), `raid`, `bitmap` and `md` do no I/O, read no
 //! clock and start no thread: events go in, actions come out.
 
+/// Whether a bug planted on purpose is switched on. It never is, and costs nothing, but in the
+/// tests of the crash simulator itself (`src/raid/tests`).
+#[cfg(not(test))]
+macro_rules! mutant {
+    ($name:ident) => {
+        false
+    };
+}
+#[cfg(test)]
+macro_rules! mutant {
+    ($name:ident) => {
+        $crate::raid::tests::mutant::Mutant::$name.is_on()
+    };
+}
+
 pub mod bdev;
 pub mod bitmap;
 pub mod control;

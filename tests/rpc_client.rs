@@ -16,13 +16,15 @@ use std::process::Command;
 use mdof::{Mdof, TestDir, answer, free_port};
 use serde_json::{Value, json};
 
-/// SPDK's client, if it is there.
+/// SPDK's client, beside the python that `scripts/test` names, if it is there.
 fn spdk_rpc() -> Option<PathBuf> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/spdk-rpc");
-    let found = std::env::var_os("MDOF_SPDK_RPC").map(PathBuf::from).or(Some(beside));
-    let found = found.filter(|path| path.exists());
+    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python");
+    let python = std::env::var_os("MDOF_TEST_PYTHON").map_or(venv, PathBuf::from);
+    let found = Some(python.with_file_name("spdk-rpc")).filter(|path| path.exists());
     if found.is_none() {
-        eprintln!("LEFT OUT: SPDK's client is not in target/venv; scripts/test puts it there");
+        let why = "SPDK's client (PyPI package spdk) is not there; scripts/test installs it";
+        assert!(std::env::var_os("MDOF_TEST_REQUIRE").is_none(), "{why}");
+        println!("left out: {why}");
     }
     found
 }

@@ -16,7 +16,8 @@ const EDGES: [(&str, &[&str]); 11] = [
     ("target", &["wire", "bdev", "reactor::buf"]),
     ("bdev", &["reactor"]),
     ("raid", &["bdev", "bitmap", "md", "reactor::buf"]),
-    ("bitmap", &[]),
+    // The switch for model checking.
+    ("bitmap", &["reactor::sync"]),
     ("md", &[]),
     // Counters belong to their core: the reactor counts into them, and they take their atomics
     // from where the model checker can replace them.

@@ -249,7 +249,8 @@ fn host_config(header_digest: bool, data_digest: bool, hpda: u8, depth: u16) -> 
 }
 
 fn size() -> impl Strategy<Value = usize> {
-    prop_oneof![Just(0), 1usize..600, Just(4096), Just(8192), 8193usize..20_000, Just(REGION_BYTES),]
+    let small = prop_oneof![Just(0), 1usize..600, Just(4096), Just(8192)];
+    prop_oneof![4 => small, 1 => 8193usize..20_000, 1 => Just(REGION_BYTES)]
 }
 
 proptest! {

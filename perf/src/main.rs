@@ -1,1 +1,117 @@
-fn main() {}
+//! `mdof-perf`: measures bdevs in its own process and NVMe/TCP namespaces, compares variants in
+//! turns, and looks at an idle or starting target. What mdof promises is in `PROMISES.md`.
+//!
+//! - `cli`: the command line; `place`: what a job runs on, as text; `job`: what it does.
+//! - `pattern` and `random`: which request comes next. `load`: one stream of them, its depth, its
+//!   times. `stats`: what they come to. `report`: how it is shown.
+//! - `nvme` and `inproc` carry loads to a namespace and to a bdev. `ab` lets two places take turns.
+//! - `target_process` runs the target's program.
+
+mod ab;
+#[cfg(test)]
+mod allocations;
+mod cli;
+mod cpu;
+mod inproc;
+mod job;
+mod load;
+mod nvme;
+mod pattern;
+mod place;
+mod random;
+mod report;
+mod stats;
+mod target_process;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use serde::Serialize;
+
+use cli::{AbArgs, Cli, Command, RunArgs, Subject};
+use inproc::Host;
+use job::PerfError;
+use place::Place;
+use serde_json::json;
+use stats::Outcome;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        None => run(&cli.run),
+        Some(Command::Ab(args)) => compare(&args),
+        Some(Command::Idle { mdof, time, json }) => target_process::measure_idle(&mdof, time)
+            .and_then(|idleness| show(&idleness, json, || idleness.as_text())),
+        Some(Command::Ready { mdof, rounds, json }) => target_process::measure_ready(&mdof, rounds)
+            .and_then(|readiness| show(&readiness, json, || readiness.as_text())),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mdof-perf: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints a result one way or the other.
+fn show(
+    result: &impl Serialize,
+    json: bool,
+    as_text: impl FnOnce() -> String,
+) -> Result<(), PerfError> {
+    if json {
+        let text = serde_json::to_string_pretty(result);
+        println!("{}", text.map_err(|error| PerfError(error.to_string()))?);
+    } else {
+        print!("{}", as_text());
+    }
+    Ok(())
+}
+
+/// One job on one place.
+fn run(args: &RunArgs) -> Result<(), PerfError> {
+    let (subject, reach, job) = args.resolve()?;
+    let (shown, place, tallies) = match subject {
+        Subject::Place(Place::NvmeTcp(address)) => {
+            let namespace = reach.namespace(&address);
+            let tallies = nvme::run(&namespace, &job)?;
+            let place = json!({ "nvme-tcp": namespace });
+            (Place::NvmeTcp(address).to_string(), place, tallies)
+        }
+        Subject::Place(Place::InProcess(stack)) => {
+            let mut host = Host::start(&reach.cores, &job)?;
+            let bdev = host.build(&stack, false)?;
+            if !args.no_prefill {
+                host.dirty_all(bdev)?;
+            }
+            let tallies = host.run(bdev, &job)?;
+            host.stop()?;
+            let place = Place::InProcess(stack);
+            (place.to_string(), json!(place), tallies)
+        }
+        Subject::Configured { config, bdev } => {
+            let (mut host, id) = Host::configured(&config, &bdev, &reach.cores, &job)?;
+            let tallies = host.run(id, &job)?;
+            host.stop()?;
+            let place = json!({ "config": config, "bdev": bdev });
+            (format!("bdev {bdev} of {}", config.display()), place, tallies)
+        }
+    };
+    let outcome = Outcome::new(&tallies, job.block_size_bytes);
+    let json = report::as_json(&place, &job, &outcome);
+    show(&json, args.json, || report::as_text(&shown, &job, &outcome))
+}
+
+/// Two variants in turns.
+fn compare(args: &AbArgs) -> Result<(), PerfError> {
+    let Some((comparison, job, reach)) = args.resolve()? else {
+        for named in ab::NAMED {
+            println!("{:<20} {}", named.name, named.title);
+        }
+        return Ok(());
+    };
+    let verdict = ab::run(comparison, job, &reach)?;
+    show(&verdict, args.json, || verdict.as_text())
+}

@@ -2,11 +2,12 @@
 //!
 //! Ordering argument. The owner is the only one that opens a byte, by a Release store made after
 //! the metadata write is durable; a writer's Acquire load that sees the byte open therefore
-//! happens after that completion. Everything else the two sides must agree on travels by message.
-
-use std::sync::atomic::{AtomicU8, Ordering};
+//! happens after that completion. The same goes for each later store under which writers may
+//! enter. Everything else the two sides must agree on travels by message. `tests/loom/bitmap.rs`
+//! checks all of it.
 
 use super::state::{ALL_STATES, ChunkState, STATES};
+use crate::reactor::sync::{AtomicU8, Ordering};
 
 /// Flag: the owner wants to know whether anyone writes to this (Dirty, durable) chunk.
 pub const AGING: u8 = 0x80;
@@ -68,14 +69,14 @@ impl ChunkMap {
     pub fn enter(&self, chunk: usize) -> bool {
         // Acquire: pairs with the Release in `open`, which follows the durable metadata write.
         let byte = self.bytes[chunk].load(Ordering::Acquire);
-        is_open(byte) || (byte & AGING != 0 && self.keep_dirty(chunk, byte))
+        is_open(byte)
+            || (byte & AGING != 0 && (mutant!(WriterLeavesMark) || self.keep_dirty(chunk, byte)))
     }
 
-    /// Writer, any core: [`Self::enter`] for each of the chunks.
+    /// Writer, any core: [`Self::enter`] for each of `chunks`.
     #[must_use]
-    #[inline(never)]
-    pub fn enter_all(&self, chunks: std::ops::RangeInclusive<usize>) -> bool {
-        chunks.into_iter().all(|chunk| self.enter(chunk))
+    pub fn enter_all(&self, mut chunks: std::ops::Range<usize>) -> bool {
+        chunks.all(|chunk| self.enter(chunk))
     }
 
     /// A writer met an aging chunk: it stays Dirty. Fails if the owner has just cleared it.
@@ -150,7 +151,8 @@ impl ChunkMap {
     pub fn open(&self, chunks: std::ops::Range<usize>) {
         for byte in &self.bytes[chunks] {
             let value = byte.load(Ordering::Relaxed);
-            if value & IN_FLIGHT != 0 {
+            if value & IN_FLIGHT != 0 || mutant!(OpenLaterChanges) && value & CHANGED != 0 {
+                let value = if mutant!(OpenLaterChanges) { value & !CHANGED } else { value };
                 // Release: pairs with the Acquire in `enter`.
                 byte.store(value & !IN_FLIGHT, Ordering::Release);
             }
@@ -162,8 +164,9 @@ impl ChunkMap {
         let byte = &self.bytes[chunk];
         let dirty = byte.load(Ordering::Relaxed) == ChunkState::Dirty as u8;
         if dirty {
-            // Relaxed: writers learn of it through the quiesce message, which is a Release.
-            byte.store(ChunkState::Dirty as u8 | AGING, Ordering::Relaxed);
+            // Release: a writer may enter under this value without having seen the one that
+            // `open` stored, and the flush must have ended before it does.
+            byte.store(ChunkState::Dirty as u8 | AGING, Ordering::Release);
         }
         dirty
     }

@@ -1,47 +1,24 @@
 //! The command line.
 
-use std::io::IsTerminal;
+mod help;
+
+use std::io::{self, IsTerminal, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 
+use super::examine::{self, Style};
 use super::rpc::client;
 use super::run::{self, Options};
-
-const ABOUT: &str = "NVMe/TCP storage target with md-compatible RAID and a lockless bitmap";
-
-const EXAMPLES: &str = "\
-Without a command, mdof runs a demo: a RAID1 array with the lockless bitmap on two sparse 1 GiB
-files, made at the first start and re-assembled at every later one, served over NVMe/TCP on
-127.0.0.1:4420. Ctrl-C stops it.
-
-Examples:
-  mdof                                        run the demo
-  mdof target --config conf/raid1.toml        run what a configuration file says
-  mdof rpc bdev_raid_get_bdevs '{\"category\": \"all\"}'
-                                              ask a running mdof
-  nvme connect -t tcp -a 127.0.0.1 -s 4420 -n nqn.2026-01.io.mdof:demo
-                                              connect a Linux host to the demo
-
-Environment:
-  MDOF_STATE_DIR   the state directory, unless --state-dir gives it; without either it is
-                   $XDG_STATE_HOME/mdof, ~/.local/state/mdof or /var/lib/mdof, the first that
-                   the environment names
-  MDOF_LOG         what is logged to standard error: error, warn, info (default), debug, trace";
-
-const RPC_EXAMPLES: &str = "\
-Examples:
-  mdof rpc rpc_get_methods
-  mdof rpc bdev_malloc_create '{\"num_blocks\": 131072, \"block_size\": 512, \"name\": \"m0\"}'
-  mdof rpc bdev_raid_get_bitmap '{\"name\": \"raid1\"}'
-
-SPDK's own client speaks to the same socket: spdk-rpc -s SOCKET bdev_get_bdevs";
+use super::units::parse_size;
+use super::{assemble, create, names};
 
 /// The command line of `mdof`.
 #[derive(Debug, Parser)]
-#[command(name = "mdof", version, about = ABOUT, after_help = EXAMPLES)]
+#[command(name = "mdof", version, about = help::ABOUT, after_help = help::EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -73,8 +50,24 @@ enum Command {
         #[command(flatten)]
         common: Common,
     },
+    /// Show what files and block devices carry: superblocks, health, a map of the bitmap
+    #[command(after_help = help::EXAMINE_HELP)]
+    Examine {
+        /// Members; they are opened read-only, also while a target runs on them
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make an array on files or block devices, without a running target
+    #[command(after_help = help::CREATE_HELP)]
+    Create(CreateArgs),
+    /// Serve the array that members make, without a configuration file
+    #[command(after_help = help::ASSEMBLE_HELP)]
+    Assemble(AssembleArgs),
     /// Call a JSON-RPC method of a running mdof and print its result
-    #[command(after_help = RPC_EXAMPLES)]
+    #[command(after_help = help::RPC_EXAMPLES)]
     Rpc {
         /// Name of the method; rpc_get_methods lists them
         method: String,
@@ -86,6 +79,67 @@ enum Command {
     },
 }
 
+#[derive(Debug, Args)]
+struct CreateArgs {
+    /// Name of the array, at most 32 bytes
+    #[arg(long)]
+    name: String,
+    /// RAID level; this version makes RAID1
+    #[arg(long, default_value = "1", value_parser = ["1", "raid1"], hide_possible_values = true)]
+    level: String,
+    /// Make files that do not exist, sparse, of this size
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    size: Option<u64>,
+    /// Size of a bitmap chunk, a power of two from 4k to 1G [default: by size]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    chunk_size: Option<u64>,
+    /// The members hold equal data already: keep it, all chunks begin clean
+    #[arg(long)]
+    assume_clean: bool,
+    /// Logical block size, 512 or 4096 [default: the device's; 512 for files]
+    #[arg(long, value_name = "BYTES", value_parser = parse_block_size)]
+    block_size: Option<u32>,
+    /// Print the plan and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Overwrite members that hold data or belong to an array
+    #[arg(long)]
+    force: bool,
+    /// Files or block devices, in slot order
+    #[arg(required = true, value_name = "MEMBER")]
+    members: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct AssembleArgs {
+    /// Files or block devices
+    #[arg(required = true, value_name = "MEMBER")]
+    members: Vec<PathBuf>,
+    /// NVMe/TCP address to listen on
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:4420")]
+    listen: SocketAddr,
+    /// NQN of the subsystem [default: nqn.2026-01.io.mdof:NAME]
+    #[arg(long, value_parser = parse_nqn)]
+    nqn: Option<String>,
+    /// Print what would be started, and start nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+fn parse_block_size(text: &str) -> Result<u32, String> {
+    match text {
+        "512" => Ok(512),
+        "4096" | "4k" | "4K" => Ok(4096),
+        _ => Err("it is 512 or 4096".to_owned()),
+    }
+}
+
+fn parse_nqn(text: &str) -> Result<String, String> {
+    names::check_nqn(text).map(|()| text.to_owned())
+}
+
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -94,6 +148,9 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         None => run_target(None, cli.common),
         Some(Command::Target { config, common }) => run_target(Some(config), common),
+        Some(Command::Examine { files, json }) => run_examine(&files, json),
+        Some(Command::Create(arguments)) => run_create(arguments),
+        Some(Command::Assemble(arguments)) => run_assemble(arguments),
         Some(Command::Rpc { method, params, socket }) => rpc(&method, params.as_deref(), socket),
     };
     match result {
@@ -119,6 +176,75 @@ fn run_target(config: Option<PathBuf>, common: Common) -> Result<(), String> {
     let Common { state_dir, rpc_socket, start_degraded } = common;
     let options = Options { config, state_dir, rpc_socket, start_degraded };
     run::run(&options).map_err(|error| error.to_string())
+}
+
+/// Prints what a command found; a reader that has gone is no error.
+fn print(text: &str) -> Result<(), String> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(format!("cannot write to standard output: {error}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn run_examine(files: &[PathBuf], json: bool) -> Result<(), String> {
+    let report = examine::examine(files);
+    if json {
+        print(&format!("{:#}\n", report.to_json()))?;
+    } else {
+        print(&report.to_text(Style::of_stdout()))?;
+    }
+    let others = report.probes.iter().filter(|probe| probe.member().is_none()).count();
+    match others {
+        0 => Ok(()),
+        _ => Err(format!("{others} of {} files are no members, see above", files.len())),
+    }
+}
+
+fn run_create(arguments: CreateArgs) -> Result<(), String> {
+    let CreateArgs { name, level: _, size, chunk_size, assume_clean, block_size, .. } = arguments;
+    let options = create::Options {
+        name,
+        members: arguments.members,
+        new_file_bytes: size,
+        chunk_bytes: chunk_size,
+        block_size_bytes: block_size,
+        assume_clean,
+        dry_run: arguments.dry_run,
+        force: arguments.force,
+    };
+    print(&create::create(&options).map_err(|error| error.to_string())?)
+}
+
+fn run_assemble(arguments: AssembleArgs) -> Result<(), String> {
+    let AssembleArgs { members, listen, nqn, dry_run, common } = arguments;
+    let Common { state_dir, rpc_socket, start_degraded } = common;
+    if listen.port() == 0 {
+        return Err(format!("{listen} has no port; NVMe/TCP's own is 4420"));
+    }
+    let options = assemble::Options { members, listen, nqn, start_degraded };
+    let assembled = assemble::assemble(&options).map_err(|(report, error)| {
+        let shown = if dry_run { print(&report.to_text(Style::of_stdout())) } else { Ok(()) };
+        shown.err().unwrap_or(error)
+    })?;
+    if dry_run {
+        let text = assembled.report.to_text(Style::of_stdout());
+        let nqn = &assembled.config.subsystems[0].nqn;
+        return print(&format!(
+            "{text}\nwould be served as namespace 1 of {nqn} on {listen}; nothing was started or \
+             written (--dry-run). As a configuration file for mdof target:\n\n{}",
+            assembled.config_text
+        ));
+    }
+    // Notes on arrays go by their names, which strange arrays may share: each has its own place.
+    let base = run::state_dir_path(state_dir.as_deref(), None);
+    let own = base.join("assembled").join(assembled.uuid.to_string());
+    let socket = rpc_socket.unwrap_or_else(|| base.join(run::SOCKET_NAME));
+    let options =
+        Options { config: None, state_dir: Some(own), rpc_socket: Some(socket), start_degraded };
+    run::run_config(&assembled.config, &options).map_err(|error| error.to_string())
 }
 
 fn rpc(method: &str, params: Option<&str>, socket: Option<PathBuf>) -> Result<(), String> {
@@ -151,10 +277,34 @@ mod tests {
     }
 
     #[test]
+    fn sizes_and_names_are_checked_while_parsing() {
+        let create = |extra: &[&str]| {
+            Cli::try_parse_from([&["mdof", "create", "--name", "r"], extra, &["a", "b"]].concat())
+        };
+        let Some(Command::Create(found)) =
+            create(&["--size", "1G", "--chunk-size", "64k"]).unwrap().command
+        else {
+            panic!()
+        };
+        assert_eq!((found.size, found.chunk_size), (Some(1 << 30), Some(65_536)));
+        let bad: [&[&str]; 4] =
+            [&["--size", "1X"], &["--chunk-size", "x"], &["--level", "5"], &["--block-size", "1"]];
+        for bad in bad {
+            assert!(create(bad).is_err(), "{bad:?} was taken");
+        }
+        assert!(Cli::try_parse_from(["mdof", "assemble", "a", "--nqn", "x"]).is_err());
+        assert!(Cli::try_parse_from(["mdof", "assemble", "a", "--listen", "x"]).is_err());
+        assert!(Cli::try_parse_from(["mdof", "examine"]).is_err());
+    }
+
+    #[test]
     fn help_fits_a_terminal() {
         let help = Cli::command().render_help().to_string();
         assert!(help.contains("mdof target --config conf/raid1.toml"), "{help}");
-        for line in help.lines() {
+        let mut all = vec![help];
+        all.extend(Cli::command().get_subcommands_mut().map(|c| c.render_help().to_string()));
+        assert!(all.len() > 5, "each command has its help");
+        for line in all.iter().flat_map(|help| help.lines()) {
             assert!(line.chars().count() <= 100, "{line}");
         }
     }

@@ -3,9 +3,13 @@
 //! One thread, the control thread, owns everything here. It may allocate and block; it reaches
 //! the reactors only through [`crate::engine::handle::EngineHandle`].
 
+pub mod assemble;
+pub mod carried;
 pub mod cli;
 pub mod config;
 pub mod cores;
+pub mod create;
+pub mod examine;
 pub mod member_file;
 mod methods;
 pub mod names;
@@ -17,3 +21,4 @@ pub mod state_dir;
 pub mod target;
 #[cfg(test)]
 mod test_dir;
+mod units;

@@ -21,7 +21,7 @@ const DEMO: &str = include_str!("../../conf/demo.toml");
 /// How the demo's configuration is called in messages.
 const DEMO_NAME: &str = "(embedded demo)";
 /// Name of the RPC socket in the state directory.
-const SOCKET_NAME: &str = "mdof.sock";
+pub(super) const SOCKET_NAME: &str = "mdof.sock";
 
 /// What the command line says.
 #[derive(Debug, Default)]
@@ -86,6 +86,11 @@ pub fn run(options: &Options) -> Result<(), RunError> {
         Some(path) => Config::load(path)?,
         None => Config::parse(DEMO, DEMO_NAME)?,
     };
+    run_config(&config, options)
+}
+
+/// Like [`run`], with a configuration that is at hand.
+pub fn run_config(config: &Config, options: &Options) -> Result<(), RunError> {
     // Before the first thread, so that all inherit it.
     let signals = StopSignals::block().map_err(system("receive signals"))?;
     let state = StateDir::open(&state_dir_path(
@@ -95,7 +100,7 @@ pub fn run(options: &Options) -> Result<(), RunError> {
     let socket = options.rpc_socket.clone().or_else(|| config.target.rpc_socket.clone());
     let socket = socket.unwrap_or_else(|| state.path().join(SOCKET_NAME));
     let lock = SocketLock::acquire(&socket)?;
-    startup::check_listen_addresses(&config)?;
+    startup::check_listen_addresses(config)?;
 
     let cores = config.target.cores.clone().unwrap_or_else(cores::auto);
     let engine = EngineHandle::start(EngineConfig {
@@ -104,7 +109,7 @@ pub fn run(options: &Options) -> Result<(), RunError> {
         buffer_counts: CLASS_COUNTS,
     })?;
     let mut target = Target::new(engine, cores);
-    let served = serve(&mut target, &config, &state, lock, &signals, options.start_degraded);
+    let served = serve(&mut target, config, &state, lock, &signals, options.start_degraded);
 
     // Also when something failed: what was started is stopped cleanly.
     signals.unblock();

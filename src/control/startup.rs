@@ -13,8 +13,8 @@ use super::config::{ArrayConfig, BdevConfig, BdevKind, Config, SubsystemConfig};
 use super::member_file::{self, Found, MemberFileError};
 use super::state_dir::{ArrayNote, ArrayPhase, StateDir, StateDirError};
 use super::target::{
-    ArrayOptions, BdevSpec, CreateOptions, Members, NewNamespace, StartedHow, Target, TargetError,
-    listen_error,
+    ArrayOptions, BdevSpec, CreateOptions, Members, NewNamespace, StartedHow, Takeover, Target,
+    TargetError, listen_error,
 };
 use crate::limits::NAMESPACES_MAX;
 use crate::target::subsystem::SubsystemSpec;
@@ -334,7 +334,12 @@ fn start_array(
                 array.members.iter().filter(|name| !absent.contains(name)).cloned().collect();
             let uuid = check_members(target, array, &present, state)?;
             let degraded = array.start_degraded || start_degraded;
-            let how = target.assemble_array(&array.name, &present, degraded, &options)?;
+            let takeover = Takeover {
+                convert_bitmap: array.convert_bitmap,
+                bitmap_lost_resync: array.bitmap_lost_resync,
+            };
+            let how =
+                target.assemble_array(&array.name, &present, degraded, &options, &takeover)?;
             let note = ArrayNote { uuid, phase: ArrayPhase::Created };
             if state.read_note(&array.name)?.as_ref() != Some(&note) {
                 state.write_note(&array.name, &note)?;

@@ -205,7 +205,7 @@ impl Shard {
     /// Ends the connections of a controller's I/O queues that this core serves.
     pub(super) fn close_queues_of(&mut self, core: &mut ShardCore, cntlid: u16) {
         for index in self.connections.indexes() {
-            let conn = self.connections.get(index).expect("listed");
+            let Some(conn) = self.connections.get(index) else { continue };
             if matches!(&conn.role, Role::Io(grant) if grant.cntlid == cntlid) {
                 self.close_connection(core, index, "");
             }

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use thiserror::Error;
@@ -217,11 +217,19 @@ impl EngineHandle {
         op: IoOp,
         lba: u64,
         blocks: u32,
-        data: Vec<u8>,
+        data: &[u8],
     ) -> Result<Vec<u8>, IoStatus> {
-        match self.ask_one(0, Ask::Io { bdev, op, lba, blocks, data }) {
-            Answer::Io(result) => result,
-            answer => unreachable!("{answer:?} does not answer a request"),
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let data = data.to_vec();
+            match self.ask_one(0, Ask::Io { bdev, op, lba, blocks, data }) {
+                // All buffers are in use by hosts for the moment.
+                Answer::Io(Err(IoStatus::Aborted)) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Answer::Io(result) => return result,
+                answer => unreachable!("{answer:?} does not answer a request"),
+            }
         }
     }
 
@@ -237,7 +245,7 @@ impl EngineHandle {
         while done < blocks {
             let piece = (blocks - done).min(per_request);
             let room = vec![0; piece as usize * block as usize];
-            data.extend(self.io(bdev, IoOp::Read, lba + u64::from(done), piece, room)?);
+            data.extend(self.io(bdev, IoOp::Read, lba + u64::from(done), piece, &room)?);
             done += piece;
         }
         Ok(data)
@@ -257,7 +265,7 @@ impl EngineHandle {
         let mut lba = lba;
         for piece in data.chunks(IO_SIZE_BYTES_MAX) {
             let blocks = u32::try_from(piece.len() / block).expect("a piece fits a buffer");
-            self.io(bdev, IoOp::Write, lba, blocks, piece.to_vec())?;
+            self.io(bdev, IoOp::Write, lba, blocks, piece)?;
             lba += u64::from(blocks);
         }
         Ok(())

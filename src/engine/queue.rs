@@ -95,6 +95,8 @@ pub(super) struct Connections {
     pub(super) to_send: Vec<u16>,
     pub(super) for_buffer: Vec<u16>,
     pub(super) controllers: Vec<Option<Box<OwnedController>>>,
+    /// Slot to be tried first when all have been used once.
+    next_controller: usize,
 }
 
 impl Connections {
@@ -106,6 +108,7 @@ impl Connections {
             to_send: Vec::with_capacity(CONNECTIONS_PER_CORE_MAX),
             for_buffer: Vec::with_capacity(CONNECTIONS_PER_CORE_MAX),
             controllers: Vec::new(),
+            next_controller: 0,
         }
     }
 
@@ -158,9 +161,9 @@ impl Connections {
         self.get(key.index).filter(|conn| conn.generation == key.generation)
     }
 
-    pub(super) fn indexes(&self) -> impl Iterator<Item = u16> + use<> {
-        let used = self.slots.iter().zip(0u16..).filter(|(slot, _)| slot.is_some());
-        used.map(|(_, index)| index).collect::<Vec<_>>().into_iter()
+    /// Every slot, used or not.
+    pub(super) fn indexes(&self) -> std::ops::Range<u16> {
+        0..u16::try_from(self.slots.len()).expect("bounded by the limit")
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -173,16 +176,19 @@ impl Connections {
         (all().count(), all().filter(|conn| matches!(conn.role, Role::Io(_))).count())
     }
 
-    /// Puts a controller made by `make` (given its slot) into a free slot.
+    /// A free slot for a controller; `None`: the core owns as many as it can. The one that was
+    /// free longest, so that a host which still means an old controller does not meet a new one.
     pub(super) fn free_controller_slot(&mut self) -> Option<usize> {
-        if let Some(index) = self.controllers.iter().position(Option::is_none) {
-            return Some(index);
+        if self.controllers.len() < CONTROLLERS_PER_CORE_MAX {
+            self.controllers.push(None);
+            return Some(self.controllers.len() - 1);
         }
-        if self.controllers.len() == CONTROLLERS_PER_CORE_MAX {
-            return None;
-        }
-        self.controllers.push(None);
-        Some(self.controllers.len() - 1)
+        let count = self.controllers.len();
+        let found = (0..count)
+            .map(|step| (self.next_controller + step) % count)
+            .find(|&index| self.controllers[index].is_none())?;
+        self.next_controller = found + 1;
+        Some(found)
     }
 
     /// Notes that the connection has something to send this turn.
@@ -355,7 +361,7 @@ impl Shard {
     pub(super) fn take_table(&mut self, core: &mut ShardCore, table: Arc<SubsystemTable>) {
         self.table = table;
         for index in self.connections.indexes() {
-            let conn = self.connections.get(index).expect("listed");
+            let Some(conn) = self.connections.get(index) else { continue };
             let Role::Io(grant) = &mut conn.role else { continue };
             match self.table.find_uid(grant.subsystem.uid()) {
                 Some(subsystem) => grant.subsystem = subsystem.clone(),

@@ -33,6 +33,9 @@ pub(super) const KIND_CANCEL: u8 = KIND_FREE + 5;
 /// Requests that may be on their way between stations at a time, before the queue grows.
 const QUEUE_CAPACITY: usize = 8192;
 
+/// Requests and completions that are carried in one turn at most, some hundred microseconds' worth.
+const STEPS_PER_TURN: usize = 4096;
+
 /// One core of the target.
 #[derive(Debug)]
 pub(super) struct Shard {
@@ -91,10 +94,12 @@ impl Shard {
         }
     }
 
-    /// Carries work between the stations until none is left. Says whether there was any.
+    /// Carries work between the stations until none is left, or for as long as a turn may take: a
+    /// program on bdevs that end requests at once never runs out of it, and messages, timers and
+    /// sockets must have their turn. Says whether there was any.
     pub(super) fn drain(&mut self, core: &mut ShardCore) -> bool {
         let mut worked = false;
-        loop {
+        for _ in 0..STEPS_PER_TURN {
             if let Some((bdev, io)) = self.queue.next_submit() {
                 self.submit(core, bdev, io);
             } else if let Some((tag, status)) = self.queue.next_done() {
@@ -107,6 +112,12 @@ impl Shard {
             }
             worked = true;
         }
+        for _ in 0..self.own_messages.len() {
+            let Some(message) = self.own_messages.pop_front() else { break };
+            let own = core.index();
+            self.take_message(core, own, message);
+        }
+        worked
     }
 
     fn submit(&mut self, core: &mut ShardCore, bdev: BdevId, io: BdevIo) {

@@ -38,6 +38,9 @@ const CHUNK_SECTORS_MIN: u32 = 128;
 /// Daemon period of a lockless bitmap that the kernel has just initialised.
 const DAEMON_SLEEP_S: u32 = 30;
 
+/// mdadm's space for a lockless bitmap.
+const RESERVED_SECTORS: u32 = super::create::BITMAP_SECTORS_MIN;
+
 const UNUSED_BYTE: u8 = 0xff;
 
 const _: () = assert!(BITMAP_HEAD_BYTES as u64 == STATES_OFFSET_BYTES);
@@ -320,6 +323,32 @@ impl BitmapSuperblock {
         self.sync_size_sectors = array.size_sectors;
         self.check(array)?;
         Ok(state)
+    }
+
+    /// A head in place of one that is lost, for the room that is left on the member of `array`:
+    /// mdadm's 256 sectors or what is free up to the data, if that is less.
+    pub(super) fn replacing_lost(array: &Superblock) -> Result<Self, BitmapError> {
+        let start = array.bitmap_sector().ok_or(BitmapError::NoPosition)?;
+        let limit = if start < array.super_offset_sectors {
+            array.super_offset_sectors
+        } else {
+            array.data_offset_sectors.max(start)
+        };
+        let log = array.super_offset_sectors.checked_add_signed(array.bblog.offset_sectors.into());
+        let log = log.filter(|&log| {
+            array.features.contains(Features::BAD_BLOCKS) && (start..limit).contains(&log)
+        });
+        let room = log.unwrap_or(limit) - start;
+        let reserved = u32::try_from(room).unwrap_or(u32::MAX).min(RESERVED_SECTORS);
+        let chunk =
+            chunk_sectors_for(array.size_sectors, reserved).ok_or(BitmapError::ChunkTooSmall {
+                chunk_sectors: CHUNK_SECTORS_MIN,
+                chunks: array.size_sectors.div_ceil(u64::from(CHUNK_SECTORS_MIN)),
+                sectors_reserved: reserved,
+            })?;
+        let head = Self::created(array, chunk, reserved);
+        head.check(array)?;
+        Ok(head)
     }
 
     /// A head for a new array whose chunk size is settled.

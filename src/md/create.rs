@@ -9,14 +9,17 @@
 //! mdadm puts its bad-block log 16 sectors behind the superblock, which is inside a lockless
 //! bitmap: the first entry destroys states. mdof writes no log at all; the 8 sectors behind the
 //! bitmap stay free for one. mdadm always sets 256 sectors aside for the bitmap; mdof sets aside
-//! more on members above 127 GiB, so that a chunk stays at 1 MiB. md takes the number from the
-//! bitmap head (`llbitmap_read_sb`).
+//! more on members above 127 GiB, so that a chunk stays at 1 MiB, and what it takes when the
+//! operator asks for a chunk size. md takes the number from the bitmap head (`llbitmap_read_sb`),
+//! and any chunk size that is a power of two and whose states fit.
 
 use thiserror::Error;
 
-use super::bitmap_superblock::{BitmapSuperblock, InitialState, chunk_sectors_for};
+use super::bitmap_superblock::{
+    BITMAP_CHUNKS_MAX, BITMAP_HEAD_BYTES, BitmapSuperblock, InitialState, chunk_sectors_for,
+};
 use super::types::{BadBlockLog, DevFlags, Features, Level, Role, Timestamp};
-use super::{MAX_SECTOR, Reshape, Superblock};
+use super::{MAX_SECTOR, Reshape, SECTOR_BYTES, STATES_OFFSET_BYTES, Superblock};
 use crate::limits::MEMBERS_MAX;
 
 /// Position of a 1.2 superblock.
@@ -26,13 +29,17 @@ const BITMAP_OFFSET_SECTORS: i32 = 8;
 /// Superblock, the 4 KiB before it, and room for a bad-block log: mdadm's 24 sectors.
 const FIXED_SECTORS: u64 = 24;
 /// mdadm's space for a lockless bitmap.
-const BITMAP_SECTORS_MIN: u32 = 256;
+pub(super) const BITMAP_SECTORS_MIN: u32 = 256;
 /// Space for 2^24 chunks: 1 MiB each up to 16 TiB.
 const BITMAP_SECTORS_MAX: u32 = 32_776;
 /// The chunk size that the space is chosen for: 1 MiB.
 const CHUNK_SECTORS_TARGET: u64 = 2048;
 /// Data starts at a multiple of 1 MiB.
 const ALIGN_SECTORS: u64 = 2048;
+/// Smallest chunk that can be asked for: 4 KiB, one logical block of 4096 bytes.
+pub const CHUNK_KIB_MIN: u64 = 4;
+/// Largest chunk that can be asked for: 1 GiB.
+pub const CHUNK_KIB_MAX: u64 = 1 << 20;
 /// Largest headroom: 128 MiB.
 const HEADROOM_SECTORS_MAX: u64 = 262_144;
 /// Members are used in units of 4 KiB, so that a 4 KiB member can replace a 512 B one.
@@ -44,7 +51,12 @@ const MAX_DEV: usize = 128;
 
 const _: () = {
     assert!(MEMBERS_MAX <= MAX_DEV);
-    assert!(BITMAP_SECTORS_MAX as u64 * 512 >= (1 << 24) + super::STATES_OFFSET_BYTES);
+    assert!(BITMAP_SECTORS_MAX as u64 * SECTOR_BYTES >= (1 << 24) + STATES_OFFSET_BYTES);
+    assert!(1 << 24 <= BITMAP_CHUNKS_MAX);
+    // As the error says them.
+    assert!(CHUNK_KIB_MIN == 4 && CHUNK_KIB_MAX == 1 << 20);
+    // A chunk is stored as a number of sectors in 32 bits.
+    assert!(CHUNK_KIB_MAX * 1024 / SECTOR_BYTES <= u32::MAX as u64);
     assert!(BITMAP_SECTORS_MAX.is_multiple_of(8) && BITMAP_SECTORS_MIN.is_multiple_of(8));
 };
 
@@ -131,6 +143,27 @@ pub enum CreateError {
         /// The other.
         second: usize,
     },
+    /// A chunk size that no bitmap has.
+    #[error(
+        "chunks of {bytes} bytes cannot be had: the size is a power of two from 4 KiB to 1 GiB"
+    )]
+    ChunkSize {
+        /// What was asked for.
+        bytes: u64,
+    },
+    /// More chunks than the largest bitmap has.
+    #[error(
+        "chunks of {kib} KiB are too small for members of this size: they make {chunks} chunks, \
+         and a bitmap holds at most {BITMAP_CHUNKS_MAX}; use {fits_kib} KiB or more"
+    )]
+    TooManyChunks {
+        /// What was asked for.
+        kib: u64,
+        /// Chunks that result.
+        chunks: u64,
+        /// The smallest that does.
+        fits_kib: u64,
+    },
     /// A name md cannot hold.
     #[error("the array name {name:?} does not fit: 1 to 32 bytes, no NUL")]
     Name {
@@ -157,13 +190,40 @@ pub struct Creation {
     pub bitmap_area_sectors: u64,
 }
 
-/// Plans a new array. Pure: what is already on the members is the caller's to ask about.
+impl Creation {
+    /// The bytes of the whole bitmap area, head and states, as they lie on every member.
+    #[must_use]
+    pub fn bitmap_area(&self) -> Vec<u8> {
+        let length = |bytes: u64| usize::try_from(bytes).expect("bounded by BITMAP_CHUNKS_MAX");
+        let mut bytes = vec![0; length(self.bitmap_area_sectors * SECTOR_BYTES)];
+        let head = bytes.first_chunk_mut::<BITMAP_HEAD_BYTES>().expect("an area has a head");
+        self.bitmap.encode_into(head);
+        bytes[BITMAP_HEAD_BYTES..][..length(self.chunk_count)].fill(self.initial_state.byte());
+        bytes
+    }
+}
+
+/// Plans a new array with chunks of mdof's choice: at most 1 MiB on members up to 16 TiB. Pure:
+/// what is already on the members is the caller's to ask about.
 pub fn create(array: &NewArray) -> Result<Creation, CreateError> {
+    create_with_chunk(array, None)
+}
+
+/// Like [`create`], with chunks of `chunk_bytes` where that is given: a power of two of KiB from
+/// [`CHUNK_KIB_MIN`] to [`CHUNK_KIB_MAX`]. Room for their states is set aside.
+pub fn create_with_chunk(
+    array: &NewArray,
+    chunk_bytes: Option<u64>,
+) -> Result<Creation, CreateError> {
     let smallest = check_members(&array.members)?;
     if !(1..=32).contains(&array.name.len()) || array.name.contains('\0') {
         return Err(CreateError::Name { name: array.name.clone() });
     }
-    let reserved = bitmap_sectors(smallest);
+    let wanted = chunk_bytes.map(chunk_sectors).transpose()?;
+    let reserved = match wanted {
+        None => bitmap_sectors(smallest),
+        Some(chunk) => bitmap_sectors_for(smallest, chunk)?,
+    };
     let data_offset = data_offset(smallest, reserved);
     for (index, member) in array.members.iter().enumerate() {
         let need_sectors = data_offset + SIZE_SECTORS_MIN;
@@ -175,10 +235,13 @@ pub fn create(array: &NewArray) -> Result<Creation, CreateError> {
     let size = (smallest - data_offset) & !(SIZE_UNIT_SECTORS - 1);
     let superblocks: Vec<_> =
         (0..array.members.len()).map(|slot| superblock(array, slot, size, data_offset)).collect();
-    let chunk = chunk_sectors_for(size, reserved).expect("the area holds 2^15 states at least");
+    let chunk = wanted.or_else(|| chunk_sectors_for(size, reserved));
+    let chunk = chunk.expect("the area holds 2^15 states at least");
     let bitmap = BitmapSuperblock::created(&superblocks[0], chunk, reserved);
     let bitmap_sector = superblocks[0].bitmap_sector().expect("a bitmap position was just set");
     assert!(bitmap_sector + u64::from(reserved) <= data_offset, "the bitmap ends before the data");
+    let states = STATES_OFFSET_BYTES + bitmap.chunk_count();
+    assert!(states <= u64::from(reserved) * SECTOR_BYTES, "the states fit their area");
     Ok(Creation {
         initial_state: if array.assume_clean {
             InitialState::Clean
@@ -191,6 +254,16 @@ pub fn create(array: &NewArray) -> Result<Creation, CreateError> {
         bitmap,
         superblocks,
     })
+}
+
+/// Checks a chunk size that was asked for; returns its sectors.
+fn chunk_sectors(bytes: u64) -> Result<u32, CreateError> {
+    let kib = bytes / 1024;
+    let range = CHUNK_KIB_MIN..=CHUNK_KIB_MAX;
+    if !bytes.is_power_of_two() || !range.contains(&kib) {
+        return Err(CreateError::ChunkSize { bytes });
+    }
+    Ok(u32::try_from(bytes / SECTOR_BYTES).expect("CHUNK_KIB_MAX fits"))
 }
 
 /// Returns the sectors of the smallest member.
@@ -220,11 +293,24 @@ fn check_members(members: &[NewMember]) -> Result<u64, CreateError> {
 
 /// Space for the bitmap of members of this size: mdadm's, or what 1 MiB chunks take.
 fn bitmap_sectors(device_sectors: u64) -> u32 {
-    let chunks = device_sectors.div_ceil(CHUNK_SECTORS_TARGET);
-    let sectors = (super::STATES_OFFSET_BYTES + chunks).div_ceil(super::SECTOR_BYTES);
-    u32::try_from(sectors.next_multiple_of(8))
-        .unwrap_or(BITMAP_SECTORS_MAX)
-        .clamp(BITMAP_SECTORS_MIN, BITMAP_SECTORS_MAX)
+    area_sectors(device_sectors.div_ceil(CHUNK_SECTORS_TARGET)).min(BITMAP_SECTORS_MAX)
+}
+
+/// Space for the bitmap when chunks are to have this size.
+fn bitmap_sectors_for(device_sectors: u64, chunk_sectors: u32) -> Result<u32, CreateError> {
+    let chunks = device_sectors.div_ceil(u64::from(chunk_sectors));
+    if chunks <= BITMAP_CHUNKS_MAX {
+        return Ok(area_sectors(chunks));
+    }
+    let kib = |sectors: u64| sectors * SECTOR_BYTES / 1024;
+    let fits = device_sectors.div_ceil(BITMAP_CHUNKS_MAX).next_power_of_two();
+    Err(CreateError::TooManyChunks { kib: kib(chunk_sectors.into()), chunks, fits_kib: kib(fits) })
+}
+
+/// Sectors that a head and this many states take, at least mdadm's.
+fn area_sectors(chunks: u64) -> u32 {
+    let sectors = (STATES_OFFSET_BYTES + chunks).div_ceil(SECTOR_BYTES).next_multiple_of(8);
+    u32::try_from(sectors).unwrap_or(u32::MAX).max(BITMAP_SECTORS_MIN)
 }
 
 /// mdadm's rule: metadata, then headroom of at most 0.1 % of the member, rounded up to 1 MiB.
@@ -244,7 +330,7 @@ fn superblock(array: &NewArray, slot: usize, size: u64, data_offset: u64) -> Sup
     }
     let mut set_name = [0; 32];
     set_name[..array.name.len()].copy_from_slice(array.name.as_bytes());
-    Superblock {
+    let mut superblock = Superblock {
         features: Features::BITMAP_OFFSET,
         set_uuid: array.set_uuid,
         set_name,
@@ -271,7 +357,9 @@ fn superblock(array: &NewArray, slot: usize, size: u64, data_offset: u64) -> Sup
         resync_offset_sectors: MAX_SECTOR,
         logical_block_size: member.logical_block_size,
         roles,
-    }
+    };
+    superblock.updated_at(array.ctime.seconds(), true);
+    superblock
 }
 
 #[cfg(test)]
@@ -320,6 +408,101 @@ mod tests {
         }
         let creation = create(&new_array(&[1 << 36, 1 << 36])).unwrap();
         assert_eq!(creation.bitmap.chunk_sectors(), Some(4096));
+    }
+
+    /// Members of 2^shift sectors: KiB of a chunk, sectors of the bitmap area, MiB before the data.
+    const BY_SIZE: [(u32, u64, u64, u64); 19] = [
+        (17, 64, 256, 1),
+        (18, 64, 256, 1),
+        (19, 64, 256, 1),
+        (20, 64, 256, 1),
+        (21, 64, 256, 2),
+        (22, 64, 256, 3),
+        (23, 64, 256, 5),
+        (24, 128, 256, 9),
+        (25, 256, 256, 17),
+        (26, 512, 256, 33),
+        (27, 1024, 256, 65),
+        (28, 1024, 264, 129),
+        (29, 1024, 520, 129),
+        (30, 1024, 1032, 129),
+        (31, 1024, 2056, 130),
+        (32, 1024, 4104, 131),
+        (33, 1024, 8200, 133),
+        (34, 1024, 16_392, 137),
+        (35, 1024, 32_776, 145),
+    ];
+
+    #[test]
+    fn default_chunks_by_size_are_these() {
+        for (shift, chunk_kib, area_sectors, data_mib) in BY_SIZE {
+            let creation = create(&new_array(&[1 << shift, 1 << shift])).unwrap();
+            let chunk = u64::from(creation.bitmap.chunk_sectors().unwrap()) / 2;
+            let data = creation.superblocks[0].data_offset_sectors / 2048;
+            let found = (shift, chunk, creation.bitmap_area_sectors, data);
+            assert_eq!(found, (shift, chunk_kib, area_sectors, data_mib));
+            assert!(chunk <= 1024);
+            assert!(creation.superblocks[0].data_offset_sectors.is_multiple_of(2048));
+        }
+    }
+
+    #[test]
+    fn a_chunk_size_that_is_asked_for_gets_its_room() {
+        // Sectors of a member, KiB of a chunk, sectors of the area.
+        let rows = [
+            (1u64 << 21, 64, 256),
+            (1 << 21, 4, 520),
+            (1 << 31, 64, 32_776),
+            (1 << 31, 1 << 20, 256),
+            (1 << 33, 64, 131_080),
+            (1 << 35, 512, 65_544),
+        ];
+        for (sectors, kib, area) in rows {
+            let array = new_array(&[sectors, sectors]);
+            let creation = create_with_chunk(&array, Some(kib * 1024)).unwrap();
+            assert_eq!(creation.bitmap.chunk_sectors().map(u64::from), Some(kib * 2));
+            assert_eq!(creation.bitmap_area_sectors, area, "{sectors} sectors, {kib} KiB");
+            let size = creation.superblocks[0].size_sectors;
+            assert_eq!(creation.chunk_count, size.div_ceil(kib * 2));
+            // md's check at load: no less than the sectors by the bytes set aside.
+            assert!(kib * 2 >= size.div_ceil(area * 512), "md refuses this chunk size");
+            let mut head = [0; BITMAP_HEAD_BYTES];
+            creation.bitmap.encode_into(&mut head);
+            let read = BitmapSuperblock::parse(&head, &creation.superblocks[1]);
+            assert_eq!(read.as_ref(), Ok(&creation.bitmap));
+        }
+    }
+
+    #[test]
+    fn chunk_sizes_that_cannot_be_are_refused_by_name() {
+        let small = new_array(&[1 << 21, 1 << 21]);
+        for bytes in [0, 1, 512, 2048, 3 << 12, (64 << 10) + 1, 2 << 30, u64::MAX] {
+            let error = create_with_chunk(&small, Some(bytes)).unwrap_err();
+            assert_eq!(error, CreateError::ChunkSize { bytes });
+        }
+        let large = new_array(&[1 << 35, 1 << 35]);
+        let error = create_with_chunk(&large, Some(64 << 10)).unwrap_err();
+        let told = CreateError::TooManyChunks { kib: 64, chunks: 1 << 28, fits_kib: 256 };
+        assert_eq!(error, told);
+        assert!(create_with_chunk(&large, Some(256 << 10)).is_ok());
+        // The area would take all of the member.
+        let tiny = new_array(&[2176, 2176]);
+        assert!(create_with_chunk(&tiny, Some(4096)).is_ok());
+    }
+
+    #[test]
+    fn the_bitmap_area_is_head_and_states() {
+        let mut array = new_array(&[1 << 21, 1 << 21]);
+        array.assume_clean = true;
+        let creation = create(&array).unwrap();
+        let area = creation.bitmap_area();
+        assert_eq!(area.len() as u64, creation.bitmap_area_sectors * 512);
+        let mut head = [0; BITMAP_HEAD_BYTES];
+        creation.bitmap.encode_into(&mut head);
+        assert_eq!(area[..BITMAP_HEAD_BYTES], head);
+        let clean = area[BITMAP_HEAD_BYTES..].iter().take_while(|&&byte| byte == 1).count();
+        assert_eq!(clean as u64, creation.chunk_count);
+        assert!(area[BITMAP_HEAD_BYTES + clean..].iter().all(|&byte| byte == 0));
     }
 
     #[test]

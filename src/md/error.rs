@@ -162,6 +162,18 @@ pub enum BitmapError {
         /// With what.
         other: &'static str,
     },
+    /// Two current heads of one array contradict each other.
+    #[error("its chunk size is not that of member {other}")]
+    Disagree {
+        /// The other candidate.
+        other: usize,
+    },
+    /// The device failed to read it.
+    #[error("it cannot be read ({reason})")]
+    Unreadable {
+        /// What the device said.
+        reason: String,
+    },
     /// The superblock has no bitmap or points outside of the member.
     #[error("the superblock names no usable bitmap position")]
     NoPosition,

@@ -12,6 +12,7 @@
 mod assemble;
 mod bad_blocks;
 mod bitmap_superblock;
+mod classic;
 mod create;
 mod display;
 mod error;
@@ -21,14 +22,20 @@ mod types;
 
 pub use assemble::{
     AssembleError, Assembly, BitmapPlan, Candidate, MissingReason, Rejection, RejectionReason,
-    Slot, assemble,
+    Slot, assemble, assemble_lost_bitmap,
 };
 pub use bad_blocks::{BAD_BLOCK_LOG_SECTORS_MAX, BadBlockError, BadRange, parse_bad_blocks};
 pub use bitmap_superblock::{
     BITMAP_CHUNKS_MAX, BITMAP_HEAD_BYTES, BitmapFlags, BitmapSuperblock, BitmapVersion,
     InitialState, STATES_OFFSET_BYTES, chunk_sectors_for, state_offset_bytes,
 };
-pub use create::{CreateError, Creation, NewArray, NewMember, create};
+pub use classic::{
+    CLASSIC_BITS_OFFSET_BYTES, Conversion, ConvertError, classic_bits_bytes, mark_in_doubt,
+};
+pub use create::{
+    CHUNK_KIB_MAX, CHUNK_KIB_MIN, CreateError, Creation, NewArray, NewMember, create,
+    create_with_chunk,
+};
 pub use display::Examine;
 pub use error::{BitmapError, SuperblockError};
 pub use superblock::{Reshape, SUPERBLOCK_READ_BYTES, Superblock, Unverified, candidate_sectors};

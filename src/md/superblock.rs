@@ -23,6 +23,9 @@ pub(crate) const MAX_DEV_LIMIT: u32 = 1920;
 /// md refuses a member with less room than this.
 const DATA_SECTORS_MIN: u64 = 10;
 
+/// See [`Superblock::unwritten_reads_zero`].
+const ZERO_MARK_MICROSECONDS: u32 = 606_060;
+
 const _: () = assert!(FIXED_BYTES + 2 * MAX_DEV_LIMIT as usize == SUPERBLOCK_READ_BYTES);
 
 /// Bytes that may be a superblock. Only [`Unverified::parse`] leads to a [`Superblock`].
@@ -270,9 +273,25 @@ impl Superblock {
         self.roles[index] = role;
     }
 
-    /// Sets the time of the update that is about to be written.
+    /// Sets the time of the update that is about to be written, and in it whether chunks that the
+    /// bitmap calls Unwritten read as zeroes ([`Superblock::unwritten_reads_zero`]).
+    pub fn updated_at(&mut self, now_s: u64, unwritten_reads_zero: bool) {
+        self.utime_from(now_s, if unwritten_reads_zero { ZERO_MARK_MICROSECONDS } else { 0 });
+    }
+
+    /// Sets the time of the last update.
     pub fn utime_from(&mut self, now_s: u64, microseconds: u32) {
         self.utime = Timestamp::from_unix(now_s, microseconds);
+    }
+
+    /// Whether mdof wrote this superblock last and kept its rule that a chunk called Unwritten
+    /// holds nothing. The kernel calls chunks Unwritten that hold data (a discard which covers a
+    /// part of its last chunk), so after it has run an array, what the members hold there counts.
+    ///
+    /// The mark lies where nobody looks and where every update by the kernel wipes it: in the
+    /// microseconds of the update time, which the kernel always writes as 0 and never reads.
+    pub fn unwritten_reads_zero(&self) -> bool {
+        self.utime.microseconds() == u64::from(ZERO_MARK_MICROSECONDS)
     }
 
     /// The array was stopped (or idle) with its members alike.

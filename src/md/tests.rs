@@ -251,8 +251,9 @@ proptest! {
                 Candidate { device_sectors: 1 << 21, superblock: superblock.clone(), bitmap: None };
             let _ = assemble(&[candidate]);
             let mut again = vec![0; 4096];
-            superblock.encode_into(&mut again);
-            prop_assert_eq!(again, block);
+            let length = superblock.encode_into(&mut again);
+            // A shorter role table may sum up alike: entries of all ones add nothing.
+            prop_assert_eq!(&again[..length], &block[..length]);
         }
     }
 

@@ -1,10 +1,31 @@
 //! From what was read off the members to the configuration an array starts with. Pure.
+//!
+//! # What becomes of a bitmap
+//!
+//! Of the members in sync, in the order of their slots:
+//!
+//! | found                                            | outcome |
+//! |--------------------------------------------------|---------|
+//! | all copies current and alike                     | loaded: Dirty and Syncing become NeedSync |
+//! | current copies that differ                       | of each chunk the more cautious byte |
+//! | one stale: older than the superblocks, or marked | the current ones, and what it has in doubt |
+//! | one missing, unreadable, damaged or foreign      | the others |
+//! | current ones with chunks of different sizes      | as if none were usable |
+//! | all stale                                        | all but Unwritten become NeedSync, and Unwritten chunks are read, not taken for zeroes |
+//! | none usable                                      | refused; `bitmap_lost = "resync"`: a new one, all NeedSync |
+//! | a torn unit: bytes that are no states            | those chunks become NeedSync |
+//! | never started by the kernel (`FIRST_USE`)        | initialised as the kernel does |
+//! | a classic one                                    | refused; `convert_bitmap = true`: see `md::classic` |
+//!
+//! Wherever the copies were not all alike, or the array was not stopped cleanly, all units are
+//! written again and are durable before the array serves; the one with the header comes last, so
+//! that a crash on the way leaves what was doubtful doubtful. Control logs what it found.
 
 use super::{ArrayConfig, BitmapConfig, MemberConfig};
 use crate::bdev::BdevId;
-use crate::bitmap::Infection;
 use crate::bitmap::state::safer_byte;
-use crate::md::{Assembly, BitmapError, BitmapPlan, Candidate, Creation, Slot};
+use crate::bitmap::{ChunkState, Infection};
+use crate::md::{Assembly, BitmapError, BitmapPlan, BitmapSuperblock, Candidate, Creation, Slot};
 
 /// What the operator decides about an array, beside its members.
 #[derive(Debug, Clone)]
@@ -63,45 +84,88 @@ pub fn from_assembly(
     bdevs: &[CandidateBdev],
     states: &[Option<Vec<u8>>],
 ) -> Result<ArrayConfig, BitmapError> {
+    let array = &assembly.superblock;
+    let sources: Vec<usize> = assembly.slots.iter().filter_map(in_sync).collect();
+    let (bitmap, unwritten_reads_zero) = bitmap_config(assembly, candidates, &sources, states)?;
     let member = |slot: &Slot| {
         // A member that was being rebuilt holds old data; it stays out until it is rebuilt anew.
-        let Slot::InSync { candidate } = *slot else { return None };
+        let candidate = in_sync(slot)?;
         let mut superblock = candidates[candidate].superblock.clone();
-        superblock.roles.clone_from(&assembly.superblock.roles);
-        superblock.events = assembly.superblock.events;
+        superblock.roles.clone_from(&array.roles);
+        superblock.events = array.events;
+        // One event behind it may not know yet where the bitmap is.
+        superblock.bitmap_offset_sectors = array.bitmap_offset_sectors;
+        if let Some(reads_zero) = unwritten_reads_zero {
+            superblock.updated_at(superblock.utime.seconds(), reads_zero);
+        }
         let CandidateBdev { bdev, unmap } = bdevs[candidate];
         Some(MemberConfig { bdev, unmap, superblock })
-    };
-    let bitmap = match &assembly.bitmap {
-        BitmapPlan::None => BitmapConfig::None { resync: assembly.full_resync_needed },
-        BitmapPlan::Initialise { superblock, .. } => {
-            let mut superblock = superblock.clone();
-            let initial = superblock.initialise(&assembly.superblock)?;
-            let chunks =
-                usize::try_from(superblock.chunk_count()).expect("bounded by BITMAP_CHUNKS_MAX");
-            let states = vec![initial.byte(); chunks];
-            BitmapConfig::Lockless { superblock, states, stale: false, rewrite: true }
-        }
-        BitmapPlan::Load { candidate, superblock, stale } => {
-            let sources = assembly.slots.iter().filter_map(|slot| match slot {
-                Slot::InSync { candidate } => states[*candidate].as_deref(),
-                _ => None,
-            });
-            let own = states[*candidate].as_deref().expect("the source of the plan was read");
-            let (states, differ) = merge(own, sources);
-            BitmapConfig::Lockless {
-                superblock: superblock.clone(),
-                states,
-                stale: *stale,
-                rewrite: assembly.dirty || differ,
-            }
-        }
     };
     Ok(config(options, assembly.slots.iter().map(member).collect(), bitmap))
 }
 
+fn in_sync(slot: &Slot) -> Option<usize> {
+    match *slot {
+        Slot::InSync { candidate } => Some(candidate),
+        _ => None,
+    }
+}
+
+/// How the array remembers, and whether its Unwritten chunks are known to hold nothing; `None`:
+/// the superblocks say it.
+fn bitmap_config(
+    assembly: &Assembly,
+    candidates: &[Candidate],
+    sources: &[usize],
+    states: &[Option<Vec<u8>>],
+) -> Result<(BitmapConfig, Option<bool>), BitmapError> {
+    let filled = |superblock: BitmapSuperblock, state: u8| {
+        let chunks =
+            usize::try_from(superblock.chunk_count()).expect("bounded by BITMAP_CHUNKS_MAX");
+        let states = vec![state; chunks];
+        BitmapConfig::Lockless { superblock, states, stale: false, rewrite: true }
+    };
+    Ok(match &assembly.bitmap {
+        BitmapPlan::None => (BitmapConfig::None { resync: assembly.full_resync_needed }, None),
+        BitmapPlan::Initialise { superblock, .. } => {
+            let mut superblock = superblock.clone();
+            let initial = superblock.initialise(&assembly.superblock)?;
+            (filled(superblock, initial.byte()), Some(true))
+        }
+        BitmapPlan::Replace { superblock } => {
+            (filled(superblock.clone(), ChunkState::NeedSync as u8), Some(true))
+        }
+        BitmapPlan::Load { superblock, stale, .. } => {
+            let chunks = superblock.chunk_sectors();
+            // Copies in other units (a conversion or a damaged head) can't be compared.
+            let usable = |&candidate: &usize| match &candidates[candidate].bitmap {
+                Some(Ok(head)) if head.chunk_sectors() == chunks => states[candidate].as_deref(),
+                _ => None,
+            };
+            let copies: Vec<&[u8]> = sources.iter().filter_map(usable).collect();
+            let Some((own, others)) = copies.split_first() else {
+                let reason = "no member could read the states of the chunks".to_owned();
+                return Err(BitmapError::Unreadable { reason });
+            };
+            let (states, differ) = merge(own, others.iter().copied());
+            let incomplete = copies.len() < sources.len();
+            let config = BitmapConfig::Lockless {
+                superblock: superblock.clone(),
+                states,
+                stale: *stale,
+                rewrite: assembly.dirty || differ || incomplete,
+            };
+            // What an old bitmap calls Unwritten may have been written since.
+            (config, stale.then_some(false))
+        }
+    })
+}
+
 /// Of several copies of the states the more cautious byte for each chunk, and whether they differ.
 fn merge<'a>(own: &[u8], copies: impl Iterator<Item = &'a [u8]>) -> (Vec<u8>, bool) {
+    if mutant!(NoUnionOfBitmaps) {
+        return (own.to_vec(), true);
+    }
     let mut merged = own.to_vec();
     let mut differ = false;
     for copy in copies {

@@ -143,7 +143,9 @@ impl Channel {
                 self.finish(op, status, out);
             }
             ToChannel::Members { epoch, in_sync } => {
-                self.in_sync = in_sync;
+                if !mutant!(MembershipNotAdopted) {
+                    self.in_sync = in_sync;
+                }
                 out.mail.push_back(Mail::Owner(ToOwner::Adopted(epoch)));
                 self.recheck_recorded(out);
             }
@@ -280,13 +282,15 @@ impl Channel {
 
     /// Whether the owner holds a part of the range.
     pub(super) fn is_locked(&self, range: &BlockRange) -> bool {
-        self.lock_count > 0 && self.locks.iter().flatten().any(|lock| lock.range.overlaps(range))
+        self.lock_count > 0
+            && !mutant!(WriteThroughLock)
+            && self.locks.iter().flatten().any(|lock| lock.range.overlaps(range))
     }
 
     fn lock(&mut self, window: u8, range: BlockRange, out: &mut Out<'_>) {
         let mut waits_for = 0;
         for op in &mut self.ops {
-            if op.counted && range.overlaps(&op.range) {
+            if op.counted && range.overlaps(&op.range) && !mutant!(LockIgnoresInFlight) {
                 op.holds_up |= 1 << window;
                 waits_for += 1;
             }

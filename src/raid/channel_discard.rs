@@ -110,6 +110,7 @@ mod tests {
             map: None,
             discards,
             members: Vec::new(),
+            unwritten_reads_zero: true,
         }
     }
 

@@ -56,7 +56,11 @@ impl Channel {
         survey.all_zero = true;
         for (index, chunk) in chunks.enumerate() {
             match map.state(chunk) {
-                ChunkState::Unwritten => survey.zero_chunks |= 1 << index,
+                ChunkState::Unwritten
+                    if self.shared.unwritten_reads_zero && !mutant!(UnwrittenReadAsFound) =>
+                {
+                    survey.zero_chunks |= 1 << index;
+                }
                 ChunkState::Clean | ChunkState::Dirty => survey.all_zero = false,
                 _ => {
                     survey.all_zero = false;
@@ -71,7 +75,7 @@ impl Channel {
     /// with the fewest reads outstanding on this core.
     fn choose(&self, tried: SlotMask, in_doubt: bool) -> Option<MemberSlot> {
         let left = self.in_sync & !tried;
-        if in_doubt {
+        if in_doubt && !mutant!(ReadDoubtFromAny) {
             return source_of(left);
         }
         slots(left).min_by_key(|&slot| self.reads[usize::from(slot)])

@@ -17,6 +17,8 @@
 //! 4. Chunks in doubt are read from one member only, the one resync copies from.
 //! 5. Unwritten chunks read as zeroes; before the first write to one, all of it is zeroed durably
 //!    on all members. Chunks become Unwritten again only as a whole, while the owner holds them.
+//!    In an array that Linux md has run Unwritten chunks may hold data: they are read as chunks in
+//!    doubt, the first write makes them NeedSync, and nothing becomes Unwritten.
 
 pub mod assembly;
 mod channel;
@@ -35,7 +37,7 @@ mod owner_resync;
 mod owner_start;
 mod owner_zero;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 
@@ -155,6 +157,9 @@ pub struct Shared {
     pub discards: bool,
     /// Per slot: bdev and first data block.
     pub members: Vec<Option<MemberPlace>>,
+    /// Chunks called Unwritten read as zeroes. Not so in an array that Linux md has run: there
+    /// they may hold data, see [`Superblock::unwritten_reads_zero`].
+    pub unwritten_reads_zero: bool,
 }
 
 /// Where a member's data lie.

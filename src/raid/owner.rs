@@ -236,11 +236,17 @@ impl Owner {
 
     fn poll_life(&mut self, out: &mut Out<'_>) {
         match self.life {
-            Life::Starting if self.failed => {
+            Life::Starting if self.failed && !self.awaits_members() => {
                 self.set_life(Life::Stopped);
                 out.mail.push_back(Mail::Started(Err(IoStatus::MediaError)));
             }
-            Life::Starting if self.recorder.is_durable() => {
+            // Chunks count as open whose bytes may differ between the members until all units
+            // have been written anew.
+            Life::Starting
+                if self.recorder.is_durable()
+                    && self.bitmap.as_ref().is_none_or(BitmapKeeper::is_quiet)
+                    || mutant!(ServeBeforeRecorded) =>
+            {
                 self.set_life(Life::Running);
                 self.arm_daemon(out);
                 self.announce_start(out);
@@ -255,6 +261,9 @@ impl Owner {
             }
             Life::Winding if self.walker.is_idle() && self.daemon.is_idle() => {
                 self.set_life(Life::Flushing);
+                if mutant!(StopWithoutFlush) {
+                    return self.poll_life(out);
+                }
                 self.stop_flush_pending = self.in_sync;
                 self.flush_members(out);
             }
@@ -270,21 +279,35 @@ impl Owner {
                     self.poll(out);
                 }
             }
-            Life::Sealing if self.recorder.is_durable() || self.failed => {
+            Life::Sealing
+                if (self.recorder.is_durable() || self.failed) && !self.awaits_members() =>
+            {
                 let clean = self.is_clean() && !self.failed;
+                let is_kept = !self.failed && !self.stop_flush_failed;
                 self.set_life(Life::Stopped);
                 out.mail.push_back(Mail::Event(super::ArrayEvent::Stopped { clean }));
-                let result = if self.failed { Err(IoStatus::MediaError) } else { Ok(()) };
+                let result = if is_kept { Ok(()) } else { Err(IoStatus::MediaError) };
                 out.mail.push_back(Mail::Stopped(result));
             }
             _ => {}
         }
     }
 
+    /// Requests for metadata or zeroing are in flight: an array that has failed no longer waits
+    /// for their success, but for their end it must.
+    fn awaits_members(&self) -> bool {
+        self.recorder.is_writing() || self.bitmap.as_ref().is_some_and(BitmapKeeper::awaits_members)
+    }
+
     /// A member has flushed on the way to a stop, or has not.
     pub(super) fn stop_flush_answered(&mut self, slot: MemberSlot, status: IoStatus) {
         self.stop_flush_pending &= !super::bit(slot);
         self.stop_flush_failed |= !status.is_ok() && self.in_sync == super::bit(slot);
+    }
+
+    /// What the last member has in its cache may be lost.
+    pub(super) fn stop_flush_has_failed(&self) -> bool {
+        self.stop_flush_failed
     }
 
     /// What was Dirty may be called Clean: everybody is there and everything is on the media.

@@ -103,15 +103,28 @@ impl BitmapKeeper {
         })
     }
 
-    /// Every unit is to be written again, because the members' copies may differ.
+    /// Every unit is to be written again, because the members' copies may differ. The first one,
+    /// whose header vouches for the others, follows with the first update of the superblocks,
+    /// which waits until these are durable: a crash before leaves the bitmap as doubtful as it was.
     pub(super) fn rewrite_all(&mut self) {
-        for unit in 0..self.ledger.units() {
+        for unit in 1..self.ledger.units() {
             self.ledger.mark(unit, Urgency::Now);
         }
     }
 
     pub(super) fn is_settled(&self) -> bool {
         self.ledger.is_settled()
+    }
+
+    /// No unit that somebody waits for is to be written.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.ledger.is_quiet()
+    }
+
+    /// Writes of units or zeroing of chunks are in flight.
+    pub(super) fn awaits_members(&self) -> bool {
+        self.flushes.iter().any(|flush| flush.pending != 0)
+            || self.zero_jobs.iter().any(|job| job.pending != 0)
     }
 
     pub(super) fn writes(&self) -> u64 {
@@ -258,14 +271,22 @@ impl Owner {
             let state = self.shared.chunk_state(chunk).expect("a bitmap has a map");
             // Also before a write of all of it: a power cut in its middle may leave either
             // zeroes or the new data, never what the members held before.
-            if state == ChunkState::Unwritten {
+            let untouched = state == ChunkState::Unwritten && !mutant!(SkipZeroing);
+            if untouched && self.shared.unwritten_reads_zero {
                 blocked = Some(match self.zero_chunk(chunk, out) {
                     true => Blocked::Unit(self.keeper().ledger.unit_of(chunk)),
                     false => return Some(Blocked::ZeroJobs),
                 });
                 continue;
             }
-            let next = state::on_write(state, degraded);
+            // Where Linux md has called it Unwritten, the rest of the chunk may hold data, or
+            // differ: resync makes the members alike.
+            let next = if untouched {
+                self.walker.look_again();
+                ChunkState::NeedSync
+            } else {
+                state::on_write(state, degraded)
+            };
             if next != state {
                 self.turn(chunk, next);
             }
@@ -338,6 +359,9 @@ impl Owner {
     /// A write was lost on every member: what they hold there now may differ.
     pub(super) fn write_lost(&mut self, first: u32, last: u32) {
         let Some(map) = &self.shared.map else { return };
+        if mutant!(LostWriteForgotten) {
+            return;
+        }
         for chunk in first..=last {
             let chunk = chunk as usize;
             let state = map.state(chunk);
@@ -363,7 +387,9 @@ impl Owner {
     }
 
     fn begin_flush(&mut self, index: usize, unit: usize, out: &mut Out<'_>) {
-        let in_sync = self.in_sync;
+        let mut in_sync = self.in_sync;
+        let forgotten = if mutant!(ForgetMembersBitmapWrite) { in_sync & (in_sync - 1) } else { 0 };
+        in_sync &= !forgotten;
         let map = self.shared.map.as_ref().expect("a bitmap has a map");
         let bitmap = self.bitmap.as_mut().expect("the array has a bitmap");
         bitmap.writes += 1;
@@ -382,7 +408,7 @@ impl Owner {
         flush.busy = true;
         flush.unit = unit;
         flush.pending = in_sync;
-        flush.ok = 0;
+        flush.ok = forgotten;
         flush.events = bitmap.header.events;
         let buf = flush.buf.clone();
         for slot in slots(in_sync) {
@@ -412,6 +438,11 @@ impl Owner {
             flush.ok |= bit(slot);
         }
         if flush.pending != 0 {
+            if mutant!(OpenBeforeDurableOnAll) {
+                let unit = flush.unit;
+                let chunks = self.keeper().ledger.chunks_of(unit);
+                self.shared.map.as_ref().expect("a bitmap has a map").open(chunks);
+            }
             return;
         }
         flush.busy = false;
@@ -451,16 +482,18 @@ impl Owner {
 
     /// Whether no chunk is in doubt: what the superblocks call clean.
     pub(super) fn is_clean(&self) -> bool {
-        match (&self.bitmap, &self.shared.map) {
-            (_, Some(map)) => {
-                let histogram = map.histogram();
-                let in_doubt = histogram[ChunkState::NeedSync as usize]
-                    + histogram[ChunkState::Syncing as usize];
-                // A degraded array keeps NeedSync for the member that is away; those that are
-                // there agree once resync has nothing left to copy between them.
-                self.life() == Life::Sealing && (in_doubt == 0 || self.in_sync.count_ones() < 2)
-            }
-            (_, None) => self.life() == Life::Sealing,
+        if self.stop_flush_has_failed() {
+            return false;
         }
+        if self.life() != Life::Sealing {
+            return false;
+        }
+        let Some(map) = &self.shared.map else { return true };
+        let histogram = map.histogram();
+        let in_doubt =
+            histogram[ChunkState::NeedSync as usize] + histogram[ChunkState::Syncing as usize];
+        // A degraded array keeps NeedSync for the member that is away; a single member has
+        // nobody to differ from.
+        in_doubt == 0 || self.in_sync.count_ones() < 2
     }
 }

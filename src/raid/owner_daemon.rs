@@ -142,7 +142,7 @@ impl Owner {
             let slice_ms = self.daemon.next_slice_ms();
             return out.mail.push_back(Mail::Arm(ArrayTimer::DaemonSleep, slice_ms));
         }
-        if self.is_degraded() || self.failed {
+        if self.is_degraded() && !mutant!(ClearWhileDegraded) || self.failed {
             // What is Dirty is what an absent member must get: nothing may be cleared.
             return self.arm_daemon(out);
         }
@@ -168,7 +168,10 @@ impl Owner {
 
     /// The idle time is over.
     pub(super) fn daemon_rested(&mut self, out: &mut Out<'_>) {
-        if self.daemon.state == DaemonState::Resting {
+        if self.daemon.state == DaemonState::Resting && mutant!(ClearWithoutFlush) {
+            self.daemon.set_state(DaemonState::Flushing { pending: 0 });
+            self.daemon.set_state(DaemonState::Clearing { next: 0 });
+        } else if self.daemon.state == DaemonState::Resting {
             self.daemon.set_state(DaemonState::Flushing { pending: self.in_sync });
             self.flush_members(out);
         }
@@ -235,12 +238,16 @@ impl Owner {
             return self.arm_daemon(out);
         }
         self.daemon.round += 1;
+        if mutant!(ClearWithoutQuiescence) {
+            self.daemon.set_state(DaemonState::Quiescing { cores_left: 1 });
+            return self.quiesced(self.daemon.round, out);
+        }
         self.daemon.set_state(DaemonState::Quiescing { cores_left: self.cores });
         out.mail.push_back(Mail::Channels(ToChannel::Quiesce(self.daemon.round)));
     }
 
     fn clear_some(&mut self, next: usize, out: &mut Out<'_>) {
-        let degraded = self.is_degraded();
+        let degraded = self.is_degraded() && !mutant!(ClearWhileDegraded);
         let map = self.shared.map.as_ref().expect("the daemon has a map");
         let bitmap = self.bitmap.as_mut().expect("the daemon has a bitmap");
         let end = map.len().min(next + CHUNKS_PER_POLL);

@@ -9,7 +9,7 @@ use super::message::{ArrayEvent, BlockRange, Mail, Out, SlotMask, ToChannel};
 use super::owner::{Life, MemberRequest, Owner, OwnerOp};
 use super::{MemberSlot, bit, slots};
 use crate::bdev::{IoOp, IoStatus};
-use crate::md::{Role, Superblock};
+use crate::md::{Role, SUPERBLOCK_READ_BYTES, Superblock};
 use crate::reactor::buf::{BufPool, IoBuf};
 
 /// `resync_offset` of an array with nothing in doubt: md's MaxSector.
@@ -86,13 +86,7 @@ pub(super) struct Recorder {
 
 impl Recorder {
     /// `None` when the pool has no buffers: one for each member is reserved here for good.
-    pub(super) fn new(
-        events: u64,
-        slots: usize,
-        block_size_bytes: usize,
-        cores: u16,
-        pool: &BufPool,
-    ) -> Option<Self> {
+    pub(super) fn new(events: u64, slots: usize, cores: u16, pool: &BufPool) -> Option<Self> {
         Some(Self {
             state: RecordState::Idle,
             events,
@@ -101,7 +95,7 @@ impl Recorder {
             durable: 0,
             pending: 0,
             ok: 0,
-            bufs: (0..slots).map(|_| pool.get(block_size_bytes)).collect::<Option<_>>()?,
+            bufs: (0..slots).map(|_| pool.get(SUPERBLOCK_READ_BYTES)).collect::<Option<_>>()?,
             epoch: 0,
             adopted: vec![0; usize::from(cores)],
             unrecorded: 0,
@@ -116,6 +110,11 @@ impl Recorder {
     /// The last update asked for is durable.
     pub(super) fn is_durable(&self) -> bool {
         self.durable == self.wanted
+    }
+
+    /// Superblocks are on their way.
+    pub(super) fn is_writing(&self) -> bool {
+        self.pending != 0
     }
 
     /// A channel uses the membership of `epoch`.
@@ -167,8 +166,11 @@ impl Owner {
         let member = &mut self.members[usize::from(slot)];
         member.read_errors += 1;
         if member.state == MemberState::InSync {
-            let event = ArrayEvent::ReadFailed { slot, lba: range.lba };
-            out.mail.push_back(Mail::Event(event));
+            // A bad medium must not flood the log; the count is in the array's status.
+            if member.read_errors.is_power_of_two() {
+                let event = ArrayEvent::ReadFailed { slot, lba: range.lba };
+                out.mail.push_back(Mail::Event(event));
+            }
             self.walker.want_repair(slot, range);
         }
     }
@@ -178,7 +180,12 @@ impl Owner {
         if self.failed {
             return;
         }
-        if self.recorder.state == RecordState::Idle && !self.recorder.is_durable() {
+        // An array that starts with a bitmap to rewrite vouches for it only when it is rewritten.
+        let rewriting = self.life() == Life::Starting
+            && self.recorder.state == RecordState::Idle
+            && self.bitmap.as_ref().is_some_and(|bitmap| !bitmap.is_settled());
+        let wanted = self.recorder.state == RecordState::Idle && !self.recorder.is_durable();
+        if wanted && !rewriting {
             self.recorder.set_state(RecordState::Header);
             self.recorder.writing = self.recorder.wanted;
             self.recorder.events += 1;
@@ -189,7 +196,9 @@ impl Owner {
         }
         let header_is_durable =
             self.bitmap.as_ref().is_none_or(super::owner_bitmap::BitmapKeeper::events_are_durable);
-        if self.recorder.state == RecordState::Header && header_is_durable {
+        if self.recorder.state == RecordState::Header
+            && (header_is_durable || mutant!(SuperblockBeforeHeader))
+        {
             self.write_superblocks(out);
         }
         self.announce_recorded(out);
@@ -200,20 +209,22 @@ impl Owner {
         self.recorder.pending = self.in_sync;
         self.recorder.ok = 0;
         let resync_offset = if self.is_clean() { RESYNC_DONE } else { 0 };
+        let block = self.shared.block_size_bytes as usize;
         let sectors_per_block = u64::from(self.shared.block_size_bytes / 512);
         for slot in slots(self.in_sync) {
             let superblock =
                 self.members[usize::from(slot)].superblock.as_mut().expect("it is in sync");
             superblock.events = self.recorder.events;
             superblock.resync_offset_sectors = resync_offset;
-            superblock.utime_from(out.wall_clock_s, 0);
+            superblock.updated_at(out.wall_clock_s, self.shared.unwritten_reads_zero);
             let buf = &mut self.recorder.bufs[usize::from(slot)];
-            superblock.encode_into(buf.as_mut_slice());
+            // One block for md's usual 128 roles: it can't be torn. A longer table needs more.
+            let blocks = superblock.encode_into(buf.as_mut_slice()).div_ceil(block);
             let request = MemberRequest {
                 op: IoOp::Write,
                 lba: superblock.super_offset_sectors / sectors_per_block,
-                blocks: 1,
-                buf: Some(buf.clone()),
+                blocks: u32::try_from(blocks).expect("a superblock has at most 4096 bytes"),
+                buf: Some(buf.slice(0, blocks * block)),
             };
             self.send(slot, OwnerOp::Superblock, request, out);
         }
@@ -232,6 +243,9 @@ impl Owner {
             self.recorder.ok |= bit(slot);
         }
         if self.recorder.pending != 0 {
+            if mutant!(RecordedOnFirstSurvivor) {
+                self.recorder.durable = self.recorder.writing;
+            }
             return;
         }
         let ok = self.recorder.ok;
@@ -256,7 +270,7 @@ impl Owner {
         let adopted_by_all = recorder.adopted.iter().all(|&epoch| epoch == recorder.epoch);
         if recorder.unrecorded == 0
             || recorder.durable < recorder.unrecorded_update
-            || !adopted_by_all
+            || !adopted_by_all && !mutant!(AcknowledgeBeforeAdopted)
         {
             return;
         }

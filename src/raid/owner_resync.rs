@@ -157,6 +157,14 @@ impl Walker {
         })
     }
 
+    /// The next repair that crosses no window: a repair from one member and a resync from
+    /// another that work on the same blocks would exchange what the two hold.
+    fn next_repair(&mut self) -> Option<(MemberSlot, BlockRange)> {
+        let crosses_none = |(_, range): &(MemberSlot, BlockRange)| !self.works_in(range);
+        let at = self.repairs.iter().position(crosses_none)?;
+        self.repairs.remove(at)
+    }
+
     /// A poll will find work without another event.
     pub(super) fn is_searching(&self) -> bool {
         self.cursor.is_some() && self.windows.iter().any(Window::is_free)
@@ -184,7 +192,7 @@ impl Owner {
             return self.end_resync(out);
         }
         while let Some(index) = self.walker.windows.iter().position(Window::is_free) {
-            if let Some((slot, range)) = self.walker.repairs.pop_front() {
+            if let Some((slot, range)) = self.walker.next_repair() {
                 if let Some(range) = self.repairable(&range) {
                     self.begin_window(index, Job::Repair { slot }, range, out);
                 }
@@ -205,9 +213,17 @@ impl Owner {
         let from = self.walker.cursor?;
         let end = map.len().min(from + CHUNKS_PER_POLL);
         // What is held for a discard will be Unwritten before anybody looks again.
+        // A window that works there may copy the other way: its end comes first.
+        let mut again = false;
         let found = (from..end).find(|&chunk| {
-            map.state(chunk) == ChunkState::NeedSync && !self.discarder.holds(chunk)
+            if map.state(chunk) != ChunkState::NeedSync || self.discarder.holds(chunk) {
+                return false;
+            }
+            let busy = self.walker.works_in(&self.shared.blocks_of_chunk(chunk));
+            again |= busy;
+            !busy
         });
+        self.walker.again |= again;
         let next = found.map_or(end, |chunk| chunk + 1);
         self.walker.cursor = (next < map.len()).then_some(next);
         if self.walker.cursor.is_none() && std::mem::take(&mut self.walker.again) {
@@ -351,6 +367,10 @@ impl Owner {
             return self.read_piece(index, out);
         }
         let targets = match window.job {
+            Job::Resync { .. } if mutant!(ResyncForgetsMember) && self.in_sync.count_ones() > 2 => {
+                let others = self.in_sync & !bit(source);
+                others & (others - 1)
+            }
             Job::Resync { .. } => self.in_sync & !bit(source),
             Job::Repair { slot } => self.in_sync & bit(slot),
         };
@@ -399,6 +419,7 @@ impl Owner {
         let window = &mut self.walker.windows[index];
         window.set_state(WindowState::Free);
         window.buf = None;
+        let completed = completed || mutant!(UnreadableCountsAsCopied);
         match window.job {
             Job::Resync { chunk } => {
                 let map = self.shared.map.as_ref().expect("a chunk of the map");

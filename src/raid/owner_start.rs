@@ -47,6 +47,14 @@ pub(super) fn shared(
     if !matches!(block, 512 | 4096) {
         return Err(format!("array {name}: block size {block} is neither 512 nor 4096"));
     }
+    let array_block = u64::from(superblock.logical_block_size);
+    // 0: made by an older kernel, or never started.
+    if array_block != 0 && array_block != block {
+        return Err(format!(
+            "array {name} has logical blocks of {array_block} bytes, its member bdevs have blocks \
+             of {block}; set block_size_bytes = {array_block} for them"
+        ));
+    }
     let sectors_per_block = block / SECTOR_BYTES;
     let blocks = superblock.size_sectors / sectors_per_block;
     if blocks == 0 {
@@ -65,20 +73,25 @@ pub(super) fn shared(
     let members = (0..).zip(&config.members).map(|(slot, member)| {
         let Some(member) = member else { return Ok(None) };
         let offset = member.superblock.data_offset_sectors;
-        if offset % sectors_per_block != 0 || member.superblock.size_sectors < blocks {
+        if offset % sectors_per_block != 0
+            || member.superblock.super_offset_sectors % sectors_per_block != 0
+        {
             return Err(format!("array {name}: member {slot} is not aligned to its blocks"));
         }
         let data_lba = offset / sectors_per_block;
         Ok(Some(MemberPlace { bdev: member.bdev, data_lba, unmap: member.unmap }))
     });
+    let unwritten_reads_zero =
+        config.members.iter().flatten().all(|member| member.superblock.unwritten_reads_zero());
     Ok(Shared {
         bdev,
         block_size_bytes: config.block_size_bytes,
         blocks,
         chunk_shift,
         map: map(config, blocks, chunk_shift, advise)?,
-        discards: matches!(config.bitmap, BitmapConfig::Lockless { .. }),
+        discards: unwritten_reads_zero && matches!(config.bitmap, BitmapConfig::Lockless { .. }),
         members: members.collect::<Result<_, String>>()?,
+        unwritten_reads_zero,
     })
 }
 
@@ -100,6 +113,12 @@ fn map(
                 let name = &config.name;
                 let found = states.len();
                 return Err(format!("array {name}: {found} chunk states for {chunks} chunks"));
+            }
+            if mutant!(DirtyCountsAsClean) {
+                let trusted = states.iter().map(|&byte| if byte == 2 { 1 } else { byte });
+                return Ok(Some(ChunkMap::new(
+                    trusted.collect::<Vec<_>>().into_iter().map(state::on_load),
+                )));
             }
             let load = if *stale { state::on_load_stale } else { state::on_load };
             Ok(Some(ChunkMap::new_in(advise, states.iter().map(|&byte| load(byte)))))
@@ -128,7 +147,7 @@ impl Owner {
             .fold(events, |events, member| events.max(member.superblock.events));
         let slots = config.members.len();
         let block = config.block_size_bytes as usize;
-        let recorder = Recorder::new(events, slots, block, cores, &pool).ok_or_else(no_buffers)?;
+        let recorder = Recorder::new(events, slots, cores, &pool).ok_or_else(no_buffers)?;
         let bitmap = match &config.bitmap {
             BitmapConfig::None { .. } => None,
             BitmapConfig::Lockless { superblock, states, stale, rewrite } => {
@@ -138,7 +157,7 @@ impl Owner {
                 let mut keeper = BitmapKeeper::new(header, states.len(), block, lbas, cores, &pool)
                     .ok_or_else(no_buffers)?;
                 keeper.set_infection(config.infection);
-                if *stale || *rewrite {
+                if (*stale || *rewrite) && !mutant!(NoRewriteAfterCrash) {
                     keeper.rewrite_all();
                 }
                 Some(keeper)
@@ -165,8 +184,10 @@ fn bitmap_lbas(config: &ArrayConfig) -> Result<Vec<u64>, String> {
         .collect()
 }
 
-/// The members' state at the start. Those that are missing have no role in the superblocks of
-/// the others any more.
+/// The members' state at the start. Those that are missing have failed as far as the superblocks
+/// of the others will tell. md calls them spares, which a number not given out yet is as well:
+/// then two halves that were each started alone, one of them twice, can't be told from an array
+/// and a member that left it, and what the lesser half acknowledged is lost without a word.
 fn members(config: &ArrayConfig) -> Vec<Member> {
     let present: Vec<u32> =
         config.members.iter().flatten().map(|member| member.superblock.dev_number).collect();
@@ -177,8 +198,10 @@ fn members(config: &ArrayConfig) -> Vec<Member> {
         let mut superblock = member.superblock.clone();
         let numbers = u32::try_from(superblock.roles.len()).expect("md's table is short");
         for number in (0..numbers).filter(|number| !present.contains(number)) {
-            if matches!(superblock.role_of(number), Role::Active(_)) {
-                superblock.set_role(number, Role::Spare);
+            if matches!(superblock.role_of(number), Role::Active(_))
+                && !mutant!(AbsenceAtStartForgotten)
+            {
+                superblock.set_role(number, Role::Faulty);
             }
         }
         Member { state: MemberState::InSync, superblock: Some(superblock), read_errors: 0 }

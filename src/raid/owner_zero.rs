@@ -19,7 +19,7 @@ pub(super) const ZERO_JOBS: usize = 64;
 pub(super) struct ZeroJob {
     pub(super) busy: bool,
     pub(super) chunk: usize,
-    pending: SlotMask,
+    pub(super) pending: SlotMask,
     ok: SlotMask,
     failure: Option<IoStatus>,
     /// All members have answered, some of them well; waits until the absence of the others is

@@ -8,18 +8,13 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
-use rtrb::{Consumer, Producer, PushError, RingBuffer};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-
-use super::sync::{Arc, AtomicBool, Ordering, fence};
+use super::sync::{
+    Arc, AtomicBool, Consumer, Ordering, Producer, PushError, RingBuffer, Wake, fence,
+};
 use crate::limits::CORES_MAX;
-
-/// What a wake-up writes: an eventfd counts in numbers of the host's byte order.
-#[allow(clippy::host_endian_bytes)]
-const WAKE: [u8; 8] = 1u64.to_ne_bytes();
 
 /// Messages a ring of a pair holds unless told otherwise.
 pub const RING_MESSAGES: usize = 256;
@@ -30,7 +25,7 @@ pub const RING_MESSAGES: usize = 256;
 struct Endpoint {
     /// The owner is about to sleep, or asleep, and wants an eventfd write.
     sleeping: AtomicBool,
-    wake: OwnedFd,
+    wake: Wake,
 }
 
 /// Builds all ports of a mesh: one for each of `cores`, then the control endpoint's, last.
@@ -39,7 +34,7 @@ pub fn mesh<M: Send>(cores: usize, ring_messages: usize) -> io::Result<Vec<Port<
     let count = cores + 1;
     let mut endpoints = Vec::with_capacity(count);
     for _ in 0..count {
-        let wake = eventfd(0, EventfdFlags::CLOEXEC)?;
+        let wake = Wake::new()?;
         endpoints.push(Endpoint { sleeping: AtomicBool::new(false), wake });
     }
     let endpoints: Arc<[Endpoint]> = endpoints.into();
@@ -138,8 +133,7 @@ impl<M: Send> Port<M> {
         if endpoint.sleeping.load(Ordering::Relaxed)
             && endpoint.sleeping.swap(false, Ordering::Relaxed)
         {
-            let written = rustix::io::write(&endpoint.wake, &WAKE);
-            assert!(written.is_ok(), "an eventfd refused a write: {written:?}");
+            endpoint.wake.wake();
         }
         Ok(())
     }
@@ -213,7 +207,7 @@ impl<M: Send> Port<M> {
     /// Becomes readable (8 bytes) when the endpoint is to wake. Reads of it block.
     #[must_use]
     pub fn wake_fd(&self) -> RawFd {
-        self.endpoints[self.own].wake.as_raw_fd()
+        self.endpoints[self.own].wake.raw_fd()
     }
 
     /// Waits for a message: for endpoints that are ordinary blocking threads (control). `None`:
@@ -232,27 +226,24 @@ impl<M: Send> Port<M> {
                 left = left.min(BACKLOG_RETRY);
             }
             if self.prepare_sleep() {
-                let endpoints = self.endpoints.clone();
-                wait_readable(endpoints[self.own].wake.as_fd(), left);
-                self.end_sleep();
+                self.wait_woken(left);
             }
         }
     }
-}
 
-/// Waits until the eventfd is readable and resets it, or until the time is over.
-fn wait_readable(wake: BorrowedFd<'_>, timeout: Duration) {
-    let mut fds = [PollFd::from_borrowed_fd(wake, PollFlags::IN)];
-    let time = Timespec::try_from(timeout).ok();
-    if poll(&mut fds, time.as_ref()).is_ok_and(|ready| ready > 0) {
-        let mut count = [0u8; 8];
-        let result = rustix::io::read(wake, &mut count);
-        assert!(result.is_ok(), "an eventfd refused a read: {result:?}");
+    /// Sleeps after [`Self::prepare_sleep`] until woken, at most so long.
+    pub fn wait_woken(&mut self, timeout: Duration) {
+        self.endpoints[self.own].wake.wait(timeout);
+        self.end_sleep();
     }
 }
 
+#[cfg(not(feature = "loom"))]
 #[cfg(test)]
 mod tests {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    use super::super::wake::WAKE;
     use super::*;
 
     #[test]

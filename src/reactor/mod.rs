@@ -15,6 +15,8 @@ pub mod ring;
 mod run;
 pub mod sync;
 pub mod timer;
+#[cfg(not(feature = "loom"))]
+mod wake;
 
 pub use self::core::{Core, CoreIo, Program};
 pub use run::{Reactor, ReactorConfig, StartError, spawn};

@@ -48,11 +48,15 @@ fn config_text(directory: &Directory, port: u16, members: Members) -> String {
         ),
     };
     format!(
-        "[target]\nstate_dir = \"{state}\"\nrpc_socket = \"{socket}\"\n\n{disk0}{disk1}{wrapper}\
+        "[target]\ncores = {cores:?}\nstate_dir = \"{state}\"\nrpc_socket = \"{socket}\"\n\n\
+         {disk0}{disk1}{wrapper}\
          [[array]]\nname = \"{ARRAY}\"\nlevel = 1\nmembers = [\"disk0\", \"{second}\"]\n\
          daemon_sleep_s = 1\nbarrier_idle_s = 1\n\n\
          [[subsystem]]\nnqn = \"{NQN}\"\nserial = \"MDOFVM\"\nallow_any_host = true\n\
          namespaces = [{{ bdev = \"{ARRAY}\", nsid = 1 }}]\nlisten = [\"127.0.0.1:{port}\"]\n",
+        // Two where there are two, so that queues and their controller are on different cores.
+        cores = (0..std::thread::available_parallelism().map_or(1, |n| n.get().min(2)))
+            .collect::<Vec<_>>(),
         state = directory.file("state").display(),
         socket = directory.file("rpc").display(),
         disk0 = disk(0),

@@ -91,7 +91,19 @@ pub struct Mdof {
 impl Mdof {
     /// Starts it and waits until it is ready.
     pub fn start(dir: &TestDir, config: &Path, arguments: &[&str]) -> Self {
-        let mut child = command(dir, config, arguments).spawn().unwrap();
+        Self::spawn(dir, &mut command(dir, config, arguments))
+    }
+
+    /// `mdof assemble` in `dir`, with its state there.
+    pub fn assemble(dir: &TestDir, arguments: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mdof"));
+        command.current_dir(&dir.0).arg("assemble").args(arguments).arg("--state-dir").arg(&dir.0);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::spawn(dir, &mut command)
+    }
+
+    fn spawn(dir: &TestDir, command: &mut Command) -> Self {
+        let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let (sender, rest) = mpsc::channel();
         std::thread::spawn(move || {
@@ -143,7 +155,16 @@ impl Mdof {
             text += &line;
             text.push('\n');
         }
+        // And its log.
+        self.child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
         (text, status.code())
+    }
+
+    /// Sockets that it has open.
+    pub fn sockets(&self) -> usize {
+        let fds = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
+        let targets = fds.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok());
+        targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
     }
 
     /// Calls a method with mdof's own client.

@@ -74,8 +74,8 @@ impl UringDevice {
         }
         if !direct {
             tracing::warn!(
-                "bdev {}: {} takes no direct I/O in blocks of 4096 bytes; it is used through the page cache, and flush \
-                 and FUA wait for the data to reach it",
+                "bdev {}: {} takes no direct I/O in blocks of 4096 bytes; it is used through the \
+                 page cache, and flush and FUA wait for the data to reach it",
                 options.name,
                 options.path.display()
             );
@@ -101,7 +101,9 @@ impl UringDevice {
         Ok(Arc::new(Self { geometry, path: options.path, file, direct, memory_align_bytes }))
     }
 
-    pub(in crate::bdev) fn geometry(&self) -> &Geometry {
+    /// The bdev's fixed properties.
+    #[must_use]
+    pub fn geometry(&self) -> &Geometry {
         &self.geometry
     }
 

@@ -123,6 +123,10 @@ pub struct ArrayConfig {
     pub barrier_idle_s: u32,
     /// Start with members missing.
     pub start_degraded: bool,
+    /// Turn the classic bitmap of an array of Linux md into a lockless one.
+    pub convert_bitmap: bool,
+    /// Where no member has a bitmap that can be used: make one, and resync everything.
+    pub bitmap_lost_resync: bool,
 }
 
 /// `[[subsystem]]`: what hosts see.

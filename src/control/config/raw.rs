@@ -66,6 +66,9 @@ pub(super) struct RawArray {
     pub(super) daemon_sleep_s: Option<Spanned<u32>>,
     pub(super) barrier_idle_s: Option<Spanned<u32>>,
     pub(super) start_degraded: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) convert_bitmap: bool,
+    pub(super) bitmap_lost: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -10,7 +10,8 @@ fn refusal(text: &str) -> String {
 }
 
 const PAIR: &str = "[[bdev]]\nname = \"a\"\nkind = \"malloc\"\nsize_mib = 8\n\
-                    [[bdev]]\nname = \"b\"\nkind = \"null\"\nsize_mib = 8\nblock_size_bytes = 4096\n";
+                    [[bdev]]\nname = \"b\"\nkind = \"null\"\nsize_mib = 8\n\
+                    block_size_bytes = 4096\n";
 
 #[test]
 fn embedded_and_shipped_files_parse() {
@@ -162,5 +163,22 @@ fn subsystems() {
     assert_eq!(
         subsystem("nqn = \"nqn.2016-06.io.spdk:c\"\nnamespaces = [{ bdev = \"a\", nsid = 0 }]\n"),
         "t.toml:12: nsid = 0: it is from 1 to 256"
+    );
+}
+
+#[test]
+fn what_an_array_may_do_at_its_start() {
+    let array = |keys: &str| {
+        let head = format!("{PAIR}[[array]]\nname = \"r\"\nlevel = 1\nmembers = [\"a\", \"b\"]\n");
+        Config::parse(&format!("{head}{keys}"), "t.toml").map(|config| config.arrays[0].clone())
+    };
+    let plain = array("").unwrap();
+    assert!(!plain.start_degraded && !plain.convert_bitmap && !plain.bitmap_lost_resync);
+    let keys = "start_degraded = \"start\"\nconvert_bitmap = true\nbitmap_lost = \"resync\"\n";
+    let all = array(keys).unwrap();
+    assert!(all.start_degraded && all.convert_bitmap && all.bitmap_lost_resync);
+    assert_eq!(
+        array("bitmap_lost = \"ignore\"\n").unwrap_err().to_string(),
+        "t.toml:14: bitmap_lost is \"refuse\" or \"resync\", not \"ignore\""
     );
 }

@@ -13,14 +13,11 @@ use super::{
 };
 use crate::control::names;
 use crate::limits::{BDEVS_MAX, CORES_MAX, MEMBERS_MAX, NAMESPACES_MAX, SUBSYSTEMS_MAX};
+use crate::md::{CHUNK_KIB_MAX, CHUNK_KIB_MIN};
 use crate::raid::Knobs;
 
 /// Bytes of one mebibyte.
 const MIB: u64 = 1 << 20;
-/// Smallest bitmap chunk in KiB: one 4096-byte logical block.
-const CHUNK_KIB_MIN: u64 = 4;
-/// Largest bitmap chunk in KiB: 1 GiB.
-const CHUNK_KIB_MAX: u64 = 1 << 20;
 
 /// A refusal at `place`.
 fn fault<T, R>(place: &Spanned<T>, message: String) -> Result<R, Fault> {
@@ -309,28 +306,10 @@ fn array(
     for member in raw.members.get_ref() {
         members.push(claim(member, &user, names)?);
     }
-    let bitmap = match &raw.bitmap {
-        None => true,
-        Some(word) => match word.get_ref().as_str() {
-            "lockless" => true,
-            "none" => false,
-            other => {
-                let message = format!("bitmap is \"lockless\" or \"none\", not \"{other}\"");
-                return fault(word, message);
-            }
-        },
-    };
-    let start_degraded = match &raw.start_degraded {
-        None => false,
-        Some(word) => match word.get_ref().as_str() {
-            "refuse" => false,
-            "start" => true,
-            other => {
-                let message = format!("start_degraded is \"refuse\" or \"start\", not \"{other}\"");
-                return fault(word, message);
-            }
-        },
-    };
+    let without_bitmap = choice("bitmap", raw.bitmap.as_ref(), ["lockless", "none"])?;
+    let start_degraded =
+        choice("start_degraded", raw.start_degraded.as_ref(), ["refuse", "start"])?;
+    let bitmap_lost_resync = choice("bitmap_lost", raw.bitmap_lost.as_ref(), ["refuse", "resync"])?;
     let knobs = Knobs {
         daemon_sleep_s: raw.daemon_sleep_s.as_ref().map(|sleep| *sleep.get_ref()),
         barrier_idle_s: raw.barrier_idle_s.as_ref().map(|idle| *idle.get_ref()),
@@ -345,13 +324,26 @@ fn array(
     Ok(ArrayConfig {
         name: enter(&raw.name, names)?,
         members,
-        bitmap,
+        bitmap: !without_bitmap,
         chunk_size_bytes: chunk_size(raw)?,
         assume_clean: raw.assume_clean,
         daemon_sleep_s: knobs.daemon_sleep_s,
         barrier_idle_s: knobs.barrier_idle_s.unwrap_or(BARRIER_IDLE_S_DEFAULT),
         start_degraded,
+        convert_bitmap: raw.convert_bitmap,
+        bitmap_lost_resync,
     })
+}
+
+/// A key that takes one of two words: whether it is the second. Absent, it is the first.
+fn choice(key: &str, word: Option<&Spanned<String>>, words: [&str; 2]) -> Result<bool, Fault> {
+    let Some(word) = word else { return Ok(false) };
+    let [first, second] = words;
+    match word.get_ref().as_str() {
+        text if text == first => Ok(false),
+        text if text == second => Ok(true),
+        other => fault(word, format!("{key} is \"{first}\" or \"{second}\", not \"{other}\"")),
+    }
 }
 
 fn chunk_size(raw: &RawArray) -> Result<Option<u64>, Fault> {
@@ -362,6 +354,9 @@ fn chunk_size(raw: &RawArray) -> Result<Option<u64>, Fault> {
             "chunk_size_kib = {kib}: it is a power of two from {CHUNK_KIB_MIN} to {CHUNK_KIB_MAX}"
         );
         return fault(size, message);
+    }
+    if raw.bitmap.as_ref().is_some_and(|bitmap| bitmap.get_ref() == "none") {
+        return fault(size, "chunk_size_kib is of the bitmap, and bitmap = \"none\"".to_owned());
     }
     Ok(Some(kib * 1024))
 }

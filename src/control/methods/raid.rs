@@ -8,7 +8,8 @@ use super::params::decode;
 use crate::bitmap::Infection;
 use crate::control::config::BARRIER_IDLE_S_DEFAULT;
 use crate::control::rpc::RpcError;
-use crate::control::target::{ArrayOptions, CreateOptions, Members, Target, TargetError};
+use crate::control::target::{ArrayOptions, CreateOptions, Members, Takeover, Target, TargetError};
+use crate::md;
 use crate::raid::{ArrayStatus, Knobs};
 
 /// SPDK's parameters, and what mdof adds to them behind `uuid`.
@@ -23,9 +24,11 @@ struct Create {
     uuid: Option<Uuid>,
     /// Our own: "lockless" (default) or "none".
     bitmap: Option<String>,
-    /// Our own: KiB that a bitmap chunk covers.
+    /// Our own: KiB that a bitmap chunk covers, a power of two; chosen by size where absent. Only
+    /// for a new array.
     chunk_size_kib: Option<u64>,
-    /// Our own: the members are known to be equal.
+    /// Our own: the members are known to be equal, so that all chunks begin Clean and reads return
+    /// what is on them. Only for a new array.
     #[serde(default)]
     assume_clean: bool,
     /// Our own: seconds between two passes of the daemon.
@@ -35,6 +38,11 @@ struct Create {
     /// Our own: assemble with members missing.
     #[serde(default)]
     start_degraded: bool,
+    /// Our own: turn a classic bitmap into a lockless one.
+    #[serde(default)]
+    convert_bitmap: bool,
+    /// Our own: "refuse" (default) or "resync" when no member has a bitmap that can be used.
+    bitmap_lost: Option<String>,
 }
 
 impl Create {
@@ -60,11 +68,17 @@ impl Create {
         if let Err(text) = knobs.check() {
             return invalid(&text);
         }
-        if self
-            .chunk_size_kib
-            .is_some_and(|kib| !kib.is_power_of_two() || !(4..=1 << 20).contains(&kib))
-        {
+        let fits = |kib: u64| {
+            kib.is_power_of_two() && (md::CHUNK_KIB_MIN..=md::CHUNK_KIB_MAX).contains(&kib)
+        };
+        if !self.chunk_size_kib.is_none_or(fits) {
             return invalid("chunk_size_kib is a power of two from 4 to 1048576");
+        }
+        if !matches!(self.bitmap_lost.as_deref(), None | Some("refuse" | "resync")) {
+            return invalid("bitmap_lost is \"refuse\" or \"resync\"");
+        }
+        if self.chunk_size_kib.is_some() && self.bitmap.as_deref() == Some("none") {
+            return invalid("chunk_size_kib is of the bitmap, and bitmap is \"none\"");
         }
         match self.bitmap.as_deref() {
             None | Some("lockless") => Ok(true),
@@ -103,7 +117,12 @@ pub(super) fn create(target: &mut Target, params: Option<Value>) -> Result<Value
                 return Err(TargetError::Exists(text).into());
             }
             let members = &params.base_bdevs;
-            target.assemble_array(&params.name, members, params.start_degraded, &options)?;
+            let degraded = params.start_degraded;
+            let takeover = Takeover {
+                convert_bitmap: params.convert_bitmap,
+                bitmap_lost_resync: params.bitmap_lost.as_deref() == Some("resync"),
+            };
+            target.assemble_array(&params.name, members, degraded, &options, &takeover)?;
         }
     }
     Ok(json!(true))
@@ -372,6 +391,8 @@ mod tests {
             r#""raid_level":"raid1","strip_size_kb":64}"#,
             r#""raid_level":"raid1","superblock":false}"#,
             r#""raid_level":"raid1","chunk_size_kib":3}"#,
+            r#""raid_level":"raid1","chunk_size_kib":2}"#,
+            r#""raid_level":"raid1","chunk_size_kib":64,"bitmap":"none"}"#,
         ] {
             assert!(parse(&format!("{head}{bad}")).is_err(), "{bad} was taken");
         }

@@ -1,17 +1,16 @@
 //! Creating, assembling and stopping arrays.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use uuid::Uuid;
 
-use super::metadata::Carried;
+use super::takeover::{Given, Takeover};
 use super::{Array, Backing, Bdev, Member, Target, TargetError, io_error};
 use crate::bdev::BdevId;
+use crate::control::carried::{Carried, short_name};
 use crate::control::config::DAEMON_SLEEP_S_DEFAULT;
-use crate::control::names;
+use crate::control::{names, units};
 use crate::md::{
-    self, Assembly, BitmapPlan, Candidate, Creation, Features, NewArray, NewMember, Slot,
-    Superblock, Timestamp,
+    self, Assembly, BitmapPlan, BitmapVersion, Candidate, CreateError, Creation, Features,
+    NewArray, NewMember, Slot,
 };
 use crate::raid::assembly::{self, CandidateBdev, from_assembly, from_creation};
 use crate::raid::{
@@ -127,13 +126,12 @@ impl Target {
         let plan = NewArray {
             name: name.to_owned(),
             set_uuid: create.uuid.into_bytes(),
-            ctime: now(),
+            ctime: units::now(),
             assume_clean: create.assume_clean,
             members: new_members,
         };
-        let text = |error| TargetError::Invalid(format!("array {name}: {error}"));
-        let mut creation = md::create(&plan).map_err(|error| text(error.to_string()))?;
-        adapt(&mut creation, create).map_err(text)?;
+        let text = |error: String| TargetError::Invalid(format!("array {name}: {error}"));
+        let creation = planned(&plan, create).map_err(|error| text(error.to_string()))?;
         before_writing()?;
         self.write_creation(&members, &creation, create.bitmap)?;
 
@@ -157,39 +155,26 @@ impl Target {
         members: &[String],
         start_degraded: bool,
         options: &ArrayOptions,
+        takeover: &Takeover,
     ) -> Result<StartedHow, TargetError> {
         let members = self.check_members(name, members)?;
-        let mut names = Vec::new();
-        let mut candidates: Vec<Candidate> = Vec::new();
-        for member in members {
-            if let Carried::Member(candidate) = self.read_superblock(&member)? {
-                candidates.push(*candidate);
-                names.push(member);
-            }
-        }
-        let assembly = md::assemble(&candidates).map_err(|error| {
-            TargetError::Invalid(format!("array {name} on {}: {error}", numbered(&names)))
-        })?;
+        let given = self.read_members(&members)?;
+        let given = self.take_over(name, given, start_degraded, takeover)?;
+        let assembly = given.assemble(name, takeover)?;
+        let Given { names, candidates } = &given;
         let how = StartedHow {
             slots: assembly.slots.len(),
             in_sync: assembly.in_sync_count(),
             dirty: assembly.dirty,
         };
         if assembly.is_degraded() && !start_degraded {
-            return Err(TargetError::Invalid(degraded_text(name, &assembly, &names)));
+            return Err(TargetError::Invalid(degraded_text(name, &assembly, names)));
         }
-        let mut states = vec![None; candidates.len()];
-        for slot in &assembly.slots {
-            let Slot::InSync { candidate } = *slot else { continue };
-            let Candidate { superblock, bitmap, .. } = &candidates[candidate];
-            if let (BitmapPlan::Load { .. }, Some(Ok(bitmap))) = (&assembly.bitmap, bitmap) {
-                states[candidate] =
-                    Some(self.read_states(&names[candidate], superblock, bitmap)?);
-            }
-        }
-        let raid_options = self.raid_options(name, &names, options)?;
-        let bdevs = self.candidates(&names)?;
-        let mut config = from_assembly(raid_options, &assembly, &candidates, &bdevs, &states)
+        Self::report_bitmaps(name, &given, &assembly);
+        let states = self.read_all_states(name, &given, &assembly);
+        let raid_options = self.raid_options(name, names, options)?;
+        let bdevs = self.candidates(names)?;
+        let mut config = from_assembly(raid_options, &assembly, candidates, &bdevs, &states)
             .map_err(|error| TargetError::Invalid(format!("array {name}: {error}")))?;
         if let (None, BitmapConfig::Lockless { superblock, .. }) =
             (options.daemon_sleep_s, &config.bitmap)
@@ -199,6 +184,33 @@ impl Target {
         }
         self.start(config)?;
         Ok(how)
+    }
+
+    /// The chunk states of every in-sync member whose bitmap can be read.
+    fn read_all_states(
+        &mut self,
+        name: &str,
+        given: &Given,
+        assembly: &Assembly,
+    ) -> Vec<Option<Vec<u8>>> {
+        let mut states = vec![None; given.candidates.len()];
+        for slot in &assembly.slots {
+            let Slot::InSync { candidate } = *slot else { continue };
+            let Candidate { superblock, bitmap, .. } = &given.candidates[candidate];
+            let (BitmapPlan::Load { .. }, Some(Ok(bitmap))) = (&assembly.bitmap, bitmap) else {
+                continue;
+            };
+            if bitmap.version != BitmapVersion::Lockless || bitmap.needs_initialising() {
+                continue;
+            }
+            match self.read_states(&given.names[candidate], superblock, bitmap) {
+                Ok(read) => states[candidate] = Some(read),
+                Err(error) => tracing::warn!(
+                    "array {name}: {error}; the bitmaps of the other members are used"
+                ),
+            }
+        }
+        states
     }
 
     fn raid_options(
@@ -324,43 +336,20 @@ impl Target {
     }
 }
 
-/// What [`md::create`] leaves to the operator's wishes.
-fn adapt(creation: &mut Creation, create: &CreateOptions) -> Result<(), String> {
-    if let Some(bytes) = create.chunk_size_bytes {
-        let sectors = bytes / md::SECTOR_BYTES;
-        let chunks = creation.bitmap.sync_size_sectors.div_ceil(sectors);
-        let room = creation.bitmap_area_sectors * md::SECTOR_BYTES - md::STATES_OFFSET_BYTES;
-        if chunks > room {
-            return Err(format!(
-                "a chunk size of {} KiB makes {chunks} chunks; the bitmap area holds {room}",
-                bytes >> 10
-            ));
-        }
-        creation.bitmap.chunk_raw = u32::try_from(sectors).map_err(|error| error.to_string())?;
-        creation.chunk_count = creation.bitmap.chunk_count();
-    }
+/// Plans an array as the operator wishes it.
+fn planned(plan: &NewArray, create: &CreateOptions) -> Result<Creation, CreateError> {
+    let mut creation = md::create_with_chunk(plan, create.chunk_size_bytes)?;
     if !create.bitmap {
         for superblock in &mut creation.superblocks {
             superblock.features.remove(Features::BITMAP_OFFSET);
             superblock.bitmap_offset_sectors = 0;
         }
     }
-    Ok(())
+    Ok(creation)
 }
 
-/// mdadm names arrays "host:name".
-fn short_name(superblock: &Superblock) -> String {
-    let name = superblock.name();
-    name.rsplit_once(':').map_or(name.clone(), |(_, short)| short.to_owned())
-}
-
-fn numbered(names: &[String]) -> String {
-    let numbered: Vec<String> =
-        names.iter().enumerate().map(|(index, name)| format!("{name} (member {index})")).collect();
-    numbered.join(", ")
-}
-
-fn degraded_text(name: &str, assembly: &Assembly, names: &[String]) -> String {
+/// Why an array with members missing was not started.
+pub(super) fn degraded_text(name: &str, assembly: &Assembly, names: &[String]) -> String {
     let mut text = format!(
         "array {name} has {} of {} members in sync",
         assembly.in_sync_count(),
@@ -372,30 +361,25 @@ fn degraded_text(name: &str, assembly: &Assembly, names: &[String]) -> String {
     text + "; it was not started, add --start-degraded to start it with those it has"
 }
 
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_unix(since.as_secs(), since.subsec_micros())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::md::Timestamp;
 
-    fn creation(create: &CreateOptions) -> Result<Creation, String> {
+    fn creation(create: &CreateOptions) -> Result<Creation, CreateError> {
         let member = |tag: u8| NewMember {
             device_sectors: 2 << 20,
             logical_block_size: 512,
             device_uuid: [tag; 16],
         };
-        let mut creation = md::create(&NewArray {
+        let plan = NewArray {
             name: "r".to_owned(),
             set_uuid: create.uuid.into_bytes(),
             ctime: Timestamp::from_unix(1, 0),
             assume_clean: create.assume_clean,
             members: vec![member(1), member(2)],
-        })
-        .unwrap();
-        adapt(&mut creation, create).map(|()| creation)
+        };
+        planned(&plan, create)
     }
 
     const PLAIN: CreateOptions = CreateOptions {
@@ -414,10 +398,10 @@ mod tests {
     }
 
     #[test]
-    fn too_fine_a_chunk_is_refused() {
-        let fine = CreateOptions { chunk_size_bytes: Some(4096), ..PLAIN };
-        let text = creation(&fine).unwrap_err();
-        assert!(text.starts_with("a chunk size of 4 KiB makes "), "{text}");
+    fn a_chunk_size_that_cannot_be_is_refused() {
+        let odd = CreateOptions { chunk_size_bytes: Some(3 << 20), ..PLAIN };
+        let text = creation(&odd).unwrap_err().to_string();
+        assert!(text.starts_with("chunks of 3145728 bytes cannot be had: "), "{text}");
     }
 
     #[test]

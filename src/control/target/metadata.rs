@@ -2,26 +2,16 @@
 
 use super::{Target, TargetError, io_error};
 use crate::bdev::BdevId;
+use crate::bitmap::ChunkState;
+use crate::control::carried::{self, Carried};
 use crate::md::{
-    BITMAP_HEAD_BYTES, BitmapSuperblock, Candidate, Creation, Features, SECTOR_BYTES,
-    STATES_OFFSET_BYTES, SUPERBLOCK_READ_BYTES, Superblock, SuperblockError, Unverified,
-    candidate_sectors,
+    BITMAP_HEAD_BYTES, BitmapSuperblock, CLASSIC_BITS_OFFSET_BYTES, Creation, SECTOR_BYTES,
+    SUPERBLOCK_READ_BYTES, Superblock, classic_bits_bytes,
 };
-
-/// What a member carries.
-#[derive(Debug)]
-pub(super) enum Carried {
-    /// No md superblock anywhere.
-    Nothing,
-    /// A superblock that can be trusted, and the bitmap's.
-    Member(Box<Candidate>),
-    /// A superblock that cannot be used, and why.
-    Damaged(SuperblockError),
-}
 
 impl Target {
     /// Reads whole bytes from a member; offset and length are multiples of 4096 or the block size.
-    fn read_bytes(
+    pub(super) fn read_bytes(
         &mut self,
         name: &str,
         offset: u64,
@@ -39,7 +29,12 @@ impl Target {
     }
 
     /// Writes whole blocks to a member, durably.
-    fn write_bytes(&mut self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), TargetError> {
+    pub(super) fn write_bytes(
+        &mut self,
+        name: &str,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<(), TargetError> {
         let (id, block) = self.member(name)?;
         self.engine
             .write(id, offset / block, bytes)
@@ -52,59 +47,29 @@ impl Target {
         Ok((bdev.id, u64::from(bdev.geometry.block_size_bytes)))
     }
 
-    /// Looks for a superblock on a bdev at the places of metadata 1.2, 1.1 and 1.0.
+    /// Looks for a superblock on a bdev.
     pub(super) fn read_superblock(&mut self, name: &str) -> Result<Carried, TargetError> {
         let device_sectors = self.bdev(name)?.geometry.size_bytes() / SECTOR_BYTES;
-        let mut damaged = None;
-        for sector in candidate_sectors(device_sectors) {
-            let bytes = self.read_bytes(name, sector * SECTOR_BYTES, SUPERBLOCK_READ_BYTES)?;
-            match Unverified::parse(&bytes, sector) {
-                Ok(superblock) => {
-                    let bitmap = self.read_bitmap_head(name, device_sectors, &superblock)?;
-                    let candidate = Candidate { device_sectors, superblock, bitmap };
-                    return Ok(Carried::Member(Box::new(candidate)));
-                }
-                Err(SuperblockError::Magic { .. }) => {}
-                Err(error) => damaged = damaged.or(Some(error)),
-            }
-        }
-        Ok(damaged.map_or(Carried::Nothing, Carried::Damaged))
+        carried::look(device_sectors, |sector, length| self.read_sectors(name, sector, length))
     }
 
-    fn read_bitmap_head(
-        &mut self,
-        name: &str,
-        device_sectors: u64,
-        superblock: &Superblock,
-    ) -> Result<Option<Result<BitmapSuperblock, crate::md::BitmapError>>, TargetError> {
-        if !superblock.features.contains(Features::BITMAP_OFFSET) {
-            return Ok(None);
-        }
-        let fits = |sector: &u64| sector.checked_add(8).is_some_and(|end| end <= device_sectors);
-        let Some(sector) = superblock.bitmap_sector().filter(fits) else {
-            return Ok(Some(Err(crate::md::BitmapError::NoPosition)));
-        };
-        let (skip, bytes) = self.read_unaligned(name, sector, BITMAP_HEAD_BYTES)?;
-        Ok(Some(BitmapSuperblock::parse(&bytes[skip..skip + BITMAP_HEAD_BYTES], superblock)))
-    }
-
-    /// Reads at least `length` bytes from a 512-byte sector of a member whose blocks may be
-    /// larger; the wanted bytes begin at the returned index.
-    fn read_unaligned(
+    /// Reads `length` bytes from a 512-byte sector of a member whose blocks may be larger.
+    pub(super) fn read_sectors(
         &mut self,
         name: &str,
         sector: u64,
         length: usize,
-    ) -> Result<(usize, Vec<u8>), TargetError> {
+    ) -> Result<Vec<u8>, TargetError> {
         let (_, block) = self.member(name)?;
         let offset = sector * SECTOR_BYTES;
         let start = offset / block * block;
         let end = (offset + length as u64).next_multiple_of(block);
         let whole = usize::try_from(end - start)
             .map_err(|_| TargetError::Invalid(format!("the bitmap of bdev {name} is too large")))?;
-        let bytes = self.read_bytes(name, start, whole)?;
-        let skip = usize::try_from(offset - start).expect("less than a block");
-        Ok((skip, bytes))
+        let mut bytes = self.read_bytes(name, start, whole)?;
+        bytes.drain(..usize::try_from(offset - start).expect("less than a block"));
+        bytes.truncate(length);
+        Ok(bytes)
     }
 
     /// The state bytes of all chunks, as they are on the member.
@@ -114,11 +79,62 @@ impl Target {
         superblock: &Superblock,
         bitmap: &BitmapSuperblock,
     ) -> Result<Vec<u8>, TargetError> {
+        carried::states(superblock, bitmap, |sector, length| {
+            self.read_sectors(name, sector, length)
+        })
+    }
+
+    /// The bits of a classic bitmap, as they are on the member.
+    pub(super) fn read_classic_bits(
+        &mut self,
+        name: &str,
+        superblock: &Superblock,
+        head: &BitmapSuperblock,
+    ) -> Result<Vec<u8>, TargetError> {
         let sector = superblock.bitmap_sector().expect("a bitmap was read from there");
-        let count = usize::try_from(bitmap.chunk_count()).expect("bounded by BITMAP_CHUNKS_MAX");
-        let head = usize::try_from(STATES_OFFSET_BYTES).expect("a small constant");
-        let (skip, bytes) = self.read_unaligned(name, sector, head + count)?;
-        Ok(bytes[skip + head..][..count].to_vec())
+        let size_sectors = self.bdev(name)?.geometry.size_bytes() / SECTOR_BYTES;
+        let bytes = CLASSIC_BITS_OFFSET_BYTES + classic_bits_bytes(head);
+        if bytes > (size_sectors - sector) * SECTOR_BYTES {
+            let text = format!("the bitmap of bdev {name} is larger than the device");
+            return Err(TargetError::Invalid(text));
+        }
+        let head_bytes = usize::try_from(CLASSIC_BITS_OFFSET_BYTES).expect("a small constant");
+        let bytes = usize::try_from(bytes).expect("smaller than a device");
+        let mut read = self.read_sectors(name, sector, bytes)?;
+        read.drain(..head_bytes);
+        Ok(read)
+    }
+
+    /// Writes a whole lockless bitmap, Clean but for the chunks in doubt, to the place that
+    /// `superblock` names.
+    pub(super) fn write_converted_bitmap(
+        &mut self,
+        name: &str,
+        superblock: &Superblock,
+        head: &BitmapSuperblock,
+        in_doubt: &[bool],
+    ) -> Result<(), TargetError> {
+        let area = usize::try_from(u64::from(head.sectors_reserved) * SECTOR_BYTES)
+            .expect("bounded by the plan");
+        let mut bytes = vec![0; area];
+        let space = bytes.first_chunk_mut::<BITMAP_HEAD_BYTES>().expect("an area has a head");
+        head.encode_into(space);
+        for (byte, &doubt) in bytes[BITMAP_HEAD_BYTES..].iter_mut().zip(in_doubt) {
+            *byte = if doubt { ChunkState::NeedSync } else { ChunkState::Clean } as u8;
+        }
+        let sector = superblock.bitmap_sector().expect("the plan gave it a position");
+        self.write_bytes(name, sector * SECTOR_BYTES, &bytes)
+    }
+
+    /// Writes one superblock to its place.
+    pub(super) fn write_superblock(
+        &mut self,
+        name: &str,
+        superblock: &Superblock,
+    ) -> Result<(), TargetError> {
+        let mut bytes = vec![0; SUPERBLOCK_READ_BYTES];
+        superblock.encode_into(&mut bytes);
+        self.write_bytes(name, superblock.super_offset_sectors * SECTOR_BYTES, &bytes)
     }
 
     /// Writes a new array's metadata: on each member the whole bitmap area, on all of them, before
@@ -130,22 +146,13 @@ impl Target {
         bitmap: bool,
     ) -> Result<(), TargetError> {
         if bitmap {
-            let area = creation.bitmap_area_sectors * SECTOR_BYTES;
-            let area = usize::try_from(area).expect("bounded by md::create");
-            let head = usize::try_from(STATES_OFFSET_BYTES).expect("a small constant");
-            let states = usize::try_from(creation.chunk_count).expect("bounded by md::create");
-            let mut bytes = vec![0; area];
-            let space = bytes.first_chunk_mut::<BITMAP_HEAD_BYTES>().expect("an area has a head");
-            creation.bitmap.encode_into(space);
-            bytes[head..head + states].fill(creation.initial_state.byte());
+            let bytes = creation.bitmap_area();
             for name in members {
                 self.write_bytes(name, creation.bitmap_sector * SECTOR_BYTES, &bytes)?;
             }
         }
         for (name, superblock) in members.iter().zip(&creation.superblocks) {
-            let mut bytes = vec![0; SUPERBLOCK_READ_BYTES];
-            superblock.encode_into(&mut bytes);
-            self.write_bytes(name, superblock.super_offset_sectors * SECTOR_BYTES, &bytes)?;
+            self.write_superblock(name, superblock)?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ mod arrays;
 mod bdevs;
 mod metadata;
 mod nvmf;
+mod takeover;
 
 use std::collections::BTreeMap;
 
@@ -14,6 +15,7 @@ use uuid::Uuid;
 pub use arrays::{ArrayOptions, CreateOptions, Members, StartedHow};
 pub use bdevs::BdevSpec;
 pub use nvmf::{NewNamespace, Transport, listen_error};
+pub use takeover::Takeover;
 
 use crate::bdev::{BdevId, Device, Geometry, IoStatus};
 use crate::control::rpc::RpcError;
@@ -161,6 +163,12 @@ impl Target {
     #[must_use]
     pub fn cores(&self) -> &[usize] {
         &self.cores
+    }
+
+    /// The engine, for a program that runs workloads on its cores. Bdevs come and go through the
+    /// target only.
+    pub fn engine(&mut self) -> &mut EngineHandle {
+        &mut self.engine
     }
 
     /// All bdevs by name.

@@ -46,6 +46,16 @@ pub struct Candidate {
 
 /// Decides what the candidates make. Pure: it reads and writes nothing.
 pub fn assemble(candidates: &[Candidate]) -> Result<Assembly, AssembleError> {
+    assemble_as(candidates, false)
+}
+
+/// As [`assemble`], for an operator who knows that the bitmap is lost: where no member has one
+/// that can be used, a new one takes its place ([`BitmapPlan::Replace`]).
+pub fn assemble_lost_bitmap(candidates: &[Candidate]) -> Result<Assembly, AssembleError> {
+    assemble_as(candidates, true)
+}
+
+fn assemble_as(candidates: &[Candidate], replace: bool) -> Result<Assembly, AssembleError> {
     check_one_array(candidates)?;
     let freshest = freshest(candidates)?;
     let superblock = candidates[freshest].superblock.clone();
@@ -61,7 +71,14 @@ pub fn assemble(candidates: &[Candidate]) -> Result<Assembly, AssembleError> {
         let uuid = superblock.set_uuid_text();
         return Err(AssembleError::NoInSyncMember { uuid, reasons: reasons(&slots, &rejected) });
     }
-    let bitmap = plan_bitmap(candidates, &superblock, &sources)?;
+    let bitmap = match plan_bitmap(candidates, &superblock, &sources) {
+        Err(AssembleError::Bitmap { uuid, candidate, .. }) if replace => {
+            BitmapSuperblock::replacing_lost(&superblock)
+                .map(|superblock| BitmapPlan::Replace { superblock })
+                .map_err(|error| AssembleError::Bitmap { uuid, candidate, error })
+        }
+        plan => plan,
+    }?;
     let dirty = !superblock.is_clean();
     Ok(Assembly {
         freshest,
@@ -188,11 +205,12 @@ fn seat(
         return no(RejectionReason::DuplicateDevice { uuid, of });
     }
     let behind = array.events - own.events;
-    if behind > EVENTS_TOLERANCE {
+    if behind > EVENTS_TOLERANCE && !mutant!(StaleMemberAccepted) {
         return no(RejectionReason::Stale { behind });
     }
     let slot = match array.role_of(own.dev_number) {
         Role::Active(slot) => slot,
+        Role::Faulty | Role::Spare if mutant!(StaleMemberAccepted) => wanted,
         Role::Faulty => return no(RejectionReason::Faulty),
         Role::Spare => return no(RejectionReason::Spare),
         Role::Journal => return no(RejectionReason::Journal),
@@ -277,7 +295,17 @@ fn plan_bitmap(
             None => refused = refused.or(Some((candidate, BitmapError::NoPosition))),
         }
     }
-    let fresh = readable.iter().find(|(_, bitmap)| !bitmap.is_stale(array.events));
+    let current = |(_, bitmap): &&(usize, &BitmapSuperblock)| !bitmap.is_stale(array.events);
+    let fresh = readable.iter().find(current);
+    if let Some(&(first, bitmap)) = fresh {
+        // One of them is damaged in a way that no check sees, and which one cannot be told.
+        let chunks = bitmap.chunk_sectors();
+        let other = readable.iter().filter(current).find(|(_, b)| b.chunk_sectors() != chunks);
+        if let Some(&(candidate, _)) = other {
+            let error = BitmapError::Disagree { other: first };
+            return Err(AssembleError::Bitmap { uuid, candidate, error });
+        }
+    }
     let Some(&(candidate, bitmap)) = fresh.or(readable.first()) else {
         let (candidate, error) = refused.expect("each source is readable or refused");
         return Err(AssembleError::Bitmap { uuid, candidate, error });

@@ -79,7 +79,11 @@ pub enum AssembleError {
         reasons: String,
     },
     /// No in-sync member has a bitmap that can be read.
-    #[error("the bitmap of array {uuid} cannot be used (member {candidate}: {error})")]
+    #[error(
+        "the bitmap of array {uuid} cannot be used on any member (member {candidate}: {error}); \
+         bitmap_lost = \"resync\" makes a new one and compares everything that the members hold; \
+         nothing was started or written"
+    )]
     Bitmap {
         /// The array.
         uuid: String,
@@ -89,7 +93,11 @@ pub enum AssembleError {
         error: BitmapError,
     },
     /// A bitmap of the older kind.
-    #[error("array {uuid} has a classic bitmap, which mdof cannot run yet; use Linux md for it")]
+    #[error(
+        "array {uuid} has a classic bitmap, which mdof does not run; convert_bitmap = true turns \
+         it into a lockless one (Linux before 6.18 cannot start the array then); nothing was \
+         started or written"
+    )]
     ClassicBitmap {
         /// The array.
         uuid: String,
@@ -215,6 +223,12 @@ pub enum BitmapPlan {
         superblock: BitmapSuperblock,
         /// Older than the superblocks: every state but Unwritten and NeedSync is NeedSync.
         stale: bool,
+    },
+    /// No member has one that can be used, and the operator has asked for a new one: every chunk
+    /// is NeedSync.
+    Replace {
+        /// Its head.
+        superblock: BitmapSuperblock,
     },
     /// Created by mdadm, never started: [`BitmapSuperblock::initialise`] it.
     Initialise {

@@ -1,32 +1,14 @@
 //! Discards of whole chunks: what reads see, what survives, who is kept apart.
 
-use super::world::{BLOCK, World};
-use super::{pool, world};
+use super::scenario;
+use super::world::{Shape, World};
 use crate::bdev::{IoOp, Station};
 use crate::bitmap::ChunkState;
 
 impl World {
     /// Blocks of a chunk.
     pub(super) fn chunk_blocks(&self) -> usize {
-        1 << self.running.as_ref().unwrap().shared.chunk_shift
-    }
-
-    /// A discard with ends anywhere, mostly with a whole chunk inside, unless the host is writing
-    /// there.
-    pub(super) fn discard_somewhere(&mut self, core: usize, fua: bool) {
-        let chunk = self.chunk_blocks();
-        let lba = self.rng.below(6 * chunk);
-        let lba = if self.rng.one_in(2) { lba - lba % chunk } else { lba };
-        let len = chunk / 2 + self.rng.below(2 * chunk);
-        let len = if self.rng.one_in(2) { len.next_multiple_of(chunk) } else { len };
-        let op = if self.rng.one_in(2) { IoOp::Unmap } else { IoOp::WriteZeroes };
-        if lba + len <= self.host.len() && !self.host.is_being_written(lba, len) {
-            self.submit(core, op, fua, lba, len);
-        }
-    }
-
-    fn state(&self, chunk: usize) -> ChunkState {
-        self.running.as_ref().unwrap().shared.chunk_state(chunk).unwrap()
+        self.shape.chunk_blocks
     }
 
     fn discard(&mut self, op: IoOp, lba: usize, blocks: usize) {
@@ -38,15 +20,15 @@ impl World {
     fn fill(&mut self, chunks: usize) {
         for lba in (0..chunks * self.chunk_blocks()).step_by(64) {
             self.submit(0, IoOp::Write, false, lba, 64);
+            self.wait_host();
         }
-        self.wait_host();
     }
 }
 
+/// 48 chunks of 128 blocks; members that free what is discarded.
 fn started(seed: u64, members: usize, cores: u16) -> World {
-    let mut world = World::create(seed, members, cores, pool());
-    world.wait_started();
-    world
+    let shape = Shape { members, cores, chunk_blocks: 128, blocks: 48 * 128, ..Shape::SMALL };
+    scenario::started(seed, shape)
 }
 
 #[test]
@@ -90,7 +72,7 @@ fn an_acknowledged_discard_survives_a_power_cut_and_needs_no_resync() {
         world.cut_power();
         world.assemble();
         assert_eq!(world.states()[ChunkState::NeedSync as usize], 2);
-        world.wait_started();
+        assert!(world.wait_started());
         world.read_all();
         world.cut_power();
     }
@@ -110,7 +92,7 @@ fn a_power_cut_during_a_discard_leaves_old_data_or_zeroes() {
         }
         world.cut_power();
         world.assemble();
-        world.wait_started();
+        assert!(world.wait_started());
         world.wait_synced();
         world.read_all();
         world.check_members_agree();
@@ -137,7 +119,7 @@ fn a_discard_waits_until_a_failure_it_met_is_recorded() {
         }
         world.cut_power();
         world.assemble();
-        world.wait_started();
+        assert!(world.wait_started());
         world.read_all();
         world.cut_power();
     }
@@ -180,9 +162,10 @@ impl World {
     /// Blocks of the owner's requests to free space that are in flight.
     fn freeing(&self) -> usize {
         let running = self.running.as_ref().unwrap();
-        let frees = running
-            .in_flight()
-            .filter(|io| io.op == IoOp::Unmap && io.completion.tag().station == Station::RaidOwner);
+        let frees =
+            running.in_flight.iter().map(|flight| &flight.io).filter(|io| {
+                io.op == IoOp::Unmap && io.completion.tag().station == Station::RaidOwner
+            });
         frees.map(|io| io.blocks as usize).sum()
     }
 }
@@ -198,17 +181,16 @@ fn space_is_freed_only_when_the_discard_is_durable() {
         if world.freeing() > 0 {
             freed = freed.max(world.freeing());
             for disk in &world.disks {
-                let first = 16 * BLOCK + crate::md::BITMAP_HEAD_BYTES;
-                assert_eq!(disk.durable[first..first + 2], [0, 0]);
+                assert_eq!([disk.state_byte(0), disk.state_byte(1)], [0, 0]);
             }
         }
         world.step();
     }
-    assert_eq!(freed, 2 * chunk, "the second member frees space");
+    assert_eq!(freed, 4 * chunk, "both members free space");
     // What the members hold there does not matter any more.
     for disk in &mut world.disks {
-        let data = 2048 * world::BLOCK;
-        disk.live[data..data + 2 * chunk * BLOCK].fill(0xee);
+        disk.live[..2 * chunk].fill(0xee);
+        disk.durable[..2 * chunk].fill(0xee);
     }
     world.read_all();
     world.write(7, 3);
@@ -219,11 +201,11 @@ fn space_is_freed_only_when_the_discard_is_durable() {
 #[test]
 fn discards_of_what_is_unwritten_cost_nothing() {
     let mut world = started(23, 2, 2);
-    let before = (world.executed, world.running.as_ref().unwrap().owner.status().bitmap_writes);
+    let before = (world.events, world.running.as_ref().unwrap().owner.status().bitmap_writes);
     let len = world.host.len();
     world.discard(IoOp::Unmap, 1, len - 3);
     world.discard(IoOp::WriteZeroes, 5, 9);
-    let after = (world.executed, world.running.as_ref().unwrap().owner.status().bitmap_writes);
+    let after = (world.events, world.running.as_ref().unwrap().owner.status().bitmap_writes);
     assert_eq!(before, after);
     world.read_all();
 }
@@ -255,7 +237,7 @@ fn a_power_cut_in_the_first_write_of_a_whole_chunk_uncovers_nothing() {
         }
         world.cut_power();
         world.assemble();
-        world.wait_started();
+        assert!(world.wait_started());
         world.read_all();
         world.cut_power();
     }

@@ -1,58 +1,80 @@
 //! The host's view: what it wrote, what it was promised, and what it may therefore read.
 
-use std::collections::HashMap;
-
-use super::world::BLOCK;
+use super::disk::{NOT_READ, stamp, stamp_of};
+use super::oracle::violated;
 use crate::bdev::{BdevIo, Completion, IoOp, IoStatus, Station, Tag};
 use crate::reactor::buf::{BufPool, IoBuf};
 
-/// What a block may hold, oldest first: the last version promised durable, then every later one
-/// that was sent. The versions of failed or interrupted writes stay possible.
+/// One block. Versions are numbers of writes; 0 is zeroes.
 #[derive(Clone, Debug)]
 struct Block {
+    /// What it may hold after a power cut, oldest first: the last version promised durable and
+    /// every later one that was sent. Those of failed or interrupted writes stay possible.
     possible: Vec<u64>,
-    /// The version that a read must return while the power stays on and no write is in flight;
-    /// `None` when a write failed, so that any possible one may be there.
-    latest: Option<u64>,
-    writes_in_flight: usize,
+    /// What may be read now, apart from the write in flight: one version, unless a write failed
+    /// or the power was cut since the last one that ended well.
+    readable: Vec<u64>,
+    /// The last write, if it ended well while the power has been on.
+    acknowledged: Option<u64>,
+    in_flight: Option<u64>,
     /// Versions taken off the front of `possible` so far: gives each a number for good.
     dropped: usize,
+    /// Several versions stay readable although one was read: a fault since has changed which
+    /// member is asked.
+    unsettled: bool,
 }
 
-struct Sent {
-    op: IoOp,
-    fua: bool,
-    lba: usize,
-    blocks: usize,
-    version: u64,
+/// A request under way.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) op: IoOp,
+    pub(super) fua: bool,
+    pub(super) lba: usize,
+    pub(super) blocks: usize,
+    pub(super) version: u64,
     buf: Option<IoBuf>,
     /// Flush: the number of the version of each block that was acknowledged when it was sent.
-    covered: HashMap<usize, usize>,
-    /// Read: for each block, the versions that were possible while it was under way.
+    covered: Vec<(usize, usize)>,
+    /// Read and compare: for each block, the versions that may be seen.
     allowed: Vec<Vec<u64>>,
 }
 
 pub(super) struct Host {
+    block_size: usize,
     blocks: Vec<Block>,
-    sent: HashMap<u32, Sent>,
-    next_op: u32,
+    /// By id modulo the length.
+    sent: Vec<Option<(u32, Request)>>,
+    in_flight: usize,
+    next_id: u32,
     next_version: u64,
-    pub(super) acknowledged: u64,
+    pub(super) writes: u64,
     pub(super) failed: u64,
-    pub(super) reads_checked: u64,
+    pub(super) blocks_read: u64,
 }
 
+/// Requests a host has in flight at most.
+pub(super) const QUEUE_DEPTH: usize = 24;
+
 impl Host {
-    pub(super) fn new(blocks: usize) -> Self {
-        let block = Block { possible: vec![0], latest: Some(0), writes_in_flight: 0, dropped: 0 };
+    pub(super) fn new(blocks: usize, block_size: usize) -> Self {
+        let block = Block {
+            possible: vec![0],
+            readable: vec![0],
+            acknowledged: None,
+            in_flight: None,
+            dropped: 0,
+            unsettled: false,
+        };
         Self {
+            block_size,
             blocks: vec![block; blocks],
-            sent: HashMap::new(),
-            next_op: 0,
+            sent: (0..QUEUE_DEPTH).map(|_| None).collect(),
+            in_flight: 0,
+            next_id: 0,
             next_version: 1,
-            acknowledged: 0,
+            writes: 0,
             failed: 0,
-            reads_checked: 0,
+            blocks_read: 0,
         }
     }
 
@@ -61,14 +83,28 @@ impl Host {
     }
 
     pub(super) fn in_flight(&self) -> usize {
-        self.sent.len()
+        self.in_flight
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.in_flight < QUEUE_DEPTH
     }
 
     /// Whether a write to the range is in flight: a host does not overlap its own writes.
     pub(super) fn is_being_written(&self, lba: usize, blocks: usize) -> bool {
-        self.blocks[lba..lba + blocks].iter().any(|block| block.writes_in_flight > 0)
+        self.blocks[lba..lba + blocks].iter().any(|block| block.in_flight.is_some())
     }
 
+    /// Whether the block may hold this after a power cut.
+    pub(super) fn may_hold(&self, lba: usize, version: u64) -> bool {
+        self.blocks[lba].possible.contains(&version)
+    }
+
+    pub(super) fn possible(&self, lba: usize) -> &[u64] {
+        &self.blocks[lba].possible
+    }
+
+    /// A request, its id and its version.
     pub(super) fn make(
         &mut self,
         op: IoOp,
@@ -76,105 +112,142 @@ impl Host {
         lba: usize,
         blocks: usize,
         pool: &BufPool,
-    ) -> BdevIo {
-        let id = self.next_op;
-        self.next_op += 1;
+    ) -> (BdevIo, u32, u64) {
+        let slot = self.sent.iter().position(Option::is_none).expect("room was asked for");
+        let id = self.next_id * u32::try_from(QUEUE_DEPTH).unwrap() + u32::try_from(slot).unwrap();
+        self.next_id += 1;
         let version = if op == IoOp::Write { self.next_version } else { 0 };
         self.next_version += 1;
         let mut buf = None;
-        if matches!(op, IoOp::Read | IoOp::Write) {
-            let mut data = pool.get(blocks * BLOCK).expect("the pool is large enough");
-            for (index, block) in data.as_mut_slice().chunks_mut(BLOCK).enumerate() {
-                let stamp = if op == IoOp::Write { version } else { u64::MAX };
-                block.fill(0);
-                if stamp != 0 {
-                    block[..8].copy_from_slice(&stamp.to_le_bytes());
-                    block[8..16].copy_from_slice(&((lba + index) as u64).to_le_bytes());
-                }
+        if matches!(op, IoOp::Read | IoOp::Write | IoOp::Compare) {
+            let data = pool.get(blocks * self.block_size).expect("the pool is large enough");
+            for index in 0..blocks {
+                let value = match op {
+                    IoOp::Write => version,
+                    IoOp::Compare => self.blocks[lba + index].readable[0],
+                    _ => NOT_READ,
+                };
+                stamp(&data, self.block_size, index, lba + index, value);
             }
             buf = Some(data);
         }
-        let mut sent = Sent {
+        let mut request = Request {
             op,
             fua,
             lba,
             blocks,
             version,
             buf: buf.clone(),
-            covered: HashMap::new(),
+            covered: Vec::new(),
             allowed: Vec::new(),
         };
-        self.note_sent(&mut sent);
-        self.sent.insert(id, sent);
-        BdevIo {
+        self.note_sent(&mut request);
+        self.sent[slot] = Some((id, request));
+        self.in_flight += 1;
+        let io = BdevIo {
             op,
             fua,
             lba: lba as u64,
             blocks: u32::try_from(blocks).unwrap(),
             buf,
             completion: Completion::new(Tag { station: Station::App, part: 0, object: 0, op: id }),
-        }
+        };
+        (io, id, version)
     }
 
-    fn note_sent(&mut self, sent: &mut Sent) {
-        match sent.op {
-            IoOp::Read => {
-                for block in &self.blocks[sent.lba..sent.lba + sent.blocks] {
-                    sent.allowed.push(match block.latest {
-                        Some(latest) if block.writes_in_flight == 0 => vec![latest],
-                        _ => block.possible.clone(),
-                    });
+    fn note_sent(&mut self, request: &mut Request) {
+        let range = request.lba..request.lba + request.blocks;
+        match request.op {
+            IoOp::Read | IoOp::Compare => {
+                for block in &self.blocks[range] {
+                    let mut allowed = block.readable.clone();
+                    allowed.extend(block.in_flight);
+                    request.allowed.push(allowed);
                 }
             }
             IoOp::Flush => {
                 for (lba, block) in self.blocks.iter().enumerate() {
-                    // Zeroes may be there several times; those in flight are at the end.
-                    let ended = &block.possible[..block.possible.len() - block.writes_in_flight];
-                    let latest = block.latest.filter(|_| block.possible.len() > 1);
-                    let at = ended.iter().rposition(|&one| Some(one) == latest);
-                    sent.covered.extend(at.map(|at| (lba, block.dropped + at)));
-                }
-            }
-            _ => {
-                for lba in sent.lba..sent.lba + sent.blocks {
-                    self.blocks[lba].possible.push(sent.version);
-                    self.blocks[lba].writes_in_flight += 1;
-                    // Reads that are under way may see it.
-                    for read in self.sent.values_mut().filter(|read| read.op == IoOp::Read) {
-                        if (read.lba..read.lba + read.blocks).contains(&lba) {
-                            read.allowed[lba - read.lba].push(sent.version);
-                        }
+                    if block.acknowledged.is_some() && block.possible.len() > 1 {
+                        // The one in flight is at the end.
+                        let ended = block.possible.len() - usize::from(block.in_flight.is_some());
+                        request.covered.push((lba, block.dropped + ended - 1));
                     }
                 }
             }
+            IoOp::Write | IoOp::WriteZeroes | IoOp::Unmap => {
+                for lba in range {
+                    self.blocks[lba].possible.push(request.version);
+                    self.blocks[lba].in_flight = Some(request.version);
+                    self.allow_more(lba, request.version);
+                }
+            }
         }
     }
 
-    pub(super) fn done(&mut self, op: u32, status: IoStatus) {
-        let sent = self.sent.remove(&op).expect("a request ends once");
-        match sent.op {
-            IoOp::Read => self.read_done(&sent, status),
+    /// Reads that are under way may see this version too.
+    fn allow_more(&mut self, lba: usize, version: u64) {
+        for (_, read) in self.sent.iter_mut().flatten() {
+            if !read.allowed.is_empty() && (read.lba..read.lba + read.blocks).contains(&lba) {
+                read.allowed[lba - read.lba].push(version);
+            }
+        }
+    }
+
+    /// Members may hold different versions of the blocks and a fault changes which one is asked:
+    /// what was not acknowledged may change once more.
+    pub(super) fn unsettle(&mut self, lba: usize, blocks: usize) {
+        for lba in lba..lba + blocks {
+            let block = &mut self.blocks[lba];
+            if block.acknowledged.is_some() || block.possible.len() == 1 {
+                continue;
+            }
+            block.unsettled = true;
+            block.readable.clone_from(&block.possible);
+            for at in 0..self.blocks[lba].possible.len() {
+                let version = self.blocks[lba].possible[at];
+                self.allow_more(lba, version);
+            }
+        }
+    }
+
+    /// A request has ended; the caller looks at what it was.
+    pub(super) fn done(&mut self, id: u32, status: IoStatus) -> Request {
+        let slot = id as usize % QUEUE_DEPTH;
+        let (sent_id, request) = self.sent[slot].take().expect("a request ends once");
+        assert_eq!(sent_id, id);
+        self.in_flight -= 1;
+        self.failed += u64::from(!matches!(
+            status,
+            IoStatus::Ok | IoStatus::CompareMismatch | IoStatus::Unsupported
+        ));
+        match request.op {
+            IoOp::Read if status.is_ok() => self.read_done(&request),
+            IoOp::Compare => compare_done(&request, self.block_size, status),
             IoOp::Flush if status.is_ok() => {
-                for (&lba, &number) in &sent.covered {
+                for &(lba, number) in &request.covered {
                     self.promise(lba, number);
                 }
             }
-            IoOp::Flush => {}
-            _ => self.write_done(&sent, status),
+            IoOp::Read | IoOp::Flush => {}
+            IoOp::Write | IoOp::WriteZeroes | IoOp::Unmap => {
+                self.write_done(&request, status.is_ok());
+            }
         }
+        request
     }
 
-    fn write_done(&mut self, sent: &Sent, status: IoStatus) {
-        if status.is_ok() {
-            self.acknowledged += 1;
-        } else {
-            self.failed += 1;
-        }
-        for lba in sent.lba..sent.lba + sent.blocks {
+    fn write_done(&mut self, request: &Request, ok: bool) {
+        self.writes += 1;
+        for lba in request.lba..request.lba + request.blocks {
             let block = &mut self.blocks[lba];
-            block.writes_in_flight -= 1;
-            block.latest = status.is_ok().then_some(sent.version);
-            if status.is_ok() && sent.fua {
+            block.in_flight = None;
+            block.acknowledged = ok.then_some(request.version);
+            block.unsettled = !ok;
+            if ok {
+                block.readable.clear();
+            }
+            block.readable.push(request.version);
+            if ok && request.fua {
                 // A host does not overlap its writes, so this one is the last.
                 let number = block.dropped + block.possible.len() - 1;
                 self.promise(lba, number);
@@ -190,35 +263,62 @@ impl Host {
         block.dropped += count;
     }
 
-    fn read_done(&mut self, sent: &Sent, status: IoStatus) {
-        if !status.is_ok() {
-            self.failed += 1;
-            return;
-        }
-        let data = sent.buf.as_ref().unwrap().as_slice();
-        for (index, bytes) in data.chunks(BLOCK).enumerate() {
-            let lba = sent.lba + index;
-            let version = u64::from_le_bytes(bytes[..8].try_into().unwrap());
-            let place = u64::from_le_bytes(bytes[8..16].try_into().unwrap());
-            assert!(version == 0 || place == lba as u64, "block {lba} holds block {place}");
-            assert!(version != 0 || bytes.iter().all(|&byte| byte == 0), "{lba}: no zeroes");
-            let allowed = &sent.allowed[index];
-            assert!(allowed.contains(&version), "block {lba}: {version}, not one of {allowed:?}");
-            self.reads_checked += 1;
+    fn read_done(&mut self, request: &Request) {
+        let buf = request.buf.as_ref().unwrap();
+        for (index, allowed) in request.allowed.iter().enumerate() {
+            let lba = request.lba + index;
+            let version = stamp_of(buf, self.block_size, index, lba)
+                .unwrap_or_else(|what| violated(3, &what));
+            if !allowed.contains(&version) {
+                violated(3, &format!("block {lba} reads v{version}, allowed are {allowed:?}"));
+            }
+            self.blocks_read += 1;
             let block = &mut self.blocks[lba];
-            if block.writes_in_flight == 0 && block.latest.is_none() {
-                // What was read once is read again.
-                block.latest = Some(version);
+            // What was read once is read again.
+            if !block.unsettled && block.in_flight.is_none() && block.readable.contains(&version) {
+                block.readable.clear();
+                block.readable.push(version);
             }
         }
     }
 
     /// The array has lost power: every possible version may be there, and stays there once read.
     pub(super) fn power_cut(&mut self) {
-        self.sent.clear();
+        self.sent.iter_mut().for_each(|sent| *sent = None);
+        self.in_flight = 0;
         for block in &mut self.blocks {
-            block.writes_in_flight = 0;
-            block.latest = (block.possible.len() == 1).then(|| block.possible[0]);
+            block.in_flight = None;
+            block.acknowledged = None;
+            block.unsettled = false;
+            block.readable.clone_from(&block.possible);
         }
+    }
+
+    /// The array has stopped in order: what was acknowledged is durable.
+    pub(super) fn stopped(&mut self) {
+        assert_eq!(self.in_flight, 0);
+        for lba in 0..self.blocks.len() {
+            let block = &self.blocks[lba];
+            if block.acknowledged.is_some() {
+                self.promise(lba, block.dropped + block.possible.len() - 1);
+            }
+        }
+    }
+}
+
+fn compare_done(request: &Request, block_size: usize, status: IoStatus) {
+    let buf = request.buf.as_ref().unwrap();
+    let given = |index| stamp_of(buf, block_size, index, request.lba + index).expect("our own");
+    let mut allowed = request.allowed.iter().enumerate();
+    match status {
+        IoStatus::Ok if !allowed.all(|(index, allowed)| allowed.contains(&given(index))) => {
+            violated(3, &format!("a compare at block {} found what can't be there", request.lba));
+        }
+        IoStatus::CompareMismatch
+            if allowed.all(|(index, allowed)| allowed.iter().all(|&one| one == given(index))) =>
+        {
+            violated(3, &format!("a compare at block {} missed what is there", request.lba));
+        }
+        _ => {}
     }
 }

@@ -1,7 +1,8 @@
 //! Infected neighbours, and the settings of a running bitmap.
 
-use super::pool;
-use super::world::World;
+use super::disk::BITMAP_BYTE;
+use super::scenario;
+use super::world::{Shape, World};
 use crate::bdev::IoOp;
 use crate::bitmap::{ChunkState, Infection};
 use crate::raid::Knobs;
@@ -10,8 +11,8 @@ const CLEAN_CHUNKS: usize = 16;
 
 /// An array whose first chunks are Clean and all others Unwritten.
 fn clean(seed: u64, policy: Infection) -> World {
-    let mut world = World::create(seed, 2, 2, pool());
-    world.wait_started();
+    let shape = Shape { members: 2, cores: 2, chunk_blocks: 128, blocks: 48 * 128, ..Shape::SMALL };
+    let mut world = scenario::started(seed, shape);
     let chunk = world.chunk_blocks();
     for index in 0..CLEAN_CHUNKS {
         world.write(index * chunk, 1);
@@ -20,7 +21,7 @@ fn clean(seed: u64, policy: Infection) -> World {
     world.assemble();
     world.wait_started();
     world.set(Knobs { infection: Some(policy), ..Knobs::default() }).unwrap();
-    assert_eq!(world.count(ChunkState::Clean), CLEAN_CHUNKS);
+    assert_eq!(world.chunks_in(ChunkState::Clean), CLEAN_CHUNKS);
     world
 }
 
@@ -31,8 +32,8 @@ impl World {
         result
     }
 
-    fn count(&self, state: ChunkState) -> usize {
-        usize::try_from(self.states()[state as usize]).unwrap()
+    fn chunks_in(&self, state: ChunkState) -> usize {
+        usize::try_from(self.in_state(state)).unwrap()
     }
 
     fn bitmap_writes(&self) -> u64 {
@@ -51,8 +52,8 @@ fn infected_neighbours_need_no_write_of_their_own() {
         for index in 0..3 {
             world.write(index * chunk, 1);
         }
-        assert_eq!(world.count(ChunkState::Dirty), dirty, "{policy:?}");
-        assert_eq!(world.count(ChunkState::Clean), CLEAN_CHUNKS - dirty);
+        assert_eq!(world.chunks_in(ChunkState::Dirty), dirty, "{policy:?}");
+        assert_eq!(world.chunks_in(ChunkState::Clean), CLEAN_CHUNKS - dirty);
         let before = world.bitmap_writes();
         world.write(3 * chunk, 1);
         assert_eq!(world.bitmap_writes() - before, writes, "{policy:?}");
@@ -72,14 +73,14 @@ fn infected_neighbours_need_no_write_of_their_own() {
 fn unwritten_chunks_are_never_infected() {
     for policy in Infection::ALL {
         let mut world = clean(31, policy);
-        let (chunk, unwritten) = (world.chunk_blocks(), world.count(ChunkState::Unwritten));
+        let (chunk, unwritten) = (world.chunk_blocks(), world.chunks_in(ChunkState::Unwritten));
         assert!(unwritten > 2);
         for index in 0..CLEAN_CHUNKS {
             world.write(index * chunk, 1);
         }
-        assert_eq!(world.count(ChunkState::Unwritten), unwritten, "{policy:?}");
+        assert_eq!(world.chunks_in(ChunkState::Unwritten), unwritten, "{policy:?}");
         world.write(CLEAN_CHUNKS * chunk, 1);
-        assert_eq!(world.count(ChunkState::Unwritten), unwritten - 1);
+        assert_eq!(world.chunks_in(ChunkState::Unwritten), unwritten - 1);
         world.stop();
         world.assemble();
         world.check_members_agree();
@@ -98,7 +99,7 @@ fn nothing_is_infected_while_the_array_is_degraded() {
     for index in 1..4 {
         world.write(index * chunk, 1);
     }
-    assert_eq!(world.count(ChunkState::Clean), CLEAN_CHUNKS - 4);
+    assert_eq!(world.chunks_in(ChunkState::Clean), CLEAN_CHUNKS - 4);
 }
 
 #[test]
@@ -109,14 +110,14 @@ fn settings_have_bounds_and_the_sleep_survives_a_restart() {
     let idle = Knobs { barrier_idle_s: Some(4000), ..Knobs::default() };
     assert!(world.set(idle).unwrap_err().contains("at most 3600"));
     world.set(sleep(17)).unwrap();
-    world.run_until("the header's write", World::quiet);
+    world.run_until_quiet();
     let status = world.running.as_ref().unwrap().owner.status();
     assert_eq!(status.knobs.unwrap().daemon_sleep_s, Some(17));
     world.cut_power();
     // mdadm's offset of daemon_sleep in a bitmap header.
-    let at = 16 * super::world::BLOCK + 56;
+    let at = BITMAP_BYTE + 56;
     for disk in &world.disks {
-        assert_eq!(disk.durable[at..at + 4], 17u32.to_le_bytes());
+        assert_eq!(disk.durable_meta[at..at + 4], 17u32.to_le_bytes());
     }
 }
 
@@ -130,19 +131,19 @@ fn a_shorter_sleep_counts_at_once() {
     // The pass of the old sleep, idle time included; then the long sleep begins.
     for _ in 0..2 {
         assert!(world.fire_timer());
-        world.run_until("a pass", World::quiet);
+        world.run_until_quiet();
     }
-    assert_eq!(world.count(ChunkState::Dirty), 0);
+    assert_eq!(world.chunks_in(ChunkState::Dirty), 0);
     world.write(chunk, 1);
     for _ in 0..5 {
         assert!(world.fire_timer());
-        world.run_until("nothing", World::quiet);
-        assert_eq!(world.count(ChunkState::Dirty), 1, "it sleeps");
+        world.run_until_quiet();
+        assert_eq!(world.chunks_in(ChunkState::Dirty), 1, "it sleeps");
     }
     world.set(Knobs { daemon_sleep_s: Some(1), ..Knobs::default() }).unwrap();
     for _ in 0..3 {
         assert!(world.fire_timer());
-        world.run_until("a pass", World::quiet);
+        world.run_until_quiet();
     }
-    assert_eq!(world.count(ChunkState::Dirty), 0);
+    assert_eq!(world.chunks_in(ChunkState::Dirty), 0);
 }

@@ -1,0 +1,104 @@
+//! Command lines that are taken, and that are not.
+
+use clap::CommandFactory;
+
+use super::*;
+use crate::place::{BDEV_BYTES_DEFAULT, Leaf, Stack};
+
+fn parse(line: &str) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(std::iter::once("mdof-perf").chain(line.split_whitespace()))
+}
+
+fn run(line: &str) -> (Subject, Reach, Job) {
+    parse(line).unwrap().run.resolve().unwrap()
+}
+
+#[test]
+fn command_line_is_consistent() {
+    Cli::command().debug_assert();
+    let help = Cli::command().render_help().to_string();
+    assert!(help.contains("--rwmixread"), "{help}");
+}
+
+#[test]
+fn a_namespace_and_every_option_of_a_job() {
+    let (subject, reach, job) =
+        run("--addr 127.0.0.1:4420 --nqn nqn.x --nsid 2 --rw randrw --rwmixread 30 --bs 64k \
+         --iodepth 8 --connections 4 --core 1,3 --time 500ms --warm-up 2s --seed 9 --zipf 1.1 \
+         --offset 1m --size 1g --sample 4 --hdgst --ddgst --json");
+    let address = Address { addr: "127.0.0.1:4420".parse().unwrap(), nqn: "nqn.x".into(), nsid: 2 };
+    assert_eq!(subject, Subject::Place(Place::NvmeTcp(address)));
+    assert_eq!((reach.cores, reach.connections), (vec![1, 3], 4));
+    assert!(reach.header_digest && reach.data_digest);
+    let expected = Job {
+        rw: Access::RandRw,
+        rwmixread: 30,
+        block_size_bytes: 65536,
+        queue_depth: 8,
+        seed: 9,
+        zipf_theta: Some(1.1),
+        offset_bytes: 1 << 20,
+        size_bytes: Some(1 << 30),
+        warm_up: Duration::from_secs(2),
+        time: Duration::from_millis(500),
+        sample_every: 4,
+    };
+    assert_eq!(job, expected);
+}
+
+#[test]
+fn bdevs_of_this_process() {
+    let null = Leaf::Null { size_bytes: BDEV_BYTES_DEFAULT };
+    let (subject, _, job) = run("--bdev null:1g");
+    assert_eq!(subject, Subject::Place(Place::InProcess(Stack::Bdev(null))));
+    assert_eq!(job, Job::default());
+    for (line, bitmap) in [
+        ("--raid1 null,null", true),
+        ("--raid1 null,null --bitmap lockless", true),
+        ("--raid1 null,null --bitmap none", false),
+    ] {
+        let stack = Stack::Raid1 { members: vec![null, null], bitmap };
+        assert_eq!(run(line).0, Subject::Place(Place::InProcess(stack)), "{line}");
+    }
+    let configured = Subject::Configured { config: "x.toml".into(), bdev: "raid1".into() };
+    assert_eq!(run("--config x.toml --bdev raid1").0, configured);
+}
+
+#[test]
+fn nonsense_is_refused() {
+    for line in [
+        "--addr 127.0.0.1:4420",
+        "--nqn nqn.x",
+        "--addr 127.0.0.1:4420 --nqn nqn.x --nsid 0",
+        "--addr 127.0.0.1:4420 --nqn nqn.x --bdev null",
+        "--bdev null --raid1 null,null",
+        "--bdev null --bitmap none",
+        "--config x.toml",
+        "--bdev null --rw scribble",
+        "--bdev null --bs 4x",
+        "--bdev null --time 1h",
+        "--bdev null --connections 0",
+        "ab --a null",
+        "ab raid1-bitmap --a null --b null",
+    ] {
+        assert!(parse(line).is_err(), "{line}");
+    }
+    for line in ["", "--bdev nil", "--bdev null --bs 1m", "--bdev null --qd 0"] {
+        assert!(parse(line).unwrap().run.resolve().is_err(), "{line}");
+    }
+}
+
+#[test]
+fn comparisons() {
+    let ab = |line: &str| match parse(line).unwrap().command {
+        Some(Command::Ab(args)) => args.resolve(),
+        command => panic!("{command:?}"),
+    };
+    let (comparison, job, _) = ab("ab raid1-bitmap --rounds 3").unwrap().unwrap();
+    assert_eq!((comparison.rounds, comparison.promise), (3, Some(0.97)));
+    assert_eq!((job.rw, job.block_size_bytes, job.queue_depth), (Access::RandWrite, 4096, 32));
+    let (comparison, ..) = ab("ab --a null --b malloc:8m").unwrap().unwrap();
+    assert_eq!(comparison.promise, None);
+    assert!(ab("ab").unwrap().is_none());
+    assert!(ab("ab no-such").is_err());
+}

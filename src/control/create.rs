@@ -1,0 +1,345 @@
+//! `mdof create`: an array on files and block devices, made without a running target.
+
+use std::fmt::Write;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::examine::{self, Content};
+use super::member_file::{self, Found, MemberFileError};
+use super::names;
+use super::units::{self, size_text};
+use crate::bdev::DeviceError;
+use crate::bdev::uring::{UringDevice, UringOptions};
+use crate::md::{
+    self, CreateError, Creation, InitialState, NewArray, NewMember, SECTOR_BYTES,
+    SUPERBLOCK_READ_BYTES, candidate_sectors,
+};
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Name of the array.
+    pub name: String,
+    /// Files and block devices, in slot order.
+    pub members: Vec<PathBuf>,
+    /// Size of the files that do not exist yet.
+    pub new_file_bytes: Option<u64>,
+    /// Bytes a bitmap chunk covers; `None` lets mdof choose.
+    pub chunk_bytes: Option<u64>,
+    /// Logical block size; `None` takes the device's own, 512 for a file.
+    pub block_size_bytes: Option<u32>,
+    /// The members are known to be equal.
+    pub assume_clean: bool,
+    /// Only say what would be done.
+    pub dry_run: bool,
+    /// Overwrite members that hold something.
+    pub force: bool,
+}
+
+/// Why no array was made: one sentence.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateArrayError {
+    /// A member file.
+    #[error(transparent)]
+    MemberFile(#[from] MemberFileError),
+    /// A member that cannot be opened, or is in use.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The members do not make an array.
+    #[error("array {name}: {source}{members}")]
+    Plan {
+        /// The array.
+        name: String,
+        /// Why.
+        source: CreateError,
+        /// Which member has which number, where the reason speaks of one.
+        members: String,
+    },
+    /// What was asked for makes no sense, or would destroy something.
+    #[error("{0}")]
+    Refused(String),
+    /// A write failed.
+    #[error(
+        "cannot write the metadata of {path}: {source}; the array is incomplete, and nothing but \
+         mdof create --force will use its members"
+    )]
+    Write {
+        /// The member.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A member to be.
+#[derive(Debug)]
+struct Place {
+    path: PathBuf,
+    found: Found,
+    /// What is on it, where it is not blank.
+    carries: Option<String>,
+    /// Held open, and so locked against other targets, once it exists.
+    device: Option<Arc<UringDevice>>,
+    /// The file was made just now.
+    is_made: bool,
+}
+
+/// Makes the array, or with [`Options::dry_run`] finds out whether it could be made. Returns what
+/// the operator reads.
+///
+/// # Errors
+/// One sentence; with all but [`CreateArrayError::Write`] nothing has been changed.
+pub fn create(options: &Options) -> Result<String, CreateArrayError> {
+    names::check_array_name(&options.name).map_err(CreateArrayError::Refused)?;
+    let mut places = places(options)?;
+    check_loss(options, &places)?;
+    for place in places.iter_mut().filter(|place| place.found != Found::Missing) {
+        place.open(options)?;
+    }
+    let set_uuid = Uuid::new_v4();
+    let creation = plan(options, set_uuid, &places)?;
+    let text = plan_text(options, &creation, &places);
+    if options.dry_run {
+        return Ok(text + "nothing was written (--dry-run)\n");
+    }
+    let creation = match make_files(options, &mut places) {
+        Ok(()) => plan(options, set_uuid, &places),
+        Err(error) => Err(error),
+    };
+    let creation = creation.inspect_err(|_| remove_new_files(&places))?;
+    write(&creation, &places)?;
+    let paths: Vec<String> = options.members.iter().map(|path| quoted(path)).collect();
+    Ok(format!(
+        "{text}created, array uuid {}\nserve it with:  mdof assemble {}\n",
+        creation.superblocks[0].set_uuid_text(),
+        paths.join(" ")
+    ))
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:,@%=".contains(c);
+    if text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+/// Looks at the members without changing them.
+fn places(options: &Options) -> Result<Vec<Place>, CreateArrayError> {
+    let mut places: Vec<Place> = Vec::with_capacity(options.members.len());
+    for given in &options.members {
+        let path = std::path::absolute(given)
+            .map_err(|error| CreateArrayError::Refused(format!("{}: {error}", given.display())))?;
+        let path = path.canonicalize().unwrap_or(path);
+        if places.iter().any(|place| place.path == path) {
+            return Err(CreateArrayError::Refused(format!("{} is given twice", path.display())));
+        }
+        let found = member_file::inspect(&path)?;
+        if found == Found::Missing && options.new_file_bytes.is_none() {
+            return Err(CreateArrayError::Refused(format!(
+                "{} does not exist; --size SIZE lets mdof make it as a sparse file",
+                path.display()
+            )));
+        }
+        let carries = (found == Found::Data).then(|| carries(&path));
+        places.push(Place { path, found, carries, device: None, is_made: false });
+    }
+    Ok(places)
+}
+
+/// What is on a member that is not blank.
+fn carries(path: &Path) -> String {
+    match examine::probe(path).content {
+        Content::Member(member) => {
+            let superblock = &member.candidate.superblock;
+            let name = superblock.name().escape_debug().to_string();
+            format!("is a member of array {name} ({})", superblock.set_uuid_text())
+        }
+        Content::Damaged(why) => format!("carries md metadata ({why})"),
+        Content::NoSuperblock(_) | Content::Unreadable(_) => "holds data".to_owned(),
+    }
+}
+
+fn check_loss(options: &Options, places: &[Place]) -> Result<(), CreateArrayError> {
+    if options.force {
+        return Ok(());
+    }
+    let told = |place: &Place| {
+        place.carries.as_ref().map(|carries| format!("{} {carries}", place.path.display()))
+    };
+    let told: Vec<String> = places.iter().filter_map(told).collect();
+    if told.is_empty() {
+        return Ok(());
+    }
+    Err(CreateArrayError::Refused(format!(
+        "{}; nothing was written: --force makes the array all the same, and what they hold is lost",
+        told.join("; ")
+    )))
+}
+
+impl Place {
+    fn open(&mut self, options: &Options) -> Result<(), DeviceError> {
+        let device = UringDevice::open(UringOptions {
+            name: self.path.display().to_string(),
+            path: self.path.clone(),
+            block_size_bytes: options.block_size_bytes,
+            uuid: Uuid::nil(),
+        })?;
+        self.device = Some(device);
+        Ok(())
+    }
+
+    /// Sectors and logical block size; of a file that is to be made, what was asked for.
+    fn geometry(&self, options: &Options) -> (u64, u32) {
+        match &self.device {
+            Some(device) => {
+                let geometry = device.geometry();
+                (geometry.size_bytes() / SECTOR_BYTES, geometry.block_size_bytes)
+            }
+            None => {
+                let bytes = options.new_file_bytes.unwrap_or(0);
+                (bytes / SECTOR_BYTES, options.block_size_bytes.unwrap_or(512))
+            }
+        }
+    }
+}
+
+fn plan(options: &Options, set_uuid: Uuid, places: &[Place]) -> Result<Creation, CreateArrayError> {
+    let member = |place: &Place| {
+        let (device_sectors, logical_block_size) = place.geometry(options);
+        let device_uuid = Uuid::new_v4().into_bytes();
+        NewMember { device_sectors, logical_block_size, device_uuid }
+    };
+    let array = NewArray {
+        name: options.name.clone(),
+        set_uuid: set_uuid.into_bytes(),
+        ctime: units::now(),
+        assume_clean: options.assume_clean,
+        members: places.iter().map(member).collect(),
+    };
+    md::create_with_chunk(&array, options.chunk_bytes).map_err(|source| {
+        let number =
+            |(index, place): (usize, &Place)| format!("member {index} is {}", place.path.display());
+        let members: Vec<String> = places.iter().enumerate().map(number).collect();
+        let speaks_of_one = source.to_string().contains("member ");
+        let members =
+            if speaks_of_one { format!(" ({})", members.join(", ")) } else { String::new() };
+        CreateArrayError::Plan { name: options.name.clone(), source, members }
+    })
+}
+
+fn plan_text(options: &Options, creation: &Creation, places: &[Place]) -> String {
+    let superblock = &creation.superblocks[0];
+    let bytes = |sectors: u64| size_text(sectors * SECTOR_BYTES);
+    let mut text = format!(
+        "array {}: RAID1 of {} members, {}, logical blocks of {} bytes\n",
+        options.name,
+        places.len(),
+        bytes(superblock.size_sectors),
+        superblock.logical_block_size
+    );
+    let state = match creation.initial_state {
+        InitialState::Unwritten => "unwritten: they read as zeroes until they are written",
+        InitialState::Clean => "clean: they read as what the members hold, taken to be equal",
+    };
+    let chunk = u64::from(creation.bitmap.chunk_sectors().unwrap_or(0));
+    let mut line = |key: &str, value: String| {
+        let _ = writeln!(text, "  {key:12}{value}");
+    };
+    line("chunks", format!("{} of {}, {state}", creation.chunk_count, bytes(chunk)));
+    line(
+        "layout",
+        format!(
+            "superblock at {}, bitmap at {} ({} set aside), data from {}",
+            bytes(superblock.super_offset_sectors),
+            bytes(creation.bitmap_sector),
+            bytes(creation.bitmap_area_sectors),
+            bytes(superblock.data_offset_sectors)
+        ),
+    );
+    for (slot, place) in places.iter().enumerate() {
+        let what = match (&place.carries, place.found) {
+            (Some(carries), _) => format!("{carries}, WHICH IS LOST"),
+            (None, Found::Missing) => "new file".to_owned(),
+            (None, _) => "blank".to_owned(),
+        };
+        let (sectors, _) = place.geometry(options);
+        let path = place.path.display();
+        line(&format!("slot {slot}"), format!("{path}, {}, {what}", bytes(sectors)));
+    }
+    text
+}
+
+/// Makes the files that do not exist, and opens them.
+fn make_files(options: &Options, places: &mut [Place]) -> Result<(), CreateArrayError> {
+    let bytes = options.new_file_bytes.unwrap_or(0);
+    let is_new = |place: &Place| place.device.is_none();
+    let count = places.iter().filter(|place| is_new(place)).count() as u64;
+    for place in places.iter().filter(|place| is_new(place)) {
+        member_file::check_room(&place.path, count)?;
+    }
+    for place in places.iter_mut().filter(|place| is_new(place)) {
+        member_file::create_sparse(&place.path, bytes)?;
+        place.is_made = true;
+        place.open(options)?;
+    }
+    Ok(())
+}
+
+/// After a failure: files that are ours and hold nothing go again.
+fn remove_new_files(places: &[Place]) {
+    for place in places.iter().filter(|place| place.is_made) {
+        let _ = std::fs::remove_file(&place.path);
+    }
+}
+
+/// Writes everything: old superblocks go first, then the bitmaps, durably on all members, before
+/// the first superblock makes one of them a member.
+fn write(creation: &Creation, places: &[Place]) -> Result<(), CreateArrayError> {
+    let area = creation.bitmap_area();
+    for place in places {
+        place.write(|file, sectors| {
+            if place.carries.is_some() {
+                erase_superblocks(file, sectors)?;
+            }
+            file.write_all_at(&area, creation.bitmap_sector * SECTOR_BYTES)
+        })?;
+    }
+    for (place, superblock) in places.iter().zip(&creation.superblocks) {
+        place.write(|file, _| {
+            let mut bytes = [0; SUPERBLOCK_READ_BYTES];
+            superblock.encode_into(&mut bytes);
+            file.write_all_at(&bytes, superblock.super_offset_sectors * SECTOR_BYTES)
+        })?;
+    }
+    Ok(())
+}
+
+/// Zeroes each place where md looks for a superblock, that of version 0.90 among them.
+fn erase_superblocks(file: &std::fs::File, device_sectors: u64) -> io::Result<()> {
+    let old = (device_sectors & !127).checked_sub(128);
+    for sector in candidate_sectors(device_sectors).chain(old) {
+        file.write_all_at(&[0; SUPERBLOCK_READ_BYTES], sector * SECTOR_BYTES)?;
+    }
+    file.sync_all()
+}
+
+impl Place {
+    /// Writes to the member, and waits until it is durable.
+    fn write(
+        &self,
+        body: impl FnOnce(&std::fs::File, u64) -> io::Result<()>,
+    ) -> Result<(), CreateArrayError> {
+        let device = self.device.as_ref().expect("every member is open by now");
+        let sectors = device.geometry().size_bytes() / SECTOR_BYTES;
+        OpenOptions::new()
+            .write(true)
+            .open(&self.path)
+            .and_then(|file| body(&file, sectors).and_then(|()| file.sync_all()))
+            .map_err(|source| CreateArrayError::Write { path: self.path.clone(), source })
+    }
+}

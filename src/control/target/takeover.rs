@@ -1,0 +1,359 @@
+//! What has to be written before an array of Linux md can run: a lockless bitmap in place of a
+//! classic one, and the data that a member's bad-block log says it lacks.
+
+use uuid::Uuid;
+
+use super::{Target, TargetError};
+use crate::control::carried::Carried;
+use crate::md::{
+    self, AssembleError, Assembly, BadRange, BitmapPlan, BitmapSuperblock, Candidate, Conversion,
+    Features, SECTOR_BYTES, SUPERBLOCK_READ_BYTES, Slot, Superblock, parse_bad_blocks,
+};
+
+/// Bytes that a repair of listed sectors copies at a time.
+const REPAIR_STEP_BYTES: u64 = 1 << 20;
+
+/// What the operator allows at the start of an array that cannot run as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Takeover {
+    /// Turn a classic bitmap into a lockless one.
+    pub convert_bitmap: bool,
+    /// Where no member has a bitmap that can be used: make one, and resync everything.
+    pub bitmap_lost_resync: bool,
+}
+
+/// The members given, as read.
+#[derive(Debug)]
+pub(super) struct Given {
+    pub(super) names: Vec<String>,
+    pub(super) candidates: Vec<Candidate>,
+}
+
+impl Given {
+    fn numbered(&self) -> String {
+        let names = self.names.iter().enumerate();
+        let numbered: Vec<String> =
+            names.map(|(index, name)| format!("{name} (member {index})")).collect();
+        numbered.join(", ")
+    }
+
+    /// What they make, in the operator's words if they make nothing.
+    pub(super) fn assemble(
+        &self,
+        name: &str,
+        takeover: &Takeover,
+    ) -> Result<Assembly, TargetError> {
+        self.plan(takeover).map_err(|error| self.refusal(name, &error))
+    }
+
+    fn plan(&self, takeover: &Takeover) -> Result<Assembly, AssembleError> {
+        if takeover.bitmap_lost_resync {
+            md::assemble_lost_bitmap(&self.candidates)
+        } else {
+            md::assemble(&self.candidates)
+        }
+    }
+
+    fn refusal(&self, name: &str, error: &AssembleError) -> TargetError {
+        TargetError::Invalid(format!("array {name} on {}: {error}", self.numbered()))
+    }
+
+    /// Which of them are in sync.
+    fn in_sync(assembly: &Assembly) -> Vec<usize> {
+        let candidate = |slot: &Slot| match slot {
+            Slot::InSync { candidate } => Some(*candidate),
+            _ => None,
+        };
+        assembly.slots.iter().filter_map(candidate).collect()
+    }
+}
+
+impl Target {
+    /// Reads those of `members` that carry a superblock.
+    pub(super) fn read_members(&mut self, members: &[String]) -> Result<Given, TargetError> {
+        let mut given = Given { names: Vec::new(), candidates: Vec::new() };
+        for member in members {
+            if let Carried::Member(candidate) = self.read_superblock(member)? {
+                given.candidates.push(*candidate);
+                given.names.push(member.clone());
+            }
+        }
+        Ok(given)
+    }
+
+    /// Prepares what the array needs; reads the members again where something was written.
+    pub(super) fn take_over(
+        &mut self,
+        name: &str,
+        mut given: Given,
+        start_degraded: bool,
+        takeover: &Takeover,
+    ) -> Result<Given, TargetError> {
+        if self.repair_bad_blocks(name, &given, start_degraded)? {
+            given = self.read_members(&given.names)?;
+        }
+        let Err(error @ AssembleError::ClassicBitmap { .. }) = given.plan(takeover) else {
+            return Ok(given);
+        };
+        if !takeover.convert_bitmap {
+            return Err(given.refusal(name, &error));
+        }
+        self.convert_bitmap(name, &given, start_degraded)?;
+        self.read_members(&given.names)
+    }
+
+    /// Puts a lockless bitmap in place of the classic one. The order is argued in `md::classic`.
+    fn convert_bitmap(
+        &mut self,
+        name: &str,
+        given: &Given,
+        start_degraded: bool,
+    ) -> Result<(), TargetError> {
+        let refused = |text: String| TargetError::Invalid(format!("array {name}: {text}"));
+        // Who takes part does not depend on the bitmap, so it is decided without.
+        let mut without =
+            Given { names: given.names.clone(), candidates: given.candidates.clone() };
+        for candidate in &mut without.candidates {
+            candidate.superblock.features.remove(Features::BITMAP_OFFSET);
+        }
+        let assembly = without.assemble(name, &Takeover::default())?;
+        if assembly.is_degraded() && !start_degraded {
+            return Err(refused(super::arrays::degraded_text(name, &assembly, &given.names)));
+        }
+        let array = &given.candidates[assembly.freshest].superblock;
+        let mut members: Vec<(usize, &Superblock, &BitmapSuperblock)> = Vec::new();
+        for index in Given::in_sync(&assembly) {
+            let candidate = &given.candidates[index];
+            match &candidate.bitmap {
+                Some(Ok(head)) => members.push((index, &candidate.superblock, head)),
+                Some(Err(error)) => {
+                    let member = &given.names[index];
+                    return Err(refused(format!("the bitmap of bdev {member}: {error}")));
+                }
+                None => unreachable!("who has no bitmap takes no part in an array with one"),
+            }
+        }
+        let pairs: Vec<_> = members.iter().map(|&(_, own, head)| (own, head)).collect();
+        let plan = Conversion::plan(array, &pairs).map_err(|error| refused(error.to_string()))?;
+        let chunks = usize::try_from(plan.bitmap.chunk_count()).expect("a small bitmap");
+        let mut in_doubt = vec![false; chunks];
+        for &(index, own, head) in &members {
+            let stale = head.is_stale(array.events);
+            let bits = self.read_classic_bits(&given.names[index], own, head)?;
+            md::mark_in_doubt(&mut in_doubt, &plan.bitmap, head, &bits, stale);
+        }
+        let now_s = crate::control::units::now().seconds();
+        let new: Vec<(usize, Superblock)> = members
+            .iter()
+            .map(|&(index, own, _)| (index, plan.superblock(array, own, now_s)))
+            .collect();
+        for (index, superblock) in &new {
+            let member = &given.names[*index];
+            self.write_converted_bitmap(member, superblock, &plan.bitmap, &in_doubt)?;
+        }
+        for (index, superblock) in &new {
+            self.write_superblock(&given.names[*index], superblock)?;
+        }
+        let doubtful = in_doubt.iter().filter(|&&doubt| doubt).count();
+        tracing::info!(
+            "array {name}: its classic bitmap was turned into a lockless one of {chunks} chunks, \
+             {doubtful} of which are resynced now"
+        );
+        Ok(())
+    }
+
+    /// Rewrites what the members' bad-block logs list from members that have it, and takes the
+    /// logs out of force. A member where that fails keeps its log and is left out by the assembly.
+    /// Returns whether anything was written.
+    fn repair_bad_blocks(
+        &mut self,
+        name: &str,
+        given: &Given,
+        start_degraded: bool,
+    ) -> Result<bool, TargetError> {
+        let listed =
+            |candidate: &Candidate| candidate.superblock.features.contains(Features::BAD_BLOCKS);
+        if !given.candidates.iter().any(listed) {
+            return Ok(false);
+        }
+        let mut without =
+            Given { names: given.names.clone(), candidates: given.candidates.clone() };
+        for candidate in &mut without.candidates {
+            candidate.superblock.features.remove(Features::BAD_BLOCKS);
+        }
+        // What cannot be started is not repaired; the assembly proper says why.
+        let Ok(assembly) =
+            without.plan(&Takeover { bitmap_lost_resync: true, ..Takeover::default() })
+        else {
+            return Ok(false);
+        };
+        if assembly.is_degraded() && !start_degraded {
+            return Ok(false);
+        }
+        let members = Given::in_sync(&assembly);
+        let mut logs = Vec::with_capacity(members.len());
+        for &index in &members {
+            let own = &given.candidates[index].superblock;
+            let log = if listed(&given.candidates[index]) {
+                self.read_bad_blocks(&given.names[index], own)
+            } else {
+                Ok(Vec::new())
+            };
+            logs.push((index, log));
+        }
+        let mut wrote = false;
+        for &index in members.iter().filter(|&&index| listed(&given.candidates[index])) {
+            let member = &given.names[index];
+            match self.repair_member(given, index, &logs) {
+                Ok(sectors) => {
+                    wrote = true;
+                    tracing::warn!(
+                        "array {name}: bdev {member} listed {sectors} bad sectors; they were \
+                         rewritten from the other members and its bad-block log is empty now"
+                    );
+                }
+                Err(error) => tracing::error!(
+                    "array {name}: bdev {member} has a bad-block log that could not be repaired \
+                     and is left out: {error}"
+                ),
+            }
+        }
+        Ok(wrote)
+    }
+
+    fn read_bad_blocks(
+        &mut self,
+        name: &str,
+        own: &Superblock,
+    ) -> Result<Vec<BadRange>, TargetError> {
+        let invalid = |text: String| TargetError::Invalid(format!("bdev {name}: {text}"));
+        let sector = own.super_offset_sectors.checked_add_signed(own.bblog.offset_sectors.into());
+        let end = self.bdev(name)?.geometry.size_bytes() / SECTOR_BYTES;
+        let fits = |sector: &u64| sector.checked_add(8).is_some_and(|log_end| log_end <= end);
+        let Some(sector) = sector.filter(fits) else {
+            return Err(invalid("the bad-block log lies outside of the device".to_owned()));
+        };
+        let bytes = self.read_sectors(name, sector, SUPERBLOCK_READ_BYTES)?;
+        parse_bad_blocks(&bytes, own).map_err(|error| invalid(error.to_string()))
+    }
+
+    /// Copies every listed range to member `index` and then clears its feature bit: a crash in
+    /// between repairs again. Returns the sectors copied.
+    fn repair_member(
+        &mut self,
+        given: &Given,
+        index: usize,
+        logs: &[(usize, Result<Vec<BadRange>, TargetError>)],
+    ) -> Result<u64, TargetError> {
+        let own = &given.candidates[index].superblock;
+        let member = given.names[index].clone();
+        let block = u64::from(self.bdev(&member)?.geometry.block_size_bytes) / SECTOR_BYTES;
+        let (_, log) = logs.iter().find(|(other, _)| *other == index).expect("it was read");
+        let ranges = match log {
+            Ok(ranges) => ranges.clone(),
+            Err(error) => return Err(TargetError::Invalid(error.to_string())),
+        };
+        let mut copied = 0;
+        for range in ranges {
+            // In data sectors, whole blocks; what lies beside the data is nobody's.
+            let data = own.data_offset_sectors;
+            let first = range.start_sector.max(data) - data;
+            let last = (range.start_sector + range.sectors).max(data) - data;
+            let last = last.min(own.size_sectors);
+            let (mut at, last) = (first / block * block, last.next_multiple_of(block));
+            while at < last {
+                let step = (last - at).min(REPAIR_STEP_BYTES / SECTOR_BYTES);
+                let source = logs.iter().find(|(other, log)| {
+                    let start = given.candidates[*other].superblock.data_offset_sectors + at;
+                    *other != index
+                        && log.as_ref().is_ok_and(|log| {
+                            log.iter().all(|bad| {
+                                bad.start_sector >= start + step
+                                    || bad.start_sector + bad.sectors <= start
+                            })
+                        })
+                });
+                let Some((source, _)) = source else {
+                    return Err(TargetError::Invalid(format!(
+                        "no other member holds data sectors {at} to {}",
+                        at + step
+                    )));
+                };
+                self.copy_data(given, *source, index, at, step)?;
+                copied += step;
+                at += step;
+            }
+        }
+        let mut superblock = own.clone();
+        superblock.features.remove(Features::BAD_BLOCKS);
+        self.write_superblock(&member, &superblock)?;
+        Ok(copied)
+    }
+
+    fn copy_data(
+        &mut self,
+        given: &Given,
+        from: usize,
+        to: usize,
+        sector: u64,
+        sectors: u64,
+    ) -> Result<(), TargetError> {
+        let offset = |index: usize| given.candidates[index].superblock.data_offset_sectors + sector;
+        let length = usize::try_from(sectors * SECTOR_BYTES).expect("one step");
+        let bytes = self.read_bytes(&given.names[from], offset(from) * SECTOR_BYTES, length)?;
+        self.write_bytes(&given.names[to], offset(to) * SECTOR_BYTES, &bytes)
+    }
+
+    /// Tells the operator what became of the members' bitmaps.
+    pub(super) fn report_bitmaps(name: &str, given: &Given, assembly: &Assembly) {
+        let uuid = Uuid::from_bytes(assembly.superblock.set_uuid);
+        for index in Given::in_sync(assembly) {
+            let (BitmapPlan::Load { superblock, stale: false, .. }, Some(head)) =
+                (&assembly.bitmap, &given.candidates[index].bitmap)
+            else {
+                continue;
+            };
+            let why = match head {
+                Err(error) => error.to_string(),
+                Ok(own) if own.chunk_sectors() != superblock.chunk_sectors() => {
+                    "it counts in other chunks".to_owned()
+                }
+                Ok(_) => continue,
+            };
+            let member = &given.names[index];
+            tracing::warn!(
+                "array {name} ({uuid}): the bitmap on bdev {member} is not used and is written \
+                 anew from the other members': {why}"
+            );
+        }
+        for index in Given::in_sync(assembly) {
+            let (BitmapPlan::Load { stale: false, .. }, Some(Ok(own))) =
+                (&assembly.bitmap, &given.candidates[index].bitmap)
+            else {
+                continue;
+            };
+            if own.is_stale(assembly.superblock.events) {
+                let member = &given.names[index];
+                tracing::warn!(
+                    "array {name} ({uuid}): the bitmap on bdev {member} is older than the \
+                     superblocks; what it has in doubt is resynced, and it is written anew"
+                );
+            }
+        }
+        match &assembly.bitmap {
+            BitmapPlan::Load { stale: true, .. } => tracing::warn!(
+                "array {name} ({uuid}): no member has a bitmap as new as its superblocks; all \
+                 chunks ever written are resynced"
+            ),
+            BitmapPlan::Replace { .. } => tracing::warn!(
+                "array {name} ({uuid}): its bitmap is lost and a new one is made, as bitmap_lost \
+                 says; all chunks are resynced"
+            ),
+            BitmapPlan::None if assembly.full_resync_needed => tracing::warn!(
+                "array {name} ({uuid}): it has no bitmap and was not stopped cleanly; all of it \
+                 is resynced"
+            ),
+            _ => {}
+        }
+    }
+}

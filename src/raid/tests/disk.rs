@@ -1,0 +1,254 @@
+//! A member: a medium, a volatile cache over it, and what can go wrong with both.
+//!
+//! Of a data block only its stamp is kept (0: zeroes); requests carry it at both ends of the
+//! block together with the block's place. Metadata are kept byte for byte.
+//!
+//! What is assumed of a device, as md does: a logical block of data is written whole or not at
+//! all. Of metadata only 512-byte sectors are: a 4096-byte block with a superblock or bitmap
+//! states may tear between them. State bytes may tear anywhere: each is old or new.
+
+use super::rng::Rng;
+use crate::bdev::{BdevIo, IoOp, IoStatus};
+use crate::md;
+use crate::reactor::buf::IoBuf;
+
+/// Bytes of a member before its data that are simulated.
+pub(super) const META_BYTES: usize = 16 * 1024;
+/// Where the superblock and the bitmap are.
+pub(super) const SUPER_BYTE: usize = 8 * 512;
+pub(super) const BITMAP_BYTE: usize = 16 * 512;
+pub(super) const STATES_BYTE: usize = BITMAP_BYTE + md::BITMAP_HEAD_BYTES;
+
+/// What a read is filled with before, to see what nobody fills.
+pub(super) const NOT_READ: u64 = u64::MAX;
+
+/// Writes a block's stamp into a buffer.
+pub(super) fn stamp(buf: &IoBuf, block: usize, index: usize, lba: usize, version: u64) {
+    let place = if version == 0 { 0 } else { lba as u64 };
+    let at = index * block;
+    for (offset, word) in [(0, version), (8, place), (block - 8, version)] {
+        assert!(at + block <= buf.len());
+        // SAFETY: inside the buffer by the assert; the simulator is single-threaded and looks at
+        // a buffer only between requests.
+        let target = unsafe { buf.as_ptr().add(at + offset) };
+        // SAFETY: as above, eight bytes fit before the end of the block.
+        unsafe { target.copy_from_nonoverlapping(word.to_le_bytes().as_ptr(), 8) };
+    }
+}
+
+/// The stamp of a block in a buffer; `Err` says what is wrong with it.
+pub(super) fn stamp_of(buf: &IoBuf, block: usize, index: usize, lba: usize) -> Result<u64, String> {
+    let bytes = &buf.as_slice()[index * block..(index + 1) * block];
+    let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+    let (head, place, tail) = (word(0), word(8), word(block - 8));
+    if head != tail {
+        return Err(format!("block {lba} is torn: {head:x} and {tail:x}"));
+    }
+    if place != if head == 0 { 0 } else { lba as u64 } {
+        return Err(format!("block {lba} holds block {place}"));
+    }
+    Ok(head)
+}
+
+pub(super) struct Disk {
+    block: usize,
+    data_lba: usize,
+    pub(super) live_meta: Vec<u8>,
+    pub(super) durable_meta: Vec<u8>,
+    pub(super) live: Vec<u64>,
+    pub(super) durable: Vec<u64>,
+    /// Cells whose two versions may differ, with when they first did.
+    cached: Vec<(u32, u64)>,
+    is_cached: Vec<bool>,
+    /// Every request fails.
+    pub(super) dead: bool,
+}
+
+impl Disk {
+    pub(super) fn new(block: usize, data_lba: usize, meta: Vec<u8>, data: Vec<u64>) -> Self {
+        assert_eq!(meta.len(), META_BYTES);
+        Self {
+            block,
+            data_lba,
+            durable_meta: meta.clone(),
+            live_meta: meta,
+            durable: data.clone(),
+            is_cached: vec![false; META_BYTES / block + data.len()],
+            live: data,
+            cached: Vec::new(),
+            dead: false,
+        }
+    }
+
+    fn meta_cells(&self) -> usize {
+        META_BYTES / self.block
+    }
+
+    /// First block of the array that a request means; `None` for metadata.
+    pub(super) fn data_block(&self, io: &BdevIo) -> Option<usize> {
+        usize::try_from(io.lba).unwrap().checked_sub(self.data_lba)
+    }
+
+    /// Executes a request. `sent_at` and `now` number events: a flush need not cover what was
+    /// written after it was sent.
+    pub(super) fn execute(
+        &mut self,
+        io: &BdevIo,
+        sent_at: u64,
+        now: u64,
+        rng: &mut Rng,
+    ) -> IoStatus {
+        if self.dead {
+            return IoStatus::MediaError;
+        }
+        match io.op {
+            IoOp::Flush => {
+                let all = rng.one_in(2);
+                self.flush(|since| all || since < sent_at);
+                IoStatus::Ok
+            }
+            IoOp::Read => self.read(io),
+            IoOp::Compare => self.compare(io),
+            IoOp::Write | IoOp::WriteZeroes | IoOp::Unmap => {
+                for index in 0..io.blocks as usize {
+                    self.write_block(io, index, io.fua, now);
+                    // The cache writes back when it likes.
+                    if !io.fua && rng.one_in(8) {
+                        let cell = self.cell(io, index);
+                        self.persist(cell);
+                    }
+                }
+                IoStatus::Ok
+            }
+        }
+    }
+
+    /// A request that failed, or was under way when the power went: any of its blocks are there.
+    pub(super) fn execute_torn(&mut self, io: &BdevIo, now: u64, rng: &mut Rng) {
+        if !io.op.modifies() || self.dead {
+            return;
+        }
+        for index in 0..io.blocks as usize {
+            if self.data_block(io).is_none() {
+                self.tear_meta(io, index, rng);
+            } else if rng.one_in(2) {
+                self.write_block(io, index, false, now);
+            }
+        }
+    }
+
+    /// A metadata block tears between sectors, its states between bytes.
+    fn tear_meta(&mut self, io: &BdevIo, index: usize, rng: &mut Rng) {
+        let at = (usize::try_from(io.lba).unwrap() + index) * self.block;
+        let data = &io.buf.as_ref().unwrap().as_slice()[index * self.block..][..self.block];
+        let whole = rng.one_in(2);
+        for sector in 0..self.block / 512 {
+            let all = rng.one_in(2);
+            let first = sector * 512;
+            for (offset, &byte) in (first..first + 512).zip(&data[first..]) {
+                let may_tear = at + offset >= STATES_BYTE && !whole;
+                if if may_tear { rng.one_in(2) } else { all } {
+                    self.live_meta[at + offset] = byte;
+                    self.durable_meta[at + offset] = byte;
+                }
+            }
+        }
+    }
+
+    fn cell(&self, io: &BdevIo, index: usize) -> usize {
+        match self.data_block(io) {
+            Some(block) => self.meta_cells() + block + index,
+            None => usize::try_from(io.lba).unwrap() + index,
+        }
+    }
+
+    fn read(&mut self, io: &BdevIo) -> IoStatus {
+        let first = self.data_block(io).expect("the array reads no metadata");
+        let buf = io.buf.as_ref().unwrap();
+        for (index, &version) in self.live[first..first + io.blocks as usize].iter().enumerate() {
+            stamp(buf, self.block, index, first + index, version);
+        }
+        IoStatus::Ok
+    }
+
+    fn compare(&mut self, io: &BdevIo) -> IoStatus {
+        let first = self.data_block(io).expect("the array compares no metadata");
+        let buf = io.buf.as_ref().unwrap();
+        let same = (0..io.blocks as usize).all(|index| {
+            stamp_of(buf, self.block, index, first + index) == Ok(self.live[first + index])
+        });
+        if same { IoStatus::Ok } else { IoStatus::CompareMismatch }
+    }
+
+    fn write_block(&mut self, io: &BdevIo, index: usize, fua: bool, now: u64) {
+        let cell = self.cell(io, index);
+        if cell < self.meta_cells() {
+            let data = &io.buf.as_ref().unwrap().as_slice()[index * self.block..][..self.block];
+            self.live_meta[cell * self.block..][..self.block].copy_from_slice(data);
+        } else {
+            let lba = cell - self.meta_cells();
+            self.live[lba] = match &io.buf {
+                Some(buf) => stamp_of(buf, self.block, index, lba).expect("a sound block"),
+                None => 0,
+            };
+        }
+        if fua {
+            self.persist(cell);
+        } else if !std::mem::replace(&mut self.is_cached[cell], true) {
+            self.cached.push((u32::try_from(cell).unwrap(), now));
+        }
+    }
+
+    fn persist(&mut self, cell: usize) {
+        if let Some(lba) = cell.checked_sub(self.meta_cells()) {
+            self.durable[lba] = self.live[lba];
+        } else {
+            let bytes = cell * self.block..(cell + 1) * self.block;
+            self.durable_meta[bytes.clone()].copy_from_slice(&self.live_meta[bytes]);
+        }
+    }
+
+    fn revert(&mut self, cell: usize) {
+        if let Some(lba) = cell.checked_sub(self.meta_cells()) {
+            self.live[lba] = self.durable[lba];
+        } else {
+            let bytes = cell * self.block..(cell + 1) * self.block;
+            self.live_meta[bytes.clone()].copy_from_slice(&self.durable_meta[bytes]);
+        }
+    }
+
+    fn flush(&mut self, covers: impl Fn(u64) -> bool) {
+        let mut cached = std::mem::take(&mut self.cached);
+        cached.retain(|&(cell, since)| {
+            if covers(since) {
+                self.persist(cell as usize);
+                self.is_cached[cell as usize] = false;
+            }
+            !covers(since)
+        });
+        self.cached = cached;
+    }
+
+    /// Power is cut: of each block that is only in the cache either version may be there.
+    pub(super) fn cut(&mut self, rng: &mut Rng) {
+        let mut cached = std::mem::take(&mut self.cached);
+        // Often all or nothing of a cache is lost; any mixture may be.
+        let bias = [0, 1, 2, 3][rng.below(4)];
+        for (cell, _) in cached.drain(..) {
+            let cell = cell as usize;
+            self.is_cached[cell] = false;
+            if bias == 0 || (bias > 1 && rng.one_in(bias)) {
+                self.persist(cell);
+            } else {
+                self.revert(cell);
+            }
+        }
+        self.cached = cached;
+        self.dead = false;
+    }
+
+    /// The byte of a chunk on the medium.
+    pub(super) fn state_byte(&self, chunk: usize) -> u8 {
+        self.durable_meta[STATES_BYTE + chunk]
+    }
+}

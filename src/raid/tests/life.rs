@@ -1,0 +1,326 @@
+//! Random lives of arrays: work, faults, clean stops, power cuts, starts with members missing.
+
+use super::host::QUEUE_DEPTH;
+use super::oracle::violated;
+use super::rng::Rng;
+use super::trace::{self, Event};
+use super::world::{Faults, Shape, World};
+use crate::bdev::IoOp;
+use crate::limits::IO_SIZE_BYTES_MAX;
+use crate::reactor::buf::BufPool;
+
+/// What a life, or many of them, amounted to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Figures {
+    pub(super) lives: u64,
+    pub(super) writes: u64,
+    pub(super) failed: u64,
+    pub(super) blocks_read: u64,
+    pub(super) cuts: u64,
+    pub(super) events: u64,
+    pub(super) copied: u64,
+    pub(super) split_brains: u64,
+    /// Of the log, if wanted.
+    pub(super) digest: (u64, u64),
+}
+
+impl Figures {
+    pub(super) fn add(&mut self, other: &Self) {
+        self.lives += other.lives;
+        self.writes += other.writes;
+        self.failed += other.failed;
+        self.blocks_read += other.blocks_read;
+        self.cuts += other.cuts;
+        self.events += other.events;
+        self.copied += other.copied;
+        self.split_brains += other.split_brains;
+    }
+}
+
+/// What is likely in one life.
+#[derive(Clone, Copy)]
+struct Habits {
+    faults: Faults,
+    /// One start in so many leaves out a member.
+    leave_out: usize,
+    /// Steps of work in a round, at most.
+    steps: usize,
+    /// The chunks that most requests go to.
+    hot: usize,
+    hot_chunks: usize,
+}
+
+fn shape(rng: &mut Rng) -> Shape {
+    // (block, blocks of a chunk, chunks)
+    let (block, chunk_blocks, chunks) = match rng.below(16) {
+        0..6 => (512, 8, rng.between(4, 40)),
+        6..8 => (512, 32, rng.between(2, 12)),
+        8..12 => (4096, 1, rng.between(8, 60)),
+        12..14 => (4096, 8, rng.between(2, 20)),
+        // The states take two units.
+        14 => (512, 8, rng.between(513, 530)),
+        // Resync holds a chunk in parts.
+        _ => (4096, 512, 2),
+    };
+    // The last chunk may be short.
+    let unit = 4096 / block;
+    let short = rng.below(chunk_blocks.min(64)) / unit * unit;
+    Shape {
+        members: rng.between(2, 4),
+        cores: u16::try_from(rng.between(1, 4)).unwrap(),
+        block,
+        chunk_blocks,
+        blocks: chunk_blocks * chunks - short,
+        assume_clean: rng.one_in(4),
+        unmap: rng.one_in(2),
+    }
+}
+
+fn habits(rng: &mut Rng, shape: &Shape) -> Habits {
+    let mut faults = Faults::default();
+    match rng.below(8) {
+        0..3 => {}
+        3 => faults.death = 2000,
+        4 => {
+            faults.error = 800;
+            faults.lost = 150;
+        }
+        5 => faults.metadata_error = 60,
+        6 => faults.read_error = 40,
+        _ => {
+            faults = Faults {
+                error: 1000,
+                read_error: 100,
+                metadata_error: 200,
+                death: 3000,
+                lost: 400,
+            };
+        }
+    }
+    let chunks = shape.blocks.div_ceil(shape.chunk_blocks);
+    let hot_chunks = rng.between(1, 6).min(chunks);
+    let hot = match rng.one_in(2) && chunks > 512 {
+        true => (chunks - hot_chunks).min(510),
+        false => rng.below(chunks - hot_chunks + 1),
+    };
+    Habits {
+        faults,
+        leave_out: if rng.one_in(3) { 3 } else { 0 },
+        steps: [60, 300, 1500, 3000][rng.below(4)],
+        hot,
+        hot_chunks,
+    }
+}
+
+impl World {
+    /// Steps until `done`. A world in which nothing can happen before that has lost something.
+    pub(super) fn run_until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
+        for _ in 0..300_000 {
+            if done(self) {
+                return;
+            }
+            if !self.step() {
+                violated(0, &format!("nothing happens any more before: {what}"));
+            }
+        }
+        violated(0, &format!("no end before: {what}"));
+    }
+
+    /// Whether the array did start.
+    pub(super) fn wait_started(&mut self) -> bool {
+        self.run_until("the start", |world| {
+            let running = world.running.as_ref().unwrap();
+            running.started || running.start_failed
+        });
+        self.running.as_ref().unwrap().started
+    }
+
+    pub(super) fn submit(&mut self, core: usize, op: IoOp, fua: bool, lba: usize, blocks: usize) {
+        let pool = self.pool;
+        let (io, id, version) = self.host.make(op, fua, lba, blocks, &pool);
+        trace::note(Event::Host { id, core, op, fua, lba, blocks, version });
+        self.on_channel(core, |channel, out| channel.submit(io, out));
+    }
+
+    pub(super) fn wait_host(&mut self) {
+        self.run_until("the host's requests end", |world| world.host.in_flight() == 0);
+    }
+
+    pub(super) fn read_all(&mut self) {
+        let len = self.host.len();
+        let cores = usize::from(self.shape.cores);
+        let blocks_max = IO_SIZE_BYTES_MAX / self.shape.block;
+        for (turn, lba) in (0..len).step_by(blocks_max).enumerate() {
+            self.submit(turn % cores, IoOp::Read, false, lba, blocks_max.min(len - lba));
+            self.wait_host();
+        }
+    }
+
+    /// Stops in order and forgets the machines.
+    pub(super) fn stop(&mut self) {
+        self.on_owner(|owner, out| owner.stop(out));
+        self.run_until("the stop", |world| world.running.as_ref().unwrap().stopped);
+        self.forget_stopped();
+    }
+
+    /// Nothing is under way but timers.
+    pub(super) fn run_until_quiet(&mut self) {
+        self.run_until("quiet", Self::is_quiet);
+    }
+
+    /// A range that the host may like: aligned to chunks or not, short or long.
+    fn some_range(&mut self, habits: &Habits) -> (usize, usize) {
+        let chunk = match self.rng.one_in(5) {
+            true => self.rng.below(self.watch.chunks),
+            false => habits.hot + self.rng.below(habits.hot_chunks),
+        };
+        let range = self.blocks_of(chunk);
+        let blocks_max = IO_SIZE_BYTES_MAX / self.shape.block;
+        let (lba, blocks) = match self.rng.below(8) {
+            0 => (range.start, range.len()),
+            1 => (range.start, range.len() * self.rng.between(1, 3)),
+            2 => (range.start + self.rng.below(range.len()), self.rng.between(1, blocks_max)),
+            _ => (range.start + self.rng.below(range.len()), self.rng.between(1, 4)),
+        };
+        (lba, blocks.min(blocks_max).min(self.host.len() - lba))
+    }
+
+    fn some_request(&mut self, habits: &Habits) {
+        let (lba, blocks) = self.some_range(habits);
+        let core = self.rng.below(usize::from(self.shape.cores));
+        let fua = self.rng.one_in(2);
+        match self.rng.below(24) {
+            0 => self.submit(core, IoOp::Flush, false, 0, 0),
+            1..6 => self.submit(core, IoOp::Read, false, lba, blocks),
+            6 => self.submit(core, IoOp::Compare, false, lba, blocks),
+            _ if self.host.is_being_written(lba, blocks) => {}
+            7 => self.submit(core, IoOp::WriteZeroes, fua, lba, blocks),
+            8 => self.submit(core, IoOp::Unmap, fua, lba, blocks),
+            _ => self.submit(core, IoOp::Write, fua, lba, blocks),
+        }
+    }
+
+    /// `true`: the power goes now, soon after a fault.
+    fn random_work(&mut self, habits: &Habits, steps: usize) -> bool {
+        let depth = self.rng.between(1, QUEUE_DEPTH);
+        let mut left = steps;
+        let mut cut_soon = false;
+        self.fault_seen = false;
+        while left > 0 {
+            left -= 1;
+            if std::mem::take(&mut self.fault_seen) && self.rng.one_in(2) {
+                left = left.min(self.rng.below(60));
+                cut_soon = true;
+            }
+            if self.host.in_flight() < depth && self.host.has_room() && self.rng.one_in(3) {
+                self.some_request(habits);
+            }
+            if self.rng.one_in(40) {
+                self.fire_timer();
+            }
+            self.step();
+        }
+        cut_soon
+    }
+
+    /// From a start to its end.
+    fn round(&mut self, habits: &Habits) {
+        match self.rng.below(8) {
+            // Nested crashes: while the array starts, and while it resyncs.
+            0 => {
+                for _ in 0..self.rng.below(80) {
+                    self.step();
+                }
+                return self.cut_power();
+            }
+            1 => {
+                for _ in 0..self.rng.below(400) {
+                    self.step();
+                }
+                return self.cut_power();
+            }
+            _ if !self.wait_started() => return self.cut_power(),
+            _ => {
+                let steps = self.rng.below(habits.steps);
+                if self.random_work(habits, steps) {
+                    return self.cut_power();
+                }
+            }
+        }
+        match self.rng.below(8) {
+            0 | 1 => {
+                self.wait_host();
+                self.stop();
+                // What a clean stop leaves must not depend on a cache.
+                if self.rng.one_in(2) {
+                    self.cut_power();
+                }
+            }
+            2 => {
+                self.wait_host();
+                for _ in 0..self.rng.below(12) {
+                    self.fire_timer();
+                    self.run_until_quiet();
+                }
+                self.read_all();
+                self.cut_power();
+            }
+            _ => self.cut_power(),
+        }
+    }
+
+    /// Who is given to the next assembly: never without anyone who has everything.
+    fn choose_present(&mut self, leave_out: usize) {
+        self.present.fill(true);
+        if self.rng.one_in(leave_out) {
+            let slot = self.rng.below(self.disks.len());
+            self.present[slot] = false;
+            let missed = &self.watch.missed;
+            let has_all = self.present.iter().zip(missed).any(|(&there, &missed)| there && !missed);
+            self.present[slot] = !has_all;
+        }
+    }
+
+    fn figures(&self) -> Figures {
+        Figures {
+            lives: 1,
+            writes: self.host.writes,
+            failed: self.host.failed,
+            blocks_read: self.host.blocks_read,
+            cuts: self.cuts,
+            events: self.events,
+            copied: self.watch.copied_in_all,
+            split_brains: self.split_brains,
+            digest: trace::digest(),
+        }
+    }
+}
+
+/// One seed: an array lives through work, faults, stops and power cuts. Panics when a promise is
+/// broken; the story is in [`trace`] then.
+pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
+    trace::begin(with_digest);
+    let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x6d64_6f66);
+    let shape = shape(&mut rng);
+    let habits = habits(&mut rng, &shape);
+    let mut world = World::create(rng.next(), shape, pool);
+    world.faults = habits.faults;
+    for _ in 0..rng.between(3, 14) {
+        world.round(&habits);
+        world.choose_present(habits.leave_out);
+        world.assemble();
+    }
+    // At last everything comes to rest and is looked at.
+    let had_faults = world.faults.any();
+    world.faults = Faults::default();
+    if !world.wait_started() {
+        violated(0, "no start although nothing fails");
+    }
+    world.read_all();
+    world.stop();
+    world.cut_power();
+    if !had_faults && world.host.failed > 0 {
+        violated(0, "a request failed although nothing did");
+    }
+    world.figures()
+}

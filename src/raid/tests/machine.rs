@@ -1,0 +1,300 @@
+//! What moves the world: one random event at a time, and delivery of what the machines say.
+
+use super::disk::{BITMAP_BYTE, SUPER_BYTE};
+use super::trace::{self, Event, Place, Sent};
+use super::world::{Flight, Running, World};
+use crate::bdev::{BdevIo, IoOp, IoStatus, Station, Tag};
+use crate::bitmap::ChunkState;
+use crate::raid::message::Out;
+use crate::raid::{ArrayEvent, Channel, Mail, Owner, ToOwner};
+
+/// Wall clock of the superblocks.
+const WALL_CLOCK_S: u64 = 5;
+
+fn non_empty<T>(queues: &[std::collections::VecDeque<T>]) -> usize {
+    queues.iter().filter(|queue| !queue.is_empty()).count()
+}
+
+fn nth_non_empty<T>(queues: &[std::collections::VecDeque<T>], n: usize) -> usize {
+    (0..queues.len()).filter(|&at| !queues[at].is_empty()).nth(n).expect("counted before")
+}
+
+impl World {
+    /// One random event. `false`: nothing at all can happen.
+    pub(super) fn step(&mut self) -> bool {
+        let running = self.running.as_ref().expect("nothing runs");
+        let members = running.in_flight.len().min(8);
+        let to_owner = non_empty(&running.to_owner);
+        let to_channel = non_empty(&running.to_channel);
+        let all = members + 2 * to_owner + 2 * to_channel + usize::from(running.owner.is_busy());
+        if all == 0 {
+            return self.fire_timer();
+        }
+        let choice = self.rng.below(all);
+        if choice < members {
+            self.execute_one();
+        } else if choice < members + 2 * to_owner {
+            let running = self.running.as_mut().unwrap();
+            let core = nth_non_empty(&running.to_owner, (choice - members) / 2);
+            let message = running.to_owner[core].pop_front().unwrap();
+            trace::note(Event::ToOwner(core, message));
+            self.watch.heard(&message);
+            let core = u16::try_from(core).unwrap();
+            self.on_owner(|owner, out| owner.handle(core, message, out));
+        } else if choice < members + 2 * to_owner + 2 * to_channel {
+            let running = self.running.as_mut().unwrap();
+            let n = (choice - members - 2 * to_owner) / 2;
+            let core = nth_non_empty(&running.to_channel, n);
+            let message = running.to_channel[core].pop_front().unwrap();
+            trace::note(Event::ToChannel(core, message));
+            self.on_channel(core, |channel, out| channel.handle(message, out));
+        } else {
+            self.on_owner(|owner, out| owner.poll(out));
+        }
+        true
+    }
+
+    /// Time passes until the next timer.
+    pub(super) fn fire_timer(&mut self) -> bool {
+        let timers = &mut self.running.as_mut().unwrap().timers;
+        let Some(at) = (0..timers.len()).min_by_key(|&at| timers[at].0) else { return false };
+        let (due, timer) = timers.remove(at);
+        self.now_ms = self.now_ms.max(due);
+        trace::note(Event::Timer(timer));
+        self.on_owner(|owner, out| owner.timer(timer, out));
+        true
+    }
+
+    /// No message and no member request is under way.
+    pub(super) fn is_quiet(&self) -> bool {
+        let running = self.running.as_ref().unwrap();
+        running.in_flight.is_empty()
+            && non_empty(&running.to_owner) + non_empty(&running.to_channel) == 0
+            && !running.owner.is_busy()
+    }
+
+    /// A member does a request, any of those it has, and says how it went.
+    fn execute_one(&mut self) {
+        let running = self.running.as_mut().unwrap();
+        let at = self.rng.below(running.in_flight.len());
+        let flight = running.in_flight.swap_remove(at);
+        self.execute(flight);
+    }
+
+    /// Some host writes fail on every member.
+    fn choose_doomed(&mut self, core: usize, io: &BdevIo) {
+        let tag = io.completion.tag();
+        let is_host_write = io.op.modifies() && tag.station == Station::RaidChannel;
+        if is_host_write && self.doomed.is_none() && self.rng.one_in(self.faults.lost) {
+            self.doomed = Some((core, tag.op, self.in_sync().count_ones()));
+        }
+    }
+
+    fn is_doomed(&mut self, flight: &Flight) -> bool {
+        let tag = flight.io.completion.tag();
+        let Some((core, op, left)) = self.doomed else { return false };
+        if (core, op, Station::RaidChannel) != (flight.core, tag.op, tag.station) {
+            return false;
+        }
+        self.doomed = (left > 1).then_some((core, op, left - 1));
+        true
+    }
+
+    /// The chance of a single error, by the kind of request.
+    fn error_chance(&self, flight: &Flight) -> usize {
+        let is_metadata =
+            flight.io.op.modifies() && self.disks[flight.disk].data_block(&flight.io).is_none();
+        match flight.io.op {
+            IoOp::Read | IoOp::Compare => self.faults.read_error,
+            _ if is_metadata => self.faults.metadata_error,
+            _ => self.faults.error,
+        }
+    }
+
+    fn execute(&mut self, flight: Flight) {
+        self.events += 1;
+        if self.rng.one_in(self.faults.death) {
+            self.disks[flight.disk].dead = true;
+            trace::note(Event::Died(flight.disk));
+        }
+        let chance = self.error_chance(&flight);
+        let fails = self.rng.one_in(chance) || self.is_doomed(&flight);
+        let Flight { core, disk, io, sent_at } = flight;
+        let sent = self.describe(core, disk, &io);
+        let before = self.unit_bytes(disk, &sent);
+        let status = match fails {
+            true => IoStatus::MediaError,
+            false => self.disks[disk].execute(&io, sent_at, self.events, &mut self.rng),
+        };
+        if !status.is_ok() && status != IoStatus::CompareMismatch {
+            self.disks[disk].execute_torn(&io, self.events, &mut self.rng);
+            self.unsettle_doubtful();
+            self.fault_seen = true;
+        }
+        trace::note(Event::Executed(sent, status));
+        self.note_bytes(disk, &sent, &before);
+        self.check_executed(&io, &sent);
+        io.complete(status, &mut self.io[core]);
+        self.deliver(core);
+    }
+
+    /// A member has failed a request: another one may be asked from now on about chunks in
+    /// which members differ.
+    fn unsettle_doubtful(&mut self) {
+        let running = self.running.as_ref().unwrap();
+        let shared = running.shared.clone();
+        for chunk in 0..shared.map.as_ref().unwrap().len() {
+            let state = shared.chunk_state(chunk);
+            if matches!(state, Some(ChunkState::NeedSync | ChunkState::Syncing)) {
+                let blocks = self.blocks_of(chunk);
+                self.host.unsettle(blocks.start, blocks.len());
+            }
+        }
+    }
+
+    fn unit_bytes(&self, disk: usize, sent: &Sent) -> Vec<u8> {
+        let Place::Unit(unit) = sent.place else { return Vec::new() };
+        let range = self.watch.chunks_of_unit(unit, self.shape.block);
+        range.map(|chunk| self.disks[disk].state_byte(chunk)).collect()
+    }
+
+    fn note_bytes(&self, member: usize, sent: &Sent, before: &[u8]) {
+        let Place::Unit(unit) = sent.place else { return };
+        let range = self.watch.chunks_of_unit(unit, self.shape.block);
+        for (chunk, &before) in range.zip(before) {
+            let now = self.disks[member].state_byte(chunk);
+            if now != before {
+                trace::note(Event::Byte { member, chunk, before, now });
+            }
+        }
+    }
+
+    fn describe(&self, core: usize, member: usize, io: &BdevIo) -> Sent {
+        let at = usize::try_from(io.lba).unwrap() * self.shape.block;
+        let place = match self.disks[member].data_block(io) {
+            _ if io.op == IoOp::Flush => Place::Member,
+            Some(lba) => {
+                let blocks = io.blocks as usize;
+                let (first, last) = (self.chunk_of(lba), self.chunk_of(lba + blocks - 1));
+                Place::Data { lba, blocks, first, last }
+            }
+            None if at == SUPER_BYTE => Place::Superblock,
+            None => Place::Unit((at - BITMAP_BYTE) / self.shape.block),
+        };
+        let by_owner = io.completion.tag().station == Station::RaidOwner;
+        Sent { core, member, op: io.op, fua: io.fua, by_owner, place }
+    }
+
+    pub(super) fn on_owner(&mut self, act: impl FnOnce(&mut Owner, &mut Out<'_>)) {
+        let mut out = Out { io: &mut self.io[0], mail: &mut self.mail, wall_clock_s: WALL_CLOCK_S };
+        act(&mut self.running.as_mut().unwrap().owner, &mut out);
+        self.deliver(0);
+    }
+
+    pub(super) fn on_channel(&mut self, core: usize, act: impl FnOnce(&mut Channel, &mut Out<'_>)) {
+        let mut out =
+            Out { io: &mut self.io[core], mail: &mut self.mail, wall_clock_s: WALL_CLOCK_S };
+        act(&mut self.running.as_mut().unwrap().channels[core], &mut out);
+        self.mail_from(core);
+        self.deliver(core);
+    }
+
+    /// Mail of a channel goes to the owner in the name of its core.
+    fn mail_from(&mut self, core: usize) {
+        let running = self.running.as_mut().unwrap();
+        while let Some(mail) = self.mail.pop_front() {
+            let Mail::Owner(message) = mail else { panic!("a channel sent {mail:?}") };
+            running.to_owner[core].push_back(message);
+        }
+    }
+
+    /// Carries out what the machines want done.
+    fn deliver(&mut self, core: usize) {
+        loop {
+            if let Some(mail) = self.mail.pop_front() {
+                self.carry(mail);
+            } else if let Some((bdev, io)) = self.io[core].next_submit() {
+                let disk = usize::from(bdev.0);
+                self.events += 1;
+                let sent = self.describe(core, disk, &io);
+                trace::note(Event::Issued(sent));
+                self.check_issued(disk, &io, &sent);
+                self.choose_doomed(core, &io);
+                let sent_at = self.events;
+                let flight = Flight { core, disk, io, sent_at };
+                self.running.as_mut().unwrap().in_flight.push(flight);
+            } else if let Some((tag, status)) = self.io[core].next_done() {
+                self.route(core, tag, status);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn carry(&mut self, mail: Mail) {
+        let now_ms = self.now_ms;
+        let running: &mut Running = self.running.as_mut().unwrap();
+        match mail {
+            Mail::Owner(message) => panic!("the owner sent {message:?} to itself"),
+            Mail::Channel(core, message) => {
+                running.to_channel[usize::from(core)].push_back(message);
+            }
+            Mail::Channels(message) => {
+                running.to_channel.iter_mut().for_each(|queue| queue.push_back(message));
+            }
+            Mail::Arm(timer, after_ms) => running.timers.push((now_ms + after_ms, timer)),
+            Mail::Event(event) => {
+                trace::note(Event::Says(event));
+                self.check_event(event);
+            }
+            Mail::Started(result) => {
+                running.started = result.is_ok();
+                running.start_failed = result.is_err();
+            }
+            Mail::Stopped(result) => {
+                running.stopped = true;
+                running.stopped_ok = result.is_ok();
+            }
+        }
+    }
+
+    fn check_event(&mut self, event: ArrayEvent) {
+        match event {
+            ArrayEvent::ResyncStarted { chunks } => self.watch.resync_started(chunks),
+            ArrayEvent::ResyncDone { chunks, unreadable } => {
+                self.check_resync_done(chunks, unreadable);
+            }
+            _ => {}
+        }
+    }
+
+    fn route(&mut self, core: usize, tag: Tag, status: IoStatus) {
+        let running = self.running.as_mut().unwrap();
+        let mut out =
+            Out { io: &mut self.io[core], mail: &mut self.mail, wall_clock_s: WALL_CLOCK_S };
+        match tag.station {
+            Station::RaidOwner => running.owner.io_done(tag, status, &mut out),
+            Station::RaidChannel => {
+                running.channels[core].member_done(tag.op, tag.part, status, &mut out);
+                self.mail_from(core);
+            }
+            Station::App => {
+                trace::note(Event::HostDone { id: tag.op, status });
+                let request = self.host.done(tag.op, status);
+                if status.is_ok() && request.op.modifies() {
+                    self.check_acknowledged(&request);
+                }
+            }
+            station => panic!("a completion for {station:?}"),
+        }
+    }
+}
+
+impl super::oracle::Watch {
+    /// The owner hears something that the oracles have to know.
+    fn heard(&mut self, message: &ToOwner) {
+        if let ToOwner::ReadFailed(slot, range) = *message {
+            self.repairs.push((slot, range));
+        }
+    }
+}

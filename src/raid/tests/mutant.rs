@@ -1,0 +1,115 @@
+//! Bugs planted on purpose, one at a time, to test the simulator: each must be found.
+//!
+//! The shipped code asks `mutant!(Name)` where the bug would be. In a normal build that is the
+//! constant `false`; in tests it is this thread's choice.
+
+use std::cell::Cell;
+
+/// A bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mutant {
+    /// A second writer of a chunk does not wait for the block that is in flight.
+    SkipWaitForBlockInFlight,
+    /// A chunk opens when the first member has its block.
+    OpenBeforeDurableOnAll,
+    /// The end of a block's write opens chunks that changed after it began.
+    OpenLaterChanges,
+    /// One member's bitmap is not written, and nobody minds.
+    ForgetMembersBitmapWrite,
+    /// Idle chunks are cleared without asking whether writes are in flight.
+    ClearWithoutQuiescence,
+    /// A writer leaves the daemon's mark on the chunk.
+    WriterLeavesMark,
+    /// Idle chunks are cleared while data are in the members' caches.
+    ClearWithoutFlush,
+    /// A clean stop leaves data in the members' caches.
+    StopWithoutFlush,
+    /// Idle chunks are cleared although a member lacks them.
+    ClearWhileDegraded,
+    /// A write that a member missed ends before that is on record.
+    AcknowledgeBeforeRecorded,
+    /// It ends while other channels may still read from that member.
+    AcknowledgeBeforeAdopted,
+    /// A channel goes on reading from a member that is out.
+    MembershipNotAdopted,
+    /// An absence counts as recorded when the first survivor knows it.
+    RecordedOnFirstSurvivor,
+    /// A member that is missing at the start is not put on record.
+    AbsenceAtStartForgotten,
+    /// Host requests are served before the superblocks say that the array is in use.
+    ServeBeforeRecorded,
+    /// Writes go on in a range that resync holds.
+    WriteThroughLock,
+    /// Resync does not wait for writes that were in flight when it took the range.
+    LockIgnoresInFlight,
+    /// A chunk that could not be read counts as copied.
+    UnreadableCountsAsCopied,
+    /// Resync forgets the last member.
+    ResyncForgetsMember,
+    /// A write that failed on every member leaves no mark.
+    LostWriteForgotten,
+    /// At assembly only the first member's bitmap is read.
+    NoUnionOfBitmaps,
+    /// After a crash the members' bitmaps are left as they differ.
+    NoRewriteAfterCrash,
+    /// After a crash a Dirty chunk counts as Clean.
+    DirtyCountsAsClean,
+    /// Chunks in doubt are read from any member.
+    ReadDoubtFromAny,
+    /// The rest of a chunk never written is not zeroed before the first write to a part.
+    SkipZeroing,
+    /// What members hold in a chunk never written is read.
+    UnwrittenReadAsFound,
+    /// The superblocks are written before the bitmap's header.
+    SuperblockBeforeHeader,
+    /// A member that the others have thrown out is taken back as it is.
+    StaleMemberAccepted,
+}
+
+/// Every bug.
+pub(super) const ALL: [Mutant; 28] = [
+    Mutant::SkipWaitForBlockInFlight,
+    Mutant::OpenBeforeDurableOnAll,
+    Mutant::OpenLaterChanges,
+    Mutant::ForgetMembersBitmapWrite,
+    Mutant::ClearWithoutQuiescence,
+    Mutant::WriterLeavesMark,
+    Mutant::ClearWithoutFlush,
+    Mutant::StopWithoutFlush,
+    Mutant::ClearWhileDegraded,
+    Mutant::AcknowledgeBeforeRecorded,
+    Mutant::AcknowledgeBeforeAdopted,
+    Mutant::MembershipNotAdopted,
+    Mutant::RecordedOnFirstSurvivor,
+    Mutant::AbsenceAtStartForgotten,
+    Mutant::ServeBeforeRecorded,
+    Mutant::WriteThroughLock,
+    Mutant::LockIgnoresInFlight,
+    Mutant::UnreadableCountsAsCopied,
+    Mutant::ResyncForgetsMember,
+    Mutant::LostWriteForgotten,
+    Mutant::NoUnionOfBitmaps,
+    Mutant::NoRewriteAfterCrash,
+    Mutant::DirtyCountsAsClean,
+    Mutant::ReadDoubtFromAny,
+    Mutant::SkipZeroing,
+    Mutant::UnwrittenReadAsFound,
+    Mutant::SuperblockBeforeHeader,
+    Mutant::StaleMemberAccepted,
+];
+
+thread_local! {
+    static PLANTED: Cell<Option<Mutant>> = const { Cell::new(None) };
+}
+
+impl Mutant {
+    /// Whether this bug is planted on this thread.
+    pub(crate) fn is_on(self) -> bool {
+        PLANTED.get() == Some(self)
+    }
+}
+
+/// Plants a bug, or none, on this thread.
+pub(super) fn plant(mutant: Option<Mutant>) {
+    PLANTED.set(mutant);
+}

@@ -1,0 +1,367 @@
+//! What must hold, whatever happens. The numbers are those of the design:
+//!
+//! 1. The data of a write never reach a member before the block that marks their chunk is durable
+//!    on every member in sync ([`World::check_issued`]).
+//! 2. After any crash every written chunk on which members differ is in a state that resync
+//!    visits ([`World::check_assembled`]).
+//! 3. Every acknowledged durable write is read back, from any member in sync
+//!    ([`World::check_assembled`] and the host's reads); what was read once stays.
+//! 4. No chunk becomes Clean on a medium while a write to it is in flight, in a cache, or missing
+//!    on a member in sync ([`World::check_unit`]).
+//! 5. A member that missed an acknowledged write is known stale after any crash
+//!    ([`World::check_acknowledged`], [`World::check_assembled`]).
+//! 6. Resync copies what is in doubt and nothing else, and a chunk that a member missed stays in
+//!    doubt until that member has it ([`World::check_copy`], [`World::check_resync_done`]).
+//! 7. The same seed gives the same log, twice (a test of its own, over [`super::trace`]).
+//!
+//! Number 0 is anything else that a machine promises: an end to every request, above all.
+
+use super::disk::{BITMAP_BYTE, STATES_BYTE, SUPER_BYTE};
+use super::host::Request;
+use super::trace::{Place, Sent};
+use super::world::World;
+use crate::bdev::{BdevIo, IoOp, Station};
+use crate::bitmap::ChunkState;
+use crate::md;
+use crate::raid::message::{BlockRange, SlotMask};
+use crate::raid::{MemberSlot, slots};
+
+const CLEAN: u8 = ChunkState::Clean as u8;
+const UNWRITTEN: u8 = ChunkState::Unwritten as u8;
+
+/// Ends the life.
+pub(super) fn violated(oracle: u32, what: &str) -> ! {
+    panic!("oracle {oracle}: {what}");
+}
+
+/// What the oracles remember.
+pub(super) struct Watch {
+    pub(super) chunks: usize,
+    /// By slot: it has missed an acknowledged write.
+    pub(super) missed: Vec<bool>,
+    /// By chunk: somebody has missed an acknowledged write to it.
+    owed: Vec<bool>,
+    /// By chunk: writes of data, and writes of any kind, that members have not answered.
+    writing_data: Vec<u16>,
+    writing: Vec<u16>,
+    /// Reads that failed on a member, which the owner may repair.
+    pub(super) repairs: Vec<(MemberSlot, BlockRange)>,
+    resync_expected: u64,
+    /// A test has spoilt the bitmap.
+    pub(super) may_be_stale: bool,
+    copied: u64,
+    /// Chunks copied in all lives of the world.
+    pub(super) copied_in_all: u64,
+}
+
+impl Watch {
+    pub(super) fn new(members: usize, chunks: usize) -> Self {
+        Self {
+            chunks,
+            missed: vec![false; members],
+            owed: vec![false; chunks],
+            writing_data: vec![0; chunks],
+            writing: vec![0; chunks],
+            repairs: Vec::new(),
+            resync_expected: 0,
+            may_be_stale: false,
+            copied: 0,
+            copied_in_all: 0,
+        }
+    }
+
+    pub(super) fn power_cut(&mut self) {
+        self.writing_data.fill(0);
+        self.writing.fill(0);
+        self.repairs.clear();
+    }
+
+    pub(super) fn resync_started(&mut self, chunks: u64) {
+        self.resync_expected = chunks;
+        self.copied = 0;
+    }
+
+    /// The chunks whose states a unit holds.
+    pub(super) fn chunks_of_unit(&self, unit: usize, block: usize) -> std::ops::Range<usize> {
+        let head = STATES_BYTE - BITMAP_BYTE;
+        let chunk = |unit: usize| (unit * block).saturating_sub(head).min(self.chunks);
+        chunk(unit)..chunk(unit + 1)
+    }
+}
+
+impl World {
+    fn in_sync_slots(&self) -> impl Iterator<Item = usize> + use<> {
+        slots(self.in_sync()).map(usize::from)
+    }
+
+    /// A request is on its way to a member.
+    pub(super) fn check_issued(&mut self, disk: usize, io: &BdevIo, sent: &Sent) {
+        match sent.place {
+            Place::Unit(unit) => self.check_unit(unit, io),
+            Place::Data { lba, blocks, first, last } => {
+                if io.op.modifies() {
+                    self.check_overlap(disk, lba, blocks);
+                }
+                if sent.by_owner {
+                    self.check_copy(disk, io, lba, blocks);
+                } else if io.op.modifies() {
+                    self.check_marked(io.op, first, last);
+                    self.count(io.op, first, last, true);
+                }
+            }
+            Place::Superblock | Place::Member => {}
+        }
+    }
+
+    /// A member has done, or failed, a request.
+    pub(super) fn check_executed(&mut self, io: &BdevIo, sent: &Sent) {
+        match sent.place {
+            Place::Unit(unit) => self.check_unit(unit, io),
+            Place::Data { first, last, .. } if io.op.modifies() && !sent.by_owner => {
+                self.count(io.op, first, last, false);
+            }
+            _ => {}
+        }
+    }
+
+    fn count(&mut self, op: IoOp, first: usize, last: usize, up: bool) {
+        for chunk in first..=last {
+            let change = |count: &mut u16| *count = if up { *count + 1 } else { *count - 1 };
+            change(&mut self.watch.writing[chunk]);
+            if op == IoOp::Write {
+                change(&mut self.watch.writing_data[chunk]);
+            }
+        }
+    }
+
+    /// Oracle 1.
+    fn check_marked(&self, op: IoOp, first: usize, last: usize) {
+        for chunk in first..=last {
+            for slot in self.in_sync_slots() {
+                let byte = self.disks[slot].state_byte(chunk);
+                // Zeroes may go to a chunk that reads as zeroes whatever is there.
+                if !((2..=4).contains(&byte) || (byte == UNWRITTEN && op != IoOp::Write)) {
+                    violated(1, &format!("{op:?} to chunk {chunk}, {byte} on member {slot}"));
+                }
+            }
+        }
+    }
+
+    /// Two changes of one block under way on a member may end in either order: members that
+    /// choose differently differ for good.
+    fn check_overlap(&self, disk: usize, lba: usize, blocks: usize) {
+        for other in &self.running.as_ref().unwrap().in_flight {
+            let Some(at) = self.disks[disk].data_block(&other.io) else { continue };
+            let overlaps = at < lba + blocks && lba < at + other.io.blocks as usize;
+            if other.disk == disk && other.io.op.modifies() && overlaps {
+                violated(6, &format!("two writes at once to block {} of {disk}", at.max(lba)));
+            }
+        }
+    }
+
+    /// Oracle 6: what the owner itself reads and writes of the data, and whether a host write
+    /// could mix with it.
+    fn check_copy(&mut self, disk: usize, io: &BdevIo, lba: usize, blocks: usize) {
+        let shared = self.running.as_ref().unwrap().shared.clone();
+        let (first, last) = (self.chunk_of(lba), self.chunk_of(lba + blocks - 1));
+        if io.op == IoOp::WriteZeroes {
+            if shared.chunk_state(first) != Some(ChunkState::Unwritten) {
+                violated(6, &format!("zeroing of chunk {first}, which has been written"));
+            }
+            return;
+        }
+        if io.op == IoOp::Unmap {
+            let is_recorded = |chunk| {
+                shared.chunk_state(chunk) == Some(ChunkState::Unwritten)
+                    && self.in_sync_slots().all(|slot| self.disks[slot].state_byte(chunk) == 0)
+            };
+            if !(first..=last).all(is_recorded) {
+                violated(6, &format!("chunk {first} is freed and not durably Unwritten"));
+            }
+            return;
+        }
+        for other in &self.running.as_ref().unwrap().in_flight {
+            let Some(at) = self.disks[disk].data_block(&other.io) else { continue };
+            let overlaps = at < lba + blocks && lba < at + other.io.blocks as usize;
+            let by_host = other.io.completion.tag().station == Station::RaidChannel;
+            if overlaps && other.io.op.modifies() && by_host {
+                violated(6, &format!("a copy of block {} meets a write", at.max(lba)));
+            }
+        }
+        // A write lost on every member puts a chunk back in doubt under the copy.
+        let is_resync = (first..=last).all(|chunk| {
+            matches!(shared.chunk_state(chunk), Some(ChunkState::Syncing | ChunkState::NeedSync))
+        });
+        let range = BlockRange { lba: lba as u64, blocks: blocks as u64 };
+        let is_repair = self.watch.repairs.iter().any(|(_, repair)| repair.overlaps(&range));
+        if !is_resync && !is_repair {
+            violated(6, &format!("{:?} of chunk {first}, which is not in doubt", io.op));
+        }
+        if is_resync && io.op == IoOp::Read && lba == self.blocks_of(first).start {
+            self.watch.copied += 1;
+            self.watch.copied_in_all += 1;
+        }
+    }
+
+    /// Oracle 6: resync has copied each chunk that was in doubt, once.
+    pub(super) fn check_resync_done(&mut self, chunks: u64, unreadable: u64) {
+        let running = self.running.as_ref().unwrap();
+        let whole = self.in_sync().count_ones() as usize == self.disks.len();
+        let serves = running.owner.life() == crate::raid::owner::Life::Running;
+        if self.faults.any() || !whole || !serves {
+            return;
+        }
+        let (expected, copied) = (self.watch.resync_expected, self.watch.copied);
+        // What was discarded meanwhile needs no copy.
+        if (chunks, unreadable) != (copied, 0) || copied > expected {
+            violated(6, &format!("{expected} chunks in doubt, {chunks} done, {copied} copied"));
+        }
+    }
+
+    /// Oracles 4 and 6: the states that go to a medium.
+    fn check_unit(&self, unit: usize, io: &BdevIo) {
+        let chunks = self.watch.chunks_of_unit(unit, self.shape.block);
+        if chunks.is_empty() {
+            return;
+        }
+        let start =
+            STATES_BYTE + chunks.start - usize::try_from(io.lba).unwrap() * self.shape.block;
+        let bytes = &io.buf.as_ref().unwrap().as_slice()[start..start + chunks.len()];
+        for (chunk, &byte) in chunks.zip(bytes) {
+            if byte == UNWRITTEN && self.watch.writing_data[chunk] > 0 {
+                violated(4, &format!("chunk {chunk} becomes Unwritten under a write"));
+            }
+            if byte != CLEAN {
+                continue;
+            }
+            if self.watch.writing[chunk] > 0 {
+                violated(4, &format!("chunk {chunk} becomes Clean under a write"));
+            }
+            if self.watch.owed[chunk] {
+                violated(6, &format!("chunk {chunk} becomes Clean, an absent member lacks it"));
+            }
+            let becomes = |slot: usize| self.disks[slot].state_byte(chunk) != CLEAN;
+            if self.in_sync_slots().any(becomes) {
+                self.check_alike(4, chunk, self.in_sync());
+            }
+        }
+    }
+
+    /// The members hold the same, on their media.
+    fn check_alike(&self, oracle: u32, chunk: usize, in_sync: SlotMask) {
+        let first = in_sync.trailing_zeros() as usize;
+        for lba in self.blocks_of(chunk) {
+            let want = self.disks[first].durable[lba];
+            for slot in slots(in_sync).map(usize::from) {
+                let disk = &self.disks[slot];
+                let (live, durable) = (disk.live[lba], disk.durable[lba]);
+                if durable != want || (live != durable && !disk.dead) {
+                    let what = format!(
+                        "chunk {chunk} is Clean, block {lba} is v{live} (v{durable} on the \
+                         medium) on member {slot}, v{want} on member {first}"
+                    );
+                    violated(oracle, &what);
+                }
+            }
+        }
+    }
+
+    /// Oracle 5: whoever lacks an acknowledged write is out; remember who that is.
+    pub(super) fn check_acknowledged(&mut self, request: &Request) {
+        let in_sync = self.in_sync();
+        let shared = self.running.as_ref().unwrap().shared.clone();
+        for lba in request.lba..request.lba + request.blocks {
+            let chunk = self.chunk_of(lba);
+            if shared.chunk_state(chunk) == Some(ChunkState::Unwritten) {
+                // Discarded as a whole: what members hold does not matter, what they know does.
+                for slot in 0..self.disks.len() {
+                    let knows = self.disks[slot].state_byte(chunk) == UNWRITTEN;
+                    if !knows && in_sync & 1 << slot != 0 {
+                        let what = format!("chunk {chunk} discarded, member {slot} lacks that");
+                        violated(5, &what);
+                    }
+                    self.watch.missed[slot] |= !knows;
+                }
+                continue;
+            }
+            for slot in 0..self.disks.len() {
+                if self.disks[slot].live[lba] == request.version {
+                    continue;
+                }
+                if in_sync & 1 << slot != 0 {
+                    let what = format!("block {lba} acknowledged, member {slot} lacks it");
+                    violated(5, &what);
+                }
+                if !self.watch.missed[slot] {
+                    self.check_recorded(slot);
+                }
+                self.check_nobody_reads(slot);
+                self.watch.missed[slot] = true;
+                self.watch.owed[chunk] = true;
+            }
+        }
+    }
+
+    /// Oracle 5: the superblocks of all members in sync know that this one is out.
+    fn check_recorded(&self, slot: usize) {
+        let number = u32::try_from(slot).unwrap();
+        for survivor in self.in_sync_slots() {
+            let meta = &self.disks[survivor].durable_meta[SUPER_BYTE..BITMAP_BYTE];
+            let superblock = md::Unverified::parse(meta, 8).unwrap();
+            if matches!(superblock.role_of(number), md::Role::Active(_)) {
+                let what = format!("member {survivor} does not know that {slot} missed a write");
+                violated(5, &what);
+            }
+        }
+    }
+
+    /// Oracle 5 while the power is on: no channel goes on using a member that lacks something.
+    fn check_nobody_reads(&self, slot: usize) {
+        let channels = &self.running.as_ref().unwrap().channels;
+        if let Some(core) = channels.iter().position(|it| it.in_sync & 1 << slot != 0) {
+            let what = format!("core {core} uses member {slot}, which lacks what was acknowledged");
+            violated(5, &what);
+        }
+    }
+
+    /// Oracle 6: a crash of our own never makes the bitmap untrustworthy as a whole.
+    pub(super) fn check_plan(&self, assembly: &md::Assembly) {
+        match &assembly.bitmap {
+            md::BitmapPlan::Load { stale: false, .. } => {}
+            _ if self.watch.may_be_stale => {}
+            plan => violated(6, &format!("the bitmap is of no use: {plan:?}")),
+        }
+    }
+
+    /// Oracles 2, 3 and 5, on an array about to start.
+    pub(super) fn check_assembled(&mut self, in_sync: SlotMask) {
+        for slot in slots(in_sync).map(usize::from) {
+            if self.watch.missed[slot] {
+                violated(5, &format!("member {slot} missed an acknowledged write and is in sync"));
+            }
+        }
+        let shared = self.running.as_ref().unwrap().shared.clone();
+        for chunk in 0..self.watch.chunks {
+            let state = shared.chunk_state(chunk).expect("the array has a map");
+            if state == ChunkState::Clean {
+                self.check_alike(2, chunk, in_sync);
+            }
+            for lba in self.blocks_of(chunk) {
+                for slot in slots(in_sync).map(usize::from) {
+                    let version = match state {
+                        ChunkState::Unwritten => 0,
+                        _ => self.disks[slot].live[lba],
+                    };
+                    if !self.host.may_hold(lba, version) {
+                        let possible = self.host.possible(lba);
+                        let what = format!(
+                            "block {lba} of chunk {chunk} ({state:?}) is v{version} on member \
+                             {slot}, possible are {possible:?}"
+                        );
+                        violated(3, &what);
+                    }
+                }
+            }
+        }
+    }
+}

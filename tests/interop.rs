@@ -1,0 +1,17 @@
+//! Linux md and mdof take over each other's arrays. `images` starts the binary over members that
+//! mdadm and the kernel made; `kernel` hands members that mdof made to Linux in a guest.
+#![allow(clippy::unwrap_used, clippy::tests_outside_test_module, reason = "this is a test")]
+
+#[path = "interop/images.rs"]
+mod images;
+#[path = "interop/kernel.rs"]
+mod kernel;
+#[path = "interop/legacy.rs"]
+mod legacy;
+#[path = "interop/lost_bitmap.rs"]
+mod lost_bitmap;
+#[path = "support/mdof.rs"]
+#[allow(dead_code, unreachable_pub, reason = "several tests share it and use parts of it")]
+mod mdof;
+#[path = "interop/rig.rs"]
+mod rig;
