@@ -90,8 +90,10 @@ impl Infection {
             Self::Md => alone,
             Self::Adaptive => {
                 let (mut run, mut dirty, mut best) = (alone.clone(), 1, alone);
-                while run.len() < RUN_CHUNKS_MAX && run != chunks {
-                    let len = (run.len().next_power_of_two()) * 2;
+                let mut len = 1;
+                // A run at the unit's end may be shorter than `len`.
+                while len < RUN_CHUNKS_MAX && run != chunks {
+                    len *= 2;
                     let start = chunk - (chunk - chunks.start) % len;
                     let longer = start..(start + len).min(chunks.end);
                     dirty += others(longer.start..run.start) + others(run.end..longer.end);
