@@ -42,8 +42,8 @@ impl Knobs {
 }
 
 impl Owner {
-    /// Takes new values from now on: a sleep that is under way ends no later than a new one
-    /// would, an idle time that is under way runs as it was.
+    /// Takes new values from now on: a sleep that is under way ends within a minute of what a new
+    /// one would, an idle time that is under way runs as it was.
     ///
     /// # Errors
     /// A sentence for the operator; nothing is changed then.

@@ -14,8 +14,8 @@ use crate::bdev::{IoOp, IoStatus};
 /// Chunks looked at in one poll: one 4 KiB page of states, some microseconds.
 const CHUNKS_PER_POLL: usize = 4096;
 
-/// The sleep is slept in slices, so that a shorter one that is set meanwhile counts soon.
-const SLICE_MS: u64 = 5000;
+/// A long sleep is slept in slices, so that a shorter one that is set meanwhile counts soon.
+const SLICE_MS: u64 = 60_000;
 
 /// Where the daemon is in its pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

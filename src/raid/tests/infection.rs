@@ -123,7 +123,7 @@ fn settings_have_bounds_and_the_sleep_survives_a_restart() {
 
 /// A sleep of a day that is set to a second ends soon: the timer is armed in slices.
 #[test]
-fn a_shorter_sleep_counts_at_once() {
+fn a_shorter_sleep_counts_soon() {
     let mut world = clean(34, Infection::Off);
     let chunk = world.chunk_blocks();
     world.write(0, 1);
