@@ -68,6 +68,8 @@ impl World {
             chunk_shift: 3,
             map: Some(ChunkMap::new(states.into_iter())),
             members: vec![Some(place)],
+            discards: false,
+            unwritten_reads_zero: true,
         };
         let is_clean = states.map(|state| state == ChunkState::Clean);
         Arc::new(Self {
