@@ -18,6 +18,9 @@ pub const IN_FLIGHT: u8 = 0x20;
 
 const FLAGS: u8 = AGING | CHANGED | IN_FLIGHT;
 
+/// Told the place and size in bytes of memory that a map is about to use.
+pub type Advise<'a> = &'a dyn Fn(*const u8, usize);
+
 /// One byte a chunk: a [`ChunkState`] and the flags above.
 #[derive(Debug)]
 pub struct ChunkMap {
@@ -35,7 +38,16 @@ fn is_open(byte: u8) -> bool {
 impl ChunkMap {
     /// A map with the given states, all of them durable.
     pub fn new(states: impl ExactSizeIterator<Item = ChunkState>) -> Self {
-        Self { bytes: states.map(|state| AtomicU8::new(state as u8)).collect() }
+        Self::new_in(&|_, _| {}, states)
+    }
+
+    /// As [`Self::new`]; `advise` is told first byte and size of the memory before anything is
+    /// written to it, so that the caller can have it backed by larger pages.
+    pub fn new_in(advise: Advise<'_>, states: impl ExactSizeIterator<Item = ChunkState>) -> Self {
+        let mut bytes: Vec<AtomicU8> = Vec::with_capacity(states.len());
+        advise(bytes.as_ptr().cast(), bytes.capacity());
+        bytes.extend(states.map(|state| AtomicU8::new(state as u8)));
+        Self { bytes: bytes.into_boxed_slice() }
     }
 
     /// Number of chunks.

@@ -28,7 +28,8 @@
 //! | CleanUnwritten    | Dirty      |                  |                |           |           |        | Unwritten | Unwritten |                   | Unwritten      |
 //!
 //! While an array is degraded a write that would give Dirty gives NeedSync, so that a member that
-//! comes back receives the chunk ([`state::on_write`]).
+//! comes back receives the chunk ([`state::on_write`]). Levels with parity have rules of their own
+//! ([`parity`]).
 //!
 //! # Who changes a byte
 //!
@@ -44,10 +45,13 @@
 //! Clean only if the flag is still there after every core has passed a quiescent point and the
 //! idle time is over. Writers never wait for the daemon.
 
+pub mod infection;
 pub mod ledger;
 pub mod map;
+pub mod parity;
 pub mod state;
 
+pub use infection::Infection;
 pub use ledger::Ledger;
-pub use map::ChunkMap;
+pub use map::{Advise, ChunkMap};
 pub use state::{Action, ChunkState};

@@ -58,6 +58,11 @@ impl Shard {
                 };
                 self.answer(core, answer);
             }
+            Ask::SetKnobs(bdev, knobs) => {
+                let mut result = Err("the array is not there".to_owned());
+                self.on_owner(core, bdev, |owner, out| result = owner.set_knobs(&knobs, out));
+                self.answer(core, result.map_or_else(Answer::Failed, |()| Answer::Done));
+            }
             Ask::Publish(table) => {
                 self.take_table(core, table);
                 self.answer(core, Answer::Done);

@@ -16,7 +16,8 @@ use super::workload::Workload;
 use crate::bdev::{BdevId, Device, Geometry, IoOp, IoStatus};
 use crate::limits::{BDEVS_MAX, IO_SIZE_BYTES_MAX};
 use crate::observe::counter::CoreCounters;
-use crate::raid::{self, ArrayConfig, ArrayStatus};
+use crate::raid::{self, ArrayConfig, ArrayStatus, Knobs};
+use crate::reactor::dma::prefer_hugepages;
 use crate::reactor::idle::IdlePolicy;
 use crate::reactor::mesh::{self, Port, RING_MESSAGES};
 use crate::reactor::{self, ReactorConfig, StartError};
@@ -280,7 +281,7 @@ impl EngineHandle {
         assert!(owner < self.cores(), "the owner is one of the cores");
         let geometry = self.array_geometry(&config);
         let bdev = self.new_bdev(Known { geometry, owner_core: Some(owner) })?;
-        let shared = match raid::prepare(&config, bdev) {
+        let shared = match raid::prepare_in(&config, bdev, &prefer_hugepages) {
             Ok(shared) => shared,
             Err(text) => {
                 self.bdevs[usize::from(bdev.0)] = None;
@@ -355,6 +356,20 @@ impl EngineHandle {
             Answer::Status(status) => Ok(*status),
             Answer::Failed(_) => Err(IoStatus::Removed),
             answer => unreachable!("{answer:?} does not answer the state of an array"),
+        }
+    }
+
+    /// Sets what can be set of a running array's bitmap.
+    ///
+    /// # Errors
+    /// If there is no such array, it has no bitmap, or a value is out of bounds.
+    pub fn set_knobs(&mut self, bdev: BdevId, knobs: Knobs) -> Result<(), EngineError> {
+        let gone = || EngineError::Refused("the array is not there".to_owned());
+        let owner = self.known(bdev).and_then(|known| known.owner_core).ok_or_else(gone)?;
+        match self.ask_one(owner, Ask::SetKnobs(bdev, knobs)) {
+            Answer::Done => Ok(()),
+            Answer::Failed(text) => Err(EngineError::Refused(text)),
+            answer => unreachable!("{answer:?} does not answer new settings"),
         }
     }
 

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 
 use crate::bdev::{BdevId, Device, IoOp, IoStatus};
-use crate::raid::{ArrayConfig, ArrayStatus, Shared, ToChannel, ToOwner};
+use crate::raid::{ArrayConfig, ArrayStatus, Knobs, Shared, ToChannel, ToOwner};
 use crate::target::controller::{ConnectRequest, IoQueueGrant, Refusal};
 use crate::target::subsystem::SubsystemTable;
 
@@ -84,6 +84,8 @@ pub(super) enum Ask {
     Io { bdev: BdevId, op: IoOp, lba: u64, blocks: u32, data: Vec<u8> },
     /// To the owner's core.
     ArrayStatus(BdevId),
+    /// To the owner's core: new settings of the bitmap.
+    SetKnobs(BdevId, Knobs),
     /// Use this table from now on.
     Publish(Arc<SubsystemTable>),
     /// Accept connections.
@@ -110,6 +112,7 @@ impl std::fmt::Debug for Ask {
             Self::CloseBdev(..) => "CloseBdev",
             Self::Io { .. } => "Io",
             Self::ArrayStatus(..) => "ArrayStatus",
+            Self::SetKnobs(..) => "SetKnobs",
             Self::Publish(..) => "Publish",
             Self::Listen(..) => "Listen",
             Self::Unlisten(..) => "Unlisten",

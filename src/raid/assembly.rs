@@ -23,8 +23,8 @@
 
 use super::{ArrayConfig, BitmapConfig, MemberConfig};
 use crate::bdev::BdevId;
-use crate::bitmap::ChunkState;
 use crate::bitmap::state::safer_byte;
+use crate::bitmap::{ChunkState, Infection};
 use crate::md::{Assembly, BitmapError, BitmapPlan, BitmapSuperblock, Candidate, Creation, Slot};
 
 /// What the operator decides about an array, beside its members.
@@ -188,6 +188,7 @@ fn config(
         owner_core: options.owner_core,
         daemon_sleep_s: options.daemon_sleep_s,
         barrier_idle_s: options.barrier_idle_s,
+        infection: Infection::default(),
         members,
         bitmap,
     }

@@ -26,6 +26,7 @@ mod channel_discard;
 mod channel_op;
 mod channel_read;
 mod channel_write;
+mod knobs;
 pub mod message;
 mod owner;
 mod owner_bitmap;
@@ -34,17 +35,19 @@ mod owner_discard;
 mod owner_members;
 mod owner_resync;
 mod owner_start;
+mod owner_zero;
 #[cfg(test)]
 pub(crate) mod tests;
 
 use std::sync::Arc;
 
 use crate::bdev::BdevId;
-use crate::bitmap::{ChunkMap, ChunkState};
+use crate::bitmap::{Advise, ChunkMap, ChunkState, Infection};
 use crate::limits::{IO_SIZE_BYTES_MAX, MEMBERS_MAX};
 use crate::md::{BitmapSuperblock, Superblock};
 
 pub use channel::Channel;
+pub use knobs::{BARRIER_IDLE_S_MAX, DAEMON_SLEEP_S_MAX, Knobs};
 pub use message::{ArrayEvent, ArrayTimer, Mail, Out, ToChannel, ToOwner};
 pub use owner::Owner;
 
@@ -74,6 +77,8 @@ pub struct ArrayConfig {
     pub daemon_sleep_s: u32,
     /// Seconds a chunk must be idle before the daemon may clear it.
     pub barrier_idle_s: u32,
+    /// Which neighbours of a chunk turn Dirty with it.
+    pub infection: Infection,
     /// One entry a slot (role); `None` is a missing member.
     pub members: Vec<Option<MemberConfig>>,
     /// How the array remembers which chunks may differ.
@@ -127,6 +132,8 @@ pub struct ArrayStatus {
     pub resync: Option<(u64, u64)>,
     /// The array refuses writes because it has lost its metadata.
     pub failed: bool,
+    /// The bitmap's settings now; `None` without a bitmap.
+    pub knobs: Option<Knobs>,
     /// Writes of bitmap units to all members since start.
     pub bitmap_writes: u64,
     /// Reads that failed on a member since start, by slot.
@@ -222,5 +229,17 @@ fn slot_from(index: u32) -> MemberSlot {
 /// # Errors
 /// A sentence for the operator when the configuration can't be an array.
 pub fn prepare(config: &ArrayConfig, bdev: BdevId) -> Result<Arc<Shared>, String> {
-    owner_start::shared(config, bdev).map(Arc::new)
+    prepare_in(config, bdev, &|_, _| {})
+}
+
+/// As [`prepare`]; `advise` is told of the chunk map's memory before it is used.
+///
+/// # Errors
+/// A sentence for the operator when the configuration can't be an array.
+pub fn prepare_in(
+    config: &ArrayConfig,
+    bdev: BdevId,
+    advise: Advise<'_>,
+) -> Result<Arc<Shared>, String> {
+    owner_start::shared(config, bdev, advise).map(Arc::new)
 }

@@ -382,6 +382,11 @@ impl Owner {
             events: self.recorder.events(),
             resync: self.walker.progress(),
             failed: self.failed,
+            knobs: self.bitmap.as_ref().map(|bitmap| super::Knobs {
+                daemon_sleep_s: Some(bitmap.daemon_sleep_s()),
+                barrier_idle_s: Some(self.daemon.idle_s()),
+                infection: Some(bitmap.infection()),
+            }),
             bitmap_writes: self.bitmap.as_ref().map_or(0, BitmapKeeper::writes),
             read_errors: self.members.iter().map(|member| member.read_errors).collect(),
         }

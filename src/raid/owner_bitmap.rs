@@ -7,24 +7,22 @@ use std::ops::RangeInclusive;
 
 use super::message::{Mail, Out, SlotMask, StartWrite, ToChannel};
 use super::owner::{Life, MemberRequest, Owner, OwnerOp};
+use super::owner_zero::{ZERO_JOBS, ZeroJob};
 use super::{CHANNEL_OPS_MAX, MemberSlot, bit, slots};
 use crate::bdev::{IoOp, IoStatus};
 use crate::bitmap::ledger::{HEADER_SIZE_BYTES, Urgency};
-use crate::bitmap::{Action, ChunkState, Ledger, state};
+use crate::bitmap::{Action, ChunkState, Infection, Ledger, state};
 use crate::md::BitmapSuperblock;
 use crate::reactor::buf::{BufPool, IoBuf};
 
 /// Bitmap units that may be written at a time.
 const FLUSH_SLOTS: usize = 8;
 
-/// Chunks that may be zeroed at a time before their first write.
-const ZERO_JOBS: usize = 64;
-
 /// Largest unit: one logical block of 4096 bytes.
 const UNIT_SIZE_BYTES_MAX: usize = 4096;
 
 /// End of a list of waiters.
-const NONE: u32 = u32::MAX;
+pub(super) const NONE: u32 = u32::MAX;
 
 /// A write of one unit to all members.
 #[derive(Debug)]
@@ -38,41 +36,28 @@ struct Flush {
     events: u64,
 }
 
-/// Zeroing of a chunk on all members.
-#[derive(Debug, Clone, Copy, Default)]
-struct ZeroJob {
-    busy: bool,
-    chunk: usize,
-    pending: SlotMask,
-    ok: SlotMask,
-    failure: Option<IoStatus>,
-    /// All members have answered, some of them well; waits until the absence of the others is
-    /// recorded. A power cut before would bring one of them back as equal, with what it held
-    /// before the zeroing, and the chunk Dirty.
-    zeroed: bool,
-}
-
 /// A writer's question that is not answered yet.
 #[derive(Debug, Clone, Copy)]
-struct Waiter {
-    core: u16,
-    question: StartWrite,
-    next: u32,
+pub(super) struct Waiter {
+    pub(super) core: u16,
+    pub(super) question: StartWrite,
+    pub(super) next: u32,
 }
 
 /// The bitmap's part of the owner.
 #[derive(Debug)]
 pub(super) struct BitmapKeeper {
-    ledger: Ledger,
+    pub(super) ledger: Ledger,
     header: BitmapSuperblock,
+    infection: Infection,
     /// Block of a member where the bitmap begins, by slot; 0 for an absent member.
     lbas: Vec<u64>,
     flushes: Vec<Flush>,
-    zero_jobs: [ZeroJob; ZERO_JOBS],
+    pub(super) zero_jobs: [ZeroJob; ZERO_JOBS],
     /// Jobs that are zeroed and wait for a record.
-    zeroed: u32,
-    waiters: Vec<Waiter>,
-    free_waiters: Vec<u32>,
+    pub(super) zeroed: u32,
+    pub(super) waiters: Vec<Waiter>,
+    pub(super) free_waiters: Vec<u32>,
     /// First waiter at each unit, then for a zero job, then for the end of a discard's hold.
     queues: Vec<u32>,
     /// Event count of the header that is durable.
@@ -103,6 +88,7 @@ impl BitmapKeeper {
             .collect::<Option<_>>()?;
         Some(Self {
             queues: vec![NONE; ledger.units() + 2],
+            infection: Infection::default(),
             ledger,
             header,
             lbas,
@@ -145,6 +131,24 @@ impl BitmapKeeper {
         self.writes
     }
 
+    pub(super) fn set_infection(&mut self, policy: Infection) {
+        self.infection = policy;
+    }
+
+    pub(super) fn infection(&self) -> Infection {
+        self.infection
+    }
+
+    pub(super) fn daemon_sleep_s(&self) -> u32 {
+        self.header.daemon_sleep_s
+    }
+
+    /// The header is to carry this period of the daemon.
+    pub(super) fn set_daemon_sleep_s(&mut self, sleep_s: u32) {
+        self.header.daemon_sleep_s = sleep_s;
+        self.ledger.mark(0, Urgency::Now);
+    }
+
     /// The header is to carry this event count.
     pub(super) fn set_events(&mut self, events: u64) {
         self.header.events = events;
@@ -185,17 +189,17 @@ impl BitmapKeeper {
         }
     }
 
-    fn park(&mut self, waiter: u32, blocked: Blocked) {
+    pub(super) fn park(&mut self, waiter: u32, blocked: Blocked) {
         let queue = self.queue_of(blocked);
         self.waiters[waiter as usize].next = std::mem::replace(&mut self.queues[queue], waiter);
     }
 
-    fn take_waiters(&mut self, blocked: Blocked) -> u32 {
+    pub(super) fn take_waiters(&mut self, blocked: Blocked) -> u32 {
         let queue = self.queue_of(blocked);
         std::mem::replace(&mut self.queues[queue], NONE)
     }
 
-    fn zero_job_of(&self, chunk: usize) -> Option<usize> {
+    pub(super) fn zero_job_of(&self, chunk: usize) -> Option<usize> {
         self.zero_jobs.iter().position(|job| job.busy && job.chunk == chunk)
     }
 
@@ -207,7 +211,7 @@ impl BitmapKeeper {
 
 /// What keeps a writer waiting.
 #[derive(Debug, Clone, Copy)]
-enum Blocked {
+pub(super) enum Blocked {
     /// The write of this unit.
     Unit(usize),
     /// All zero jobs are busy.
@@ -283,12 +287,10 @@ impl Owner {
             } else {
                 state::on_write(state, degraded)
             };
-            let map = self.shared.map.as_ref().expect("a bitmap has a map");
             if next != state {
-                map.change(chunk, next);
-                let bitmap = self.bitmap.as_mut().expect("asked for");
-                bitmap.mark_now(chunk);
+                self.turn(chunk, next);
             }
+            let map = self.shared.map.as_ref().expect("a bitmap has a map");
             if !map.is_open(chunk) {
                 blocked = Some(Blocked::Unit(self.keeper().ledger.unit_of(chunk)));
             }
@@ -296,103 +298,33 @@ impl Owner {
         blocked
     }
 
-    fn keeper(&mut self) -> &mut BitmapKeeper {
-        self.bitmap.as_mut().expect("the array has a bitmap")
-    }
-
-    /// Makes sure that a chunk never written is being zeroed. `false`: no job is free.
-    fn zero_chunk(&mut self, chunk: usize, out: &mut Out<'_>) -> bool {
-        let in_sync = self.in_sync;
-        let bitmap = self.keeper();
-        if bitmap.zero_job_of(chunk).is_some() {
-            return true;
+    /// A write turns the chunk Dirty or NeedSync: its unit is to be written, and carries the
+    /// Clean neighbours that the policy infects. Not while the array is degraded: the absent
+    /// member would be given them all.
+    pub(super) fn turn(&mut self, chunk: usize, next: ChunkState) {
+        let map = self.shared.map.as_ref().expect("a bitmap has a map");
+        let bitmap = self.bitmap.as_mut().expect("the array has a bitmap");
+        map.change(chunk, next);
+        bitmap.mark_now(chunk);
+        if next != ChunkState::Dirty || bitmap.infection() == Infection::Off {
+            return;
         }
-        let Some(index) = bitmap.zero_jobs.iter().position(|job| !job.busy) else {
-            return false;
+        let chunks = bitmap.ledger.chunks_of(bitmap.ledger.unit_of(chunk));
+        let is_dirty = |other: usize| {
+            matches!(
+                map.state(other),
+                ChunkState::Dirty | ChunkState::NeedSync | ChunkState::Syncing
+            )
         };
-        bitmap.zero_jobs[index] =
-            ZeroJob { busy: true, chunk, pending: in_sync, ..ZeroJob::default() };
-        let range = self.shared.blocks_of_chunk(chunk);
-        for slot in slots(in_sync) {
-            let place = self.shared.members[usize::from(slot)].expect("in sync");
-            let request = MemberRequest {
-                op: IoOp::WriteZeroes,
-                lba: place.data_lba + range.lba,
-                blocks: u32::try_from(range.blocks).expect("a chunk's blocks fit u32"),
-                buf: None,
-            };
-            self.send(slot, OwnerOp::Zero(index), request, out);
-        }
-        true
-    }
-
-    /// A member has zeroed a chunk, or has not.
-    pub(super) fn zero_answered(
-        &mut self,
-        index: usize,
-        slot: MemberSlot,
-        status: IoStatus,
-        out: &mut Out<'_>,
-    ) {
-        let job = &mut self.keeper().zero_jobs[index];
-        job.pending &= !bit(slot);
-        if status.is_ok() {
-            job.ok |= bit(slot);
-        } else {
-            job.failure = Some(status);
-        }
-        if job.pending != 0 {
-            return;
-        }
-        let (ok, chunk, failure) = (job.ok, job.chunk, job.failure);
-        if ok & self.in_sync == 0 {
-            self.keeper().zero_jobs[index] = ZeroJob::default();
-            self.refuse_chunk(chunk, failure.unwrap_or(IoStatus::MediaError), out);
-            return self.advance_queue(Blocked::ZeroJobs, out);
-        }
-        self.keeper().zero_jobs[index].zeroed = true;
-        self.keeper().zeroed += 1;
-        for slot in slots(self.in_sync & !ok) {
-            self.fail_member(slot, out);
-        }
-    }
-
-    /// Chunks that are zeroed and whose zeroes can't be taken back by a power cut become Dirty.
-    pub(super) fn poll_zeroing(&mut self, out: &mut Out<'_>) {
-        let waits = self.bitmap.as_ref().is_some_and(|bitmap| bitmap.zeroed > 0);
-        if !waits || self.failed || !self.absences_are_recorded() {
-            return;
-        }
-        self.keeper().zeroed = 0;
-        for index in 0..ZERO_JOBS {
-            if !self.keeper().zero_jobs[index].zeroed {
-                continue;
+        for other in bitmap.infection.spread(chunks, chunk, is_dirty) {
+            if map.state(other) == ChunkState::Clean {
+                map.change(other, ChunkState::Dirty);
             }
-            let job = std::mem::take(&mut self.keeper().zero_jobs[index]);
-            let next = state::on_write(ChunkState::Unwritten, self.is_degraded());
-            self.shared.map.as_ref().expect("a bitmap has a map").change(job.chunk, next);
-            self.keeper().mark_now(job.chunk);
         }
-        self.advance_queue(Blocked::ZeroJobs, out);
-        self.poll_bitmap(out);
     }
 
-    /// The writers that wait for a chunk which no member could zero fail; the others stay.
-    fn refuse_chunk(&mut self, chunk: usize, status: IoStatus, out: &mut Out<'_>) {
-        let bitmap = self.keeper();
-        let unit = Blocked::Unit(bitmap.ledger.unit_of(chunk));
-        let mut waiter = bitmap.take_waiters(unit);
-        while waiter != NONE {
-            let Waiter { core, question, next } = bitmap.waiters[waiter as usize];
-            if (question.first as usize..=question.last as usize).contains(&chunk) {
-                bitmap.free_waiters.push(waiter);
-                let refusal = ToChannel::Refused(question.op, status);
-                out.mail.push_back(Mail::Channel(core, refusal));
-            } else {
-                bitmap.park(waiter, unit);
-            }
-            waiter = next;
-        }
+    pub(super) fn keeper(&mut self) -> &mut BitmapKeeper {
+        self.bitmap.as_mut().expect("the array has a bitmap")
     }
 
     /// The array has failed: nobody's chunks can be opened any more.
@@ -415,7 +347,7 @@ impl Owner {
         self.advance_queue(Blocked::Held, out);
     }
 
-    fn advance_queue(&mut self, blocked: Blocked, out: &mut Out<'_>) {
+    pub(super) fn advance_queue(&mut self, blocked: Blocked, out: &mut Out<'_>) {
         let mut waiter = self.keeper().take_waiters(blocked);
         while waiter != NONE {
             let next = self.keeper().waiters[waiter as usize].next;

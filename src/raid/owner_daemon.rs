@@ -14,6 +14,9 @@ use crate::bdev::{IoOp, IoStatus};
 /// Chunks looked at in one poll: one 4 KiB page of states, some microseconds.
 const CHUNKS_PER_POLL: usize = 4096;
 
+/// A long sleep is slept in slices, so that a shorter one that is set meanwhile counts soon.
+const SLICE_MS: u64 = 60_000;
+
 /// Where the daemon is in its pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum DaemonState {
@@ -54,6 +57,8 @@ impl DaemonState {
 pub(super) struct Daemon {
     state: DaemonState,
     sleep_ms: u64,
+    /// What is left of the sleep when the timer that is armed has run out.
+    sleep_left_ms: u64,
     idle_ms: u64,
     round: u32,
     stop_wanted: bool,
@@ -65,11 +70,33 @@ impl Daemon {
         Self {
             state: DaemonState::Sleeping,
             sleep_ms: u64::from(sleep_s) * 1000,
+            sleep_left_ms: 0,
             idle_ms: u64::from(idle_s) * 1000,
             round: 0,
             stop_wanted: false,
             flush_failed: false,
         }
+    }
+
+    /// The sleep that is under way and those to come are no longer than this.
+    pub(super) fn set_sleep_s(&mut self, sleep_s: u32) {
+        self.sleep_ms = u64::from(sleep_s) * 1000;
+        self.sleep_left_ms = self.sleep_left_ms.min(self.sleep_ms);
+    }
+
+    pub(super) fn set_idle_s(&mut self, idle_s: u32) {
+        self.idle_ms = u64::from(idle_s) * 1000;
+    }
+
+    pub(super) fn idle_s(&self) -> u32 {
+        u32::try_from(self.idle_ms / 1000).expect("it was made of a u32")
+    }
+
+    /// The next slice of the sleep.
+    fn next_slice_ms(&mut self) -> u64 {
+        let slice_ms = self.sleep_left_ms.min(SLICE_MS);
+        self.sleep_left_ms -= slice_ms;
+        slice_ms
     }
 
     /// It has chunks to look at.
@@ -98,9 +125,11 @@ impl Daemon {
 
 impl Owner {
     /// Arms the sleep timer, if there is anything to clear at all.
-    pub(super) fn arm_daemon(&self, out: &mut Out<'_>) {
+    pub(super) fn arm_daemon(&mut self, out: &mut Out<'_>) {
         if self.bitmap.is_some() {
-            out.mail.push_back(Mail::Arm(ArrayTimer::DaemonSleep, self.daemon.sleep_ms));
+            self.daemon.sleep_left_ms = self.daemon.sleep_ms;
+            let slice_ms = self.daemon.next_slice_ms();
+            out.mail.push_back(Mail::Arm(ArrayTimer::DaemonSleep, slice_ms));
         }
     }
 
@@ -108,6 +137,10 @@ impl Owner {
     pub(super) fn daemon_wakes(&mut self, out: &mut Out<'_>) {
         if self.daemon.state != DaemonState::Sleeping || self.life() != Life::Running {
             return;
+        }
+        if self.daemon.sleep_left_ms > 0 {
+            let slice_ms = self.daemon.next_slice_ms();
+            return out.mail.push_back(Mail::Arm(ArrayTimer::DaemonSleep, slice_ms));
         }
         if self.is_degraded() && !mutant!(ClearWhileDegraded) || self.failed {
             // What is Dirty is what an absent member must get: nothing may be cleared.

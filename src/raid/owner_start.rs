@@ -9,7 +9,7 @@ use super::owner_daemon::Daemon;
 use super::owner_members::{Member, MemberState, Recorder};
 use super::{ArrayConfig, BitmapConfig, CHUNK_SIZE_BYTES_MIN, MemberPlace, Shared};
 use crate::bdev::BdevId;
-use crate::bitmap::{ChunkMap, ChunkState, state};
+use crate::bitmap::{Advise, ChunkMap, ChunkState, state};
 use crate::limits::MEMBERS_MAX;
 use crate::md::{Role, SECTOR_BYTES, Superblock};
 use crate::reactor::buf::BufPool;
@@ -33,7 +33,11 @@ impl ArrayConfig {
 }
 
 /// The part of an array that owner and channels share.
-pub(super) fn shared(config: &ArrayConfig, bdev: BdevId) -> Result<Shared, String> {
+pub(super) fn shared(
+    config: &ArrayConfig,
+    bdev: BdevId,
+    advise: Advise<'_>,
+) -> Result<Shared, String> {
     let name = &config.name;
     if config.members.len() > MEMBERS_MAX {
         return Err(format!("array {name}: more than {MEMBERS_MAX} members"));
@@ -84,20 +88,25 @@ pub(super) fn shared(config: &ArrayConfig, bdev: BdevId) -> Result<Shared, Strin
         block_size_bytes: config.block_size_bytes,
         blocks,
         chunk_shift,
-        map: map(config, blocks, chunk_shift)?,
+        map: map(config, blocks, chunk_shift, advise)?,
         discards: unwritten_reads_zero && matches!(config.bitmap, BitmapConfig::Lockless { .. }),
         members: members.collect::<Result<_, String>>()?,
         unwritten_reads_zero,
     })
 }
 
-fn map(config: &ArrayConfig, blocks: u64, chunk_shift: u32) -> Result<Option<ChunkMap>, String> {
+fn map(
+    config: &ArrayConfig,
+    blocks: u64,
+    chunk_shift: u32,
+    advise: Advise<'_>,
+) -> Result<Option<ChunkMap>, String> {
     let chunks = usize::try_from(blocks.div_ceil(1 << chunk_shift))
         .map_err(|_| format!("array {}: too many chunks", config.name))?;
     match &config.bitmap {
         BitmapConfig::None { resync: false } => Ok(None),
         BitmapConfig::None { resync: true } => {
-            Ok(Some(ChunkMap::new((0..chunks).map(|_| ChunkState::NeedSync))))
+            Ok(Some(ChunkMap::new_in(advise, (0..chunks).map(|_| ChunkState::NeedSync))))
         }
         BitmapConfig::Lockless { states, stale, .. } => {
             if states.len() != chunks {
@@ -112,7 +121,7 @@ fn map(config: &ArrayConfig, blocks: u64, chunk_shift: u32) -> Result<Option<Chu
                 )));
             }
             let load = if *stale { state::on_load_stale } else { state::on_load };
-            Ok(Some(ChunkMap::new(states.iter().map(|&byte| load(byte)))))
+            Ok(Some(ChunkMap::new_in(advise, states.iter().map(|&byte| load(byte)))))
         }
     }
 }
@@ -143,9 +152,11 @@ impl Owner {
             BitmapConfig::None { .. } => None,
             BitmapConfig::Lockless { superblock, states, stale, rewrite } => {
                 let lbas = bitmap_lbas(config)?;
-                let mut keeper =
-                    BitmapKeeper::new(superblock.clone(), states.len(), block, lbas, cores, &pool)
-                        .ok_or_else(no_buffers)?;
+                let mut header = superblock.clone();
+                header.daemon_sleep_s = config.daemon_sleep_s;
+                let mut keeper = BitmapKeeper::new(header, states.len(), block, lbas, cores, &pool)
+                    .ok_or_else(no_buffers)?;
+                keeper.set_infection(config.infection);
                 if (*stale || *rewrite) && !mutant!(NoRewriteAfterCrash) {
                     keeper.rewrite_all();
                 }

@@ -2,7 +2,9 @@
 
 use std::ptr::NonNull;
 
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
+
+use crate::limits::PAGE_SIZE_BYTES;
 
 use super::buf::{BufPool, CLASS_SIZES_BYTES, arena_size_bytes};
 
@@ -38,6 +40,19 @@ pub fn arena(counts: [usize; CLASS_SIZES_BYTES.len()]) -> std::io::Result<(BufPo
     // and never unmapped.
     let memory = unsafe { std::slice::from_raw_parts_mut(base.as_ptr(), size) };
     Ok((BufPool::new(memory, counts), backing))
+}
+
+/// Asks for transparent hugepages under memory that nobody has written to yet. Where the system
+/// has none, ordinary pages serve as well.
+pub fn prefer_hugepages(start: *const u8, len_bytes: usize) {
+    let skip = start.align_offset(PAGE_SIZE_BYTES);
+    let Some(len) = len_bytes.checked_sub(skip).filter(|&len| len >= HUGEPAGE_SIZE_BYTES) else {
+        return;
+    };
+    let page = start.wrapping_add(skip).cast_mut().cast();
+    // SAFETY: this advice changes how a range is backed and never what it holds; for a range that
+    // is not mapped it is refused.
+    let _ = unsafe { madvise(page, len, Advice::LinuxHugepage) };
 }
 
 /// Says once for the whole target what backs its arenas.
@@ -99,6 +114,39 @@ impl Drop for Mapping {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Flags of the mapping that holds the address, from the kernel's own listing.
+    fn mapping_flags(address: usize) -> String {
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut inside = false;
+        for line in smaps.lines() {
+            if let Some((range, _)) = line.split_once(' ')
+                && let Some((start, end)) = range.split_once('-')
+                && let (Ok(start), Ok(end)) =
+                    (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16))
+            {
+                inside = (start..end).contains(&address);
+            } else if inside && let Some(flags) = line.strip_prefix("VmFlags:") {
+                return flags.to_owned();
+            }
+        }
+        panic!("the address is mapped");
+    }
+
+    #[test]
+    fn large_memory_is_advised_and_small_left_alone() {
+        if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
+            println!("left out: this kernel has no transparent hugepages");
+            return;
+        }
+        let memory: Vec<u8> = Vec::with_capacity(8 << 20);
+        let middle = memory.as_ptr().addr() + (4 << 20);
+        assert!(!mapping_flags(middle).contains(" hg"));
+        prefer_hugepages(memory.as_ptr(), 1 << 20);
+        assert!(!mapping_flags(middle).contains(" hg"));
+        prefer_hugepages(memory.as_ptr(), memory.capacity());
+        assert!(mapping_flags(middle).contains(" hg"));
+    }
 
     #[test]
     fn arena_serves_buffers() {

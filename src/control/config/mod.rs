@@ -117,8 +117,8 @@ pub struct ArrayConfig {
     pub chunk_size_bytes: Option<u64>,
     /// At creation: members are known to be equal already.
     pub assume_clean: bool,
-    /// Seconds between two passes of the daemon.
-    pub daemon_sleep_s: u32,
+    /// Seconds between two passes of the daemon; `None`: as it was last set.
+    pub daemon_sleep_s: Option<u32>,
     /// Idle seconds before a Dirty chunk may turn Clean.
     pub barrier_idle_s: u32,
     /// Start with members missing.

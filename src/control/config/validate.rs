@@ -8,12 +8,13 @@ use toml::Spanned;
 
 use super::raw::{RawArray, RawBdev, RawConfig, RawCores, RawSubsystem, RawTarget};
 use super::{
-    ArrayConfig, BARRIER_IDLE_S_DEFAULT, BdevConfig, BdevKind, Config, DAEMON_SLEEP_S_DEFAULT,
-    DelayLatency, Fault, MODEL_DEFAULT, SERIAL_DEFAULT, SubsystemConfig, TargetConfig,
+    ArrayConfig, BARRIER_IDLE_S_DEFAULT, BdevConfig, BdevKind, Config, DelayLatency, Fault,
+    MODEL_DEFAULT, SERIAL_DEFAULT, SubsystemConfig, TargetConfig,
 };
 use crate::control::names;
 use crate::limits::{BDEVS_MAX, CORES_MAX, MEMBERS_MAX, NAMESPACES_MAX, SUBSYSTEMS_MAX};
 use crate::md::{CHUNK_KIB_MAX, CHUNK_KIB_MIN};
+use crate::raid::Knobs;
 
 /// Bytes of one mebibyte.
 const MIB: u64 = 1 << 20;
@@ -309,8 +310,16 @@ fn array(
     let start_degraded =
         choice("start_degraded", raw.start_degraded.as_ref(), ["refuse", "start"])?;
     let bitmap_lost_resync = choice("bitmap_lost", raw.bitmap_lost.as_ref(), ["refuse", "resync"])?;
-    if let Some(sleep) = raw.daemon_sleep_s.as_ref().filter(|sleep| *sleep.get_ref() == 0) {
-        return fault(sleep, "daemon_sleep_s is at least 1".to_owned());
+    let knobs = Knobs {
+        daemon_sleep_s: raw.daemon_sleep_s.as_ref().map(|sleep| *sleep.get_ref()),
+        barrier_idle_s: raw.barrier_idle_s.as_ref().map(|idle| *idle.get_ref()),
+        infection: None,
+    };
+    if let Err(text) = knobs.check() {
+        // The text names the key; any of the two shows the place.
+        let place = raw.barrier_idle_s.as_ref().filter(|_| text.starts_with("barrier_idle_s"));
+        let place = place.or(raw.daemon_sleep_s.as_ref()).expect("one of them is out of bounds");
+        return fault(place, text);
     }
     Ok(ArrayConfig {
         name: enter(&raw.name, names)?,
@@ -318,11 +327,8 @@ fn array(
         bitmap: !without_bitmap,
         chunk_size_bytes: chunk_size(raw)?,
         assume_clean: raw.assume_clean,
-        daemon_sleep_s: raw
-            .daemon_sleep_s
-            .as_ref()
-            .map_or(DAEMON_SLEEP_S_DEFAULT, |sleep| *sleep.get_ref()),
-        barrier_idle_s: raw.barrier_idle_s.unwrap_or(BARRIER_IDLE_S_DEFAULT),
+        daemon_sleep_s: knobs.daemon_sleep_s,
+        barrier_idle_s: knobs.barrier_idle_s.unwrap_or(BARRIER_IDLE_S_DEFAULT),
         start_degraded,
         convert_bitmap: raw.convert_bitmap,
         bitmap_lost_resync,

@@ -36,6 +36,7 @@ const METHODS: &[(&str, Method)] = &[
     ("bdev_raid_delete", raid::delete),
     ("bdev_raid_get_bdevs", raid::get_bdevs),
     ("bdev_raid_get_bitmap", raid::get_bitmap),
+    ("bdev_raid_set_bitmap", raid::set_bitmap),
     ("bdev_uring_create", bdev::uring_create),
     ("bdev_uring_delete", bdev::uring_delete),
     ("bdev_wait_for_examine", bdev::wait_for_examine),

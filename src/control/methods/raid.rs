@@ -5,11 +5,12 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::params::decode;
-use crate::control::config::{BARRIER_IDLE_S_DEFAULT, DAEMON_SLEEP_S_DEFAULT};
+use crate::bitmap::Infection;
+use crate::control::config::BARRIER_IDLE_S_DEFAULT;
 use crate::control::rpc::RpcError;
 use crate::control::target::{ArrayOptions, CreateOptions, Members, Takeover, Target, TargetError};
 use crate::md;
-use crate::raid::ArrayStatus;
+use crate::raid::{ArrayStatus, Knobs};
 
 /// SPDK's parameters, and what mdof adds to them behind `uuid`.
 #[derive(Debug, Deserialize)]
@@ -59,8 +60,13 @@ impl Create {
                  that missed writes could not be told from a good one after a restart",
             );
         }
-        if self.daemon_sleep_s == Some(0) {
-            return invalid("daemon_sleep_s is at least 1");
+        let knobs = Knobs {
+            daemon_sleep_s: self.daemon_sleep_s,
+            barrier_idle_s: self.barrier_idle_s,
+            infection: None,
+        };
+        if let Err(text) = knobs.check() {
+            return invalid(&text);
         }
         let fits = |kib: u64| {
             kib.is_power_of_two() && (md::CHUNK_KIB_MIN..=md::CHUNK_KIB_MAX).contains(&kib)
@@ -87,7 +93,7 @@ pub(super) fn create(target: &mut Target, params: Option<Value>) -> Result<Value
     let params: Create = decode(params)?;
     let bitmap = params.check()?;
     let options = ArrayOptions {
-        daemon_sleep_s: params.daemon_sleep_s.unwrap_or(DAEMON_SLEEP_S_DEFAULT),
+        daemon_sleep_s: params.daemon_sleep_s,
         barrier_idle_s: params.barrier_idle_s.unwrap_or(BARRIER_IDLE_S_DEFAULT),
     };
     match target.examine(&params.base_bdevs)? {
@@ -262,6 +268,44 @@ pub(super) fn get_bitmap(target: &mut Target, params: Option<Value>) -> Result<V
     Ok(bitmap_value(&params.name, &status))
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SetBitmap {
+    name: String,
+    daemon_sleep_s: Option<u32>,
+    barrier_idle_s: Option<u32>,
+    infection: Option<String>,
+}
+
+impl SetBitmap {
+    fn knobs(&self) -> Result<Knobs, String> {
+        let infection = match &self.infection {
+            None => None,
+            Some(name) => Some(Infection::from_name(name).ok_or_else(|| {
+                let names = Infection::ALL.map(Infection::name).join(", ");
+                format!("infection is one of {names}, not \"{name}\"")
+            })?),
+        };
+        let knobs = Knobs {
+            daemon_sleep_s: self.daemon_sleep_s,
+            barrier_idle_s: self.barrier_idle_s,
+            infection,
+        };
+        if knobs == Knobs::default() {
+            return Err("give daemon_sleep_s, barrier_idle_s or infection".to_owned());
+        }
+        knobs.check().map(|()| knobs)
+    }
+}
+
+/// Ours: sets md's knobs of a running array's bitmap, and what a Dirty chunk does to neighbours.
+pub(super) fn set_bitmap(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
+    let params: SetBitmap = decode(params)?;
+    let invalid = |text| RpcError::params(format!("Invalid parameters: {text}"));
+    target.set_bitmap(&params.name, params.knobs().map_err(invalid)?)?;
+    Ok(json!(true))
+}
+
 fn bitmap_value(name: &str, status: &ArrayStatus) -> Value {
     let states: serde_json::Map<String, Value> = STATES
         .iter()
@@ -277,6 +321,9 @@ fn bitmap_value(name: &str, status: &ArrayStatus) -> Value {
         "chunks": status.histogram.iter().sum::<u64>(),
         "states": states,
         "bitmap_writes": status.bitmap_writes,
+        "daemon_sleep_s": status.knobs.and_then(|knobs| knobs.daemon_sleep_s),
+        "barrier_idle_s": status.knobs.and_then(|knobs| knobs.barrier_idle_s),
+        "infection": status.knobs.and_then(|knobs| knobs.infection).map(Infection::name),
         "events": status.events,
         "resync": resync,
     })
@@ -301,6 +348,28 @@ mod tests {
         assert_eq!(value["states"]["need_sync"], 4);
         assert_eq!(value["resync"], json!({"chunks_done": 1, "chunks": 4, "percent": 25}));
         assert_eq!(bitmap_value("r", &ArrayStatus::default())["resync"], Value::Null);
+    }
+
+    #[test]
+    fn bitmap_settings_are_checked() {
+        let knobs = |text: &str| {
+            let params = serde_json::from_str::<SetBitmap>(text).map_err(|error| error.to_string());
+            params.and_then(|params| params.knobs())
+        };
+        let ok = knobs(r#"{"name":"r","daemon_sleep_s":7,"infection":"md"}"#).unwrap();
+        assert_eq!((ok.daemon_sleep_s, ok.barrier_idle_s), (Some(7), None));
+        assert_eq!(ok.infection, Some(Infection::Md));
+        for (params, part) in [
+            (r#"{"name":"r"}"#, "give daemon_sleep_s"),
+            (r#"{"name":"r","daemon_sleep_s":0}"#, "1 to 86400, not 0"),
+            (r#"{"name":"r","daemon_sleep_s":86401}"#, "1 to 86400, not 86401"),
+            (r#"{"name":"r","barrier_idle_s":3601}"#, "at most 3600, not 3601"),
+            (r#"{"name":"r","infection":"on"}"#, "off, md, adaptive, not \"on\""),
+            (r#"{"name":"r","sleep":1}"#, "unknown field"),
+        ] {
+            let text = knobs(params).unwrap_err();
+            assert!(text.contains(part), "{params}: {text}");
+        }
     }
 
     #[test]

@@ -25,6 +25,7 @@ fn methods_are_sorted_and_those_that_the_contract_names_are_there() {
         "nvmf_subsystem_add_listener",
         "nvmf_get_subsystems",
         "bdev_raid_get_bitmap",
+        "bdev_raid_set_bitmap",
     ] {
         assert!(names.contains(&name), "{name} is missing");
     }

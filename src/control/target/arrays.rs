@@ -6,19 +6,23 @@ use super::takeover::{Given, Takeover};
 use super::{Array, Backing, Bdev, Member, Target, TargetError, io_error};
 use crate::bdev::BdevId;
 use crate::control::carried::{Carried, short_name};
+use crate::control::config::DAEMON_SLEEP_S_DEFAULT;
 use crate::control::{names, units};
 use crate::md::{
     self, Assembly, BitmapPlan, BitmapVersion, Candidate, CreateError, Creation, Features,
     NewArray, NewMember, Slot,
 };
 use crate::raid::assembly::{self, CandidateBdev, from_assembly, from_creation};
-use crate::raid::{ArrayConfig, ArrayStatus, BitmapConfig, MemberConfig};
+use crate::raid::{
+    ArrayConfig, ArrayStatus, BitmapConfig, DAEMON_SLEEP_S_MAX, Knobs, MemberConfig,
+};
 
 /// How an array runs, created or assembled.
 #[derive(Debug, Clone, Copy)]
 pub struct ArrayOptions {
-    /// Seconds between two passes of the daemon.
-    pub daemon_sleep_s: u32,
+    /// Seconds between two passes of the daemon; `None`: as the bitmap's header says, 30 for a
+    /// new array.
+    pub daemon_sleep_s: Option<u32>,
     /// Idle seconds before a Dirty chunk may turn Clean.
     pub barrier_idle_s: u32,
 }
@@ -170,8 +174,14 @@ impl Target {
         let states = self.read_all_states(name, &given, &assembly);
         let raid_options = self.raid_options(name, names, options)?;
         let bdevs = self.candidates(names)?;
-        let config = from_assembly(raid_options, &assembly, candidates, &bdevs, &states)
+        let mut config = from_assembly(raid_options, &assembly, candidates, &bdevs, &states)
             .map_err(|error| TargetError::Invalid(format!("array {name}: {error}")))?;
+        if let (None, BitmapConfig::Lockless { superblock, .. }) =
+            (options.daemon_sleep_s, &config.bitmap)
+        {
+            // Set at run time before, or by the kernel. A foreign value may be beyond bounds.
+            config.daemon_sleep_s = superblock.daemon_sleep_s.min(DAEMON_SLEEP_S_MAX);
+        }
         self.start(config)?;
         Ok(how)
     }
@@ -214,7 +224,7 @@ impl Target {
             name: name.to_owned(),
             block_size_bytes: self.bdev(first)?.geometry.block_size_bytes,
             owner_core: 0,
-            daemon_sleep_s: options.daemon_sleep_s,
+            daemon_sleep_s: options.daemon_sleep_s.unwrap_or(DAEMON_SLEEP_S_DEFAULT),
             barrier_idle_s: options.barrier_idle_s,
         })
     }
@@ -281,6 +291,13 @@ impl Target {
         self.engine
             .array_status(id)
             .map_err(|status| io_error(&format!("asking array {name} for its state"), status))
+    }
+
+    /// Sets what can be set of a running array's bitmap.
+    pub fn set_bitmap(&mut self, name: &str, knobs: Knobs) -> Result<(), TargetError> {
+        let (id, _) = self.array(name)?;
+        let set = self.engine.set_knobs(id, knobs);
+        set.map_err(|error| TargetError::Invalid(format!("array {name}: {error}")))
     }
 
     /// Stops an array cleanly; its members are free then. `erase` makes them blank.

@@ -15,6 +15,7 @@ mod crash_points;
 mod discard;
 mod disk;
 mod host;
+mod infection;
 mod life;
 mod machine;
 pub(crate) mod mutant;

@@ -1,0 +1,95 @@
+//! What the bitmap adds to a host write whose chunk is open: run it under callgrind with and
+//! without a bitmap and compare (`perf/gate-cost.sh` does).
+//!
+//! One channel, two members that answer at once; a request costs nothing but the array's own
+//! instructions and the two queues.
+
+use std::collections::VecDeque;
+
+use mdof::bdev::{BdevId, BdevIo, Completion, IoOp, IoQueue, IoStatus, Station, Tag};
+use mdof::bitmap::ChunkState;
+use mdof::md;
+use mdof::raid::assembly::{ArrayOptions, CandidateBdev, from_creation};
+use mdof::raid::{ArrayConfig, BitmapConfig, Channel, Out, prepare};
+
+const MEMBERS: u16 = 2;
+const BLOCK_SIZE_BYTES: u32 = 4096;
+const MEMBER_SIZE_BYTES: u64 = 8 << 30;
+
+fn config(with_bitmap: bool) -> ArrayConfig {
+    let member = |slot: u16| md::NewMember {
+        device_sectors: MEMBER_SIZE_BYTES / md::SECTOR_BYTES,
+        logical_block_size: BLOCK_SIZE_BYTES,
+        device_uuid: [u8::try_from(slot).expect("few members"); 16],
+    };
+    let creation = md::create(&md::NewArray {
+        name: "cost".to_owned(),
+        set_uuid: [1; 16],
+        ctime: md::Timestamp::from_unix(1, 0),
+        assume_clean: true,
+        members: (0..MEMBERS).map(member).collect(),
+    })
+    .expect("a plain array");
+    let options = ArrayOptions {
+        name: "cost".to_owned(),
+        block_size_bytes: BLOCK_SIZE_BYTES,
+        owner_core: 0,
+        daemon_sleep_s: 30,
+        barrier_idle_s: 5,
+    };
+    let bdevs: Vec<CandidateBdev> =
+        (0..MEMBERS).map(|slot| CandidateBdev { bdev: BdevId(slot), unmap: false }).collect();
+    let mut config = from_creation(options, &creation, &bdevs);
+    match &mut config.bitmap {
+        // Dirty in a bitmap that is loaded means NeedSync, which is as open as Dirty.
+        BitmapConfig::Lockless { states, .. } if with_bitmap => {
+            states.fill(ChunkState::Dirty as u8);
+        }
+        bitmap => *bitmap = BitmapConfig::None { resync: false },
+    }
+    config
+}
+
+fn main() {
+    let mut args = std::env::args().skip(1);
+    let usage = "usage: gate-cost lockless|none WRITES";
+    let with_bitmap = match args.next().as_deref() {
+        Some("lockless") => true,
+        Some("none") => false,
+        _ => panic!("{usage}"),
+    };
+    let writes: u64 = args.next().and_then(|text| text.parse().ok()).expect(usage);
+    let config = config(with_bitmap);
+    let shared = prepare(&config, BdevId(100)).expect("a plain array");
+    let blocks = shared.blocks;
+    let mut channel = Channel::new(shared, config.in_sync());
+    let mut io = IoQueue::with_capacity(64);
+    let mut mail = VecDeque::new();
+    let mut ended = 0;
+    for write in 0..writes {
+        let tag = Tag { station: Station::App, part: 0, object: 0, op: 0 };
+        let request = BdevIo {
+            op: IoOp::Write,
+            fua: false,
+            lba: write.wrapping_mul(0x9e37_79b9_7f4a_7c15) % blocks,
+            blocks: 1,
+            buf: None,
+            completion: Completion::new(tag),
+        };
+        channel.submit(request, &mut Out { io: &mut io, mail: &mut mail, wall_clock_s: 0 });
+        while let Some((_, request)) = io.next_submit() {
+            request.complete(IoStatus::Ok, &mut io);
+        }
+        while let Some((tag, status)) = io.next_done() {
+            match tag.station {
+                Station::App => ended += 1,
+                _ => {
+                    let mut out = Out { io: &mut io, mail: &mut mail, wall_clock_s: 0 };
+                    channel.member_done(tag.op, tag.part, status, &mut out);
+                }
+            }
+        }
+    }
+    assert!(ended == writes && mail.is_empty(), "every chunk is open and every write ends");
+    println!("{writes} writes, bitmap {}", if with_bitmap { "lockless" } else { "none" });
+}
