@@ -21,7 +21,7 @@ impl Shard {
     pub(super) fn open_array(&mut self, bdev: BdevId, config: &ArrayConfig, shared: Arc<Shared>) {
         let array = Array {
             name: config.name.clone().into_boxed_str(),
-            channel: Channel::new(shared, config.in_sync()),
+            channel: Channel::new(shared, config.in_sync(), config.writable()),
             owner: None,
             owner_core: config.owner_core,
         };
@@ -127,7 +127,8 @@ impl Shard {
     pub(super) fn array_timer(&mut self, core: &mut ShardCore, tag: TimerTag) {
         let timer = match tag.op {
             0 => ArrayTimer::DaemonSleep,
-            _ => ArrayTimer::BarrierIdle,
+            1 => ArrayTimer::BarrierIdle,
+            _ => ArrayTimer::Checkpoint,
         };
         self.on_owner(core, BdevId(tag.object), |owner, out| owner.timer(timer, out));
     }
@@ -150,7 +151,11 @@ impl Shard {
                     }
                 }
                 Mail::Arm(timer, after_ms) => {
-                    let op = u32::from(timer == ArrayTimer::BarrierIdle);
+                    let op = match timer {
+                        ArrayTimer::DaemonSleep => 0,
+                        ArrayTimer::BarrierIdle => 1,
+                        ArrayTimer::Checkpoint => 2,
+                    };
                     let tag = TimerTag { kind: KIND_ARRAY, object: bdev.0, op };
                     core.io.timers.arm(core.io.now_ms() + after_ms, tag);
                 }

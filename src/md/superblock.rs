@@ -26,6 +26,9 @@ const DATA_SECTORS_MIN: u64 = 10;
 /// See [`Superblock::unwritten_reads_zero`].
 const ZERO_MARK_MICROSECONDS: u32 = 606_060;
 
+/// See [`Superblock::is_ours`].
+const OWN_MARK_MICROSECONDS: u32 = 606_061;
+
 const _: () = assert!(FIXED_BYTES + 2 * MAX_DEV_LIMIT as usize == SUPERBLOCK_READ_BYTES);
 
 /// Bytes that may be a superblock. Only [`Unverified::parse`] leads to a [`Superblock`].
@@ -276,7 +279,9 @@ impl Superblock {
     /// Sets the time of the update that is about to be written, and in it whether chunks that the
     /// bitmap calls Unwritten read as zeroes ([`Superblock::unwritten_reads_zero`]).
     pub fn updated_at(&mut self, now_s: u64, unwritten_reads_zero: bool) {
-        self.utime_from(now_s, if unwritten_reads_zero { ZERO_MARK_MICROSECONDS } else { 0 });
+        let mark =
+            if unwritten_reads_zero { ZERO_MARK_MICROSECONDS } else { OWN_MARK_MICROSECONDS };
+        self.utime_from(now_s, mark);
     }
 
     /// Sets the time of the last update.
@@ -292,6 +297,12 @@ impl Superblock {
     /// microseconds of the update time, which the kernel always writes as 0 and never reads.
     pub fn unwritten_reads_zero(&self) -> bool {
         self.utime.microseconds() == u64::from(ZERO_MARK_MICROSECONDS)
+    }
+
+    /// Whether mdof wrote this superblock last, so that what it keeps in the bitmap's header for
+    /// itself is of today. The mark lies where that of [`Superblock::unwritten_reads_zero`] does.
+    pub fn is_ours(&self) -> bool {
+        self.unwritten_reads_zero() || self.utime.microseconds() == u64::from(OWN_MARK_MICROSECONDS)
     }
 
     /// The array was stopped (or idle) with its members alike.

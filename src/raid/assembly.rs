@@ -21,11 +21,16 @@
 //! written again and are durable before the array serves; the one with the header comes last, so
 //! that a crash on the way leaves what was doubtful doubtful. Control logs what it found.
 
-use super::{ArrayConfig, BitmapConfig, MemberConfig};
+use super::owner_bitmap::EVENTS_CLEARED_UNKNOWN;
+use super::owner_start::VOLATILE_CHUNK_SIZE_BYTES;
+use super::{ArrayConfig, BitmapConfig, Lacks, MemberConfig, newcomer};
 use crate::bdev::BdevId;
 use crate::bitmap::state::safer_byte;
 use crate::bitmap::{ChunkState, Infection};
-use crate::md::{Assembly, BitmapError, BitmapPlan, BitmapSuperblock, Candidate, Creation, Slot};
+use crate::md::{
+    Assembly, BitmapError, BitmapPlan, BitmapSuperblock, Candidate, Creation, SECTOR_BYTES, Slot,
+    Superblock,
+};
 
 /// What the operator decides about an array, beside its members.
 #[derive(Debug, Clone)]
@@ -60,7 +65,8 @@ pub fn from_creation(
 ) -> ArrayConfig {
     assert_eq!(bdevs.len(), creation.superblocks.len());
     let members = bdevs.iter().zip(&creation.superblocks).map(|(bdev, superblock)| {
-        Some(MemberConfig { bdev: bdev.bdev, unmap: bdev.unmap, superblock: superblock.clone() })
+        let superblock = superblock.clone();
+        Some(MemberConfig { bdev: bdev.bdev, unmap: bdev.unmap, superblock, lacks: None })
     });
     let chunks = usize::try_from(creation.chunk_count).expect("bounded by BITMAP_CHUNKS_MAX");
     let bitmap = BitmapConfig::Lockless {
@@ -86,10 +92,25 @@ pub fn from_assembly(
 ) -> Result<ArrayConfig, BitmapError> {
     let array = &assembly.superblock;
     let sources: Vec<usize> = assembly.slots.iter().filter_map(in_sync).collect();
-    let (bitmap, unwritten_reads_zero) = bitmap_config(assembly, candidates, &sources, states)?;
+    let (mut bitmap, unwritten_reads_zero) = bitmap_config(assembly, candidates, &sources, states)?;
+    let is_rebuilding = |slot: &Slot| matches!(slot, Slot::Rebuilding { .. });
+    let ours = sources.iter().all(|&source| candidates[source].superblock.is_ours());
+    if let BitmapConfig::Lockless { superblock, stale, rewrite, .. } = &mut bitmap {
+        if !ours || *stale || !matches!(assembly.bitmap, BitmapPlan::Load { .. }) {
+            superblock.events_cleared = EVENTS_CLEARED_UNKNOWN;
+        }
+        // Its copy may be behind.
+        *rewrite |= assembly.slots.iter().any(is_rebuilding);
+    }
+    let lacks = |own: &Superblock| lacks(&bitmap, own);
     let member = |slot: &Slot| {
-        // A member that was being rebuilt holds old data; it stays out until it is rebuilt anew.
-        let candidate = in_sync(slot)?;
+        let (candidate, lacks) = match *slot {
+            Slot::InSync { candidate } => (candidate, None),
+            Slot::Rebuilding { candidate, .. } => {
+                (candidate, Some(lacks(&candidates[candidate].superblock)))
+            }
+            Slot::Missing { .. } => return None,
+        };
         let mut superblock = candidates[candidate].superblock.clone();
         superblock.roles.clone_from(&array.roles);
         superblock.events = array.events;
@@ -99,9 +120,27 @@ pub fn from_assembly(
             superblock.updated_at(superblock.utime.seconds(), reads_zero);
         }
         let CandidateBdev { bdev, unmap } = bdevs[candidate];
-        Some(MemberConfig { bdev, unmap, superblock })
+        Some(MemberConfig { bdev, unmap, superblock, lacks })
     };
     Ok(config(options, assembly.slots.iter().map(member).collect(), bitmap))
+}
+
+/// What a member that was being rebuilt has to be given yet.
+fn lacks(bitmap: &BitmapConfig, own: &Superblock) -> Lacks {
+    match bitmap {
+        BitmapConfig::None { .. } => {
+            let chunk = own.recovery_offset_sectors.saturating_mul(SECTOR_BYTES)
+                / VOLATILE_CHUNK_SIZE_BYTES;
+            Lacks::AllFrom(usize::try_from(chunk).unwrap_or(0))
+        }
+        BitmapConfig::Lockless { superblock, .. }
+            if superblock.events_cleared != EVENTS_CLEARED_UNKNOWN && own.is_ours() =>
+        {
+            newcomer::recovering(own, superblock.chunk_sectors().unwrap_or(0).into())
+        }
+        // Linux md clears chunks, and calls them Unwritten, by other rules.
+        BitmapConfig::Lockless { .. } => Lacks::AllFrom(0),
+    }
 }
 
 fn in_sync(slot: &Slot) -> Option<usize> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::channel_op::{Op, OpState};
 use super::message::{BlockRange, Mail, Out, SlotMask, ToChannel, ToOwner};
-use super::{CHANNEL_OPS_MAX, MemberPlace, MemberSlot, Shared, bit};
+use super::{CHANNEL_OPS_MAX, MemberPlace, MemberSlot, Seniority, Shared, bit};
 use crate::bdev::{BdevId, BdevIo, Completion, IoOp, IoStatus, Station, Tag};
 
 /// Windows that resync can hold at once.
@@ -45,6 +45,11 @@ pub struct Channel {
     pub(super) in_sync: SlotMask,
     /// Members that are written: those in sync and those being rebuilt.
     pub(super) writable: SlotMask,
+    /// Since when they are in sync.
+    pub(super) seniority: Seniority,
+    /// Slots whose requests the owner waits for, and its name for the wait.
+    draining: SlotMask,
+    drain_round: u32,
     /// All slots of the array.
     all: SlotMask,
     /// Members whose absence is durable.
@@ -65,9 +70,11 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// The channel of an array whose members `in_sync` take part; all others are known absent.
+    /// The channel of an array whose members `in_sync` are read and whose members `writable` are
+    /// written; all others are known absent.
     #[must_use]
-    pub fn new(shared: Arc<Shared>, in_sync: SlotMask) -> Self {
+    pub fn new(shared: Arc<Shared>, in_sync: SlotMask, writable: SlotMask) -> Self {
+        assert!(in_sync & !writable == 0, "who is in sync is written");
         let shared_places = shared.members.clone().into_boxed_slice();
         let slots = shared.members.len();
         let all = if slots == 64 { SlotMask::MAX } else { (1 << slots) - 1 };
@@ -79,9 +86,12 @@ impl Channel {
             waiting: VecDeque::with_capacity(CHANNEL_OPS_MAX),
             places: shared_places,
             in_sync,
-            writable: in_sync,
+            writable,
+            seniority: Seniority::new(slots),
+            draining: 0,
+            drain_round: 0,
             all,
-            recorded: all & !in_sync,
+            recorded: all & !writable,
             reported: 0,
             locks: [None; LOCKS],
             lock_count: 0,
@@ -132,6 +142,9 @@ impl Channel {
             IoOp::Read | IoOp::Compare => self.read_answered(op, slot, status, out),
             _ => self.write_answered(op, slot, status, out),
         }
+        if self.draining != 0 {
+            self.report_drained(out);
+        }
     }
 
     /// The owner says something.
@@ -152,7 +165,7 @@ impl Channel {
             ToChannel::Place(slot, place) => self.places[usize::from(slot)] = Some(place),
             ToChannel::Members { epoch, in_sync, writable } => {
                 if !mutant!(MembershipNotAdopted) {
-                    self.adopt(in_sync, writable);
+                    self.adopt(epoch, in_sync, writable);
                 }
                 out.mail.push_back(Mail::Owner(ToOwner::Adopted(epoch)));
                 self.recheck_recorded(out);
@@ -160,6 +173,11 @@ impl Channel {
             ToChannel::Recorded(absent) => {
                 self.recorded |= absent;
                 self.recheck_recorded(out);
+            }
+            ToChannel::Drain(round, slot) => {
+                self.drain_round = round;
+                self.draining = bit(slot);
+                self.report_drained(out);
             }
             ToChannel::Quiesce(round) => self.begin_quiesce(round, out),
             ToChannel::Lock(window, range) => self.lock(window, range, out),
@@ -179,12 +197,37 @@ impl Channel {
     }
 
     /// Takes over a membership. A member that comes (back) is neither known absent nor reported.
-    fn adopt(&mut self, in_sync: SlotMask, writable: SlotMask) {
+    fn adopt(&mut self, epoch: u32, in_sync: SlotMask, writable: SlotMask) {
         let joined = writable & !self.writable;
-        self.recorded &= !joined;
-        self.reported &= !joined;
+        if joined != 0 {
+            self.welcome(joined);
+        }
+        self.seniority.came(in_sync & !self.in_sync, epoch);
         self.in_sync = in_sync;
         self.writable = writable;
+    }
+
+    /// Members join, or come back. What is under way was not sent to them and need not be: its
+    /// chunks are copied to them when it has ended.
+    #[cold]
+    fn welcome(&mut self, joined: SlotMask) {
+        self.recorded &= !joined;
+        self.reported &= !joined;
+        for op in &mut self.ops {
+            if matches!(op.state(), OpState::Members | OpState::RecordWait) {
+                op.excused |= if mutant!(NewcomerNotExcused) { 0 } else { joined };
+                op.tried &= !joined;
+            }
+        }
+    }
+
+    /// Tells the owner when no request to the slots it asks about is under way.
+    #[cold]
+    fn report_drained(&mut self, out: &mut Out<'_>) {
+        if self.ops.iter().all(|op| op.pending & self.draining == 0) {
+            self.draining = 0;
+            out.mail.push_back(Mail::Owner(ToOwner::Drained(self.drain_round)));
+        }
     }
 
     /// Host requests that have not ended.

@@ -75,6 +75,8 @@ pub(super) struct Op {
     pub(super) ok: SlotMask,
     /// Members a read has been tried on.
     pub(super) tried: SlotMask,
+    /// Members that joined while it was under way: it was not sent to them.
+    pub(super) excused: SlotMask,
     /// First failure, for the host if nothing better comes.
     pub(super) failure: IoStatus,
     /// Bit i: chunk i of a read was Unwritten when it was sent, so its part reads as zeroes.
@@ -98,6 +100,7 @@ impl Op {
             pending: 0,
             ok: 0,
             tried: 0,
+            excused: 0,
             failure: IoStatus::Ok,
             zero_chunks: 0,
             holds_up: 0,

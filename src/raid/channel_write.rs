@@ -61,6 +61,7 @@ impl Channel {
     fn fan_out(&mut self, op: u32, out: &mut Out<'_>) {
         assert!(self.in_sync != 0, "an array keeps its last member");
         self.ops[op as usize].set_state(OpState::Members);
+        self.ops[op as usize].excused = 0;
         for slot in slots(self.writable) {
             self.send(op, slot, out);
         }
@@ -87,14 +88,8 @@ impl Channel {
     fn all_answered(&mut self, op: u32, out: &mut Out<'_>) {
         let this = &self.ops[op as usize];
         if this.ok == 0 {
-            let (failure, kind, range) = (this.failure, this.io().op, this.range);
-            if kind != IoOp::Flush && self.shared.map.is_some() {
-                let chunks = self.shared.chunks(range.lba, range.blocks);
-                out.mail.push_back(Mail::Owner(ToOwner::WriteLost {
-                    first: u32::try_from(*chunks.start()).expect("chunks fit u32"),
-                    last: u32::try_from(*chunks.end()).expect("chunks fit u32"),
-                }));
-            }
+            let failure = this.failure;
+            self.report_lost(op, out);
             return self.finish(op, failure, out);
         }
         let failed_on = this.tried;
@@ -107,6 +102,20 @@ impl Channel {
         self.acknowledge(op, out);
     }
 
+    /// Tells the owner of a write that the host will hear has failed, and that members may have
+    /// done all the same: they may differ there now.
+    #[cold]
+    fn report_lost(&mut self, op: u32, out: &mut Out<'_>) {
+        let this = &self.ops[op as usize];
+        if this.io().op != IoOp::Flush && self.shared.map.is_some() {
+            let chunks = self.shared.chunks(this.range.lba, this.range.blocks);
+            out.mail.push_back(Mail::Owner(ToOwner::WriteLost {
+                first: u32::try_from(*chunks.start()).expect("chunks fit u32"),
+                last: u32::try_from(*chunks.end()).expect("chunks fit u32"),
+            }));
+        }
+    }
+
     /// Whether a write that all members have answered can end, and how: every member that missed
     /// it must be durably known absent, and one that has it must still be a member.
     fn may_acknowledge(&self, op: u32) -> Option<IoStatus> {
@@ -115,7 +124,7 @@ impl Channel {
             // Those that have it were thrown out meanwhile: the members left missed it.
             return Some(IoStatus::MediaError);
         }
-        let missed = self.all_slots() & !this.ok;
+        let missed = self.all_slots() & !this.ok & !this.excused;
         if missed & !self.recorded == 0 || mutant!(AcknowledgeBeforeRecorded) {
             return Some(IoStatus::Ok);
         }
@@ -125,6 +134,9 @@ impl Channel {
 
     fn acknowledge(&mut self, op: u32, out: &mut Out<'_>) {
         let status = self.may_acknowledge(op).expect("asked before");
+        if !status.is_ok() {
+            self.report_lost(op, out);
+        }
         if status.is_ok() && !self.ops[op as usize].later.is_empty() {
             self.end_write(op, out);
             self.ops[op as usize].set_state(OpState::Ready);

@@ -73,6 +73,8 @@ pub enum ToOwner {
     Adopted(u32),
     /// Every write that was in flight when the channel got this quiesce round has ended.
     Quiesced(u32),
+    /// No request to the slot that this drain round asks about is under way.
+    Drained(u32),
     /// No write to the window's range is in flight, and none will start.
     Locked(u8),
     /// The channel takes no more requests and has none.
@@ -101,6 +103,9 @@ pub enum ToChannel {
     },
     /// The absence of these members is durable on the others.
     Recorded(SlotMask),
+    /// Say when no request to the slot is under way, which takes no part: answer
+    /// [`ToOwner::Drained`] with the round's number.
+    Drain(u32, MemberSlot),
     /// Pass a quiescent point; answer [`ToOwner::Quiesced`].
     Quiesce(u32),
     /// Hold back writes to the range; answer [`ToOwner::Locked`].
@@ -120,6 +125,8 @@ pub enum ArrayTimer {
     DaemonSleep,
     /// Aging chunks have been idle long enough to be cleared.
     BarrierIdle,
+    /// Time to note how far a rebuild has got, or to try again what could not be read.
+    Checkpoint,
 }
 
 /// What an operator should know. Displayed in the log with the array's name before it.
@@ -177,6 +184,39 @@ pub enum ArrayEvent {
         /// Chunks that no member could read.
         unreadable: u64,
     },
+    /// The operator has taken a member out: its slot is empty.
+    MemberRemoved {
+        /// The slot.
+        slot: MemberSlot,
+    },
+    /// A member joins; it is written from now on, and rebuilt.
+    MemberJoined {
+        /// The slot.
+        slot: MemberSlot,
+        /// It was a member before and has all but what changed since.
+        guided: bool,
+    },
+    /// A member is being rebuilt.
+    RebuildStarted {
+        /// The member.
+        slot: MemberSlot,
+        /// Chunks to copy.
+        chunks: u64,
+    },
+    /// A member has everything and is read from now on.
+    RebuildDone {
+        /// The member.
+        slot: MemberSlot,
+        /// Chunks copied.
+        chunks: u64,
+    },
+    /// All but some chunks were copied to a member: those could be read from nobody.
+    RebuildStalled {
+        /// The member.
+        slot: MemberSlot,
+        /// Chunks not copied.
+        unreadable: u64,
+    },
     /// No member holds the bitmap any more: writes are refused.
     MetadataLost,
     /// Stopped; the superblocks say clean, or that a resync is due.
@@ -226,6 +266,25 @@ impl fmt::Display for ArrayEvent {
                 f,
                 "resync is done, {chunks} chunks copied; {unreadable} chunks could be read from \
                  no member and stay in doubt"
+            ),
+            Self::MemberRemoved { slot } => write!(f, "member {slot} was removed"),
+            Self::MemberJoined { slot, guided: true } => {
+                write!(f, "member {slot} is back; it will be given what changed while it was away")
+            }
+            Self::MemberJoined { slot, guided: false } => {
+                write!(f, "member {slot} has joined; it will be given all that was ever written")
+            }
+            Self::RebuildStarted { slot, chunks } => {
+                write!(f, "rebuild of member {slot} begins: {chunks} chunks to copy")
+            }
+            Self::RebuildDone { slot, chunks } => {
+                write!(f, "member {slot} is rebuilt and in sync, {chunks} chunks copied")
+            }
+            Self::RebuildStalled { slot, unreadable } => write!(
+                f,
+                "member {slot} lacks {unreadable} chunks that no member could read; it is not in \
+                 sync. They are tried again every half minute, and a write of the whole chunk \
+                 makes it readable"
             ),
             Self::MetadataLost => f.write_str(
                 "the bitmap could not be written to any member: writes are refused from now on. \

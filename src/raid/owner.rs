@@ -13,9 +13,11 @@ use super::message::{ArrayTimer, Mail, Out, SlotMask, ToChannel, ToOwner};
 use super::owner_bitmap::BitmapKeeper;
 use super::owner_daemon::Daemon;
 use super::owner_discard::Discarder;
+use super::owner_join::Joiner;
 use super::owner_members::{Member, MemberState, Recorder};
+use super::owner_rebuild::Rebuilder;
 use super::owner_resync::Walker;
-use super::{ArrayStatus, MemberPlace, MemberSlot, Shared};
+use super::{ArrayStatus, MemberPlace, MemberSlot, Seniority, Shared};
 use crate::bdev::{BdevIo, Completion, IoOp, IoStatus, Station, Tag};
 use crate::reactor::buf::{BufPool, IoBuf};
 
@@ -71,6 +73,8 @@ pub(super) enum OwnerOp {
     Flush,
     /// Freeing of chunks that are Unwritten.
     Free,
+    /// Flush of a member that is being rebuilt.
+    RebuildFlush,
 }
 
 impl OwnerOp {
@@ -82,6 +86,7 @@ impl OwnerOp {
             Self::Window(index) => (3, index),
             Self::Flush => (4, 0),
             Self::Free => (5, 0),
+            Self::RebuildFlush => (6, 0),
         };
         kind << 24 | u32::try_from(index).expect("indexes are small")
     }
@@ -95,6 +100,7 @@ impl OwnerOp {
             3 => Self::Window(index),
             4 => Self::Flush,
             5 => Self::Free,
+            6 => Self::RebuildFlush,
             kind => panic!("no owner request is of kind {kind}"),
         }
     }
@@ -120,6 +126,10 @@ pub struct Owner {
     pub(super) daemon: Daemon,
     pub(super) walker: Walker,
     pub(super) discarder: Discarder,
+    pub(super) joiner: Joiner,
+    pub(super) rebuilder: Rebuilder,
+    /// Since when members have been in sync.
+    pub(super) seniority: Seniority,
     /// No member holds the metadata any more.
     pub(super) failed: bool,
     closed_count: u16,
@@ -138,12 +148,18 @@ impl Owner {
         daemon: Daemon,
         recorder: Recorder,
     ) -> Self {
-        let in_sync = members
-            .iter()
-            .zip(0u32..)
-            .filter(|(member, _)| member.state == MemberState::InSync)
-            .fold(0, |mask, (_, slot)| mask | 1 << slot);
+        let in_state = |state| {
+            let members = members.iter().zip(0u32..);
+            members
+                .filter(|(member, _)| member.state == state)
+                .fold(0, |mask: SlotMask, (_, slot)| mask | 1 << slot)
+        };
+        let in_sync = in_state(MemberState::InSync);
+        let writable = in_sync | in_state(MemberState::Rebuilding);
         Self {
+            joiner: Joiner::new(),
+            rebuilder: Rebuilder::default(),
+            seniority: Seniority::new(members.len()),
             places: shared.members.clone(),
             shared,
             pool,
@@ -151,7 +167,7 @@ impl Owner {
             life: Life::Starting,
             members,
             in_sync,
-            writable: in_sync,
+            writable,
             recorder,
             bitmap,
             daemon,
@@ -190,6 +206,7 @@ impl Owner {
             ToOwner::ReadFailed(slot, range) => self.read_failed(slot, range, out),
             ToOwner::WriteLost { first, last } => self.write_lost(first, last),
             ToOwner::Adopted(epoch) => self.recorder.adopted(core, epoch),
+            ToOwner::Drained(round) => self.drained(round),
             ToOwner::Quiesced(round) => self.quiesced(round, out),
             ToOwner::Locked(DISCARD_WINDOW) => self.piece_locked(),
             ToOwner::Locked(window) => self.window_locked(window),
@@ -207,6 +224,7 @@ impl Owner {
             OwnerOp::Window(index) => self.window_answered(index, tag.part, status, out),
             OwnerOp::Flush => self.flush_answered(tag.part, status, out),
             OwnerOp::Free => self.free_answered(tag.part, out),
+            OwnerOp::RebuildFlush => self.rebuild_flushed(tag.part, status, out),
         }
         self.poll(out);
     }
@@ -216,16 +234,19 @@ impl Owner {
         match timer {
             ArrayTimer::DaemonSleep => self.daemon_wakes(out),
             ArrayTimer::BarrierIdle => self.daemon_rested(out),
+            ArrayTimer::Checkpoint => self.checkpoint_due(out),
         }
         self.poll(out);
     }
 
     /// Moves every part as far as it can go without another event. Bounded work.
     pub fn poll(&mut self, out: &mut Out<'_>) {
+        self.poll_join(out);
         self.poll_bitmap(out);
         self.poll_recorder(out);
         self.poll_zeroing(out);
         self.poll_daemon(out);
+        self.poll_rebuild(out);
         self.poll_resync(out);
         self.poll_discard(out);
         self.poll_life(out);
@@ -235,7 +256,9 @@ impl Owner {
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.daemon.is_walking()
+            || self.joiner.wants_poll() && self.life == Life::Running && !self.failed
             || self.walker.is_searching()
+            || self.is_searching_rebuild()
             || self.walker.wants_buffer()
             || self.discarder.is_searching()
     }
@@ -265,7 +288,11 @@ impl Owner {
                 self.daemon.stop();
                 self.poll_life(out);
             }
-            Life::Winding if self.walker.is_idle() && self.daemon.is_idle() => {
+            Life::Winding
+                if self.walker.is_idle()
+                    && self.daemon.is_idle()
+                    && !self.rebuilder.is_flushing() =>
+            {
                 self.set_life(Life::Flushing);
                 if mutant!(StopWithoutFlush) {
                     return self.poll_life(out);
@@ -274,6 +301,7 @@ impl Owner {
                 self.flush_members(out);
             }
             Life::Flushing if self.stop_flush_pending == 0 => {
+                self.note_progress_at_stop();
                 self.set_life(Life::Settling);
                 self.poll_life(out);
             }
@@ -336,6 +364,11 @@ impl Owner {
         self.in_sync.count_ones() as usize != self.members.len()
     }
 
+    /// A slot has no member that is written: it misses what is written now.
+    pub(super) fn is_short(&self) -> bool {
+        self.writable.count_ones() as usize != self.members.len()
+    }
+
     /// The array can no longer keep its promises: everything that changes data is refused.
     pub(super) fn fail_array(&mut self, out: &mut Out<'_>) {
         if !std::mem::replace(&mut self.failed, true) {
@@ -361,7 +394,7 @@ impl Owner {
         let place = self.place(slot);
         let io = BdevIo {
             op: request.op,
-            fua: request.op != IoOp::Read,
+            fua: request.op != IoOp::Read && !self.is_flushed_later(owner_op),
             lba: request.lba,
             blocks: request.blocks,
             buf: request.buf,
@@ -392,6 +425,7 @@ impl Owner {
             },
             events: self.recorder.events(),
             resync: self.walker.progress(),
+            rebuild: self.rebuilder.progress(),
             failed: self.failed,
             knobs: self.bitmap.as_ref().map(|bitmap| super::Knobs {
                 daemon_sleep_s: Some(bitmap.daemon_sleep_s()),

@@ -98,6 +98,11 @@ impl Discarder {
         self.state == DiscardState::Idle && !self.jobs.is_empty()
     }
 
+    /// Members are freeing space for it.
+    pub(super) fn is_freeing(&self) -> bool {
+        matches!(self.state, DiscardState::Freeing { .. })
+    }
+
     /// Whether the chunk is held: nobody else may change it or its bytes.
     pub(super) fn holds(&self, chunk: usize) -> bool {
         self.piece.as_ref().is_some_and(|piece| piece.contains(&chunk))

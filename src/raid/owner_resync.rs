@@ -9,7 +9,8 @@ use std::collections::VecDeque;
 use super::channel::WINDOWS;
 use super::message::{ArrayEvent, BlockRange, Mail, Out, SlotMask, ToChannel};
 use super::owner::{Life, MemberRequest, Owner, OwnerOp};
-use super::{MemberSlot, bit, slots, source_of};
+use super::owner_rebuild::Wanted;
+use super::{MemberSlot, bit, slots};
 use crate::bdev::{IoOp, IoStatus};
 use crate::bitmap::{Action, ChunkState};
 use crate::limits::IO_SIZE_BYTES_MAX;
@@ -28,8 +29,10 @@ const REPAIRS_MAX: usize = 64;
 /// What a window is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Job {
-    /// Copy a chunk to all members.
-    Resync { chunk: usize },
+    /// Copy a chunk to all members; `by_rebuild`: because a rebuild came by.
+    Resync { chunk: usize, by_rebuild: bool },
+    /// Copy a chunk on which the members in sync agree to the one that is being rebuilt.
+    Rebuild { chunk: usize },
     /// Rewrite a range on the member that failed to read it.
     Repair { slot: MemberSlot },
 }
@@ -109,7 +112,7 @@ impl Default for Walker {
     fn default() -> Self {
         let window = || Window {
             state: WindowState::Free,
-            job: Job::Resync { chunk: 0 },
+            job: Job::Resync { chunk: 0, by_rebuild: false },
             locked: BlockRange { lba: 0, blocks: 0 },
             next: 0,
             end: 0,
@@ -149,6 +152,34 @@ impl Walker {
         self.windows.iter().all(Window::is_free)
     }
 
+    /// A window is free.
+    pub(super) fn has_room(&self) -> bool {
+        self.windows.iter().any(Window::is_free)
+    }
+
+    /// The window copies a chunk, durably only after a flush.
+    pub(super) fn is_copying(&self, index: usize) -> bool {
+        matches!(self.windows[index].job, Job::Resync { .. } | Job::Rebuild { .. })
+    }
+
+    /// First chunk that a window is copying.
+    pub(super) fn first_chunk(&self) -> Option<usize> {
+        let busy = self.windows.iter().filter(|window| !window.is_free());
+        let chunks = busy.filter_map(|window| match window.job {
+            Job::Resync { chunk, .. } | Job::Rebuild { chunk } => Some(chunk),
+            Job::Repair { .. } => None,
+        });
+        chunks.min()
+    }
+
+    pub(super) fn has_requests_at(&self, slot: MemberSlot) -> bool {
+        self.windows.iter().any(|window| match window.state {
+            WindowState::Reading { source } => source == slot,
+            WindowState::Writing { pending, .. } => pending & bit(slot) != 0,
+            _ => false,
+        })
+    }
+
     /// A window works in the range.
     pub(super) fn works_in(&self, range: &BlockRange) -> bool {
         self.windows.iter().filter(|window| !window.is_free()).any(|window| {
@@ -167,7 +198,7 @@ impl Walker {
 
     /// A poll will find work without another event.
     pub(super) fn is_searching(&self) -> bool {
-        self.cursor.is_some() && self.windows.iter().any(Window::is_free)
+        self.cursor.is_some() && self.has_room()
     }
 
     pub(super) fn wants_buffer(&self) -> bool {
@@ -197,7 +228,15 @@ impl Owner {
                     self.begin_window(index, Job::Repair { slot }, range, out);
                 }
             } else if let Some(chunk) = self.find_chunk() {
-                self.begin_chunk(index, chunk, out);
+                self.begin_chunk(index, chunk, false, out);
+            } else if let Some((chunk, wanted)) = self.find_rebuild() {
+                match wanted {
+                    Wanted::Resync => self.begin_chunk(index, chunk, true, out),
+                    _ => {
+                        let range = self.shared.blocks_of_chunk(chunk);
+                        self.begin_window(index, Job::Rebuild { chunk }, range, out);
+                    }
+                }
             } else {
                 break;
             }
@@ -211,7 +250,9 @@ impl Owner {
     fn find_chunk(&mut self) -> Option<usize> {
         let map = self.shared.map.as_ref()?;
         let from = self.walker.cursor?;
-        let end = map.len().min(from + CHUNKS_PER_POLL);
+        // The rest is the rebuild's, which comes by there.
+        let last = self.rebuild_covers_from().map_or(map.len(), |from| from.min(map.len()));
+        let end = last.min(from + CHUNKS_PER_POLL).max(from);
         // What is held for a discard will be Unwritten before anybody looks again.
         // A window that works there may copy the other way: its end comes first.
         let mut again = false;
@@ -225,7 +266,7 @@ impl Owner {
         });
         self.walker.again |= again;
         let next = found.map_or(end, |chunk| chunk + 1);
-        self.walker.cursor = (next < map.len()).then_some(next);
+        self.walker.cursor = (next < last).then_some(next);
         if self.walker.cursor.is_none() && std::mem::take(&mut self.walker.again) {
             self.walker.cursor = Some(0);
         }
@@ -248,15 +289,16 @@ impl Owner {
         Some(BlockRange { lba, blocks: end - lba })
     }
 
-    fn begin_chunk(&mut self, index: usize, chunk: usize, out: &mut Out<'_>) {
+    fn begin_chunk(&mut self, index: usize, chunk: usize, by_rebuild: bool, out: &mut Out<'_>) {
         let map = self.shared.map.as_ref().expect("a chunk of the map");
-        if !std::mem::replace(&mut self.walker.active, true) {
+        if !by_rebuild && !std::mem::replace(&mut self.walker.active, true) {
             let chunks = map.histogram()[ChunkState::NeedSync as usize];
             (self.walker.total, self.walker.done, self.walker.unreadable) = (chunks, 0, 0);
             out.mail.push_back(Mail::Event(ArrayEvent::ResyncStarted { chunks }));
         }
         map.change_quietly(chunk, ChunkState::NeedSync.after(Action::Startsync));
-        self.begin_window(index, Job::Resync { chunk }, self.shared.blocks_of_chunk(chunk), out);
+        let range = self.shared.blocks_of_chunk(chunk);
+        self.begin_window(index, Job::Resync { chunk, by_rebuild }, range, out);
     }
 
     fn begin_window(&mut self, index: usize, job: Job, range: BlockRange, out: &mut Out<'_>) {
@@ -301,12 +343,16 @@ impl Owner {
 
     fn read_piece(&mut self, index: usize, out: &mut Out<'_>) {
         let blocks = self.piece_blocks(index);
+        let rebuilt = self.rebuild_targets();
         let window = &mut self.walker.windows[index];
+        if matches!(window.job, Job::Rebuild { .. }) && rebuilt == 0 {
+            return self.end_window(index, false, out);
+        }
         let excluded = match window.job {
-            Job::Resync { .. } => window.tried,
+            Job::Resync { .. } | Job::Rebuild { .. } => window.tried,
             Job::Repair { slot } => window.tried | bit(slot),
         };
-        let Some(source) = source_of(self.in_sync & !excluded) else {
+        let Some(source) = self.seniority.source_of(self.in_sync & !excluded) else {
             return self.end_window(index, false, out);
         };
         if window.buf.is_none() {
@@ -354,6 +400,7 @@ impl Owner {
         out: &mut Out<'_>,
     ) {
         let blocks = self.piece_blocks(index);
+        let rebuilt = self.rebuild_targets();
         let window = &mut self.walker.windows[index];
         if !status.is_ok() {
             self.members[usize::from(source)].read_errors += 1;
@@ -374,6 +421,7 @@ impl Owner {
                 others & (others - 1)
             }
             Job::Resync { .. } => self.writable & !bit(source),
+            Job::Rebuild { .. } => rebuilt,
             Job::Repair { slot } => self.in_sync & bit(slot),
         };
         if targets == 0 {
@@ -418,19 +466,25 @@ impl Owner {
 
     /// The window's job is over, completed or not; the range is free again.
     fn end_window(&mut self, index: usize, completed: bool, out: &mut Out<'_>) {
+        self.rebuilder.unblock();
         let window = &mut self.walker.windows[index];
         window.set_state(WindowState::Free);
         window.buf = None;
         let completed = completed || mutant!(UnreadableCountsAsCopied);
         match window.job {
-            Job::Resync { chunk } => {
+            Job::Resync { chunk, by_rebuild } => {
                 let map = self.shared.map.as_ref().expect("a chunk of the map");
                 let action = if completed { Action::Endsync } else { Action::Abortsync };
                 // A host write may have left it Syncing or, by a lost write, NeedSync.
                 map.change_quietly(chunk, map.state(chunk).after(action));
-                self.walker.done += u64::from(completed);
-                self.walker.unreadable += u64::from(!completed);
+                if by_rebuild {
+                    self.rebuilder.count(chunk, 1, completed);
+                } else {
+                    self.walker.done += u64::from(completed);
+                    self.walker.unreadable += u64::from(!completed);
+                }
             }
+            Job::Rebuild { chunk } => self.rebuilder.count(chunk, 1, completed),
             Job::Repair { slot } if completed => {
                 let lba = window.locked.lba;
                 out.mail.push_back(Mail::Event(ArrayEvent::ReadRepaired { slot, lba }));
@@ -446,7 +500,7 @@ impl Owner {
         if !self.walker.is_idle() {
             return;
         }
-        if self.life() == Life::Running && self.writable.count_ones() < 2 {
+        if self.failed || self.life() == Life::Running && self.writable.count_ones() < 2 {
             self.walker.cursor = None;
         }
         if std::mem::take(&mut self.walker.active) {

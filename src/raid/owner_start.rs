@@ -6,8 +6,8 @@ use super::message::SlotMask;
 use super::owner::Owner;
 use super::owner_bitmap::BitmapKeeper;
 use super::owner_daemon::Daemon;
-use super::owner_members::{Member, MemberState, Recorder};
-use super::{ArrayConfig, BitmapConfig, CHUNK_SIZE_BYTES_MIN, MemberPlace, Shared};
+use super::owner_members::{Member, MemberState, Rebuild, Recorder};
+use super::{ArrayConfig, BitmapConfig, CHUNK_SIZE_BYTES_MIN, MemberConfig, MemberPlace, Shared};
 use crate::bdev::BdevId;
 use crate::bitmap::{Advise, ChunkMap, ChunkState, state};
 use crate::limits::MEMBERS_MAX;
@@ -15,19 +15,29 @@ use crate::md::{Role, SECTOR_BYTES, Superblock};
 use crate::reactor::buf::BufPool;
 
 /// Chunk size of the map that steers the resync of an array without a bitmap.
-const VOLATILE_CHUNK_SIZE_BYTES: u64 = 1 << 20;
+pub(super) const VOLATILE_CHUNK_SIZE_BYTES: u64 = 1 << 20;
 
 impl ArrayConfig {
-    /// The members that take part.
+    /// The members that have everything.
     #[must_use]
     pub fn in_sync(&self) -> SlotMask {
-        (0u32..)
-            .zip(&self.members)
-            .fold(0, |mask, (slot, member)| mask | SlotMask::from(member.is_some()) << slot)
+        self.members_that(|member| member.lacks.is_none())
+    }
+
+    /// The members that are written: those in sync and those being rebuilt.
+    #[must_use]
+    pub fn writable(&self) -> SlotMask {
+        self.members_that(|_| true)
+    }
+
+    fn members_that(&self, wanted: impl Fn(&MemberConfig) -> bool) -> SlotMask {
+        (0u32..).zip(&self.members).fold(0, |mask, (slot, member)| {
+            mask | SlotMask::from(member.as_ref().is_some_and(&wanted)) << slot
+        })
     }
 
     fn first_superblock(&self) -> Result<&Superblock, String> {
-        let member = self.members.iter().flatten().next();
+        let member = self.members.iter().flatten().find(|member| member.lacks.is_none());
         Ok(&member.ok_or_else(|| format!("array {}: no member is present", self.name))?.superblock)
     }
 }
@@ -81,8 +91,12 @@ pub(super) fn shared(
         let data_lba = offset / sectors_per_block;
         Ok(Some(MemberPlace { bdev: member.bdev, data_lba, unmap: member.unmap }))
     });
-    let unwritten_reads_zero =
-        config.members.iter().flatten().all(|member| member.superblock.unwritten_reads_zero());
+    let unwritten_reads_zero = config
+        .members
+        .iter()
+        .flatten()
+        .filter(|member| member.lacks.is_none())
+        .all(|member| member.superblock.unwritten_reads_zero());
     Ok(Shared {
         bdev,
         block_size_bytes: config.block_size_bytes,
@@ -193,7 +207,7 @@ fn members(config: &ArrayConfig) -> Vec<Member> {
         config.members.iter().flatten().map(|member| member.superblock.dev_number).collect();
     let slots = config.members.iter().map(|member| {
         let Some(member) = member else {
-            return Member { state: MemberState::Missing, superblock: None, read_errors: 0 };
+            return Member::new(MemberState::Missing, None);
         };
         let mut superblock = member.superblock.clone();
         let numbers = u32::try_from(superblock.roles.len()).expect("md's table is short");
@@ -204,7 +218,11 @@ fn members(config: &ArrayConfig) -> Vec<Member> {
                 superblock.set_role(number, Role::Faulty);
             }
         }
-        Member { state: MemberState::InSync, superblock: Some(superblock), read_errors: 0 }
+        let Some(lacks) = member.lacks else {
+            return Member::new(MemberState::InSync, Some(superblock));
+        };
+        let rebuild = Some(Rebuild::new(lacks));
+        Member { rebuild, ..Member::new(MemberState::Rebuilding, Some(superblock)) }
     });
     slots.collect()
 }

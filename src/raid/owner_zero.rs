@@ -20,6 +20,8 @@ pub(super) struct ZeroJob {
     pub(super) busy: bool,
     pub(super) chunk: usize,
     pub(super) pending: SlotMask,
+    /// Members when it began.
+    members: SlotMask,
     ok: SlotMask,
     failed: SlotMask,
     failure: Option<IoStatus>,
@@ -27,6 +29,13 @@ pub(super) struct ZeroJob {
     /// recorded. A power cut before would bring one of them back as equal, with what it held
     /// before the zeroing, and the chunk Dirty.
     zeroed: bool,
+}
+
+impl ZeroJob {
+    /// Requests to the slot's device are under way.
+    pub(super) fn has_requests_at(&self, slot: MemberSlot) -> bool {
+        self.pending & bit(slot) != 0
+    }
 }
 
 impl Owner {
@@ -41,7 +50,7 @@ impl Owner {
             return false;
         };
         bitmap.zero_jobs[index] =
-            ZeroJob { busy: true, chunk, pending: members, ..ZeroJob::default() };
+            ZeroJob { busy: true, chunk, pending: members, members, ..ZeroJob::default() };
         let range = self.shared.blocks_of_chunk(chunk);
         for slot in slots(members) {
             let place = self.place(slot);
@@ -100,7 +109,12 @@ impl Owner {
                 continue;
             }
             let job = std::mem::take(&mut self.keeper().zero_jobs[index]);
-            let next = state::on_write(ChunkState::Unwritten, self.is_degraded());
+            let mut next = state::on_write(ChunkState::Unwritten, self.is_short());
+            if self.writable & !job.members != 0 && !mutant!(ZeroedWithoutNewcomer) {
+                // Somebody has joined while it was zeroed, and was not asked to.
+                next = ChunkState::NeedSync;
+                self.walker.look_again();
+            }
             self.turn(job.chunk, next);
         }
         self.advance_queue(Blocked::ZeroJobs, out);

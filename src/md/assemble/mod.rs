@@ -242,7 +242,10 @@ fn filled(own: &Superblock, candidate: usize) -> Slot {
 }
 
 /// What must hold for a member besides its role and events.
-fn check_member(array: &Superblock, candidate: &Candidate) -> Result<(), RejectionReason> {
+///
+/// # Errors
+/// What does not.
+pub fn check_member(array: &Superblock, candidate: &Candidate) -> Result<(), RejectionReason> {
     let own = &candidate.superblock;
     let field = |field| Err(RejectionReason::Geometry { field });
     if own.level != array.level {

@@ -80,6 +80,12 @@ impl Disk {
         }
     }
 
+    /// A device of the same kind.
+    pub(super) fn another(&self, meta: Vec<u8>, data: Vec<u64>) -> Self {
+        assert_eq!(data.len(), self.live.len());
+        Self::new(self.block, self.data_lba, meta, data)
+    }
+
     fn meta_cells(&self) -> usize {
         META_BYTES / self.block
     }

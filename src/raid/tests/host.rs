@@ -100,6 +100,12 @@ impl Host {
         self.blocks[lba].possible.contains(&version)
     }
 
+    /// What the block holds, if nothing is under way that changes it.
+    pub(super) fn acknowledged(&self, lba: usize) -> Option<u64> {
+        let block = &self.blocks[lba];
+        block.acknowledged.filter(|_| block.in_flight.is_none())
+    }
+
     pub(super) fn possible(&self, lba: usize) -> &[u64] {
         &self.blocks[lba].possible
     }

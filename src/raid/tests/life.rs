@@ -45,6 +45,8 @@ struct Habits {
     leave_out: usize,
     /// Steps of work in a round, at most.
     steps: usize,
+    /// One step of work in so many, the operator changes something about the members.
+    operator: usize,
     /// The chunks that most requests go to.
     hot: usize,
     hot_chunks: usize,
@@ -106,6 +108,7 @@ fn habits(rng: &mut Rng, shape: &Shape) -> Habits {
     Habits {
         faults,
         leave_out: if rng.one_in(3) { 3 } else { 0 },
+        operator: [0, 0, 30, 100][rng.below(4)],
         steps: [60, 300, 1500, 3000][rng.below(4)],
         hot,
         hot_chunks,
@@ -215,6 +218,9 @@ impl World {
             if self.host.in_flight() < depth && self.host.has_room() && self.rng.one_in(3) {
                 self.some_request(habits);
             }
+            if self.rng.one_in(habits.operator) {
+                self.some_operator_act();
+            }
             if self.rng.one_in(40) {
                 self.fire_timer();
             }
@@ -317,6 +323,10 @@ pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
         violated(0, "no start although nothing fails");
     }
     world.read_all();
+    if habits.operator > 0 {
+        world.make_whole();
+        world.read_all();
+    }
     world.stop();
     world.cut_power();
     if !had_faults && world.host.failed > 0 {

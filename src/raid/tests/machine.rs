@@ -86,7 +86,7 @@ impl World {
         let tag = io.completion.tag();
         let is_host_write = io.op.modifies() && tag.station == Station::RaidChannel;
         if is_host_write && self.doomed.is_none() && self.rng.one_in(self.faults.lost) {
-            self.doomed = Some((core, tag.op, self.in_sync().count_ones()));
+            self.doomed = Some((core, tag.op, self.writable().count_ones()));
         }
     }
 
@@ -140,7 +140,7 @@ impl World {
 
     /// A member has failed a request: another one may be asked from now on about chunks in
     /// which members differ.
-    fn unsettle_doubtful(&mut self) {
+    pub(super) fn unsettle_doubtful(&mut self) {
         let running = self.running.as_ref().unwrap();
         let shared = running.shared.clone();
         for chunk in 0..shared.map.as_ref().unwrap().len() {
@@ -260,6 +260,8 @@ impl World {
 
     fn check_event(&mut self, event: ArrayEvent) {
         match event {
+            ArrayEvent::MemberJoined { .. } => self.watch.joined = true,
+            ArrayEvent::RebuildDone { slot, .. } => self.check_rebuilt(slot),
             ArrayEvent::ResyncStarted { chunks } => self.watch.resync_started(chunks),
             ArrayEvent::ResyncDone { chunks, unreadable } => {
                 self.check_resync_done(chunks, unreadable);

@@ -5,6 +5,7 @@
 //! - [`disk`]: a member with a volatile cache, torn writes, errors.
 //! - [`host`]: what was written, what was promised, what may be read.
 //! - [`oracle`]: what must hold. [`trace`]: the story when it does not.
+//! - [`members`]: members that fail, go, come back or are replaced. [`rejoin`]: stories of that.
 //! - [`life`]: random lives. [`mutant`]: bugs planted on purpose, which must be found.
 //! - [`scenario`]: single stories with a name. [`crash_points`]: a cut at each event of a story.
 //!
@@ -18,8 +19,10 @@ mod host;
 mod infection;
 mod life;
 mod machine;
+mod members;
 pub(crate) mod mutant;
 mod oracle;
+mod rejoin;
 mod rng;
 mod run;
 mod scenario;

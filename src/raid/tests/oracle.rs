@@ -40,13 +40,17 @@ pub(super) struct Watch {
     /// By slot: it has missed an acknowledged write.
     pub(super) missed: Vec<bool>,
     /// By chunk: somebody has missed an acknowledged write to it.
-    owed: Vec<bool>,
+    pub(super) owed: Vec<bool>,
     /// By chunk: writes of data, and writes of any kind, that members have not answered.
     writing_data: Vec<u16>,
     writing: Vec<u16>,
     /// Reads that failed on a member, which the owner may repair.
     pub(super) repairs: Vec<(MemberSlot, BlockRange)>,
     resync_expected: u64,
+    /// A member has joined since the array was started.
+    pub(super) joined: bool,
+    /// Chunks copied to members that were rebuilt, in all lives of the world.
+    pub(super) rebuilt_in_all: u64,
     /// A test has spoilt the bitmap.
     pub(super) may_be_stale: bool,
     copied: u64,
@@ -64,6 +68,8 @@ impl Watch {
             writing: vec![0; chunks],
             repairs: Vec::new(),
             resync_expected: 0,
+            joined: false,
+            rebuilt_in_all: 0,
             may_be_stale: false,
             copied: 0,
             copied_in_all: 0,
@@ -109,7 +115,8 @@ impl World {
                     self.count(io.op, first, last, true);
                 }
             }
-            Place::Superblock | Place::Member => {}
+            Place::Superblock => self.check_says(disk, io),
+            Place::Member => {}
         }
     }
 
@@ -194,7 +201,11 @@ impl World {
         });
         let range = BlockRange { lba: lba as u64, blocks: blocks as u64 };
         let is_repair = self.watch.repairs.iter().any(|(_, repair)| repair.overlaps(&range));
-        if !is_resync && !is_repair {
+        let is_rebuild = self.is_rebuild_copy(disk, io.op, first..=last);
+        if is_rebuild && io.op == IoOp::Write && lba == self.blocks_of(first).start {
+            self.watch.rebuilt_in_all += 1;
+        }
+        if !is_resync && !is_repair && !is_rebuild {
             violated(6, &format!("{:?} of chunk {first}, which is not in doubt", io.op));
         }
         if is_resync && io.op == IoOp::Read && lba == self.blocks_of(first).start {
@@ -208,7 +219,7 @@ impl World {
         let running = self.running.as_ref().unwrap();
         let whole = self.in_sync().count_ones() as usize == self.disks.len();
         let serves = running.owner.life() == crate::raid::owner::Life::Running;
-        if self.faults.any() || !whole || !serves {
+        if self.faults.any() || !whole || !serves || self.watch.joined {
             return;
         }
         let (expected, copied) = (self.watch.resync_expected, self.watch.copied);
@@ -292,7 +303,8 @@ impl World {
                     let what = format!("block {lba} acknowledged, member {slot} lacks it");
                     violated(5, &what);
                 }
-                if !self.watch.missed[slot] {
+                // One that is being rebuilt, and has not come to this chunk yet, will be given it.
+                if !self.watch.missed[slot] && self.writable() & 1 << slot == 0 {
                     self.check_recorded(slot);
                 }
                 self.check_nobody_reads(slot);
@@ -304,11 +316,11 @@ impl World {
 
     /// Oracle 5: the superblocks of all members in sync know that this one is out.
     fn check_recorded(&self, slot: usize) {
-        let number = u32::try_from(slot).unwrap();
+        let Some(own) = self.superblock_on_medium(slot) else { return };
         for survivor in self.in_sync_slots() {
             let meta = &self.disks[survivor].durable_meta[SUPER_BYTE..BITMAP_BYTE];
             let superblock = md::Unverified::parse(meta, 8).unwrap();
-            if matches!(superblock.role_of(number), md::Role::Active(_)) {
+            if self.would_be_in_sync(superblock, own.clone()) {
                 let what = format!("member {survivor} does not know that {slot} missed a write");
                 violated(5, &what);
             }
@@ -339,6 +351,10 @@ impl World {
             if self.watch.missed[slot] {
                 violated(5, &format!("member {slot} missed an acknowledged write and is in sync"));
             }
+        }
+        if in_sync.count_ones() as usize == self.disks.len() {
+            // Whoever lacked something has been given it, and the superblocks say so.
+            self.watch.owed.fill(false);
         }
         let shared = self.running.as_ref().unwrap().shared.clone();
         for chunk in 0..self.watch.chunks {

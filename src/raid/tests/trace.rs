@@ -72,6 +72,8 @@ pub(super) enum Event {
     ToChannel(usize, ToChannel),
     Timer(ArrayTimer),
     Says(ArrayEvent),
+    /// What the operator does to a slot.
+    Operator(&'static str, usize),
     Died(usize),
     Cut,
     Stopped,
@@ -128,6 +130,7 @@ impl fmt::Display for Event {
             Self::ToChannel(core, message) => write!(f, "owner -> core {core}: {message:?}"),
             Self::Timer(timer) => write!(f, "timer {timer:?}"),
             Self::Says(event) => write!(f, "array: {event}"),
+            Self::Operator(what, slot) => write!(f, "operator: {what} {slot}"),
             Self::Died(member) => write!(f, "*** member {member} dies"),
             Self::Cut => f.write_str("*** power cut"),
             Self::Stopped => f.write_str("*** stopped"),

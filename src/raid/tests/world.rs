@@ -111,10 +111,14 @@ pub(super) struct World {
     pub(super) split_brains: u64,
     /// Members that the operator gives to the next assembly.
     pub(super) present: Vec<bool>,
+    /// By slot: a device that was a member once, and whether it has missed something.
+    pub(super) shelf: Vec<Option<(Disk, bool)>>,
+    /// Devices made so far.
+    pub(super) devices: u8,
 }
 
 /// What simulated members hold before the array's first life: nobody's business.
-fn noise(rng: &mut Rng) -> u64 {
+pub(super) fn noise(rng: &mut Rng) -> u64 {
     1 << 62 | rng.next() >> 2
 }
 
@@ -202,6 +206,8 @@ impl World {
             doomed: None,
             split_brains: 0,
             present: vec![true; shape.members],
+            shelf: (0..shape.members).map(|_| None).collect(),
+            devices: u8::try_from(shape.members).unwrap(),
             shape,
         };
         world.start(&config);
@@ -212,7 +218,8 @@ impl World {
         let shared = crate::raid::prepare(config, BdevId(100)).unwrap();
         let cores = self.shape.cores;
         let owner = Owner::from_config(config, shared.clone(), cores, self.pool).unwrap();
-        let channels = (0..cores).map(|_| Channel::new(shared.clone(), config.in_sync()));
+        let channels =
+            (0..cores).map(|_| Channel::new(shared.clone(), config.in_sync(), config.writable()));
         let cores = usize::from(cores);
         self.running = Some(Running {
             owner,
@@ -227,6 +234,7 @@ impl World {
             stopped: false,
             stopped_ok: false,
         });
+        self.watch.joined = false;
         self.check_assembled(config.in_sync());
         self.on_owner(|owner, out| owner.start(out));
     }
@@ -234,14 +242,21 @@ impl World {
     /// Reads the members' metadata as control does, and starts what it finds. If the members say
     /// that they were used apart, the operator decides for one that has everything.
     pub(super) fn assemble(&mut self) -> md::Assembly {
-        let present: Vec<usize> =
-            (0..self.disks.len()).filter(|&slot| self.present[slot]).collect();
+        let present: Vec<usize> = (0..self.disks.len())
+            .filter(|&slot| self.present[slot] && self.superblock(slot).is_some())
+            .collect();
         match self.assemble_from(&present) {
             Ok(assembly) => assembly,
             Err(md::AssembleError::SplitBrain { .. }) => {
                 self.split_brains += 1;
                 let chosen = present.iter().find(|&&slot| !self.watch.missed[slot]);
                 self.assemble_from(&[*chosen.expect("somebody has everything")]).unwrap()
+            }
+            // The one that has everything was left out: a member that the operator failed may have
+            // missed nothing, but the others say that it did.
+            Err(md::AssembleError::NoInSyncMember { .. }) if self.present.contains(&false) => {
+                self.present.fill(true);
+                self.assemble()
             }
             Err(error) => super::oracle::violated(2, &format!("no assembly: {error}")),
         }
@@ -322,6 +337,11 @@ impl World {
         }
         self.host.power_cut();
         self.watch.power_cut();
+    }
+
+    /// The members that the owner writes.
+    pub(super) fn writable(&self) -> SlotMask {
+        self.running.as_ref().map_or(0, |running| running.owner.writable)
     }
 
     /// The members that the owner uses.
