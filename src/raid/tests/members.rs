@@ -47,9 +47,8 @@ impl World {
             superblock.features.remove(md::Features::BITMAP_OFFSET);
             md::Candidate { device_sectors: 1 << 16, superblock, bitmap: None }
         });
-        md::assemble(&candidates).is_ok_and(|assembly| {
-            assembly.slots.iter().any(|slot| *slot == md::Slot::InSync { candidate: 1 })
-        })
+        md::assemble(&candidates)
+            .is_ok_and(|assembly| assembly.slots.contains(&md::Slot::InSync { candidate: 1 }))
     }
 
     pub(super) fn fail(&mut self, slot: usize) -> Result<(), String> {

@@ -166,7 +166,7 @@ fn a_full_rebuild_goes_on_at_its_checkpoint_after_a_crash() {
         world.put(1, Device::Blank);
         world.join(1, false).unwrap();
         world.run_until("half of it is copied", |world| world.watch.rebuilt_in_all > 20);
-        while !world.superblock_on_medium(1).is_some_and(|own| own.recovery_offset_sectors > 0) {
+        while world.superblock_on_medium(1).is_none_or(|own| own.recovery_offset_sectors == 0) {
             world.fire_timer();
             let before = world.events;
             world.run_until("some steps", |world| world.events > before + 4);
