@@ -316,8 +316,7 @@ fn start_array(
     state: &StateDir,
     start_degraded: bool,
 ) -> Result<ArrayReport, StartError> {
-    let options =
-        ArrayOptions { daemon_sleep_s: array.daemon_sleep_s, barrier_idle_s: array.barrier_idle_s };
+    let options = ArrayOptions { knobs: array.knobs };
     let paths: Vec<PathBuf> = array
         .members
         .iter()

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! mdadm fills bytes 256 to 1023 with 0xff and the kernel writes them back as it read them. mdof
-//! writes 0xff too, so that a head goes through it unchanged.
+//! writes 0xff too, so that a head goes through it unchanged; settings that md has no field for
+//! lie at their beginning, see [`super::Settings`].
 
 use core::mem::{offset_of, size_of};
 
@@ -15,6 +16,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::error::BitmapError;
+use super::settings::{SETTINGS_OFFSET_BYTES, Settings};
 use super::superblock::SUPERBLOCK_SECTORS;
 use super::types::{Features, Level, MinorVersion};
 use super::{SECTOR_BYTES, Superblock, format_uuid};
@@ -44,6 +46,7 @@ const RESERVED_SECTORS: u32 = super::create::BITMAP_SECTORS_MIN;
 const UNUSED_BYTE: u8 = 0xff;
 
 const _: () = assert!(BITMAP_HEAD_BYTES as u64 == STATES_OFFSET_BYTES);
+const _: () = assert!(SETTINGS_OFFSET_BYTES == size_of::<BitmapRaw>());
 
 /// `bitmap_super_t` (md-bitmap.h, "the superblock at the front of the bitmap file").
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -185,6 +188,8 @@ pub struct BitmapSuperblock {
     pub nodes: u32,
     /// Cluster only.
     pub cluster_name: [u8; 64],
+    /// What mdof keeps behind md's header.
+    pub settings: Option<Settings>,
 }
 
 impl BitmapSuperblock {
@@ -223,6 +228,7 @@ impl BitmapSuperblock {
             sectors_reserved: raw.sectors_reserved.get(),
             nodes: raw.nodes.get(),
             cluster_name: raw.cluster_name,
+            settings: Settings::parse(bytes),
         };
         head.check(array)?;
         Ok(head)
@@ -366,6 +372,7 @@ impl BitmapSuperblock {
             sectors_reserved,
             nodes: 0,
             cluster_name: [0; 64],
+            settings: None,
         }
     }
 
@@ -410,6 +417,9 @@ impl BitmapSuperblock {
         let (header, unused) = out.split_at_mut(size_of::<BitmapRaw>());
         header.copy_from_slice(raw.as_bytes());
         unused.fill(UNUSED_BYTE);
+        if let Some(settings) = self.settings {
+            settings.encode_into(unused);
+        }
     }
 }
 

@@ -17,6 +17,7 @@ mod create;
 mod display;
 mod error;
 mod raw;
+mod settings;
 mod superblock;
 mod types;
 
@@ -38,6 +39,7 @@ pub use create::{
 };
 pub use display::Examine;
 pub use error::{BitmapError, SuperblockError};
+pub use settings::Settings;
 pub use superblock::{Reshape, SUPERBLOCK_READ_BYTES, Superblock, Unverified, candidate_sectors};
 pub use types::{
     BadBlockLog, DevFlags, Features, Level, MinorVersion, Role, Timestamp, format_uuid,

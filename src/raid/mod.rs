@@ -47,7 +47,9 @@ use crate::limits::{IO_SIZE_BYTES_MAX, MEMBERS_MAX};
 use crate::md::{BitmapSuperblock, Superblock};
 
 pub use channel::Channel;
-pub use knobs::{BARRIER_IDLE_S_MAX, DAEMON_SLEEP_S_MAX, Knobs};
+pub use knobs::{
+    BARRIER_IDLE_S_DEFAULT, BARRIER_IDLE_S_MAX, DAEMON_SLEEP_S_DEFAULT, DAEMON_SLEEP_S_MAX, Knobs,
+};
 pub use message::{ArrayEvent, ArrayTimer, Mail, Out, ToChannel, ToOwner};
 pub use owner::Owner;
 

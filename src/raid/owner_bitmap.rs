@@ -12,7 +12,7 @@ use super::{CHANNEL_OPS_MAX, MemberSlot, bit, slots};
 use crate::bdev::{IoOp, IoStatus};
 use crate::bitmap::ledger::{HEADER_SIZE_BYTES, Urgency};
 use crate::bitmap::{Action, ChunkState, Infection, Ledger, state};
-use crate::md::BitmapSuperblock;
+use crate::md::{BitmapSuperblock, Settings};
 use crate::reactor::buf::{BufPool, IoBuf};
 
 /// Bitmap units that may be written at a time.
@@ -147,6 +147,14 @@ impl BitmapKeeper {
     pub(super) fn set_daemon_sleep_s(&mut self, sleep_s: u32) {
         self.header.daemon_sleep_s = sleep_s;
         self.ledger.mark(0, Urgency::Now);
+    }
+
+    /// The header is to carry these settings.
+    pub(super) fn keep_settings(&mut self, settings: Option<Settings>) {
+        if self.header.settings != settings {
+            self.header.settings = settings;
+            self.ledger.mark(0, Urgency::Now);
+        }
     }
 
     /// The header is to carry this event count.

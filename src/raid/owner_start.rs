@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::knobs;
 use super::message::SlotMask;
 use super::owner::Owner;
 use super::owner_bitmap::BitmapKeeper;
@@ -154,6 +155,7 @@ impl Owner {
                 let lbas = bitmap_lbas(config)?;
                 let mut header = superblock.clone();
                 header.daemon_sleep_s = config.daemon_sleep_s;
+                header.settings = knobs::settings(config.barrier_idle_s, config.infection);
                 let mut keeper = BitmapKeeper::new(header, states.len(), block, lbas, cores, &pool)
                     .ok_or_else(no_buffers)?;
                 keeper.set_infection(config.infection);

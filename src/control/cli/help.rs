@@ -35,7 +35,8 @@ Examples:
 
 bdev_raid_create takes, beside SPDK's parameters and each optional: bitmap (\"lockless\", the
 default, or \"none\"), chunk_size_kib (a power of two from 4 to 1048576), assume_clean,
-daemon_sleep_s, barrier_idle_s, start_degraded.
+daemon_sleep_s, barrier_idle_s, infection (\"off\", \"md\" or \"adaptive\"), start_degraded.
+bdev_raid_set_bitmap sets the three before start_degraded at run time; the bitmap's header keeps them.
 
 SPDK's own client speaks to the same socket: spdk-rpc -s SOCKET bdev_get_bdevs";
 

@@ -65,6 +65,7 @@ pub(super) struct RawArray {
     pub(super) assume_clean: bool,
     pub(super) daemon_sleep_s: Option<Spanned<u32>>,
     pub(super) barrier_idle_s: Option<Spanned<u32>>,
+    pub(super) infection: Option<Spanned<String>>,
     pub(super) start_degraded: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) convert_bitmap: bool,

@@ -6,7 +6,6 @@ use uuid::Uuid;
 
 use super::params::decode;
 use crate::bitmap::Infection;
-use crate::control::config::BARRIER_IDLE_S_DEFAULT;
 use crate::control::rpc::RpcError;
 use crate::control::target::{ArrayOptions, CreateOptions, Members, Takeover, Target, TargetError};
 use crate::md;
@@ -35,6 +34,8 @@ struct Create {
     daemon_sleep_s: Option<u32>,
     /// Our own: idle seconds before a Dirty chunk may turn Clean.
     barrier_idle_s: Option<u32>,
+    /// Our own: "off", "md" or "adaptive": which neighbours of a chunk turn Dirty with it.
+    infection: Option<String>,
     /// Our own: assemble with members missing.
     #[serde(default)]
     start_degraded: bool,
@@ -46,6 +47,15 @@ struct Create {
 }
 
 impl Create {
+    fn knobs(&self) -> Result<Knobs, String> {
+        let knobs = Knobs {
+            daemon_sleep_s: self.daemon_sleep_s,
+            barrier_idle_s: self.barrier_idle_s,
+            infection: self.infection.as_deref().map(Infection::parse).transpose()?,
+        };
+        knobs.check().map(|()| knobs)
+    }
+
     fn check(&self) -> Result<bool, RpcError> {
         let invalid = |text: &str| Err(RpcError::params(format!("Invalid parameters: {text}")));
         if !matches!(self.raid_level.as_str(), "raid1" | "1") {
@@ -60,12 +70,7 @@ impl Create {
                  that missed writes could not be told from a good one after a restart",
             );
         }
-        let knobs = Knobs {
-            daemon_sleep_s: self.daemon_sleep_s,
-            barrier_idle_s: self.barrier_idle_s,
-            infection: None,
-        };
-        if let Err(text) = knobs.check() {
+        if let Err(text) = self.knobs() {
             return invalid(&text);
         }
         let fits = |kib: u64| {
@@ -92,10 +97,7 @@ impl Create {
 pub(super) fn create(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
     let params: Create = decode(params)?;
     let bitmap = params.check()?;
-    let options = ArrayOptions {
-        daemon_sleep_s: params.daemon_sleep_s,
-        barrier_idle_s: params.barrier_idle_s.unwrap_or(BARRIER_IDLE_S_DEFAULT),
-    };
+    let options = ArrayOptions { knobs: params.knobs().map_err(RpcError::params)? };
     match target.examine(&params.base_bdevs)? {
         Members::Blank => {
             let create = CreateOptions {
@@ -279,13 +281,7 @@ struct SetBitmap {
 
 impl SetBitmap {
     fn knobs(&self) -> Result<Knobs, String> {
-        let infection = match &self.infection {
-            None => None,
-            Some(name) => Some(Infection::from_name(name).ok_or_else(|| {
-                let names = Infection::ALL.map(Infection::name).join(", ");
-                format!("infection is one of {names}, not \"{name}\"")
-            })?),
-        };
+        let infection = self.infection.as_deref().map(Infection::parse).transpose()?;
         let knobs = Knobs {
             daemon_sleep_s: self.daemon_sleep_s,
             barrier_idle_s: self.barrier_idle_s,

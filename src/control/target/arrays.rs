@@ -6,7 +6,6 @@ use super::takeover::{Given, Takeover};
 use super::{Array, Backing, Bdev, Member, Target, TargetError, io_error};
 use crate::bdev::BdevId;
 use crate::control::carried::{Carried, short_name};
-use crate::control::config::DAEMON_SLEEP_S_DEFAULT;
 use crate::control::{names, units};
 use crate::md::{
     self, Assembly, BitmapPlan, BitmapVersion, Candidate, CreateError, Creation, Features,
@@ -14,17 +13,15 @@ use crate::md::{
 };
 use crate::raid::assembly::{self, CandidateBdev, from_assembly, from_creation};
 use crate::raid::{
-    ArrayConfig, ArrayStatus, BitmapConfig, DAEMON_SLEEP_S_MAX, Knobs, MemberConfig,
+    ArrayConfig, ArrayStatus, BARRIER_IDLE_S_DEFAULT, BitmapConfig, DAEMON_SLEEP_S_DEFAULT, Knobs,
+    MemberConfig,
 };
 
 /// How an array runs, created or assembled.
 #[derive(Debug, Clone, Copy)]
 pub struct ArrayOptions {
-    /// Seconds between two passes of the daemon; `None`: as the bitmap's header says, 30 for a
-    /// new array.
-    pub daemon_sleep_s: Option<u32>,
-    /// Idle seconds before a Dirty chunk may turn Clean.
-    pub barrier_idle_s: u32,
+    /// The bitmap's settings; `None`: as its header says, the defaults for a new array.
+    pub knobs: Knobs,
 }
 
 /// How a new array is made.
@@ -136,10 +133,11 @@ impl Target {
         self.write_creation(&members, &creation, create.bitmap)?;
 
         let mut config = from_creation(
-            self.raid_options(name, &members, options)?,
+            self.raid_options(name, &members)?,
             &creation,
             &self.candidates(&members)?,
         );
+        set_knobs(&mut config, options.knobs);
         if !create.bitmap {
             config.bitmap = BitmapConfig::None { resync: !create.assume_clean };
         }
@@ -172,15 +170,14 @@ impl Target {
         }
         Self::report_bitmaps(name, &given, &assembly);
         let states = self.read_all_states(name, &given, &assembly);
-        let raid_options = self.raid_options(name, names, options)?;
+        let raid_options = self.raid_options(name, names)?;
         let bdevs = self.candidates(names)?;
         let mut config = from_assembly(raid_options, &assembly, candidates, &bdevs, &states)
             .map_err(|error| TargetError::Invalid(format!("array {name}: {error}")))?;
-        if let (None, BitmapConfig::Lockless { superblock, .. }) =
-            (options.daemon_sleep_s, &config.bitmap)
-        {
-            // Set at run time before, or by the kernel. A foreign value may be beyond bounds.
-            config.daemon_sleep_s = superblock.daemon_sleep_s.min(DAEMON_SLEEP_S_MAX);
+        if let BitmapConfig::Lockless { superblock, .. } = &config.bitmap {
+            // Set at run time before, or by the kernel.
+            let kept = Knobs::kept(superblock);
+            set_knobs(&mut config, options.knobs.or(kept));
         }
         self.start(config)?;
         Ok(how)
@@ -217,15 +214,14 @@ impl Target {
         &self,
         name: &str,
         members: &[String],
-        options: &ArrayOptions,
     ) -> Result<assembly::ArrayOptions, TargetError> {
         let first = members.first().expect("an array starts with members");
         Ok(assembly::ArrayOptions {
             name: name.to_owned(),
             block_size_bytes: self.bdev(first)?.geometry.block_size_bytes,
             owner_core: 0,
-            daemon_sleep_s: options.daemon_sleep_s.unwrap_or(DAEMON_SLEEP_S_DEFAULT),
-            barrier_idle_s: options.barrier_idle_s,
+            daemon_sleep_s: DAEMON_SLEEP_S_DEFAULT,
+            barrier_idle_s: BARRIER_IDLE_S_DEFAULT,
         })
     }
 
@@ -334,6 +330,13 @@ impl Target {
         }
         self.bdevs.remove(name);
     }
+}
+
+/// Sets what is given of the bitmap's settings.
+fn set_knobs(config: &mut ArrayConfig, knobs: Knobs) {
+    config.daemon_sleep_s = knobs.daemon_sleep_s.unwrap_or(config.daemon_sleep_s);
+    config.barrier_idle_s = knobs.barrier_idle_s.unwrap_or(config.barrier_idle_s);
+    config.infection = knobs.infection.unwrap_or(config.infection);
 }
 
 /// Plans an array as the operator wishes it.
