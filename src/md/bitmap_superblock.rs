@@ -196,6 +196,33 @@ impl BitmapSuperblock {
     /// Reads the head that lies at [`Superblock::bitmap_sector`] of the member that `array` was
     /// read from, and holds it against that superblock.
     pub fn parse(bytes: &[u8], array: &Superblock) -> Result<BitmapSuperblock, BitmapError> {
+        let head = Self::decode(bytes, array)?;
+        head.check_all(array)?;
+        Ok(head)
+    }
+
+    /// Reads the head of a bitmap of `array` that lies at the beginning of a device of its own.
+    pub fn parse_external(
+        bytes: &[u8],
+        array: &Superblock,
+        device_bytes: u64,
+    ) -> Result<BitmapSuperblock, BitmapError> {
+        let head = Self::decode(bytes, array)?;
+        let sectors = head.check(array)?;
+        let have_sectors = device_bytes / SECTOR_BYTES;
+        // The bits of a classic one that are not there are in doubt.
+        if head.version == BitmapVersion::Lockless && sectors > have_sectors {
+            return Err(BitmapError::ChunkTooSmall {
+                chunk_sectors: head.chunk_raw,
+                chunks: head.chunk_count(),
+                sectors_reserved: u32::try_from(have_sectors).unwrap_or(u32::MAX),
+            });
+        }
+        Ok(head)
+    }
+
+    /// The fields of a head of this array's, not held against anything else.
+    fn decode(bytes: &[u8], array: &Superblock) -> Result<BitmapSuperblock, BitmapError> {
         let (raw, _) = BitmapRaw::ref_from_prefix(bytes)
             .map_err(|_| BitmapError::Truncated { have_bytes: bytes.len() })?;
         if raw.magic.get() != MAGIC {
@@ -215,7 +242,7 @@ impl BitmapSuperblock {
                 expected: array.set_uuid_text(),
             });
         }
-        let head = BitmapSuperblock {
+        Ok(BitmapSuperblock {
             version,
             uuid: raw.uuid,
             events: raw.events.get(),
@@ -229,13 +256,12 @@ impl BitmapSuperblock {
             nodes: raw.nodes.get(),
             cluster_name: raw.cluster_name,
             settings: Settings::parse(bytes),
-        };
-        head.check(array)?;
-        Ok(head)
+        })
     }
 
-    /// The checks that md makes at load, and the ranges that mdof's arithmetic relies on.
-    fn check(&self, array: &Superblock) -> Result<(), BitmapError> {
+    /// The checks that md makes at load, and the ranges that mdof's arithmetic relies on. Returns
+    /// the sectors from the head on that belong to the bitmap.
+    fn check(&self, array: &Superblock) -> Result<u64, BitmapError> {
         if self.daemon_sleep_s == 0 {
             return Err(BitmapError::DaemonSleep);
         }
@@ -243,7 +269,7 @@ impl BitmapSuperblock {
             if self.version == BitmapVersion::Classic && !self.chunk_raw.is_power_of_two() {
                 return Err(BitmapError::ChunkNotPowerOfTwo { found: self.chunk_raw });
             }
-            return self.check_position(array, u64::from(self.sectors_reserved));
+            return Ok(u64::from(self.sectors_reserved));
         }
         if !self.chunk_raw.is_power_of_two() {
             return Err(BitmapError::ChunkNotPowerOfTwo { found: self.chunk_raw });
@@ -267,7 +293,11 @@ impl BitmapSuperblock {
                 sectors_reserved: self.sectors_reserved,
             });
         }
-        self.check_position(array, (STATES_OFFSET_BYTES + chunks).div_ceil(SECTOR_BYTES))
+        Ok((STATES_OFFSET_BYTES + chunks).div_ceil(SECTOR_BYTES))
+    }
+
+    fn check_all(&self, array: &Superblock) -> Result<(), BitmapError> {
+        self.check_position(array, self.check(array)?)
     }
 
     /// `sectors` from the head on must not be the superblock's or the data's.
@@ -327,7 +357,7 @@ impl BitmapSuperblock {
         self.chunk_raw = chunk;
         self.daemon_sleep_s = DAEMON_SLEEP_S;
         self.sync_size_sectors = array.size_sectors;
-        self.check(array)?;
+        self.check_all(array)?;
         Ok(state)
     }
 
@@ -353,7 +383,7 @@ impl BitmapSuperblock {
                 sectors_reserved: reserved,
             })?;
         let head = Self::created(array, chunk, reserved);
-        head.check(array)?;
+        head.check_all(array)?;
         Ok(head)
     }
 

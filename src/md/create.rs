@@ -191,6 +191,26 @@ pub struct Creation {
 }
 
 impl Creation {
+    /// The bitmap is to lie elsewhere, at the beginning of a device of its own: the superblocks
+    /// know of none, and call the array clean only if its members are alike without it.
+    pub fn make_external(&mut self) {
+        self.remove_bitmap();
+        self.bitmap_sector = 0;
+        for superblock in &mut self.superblocks {
+            if self.initial_state == InitialState::Unwritten {
+                superblock.resync_offset_sectors = 0;
+            }
+        }
+    }
+
+    /// The superblocks are to know of no bitmap.
+    pub fn remove_bitmap(&mut self) {
+        for superblock in &mut self.superblocks {
+            superblock.features.remove(Features::BITMAP_OFFSET);
+            superblock.bitmap_offset_sectors = 0;
+        }
+    }
+
     /// The bytes of the whole bitmap area, head and states, as they lie on every member.
     #[must_use]
     pub fn bitmap_area(&self) -> Vec<u8> {
@@ -292,7 +312,7 @@ fn check_members(members: &[NewMember]) -> Result<u64, CreateError> {
 }
 
 /// Space for the bitmap of members of this size: mdadm's, or what 1 MiB chunks take.
-fn bitmap_sectors(device_sectors: u64) -> u32 {
+pub(super) fn bitmap_sectors(device_sectors: u64) -> u32 {
     area_sectors(device_sectors.div_ceil(CHUNK_SECTORS_TARGET)).min(BITMAP_SECTORS_MAX)
 }
 

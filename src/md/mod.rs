@@ -16,6 +16,7 @@ mod classic;
 mod create;
 mod display;
 mod error;
+mod external;
 mod raw;
 mod settings;
 mod superblock;
@@ -39,6 +40,7 @@ pub use create::{
 };
 pub use display::Examine;
 pub use error::{BitmapError, SuperblockError};
+pub use external::{ExternalError, ExternalHead, ExternalPermits, ExternalPlan};
 pub use settings::Settings;
 pub use superblock::{Reshape, SUPERBLOCK_READ_BYTES, Superblock, Unverified, candidate_sectors};
 pub use types::{

@@ -95,7 +95,7 @@ pub enum BitmapConfig {
         /// The members may differ now.
         resync: bool,
     },
-    /// The lockless bitmap on every member.
+    /// The lockless bitmap, on every member or on a device of its own.
     Lockless {
         /// Header.
         superblock: BitmapSuperblock,
@@ -105,6 +105,9 @@ pub enum BitmapConfig {
         stale: bool,
         /// The members' copies may differ, so each unit is to be written again.
         rewrite: bool,
+        /// The device that holds the only copy, from its first block on; `None`: the members do,
+        /// where their superblocks say.
+        external: Option<BdevId>,
     },
 }
 

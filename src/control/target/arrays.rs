@@ -343,10 +343,7 @@ fn set_knobs(config: &mut ArrayConfig, knobs: Knobs) {
 fn planned(plan: &NewArray, create: &CreateOptions) -> Result<Creation, CreateError> {
     let mut creation = md::create_with_chunk(plan, create.chunk_size_bytes)?;
     if !create.bitmap {
-        for superblock in &mut creation.superblocks {
-            superblock.features.remove(Features::BITMAP_OFFSET);
-            superblock.bitmap_offset_sectors = 0;
-        }
+        creation.remove_bitmap();
     }
     Ok(creation)
 }

@@ -64,10 +64,16 @@ pub(crate) enum Mutant {
     SuperblockBeforeHeader,
     /// A member that the others have thrown out is taken back as it is.
     StaleMemberAccepted,
+    /// An external bitmap that the array was run without is believed.
+    ExternalStaleTrusted,
+    /// An external bitmap is believed that went on with members that are not here.
+    ExternalAheadTrusted,
+    /// With an external bitmap starts and failures take one update of the superblocks.
+    ExternalRecordedOnce,
 }
 
 /// Every bug.
-pub(super) const ALL: [Mutant; 28] = [
+pub(super) const ALL: [Mutant; 31] = [
     Mutant::SkipWaitForBlockInFlight,
     Mutant::OpenBeforeDurableOnAll,
     Mutant::OpenLaterChanges,
@@ -96,6 +102,9 @@ pub(super) const ALL: [Mutant; 28] = [
     Mutant::UnwrittenReadAsFound,
     Mutant::SuperblockBeforeHeader,
     Mutant::StaleMemberAccepted,
+    Mutant::ExternalStaleTrusted,
+    Mutant::ExternalAheadTrusted,
+    Mutant::ExternalRecordedOnce,
 ];
 
 thread_local! {

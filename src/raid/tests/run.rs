@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use super::life::{Figures, life};
+use super::life::{EXTERNAL_SEEDS, Figures, life};
 use super::mutant::{self, Mutant};
 use super::{pool, trace};
 
@@ -69,7 +69,8 @@ fn tell(seed: u64, what: &str) -> ! {
 #[test]
 fn random_lives_break_no_promise() {
     let mut sum = Figures::default();
-    for seed in (0..SEEDS).chain(FOUND) {
+    let external = EXTERNAL_SEEDS..EXTERNAL_SEEDS + SEEDS / 2;
+    for seed in (0..SEEDS).chain(FOUND).chain(external) {
         match try_life(seed, false) {
             Ok(figures) => sum.add(&figures),
             Err(what) => tell(seed, &what),
@@ -82,7 +83,7 @@ fn random_lives_break_no_promise() {
 /// Oracle 7.
 #[test]
 fn the_same_seed_gives_the_same_log() {
-    for seed in 0..24 {
+    for seed in (0..24).chain(EXTERNAL_SEEDS..EXTERNAL_SEEDS + 8) {
         let (once, twice) = (try_life(seed, true), try_life(seed, true));
         assert_eq!(once, twice, "seed {seed}");
         assert!(once.is_ok_and(|figures| figures.digest.0 > 100));
@@ -94,7 +95,12 @@ fn the_same_seed_gives_the_same_log() {
 const MUTANT_SEEDS: u64 = 6000;
 
 /// Where the search begins for bugs that show seldom.
-const RARE: [(Mutant, u64); 1] = [(Mutant::NoUnionOfBitmaps, 3400)];
+const RARE: [(Mutant, u64); 4] = [
+    (Mutant::NoUnionOfBitmaps, 3400),
+    (Mutant::ExternalStaleTrusted, EXTERNAL_SEEDS),
+    (Mutant::ExternalAheadTrusted, EXTERNAL_SEEDS),
+    (Mutant::ExternalRecordedOnce, EXTERNAL_SEEDS),
+];
 
 #[test]
 fn every_planted_bug_is_found() {
@@ -102,8 +108,8 @@ fn every_planted_bug_is_found() {
     for mutant in mutant::ALL {
         mutant::plant(Some(mutant));
         let first = RARE.iter().find(|(rare, _)| *rare == mutant).map_or(0, |&(_, seed)| seed);
-        let found =
-            (first..MUTANT_SEEDS).find_map(|seed| Some((seed, try_life(seed, false).err()?)));
+        let found = (first..first + MUTANT_SEEDS)
+            .find_map(|seed| Some((seed, try_life(seed, false).err()?)));
         mutant::plant(None);
         match found {
             Some((seed, what)) => println!("{mutant:?}: seed {seed}: {what}"),
@@ -127,6 +133,8 @@ fn as_many_lives_as_there_is_time_for() {
     let (began, mut said) = (Instant::now(), Instant::now());
     let mut sum = Figures::default();
     for seed in first..first.saturating_add(seeds) {
+        // Every fourth life has an external bitmap.
+        let seed = if seed % 4 == 3 { seed | EXTERNAL_SEEDS } else { seed };
         match try_life(seed, false) {
             Ok(figures) => sum.add(&figures),
             Err(what) => tell(seed, &what),
