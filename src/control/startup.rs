@@ -13,8 +13,8 @@ use super::config::{ArrayConfig, BdevConfig, BdevKind, Config, SubsystemConfig};
 use super::member_file::{self, Found, MemberFileError};
 use super::state_dir::{ArrayNote, ArrayPhase, StateDir, StateDirError};
 use super::target::{
-    ArrayOptions, BdevSpec, CreateOptions, Members, NewNamespace, StartedHow, Takeover, Target,
-    TargetError, listen_error,
+    ArrayOptions, BdevSpec, BitmapPlace, CreateOptions, Members, NewNamespace, StartedHow,
+    Takeover, Target, TargetError, listen_error,
 };
 use crate::limits::NAMESPACES_MAX;
 use crate::target::subsystem::SubsystemSpec;
@@ -316,7 +316,11 @@ fn start_array(
     state: &StateDir,
     start_degraded: bool,
 ) -> Result<ArrayReport, StartError> {
-    let options = ArrayOptions { knobs: array.knobs };
+    let external = match &array.external {
+        Some(BitmapPlace::File(path)) => Some(BitmapPlace::File(state.resolve(path))),
+        place => place.clone(),
+    };
+    let options = ArrayOptions { knobs: array.knobs, external };
     let paths: Vec<PathBuf> = array
         .members
         .iter()

@@ -32,6 +32,8 @@ const FIXED_SECTORS: u64 = 24;
 pub(super) const BITMAP_SECTORS_MIN: u32 = 256;
 /// Space for 2^24 chunks: 1 MiB each up to 16 TiB.
 const BITMAP_SECTORS_MAX: u32 = 32_776;
+/// Bytes of the largest area that mdof chooses by itself.
+pub const BITMAP_AREA_BYTES_MAX: u64 = BITMAP_SECTORS_MAX as u64 * SECTOR_BYTES;
 /// The chunk size that the space is chosen for: 1 MiB.
 const CHUNK_SECTORS_TARGET: u64 = 2048;
 /// Data starts at a multiple of 1 MiB.
@@ -51,6 +53,7 @@ const MAX_DEV: usize = 128;
 
 const _: () = {
     assert!(MEMBERS_MAX <= MAX_DEV);
+    assert!(BITMAP_AREA_BYTES_MAX.is_multiple_of(4096));
     assert!(BITMAP_SECTORS_MAX as u64 * SECTOR_BYTES >= (1 << 24) + STATES_OFFSET_BYTES);
     assert!(1 << 24 <= BITMAP_CHUNKS_MAX);
     // As the error says them.

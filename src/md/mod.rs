@@ -35,8 +35,8 @@ pub use classic::{
     CLASSIC_BITS_OFFSET_BYTES, Conversion, ConvertError, classic_bits_bytes, mark_in_doubt,
 };
 pub use create::{
-    CHUNK_KIB_MAX, CHUNK_KIB_MIN, CreateError, Creation, NewArray, NewMember, create,
-    create_with_chunk,
+    BITMAP_AREA_BYTES_MAX, CHUNK_KIB_MAX, CHUNK_KIB_MIN, CreateError, Creation, NewArray,
+    NewMember, create, create_with_chunk,
 };
 pub use display::Examine;
 pub use error::{BitmapError, SuperblockError};

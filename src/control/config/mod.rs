@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use crate::control::target::BitmapPlace;
 use crate::raid::Knobs;
 
 /// A configuration that has been checked as far as text can be checked.
@@ -115,6 +116,9 @@ pub struct ArrayConfig {
     pub members: Vec<String>,
     /// With the lockless bitmap, or without any.
     pub bitmap: bool,
+    /// Where the bitmap lies, if not on the members; a relative path of a file is taken from the
+    /// state directory.
+    pub external: Option<BitmapPlace>,
     /// Bytes a bitmap chunk covers; `None` lets mdof choose by size.
     pub chunk_size_bytes: Option<u64>,
     /// At creation: members are known to be equal already.

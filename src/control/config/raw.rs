@@ -60,6 +60,8 @@ pub(super) struct RawArray {
     pub(super) level: Spanned<i32>,
     pub(super) members: Spanned<Vec<Spanned<String>>>,
     pub(super) bitmap: Option<Spanned<String>>,
+    pub(super) bitmap_bdev: Option<Spanned<String>>,
+    pub(super) bitmap_file: Option<Spanned<String>>,
     pub(super) chunk_size_kib: Option<Spanned<u64>>,
     #[serde(default)]
     pub(super) assume_clean: bool,

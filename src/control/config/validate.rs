@@ -13,6 +13,7 @@ use super::{
 };
 use crate::bitmap::Infection;
 use crate::control::names;
+use crate::control::target::BitmapPlace;
 use crate::limits::{BDEVS_MAX, CORES_MAX, MEMBERS_MAX, NAMESPACES_MAX, SUBSYSTEMS_MAX};
 use crate::md::{CHUNK_KIB_MAX, CHUNK_KIB_MIN};
 use crate::raid::Knobs;
@@ -315,6 +316,7 @@ fn array(
         name: enter(&raw.name, names)?,
         members,
         bitmap: !without_bitmap,
+        external: external(raw, names)?,
         chunk_size_bytes: chunk_size(raw)?,
         assume_clean: raw.assume_clean,
         knobs: knobs(raw)?,
@@ -322,6 +324,32 @@ fn array(
         convert_bitmap: raw.convert_bitmap,
         bitmap_lost_resync,
     })
+}
+
+/// Where the bitmap lies, if not on the members.
+fn external(
+    raw: &RawArray,
+    names: &mut HashMap<String, Option<String>>,
+) -> Result<Option<BitmapPlace>, Fault> {
+    let (place, key) = match (&raw.bitmap_bdev, &raw.bitmap_file) {
+        (None, None) => return Ok(None),
+        (Some(_), Some(file)) => {
+            return fault(file, "bitmap_bdev and bitmap_file: give one of them".to_owned());
+        }
+        (Some(bdev), None) => (bdev, "bitmap_bdev"),
+        (None, Some(file)) => (file, "bitmap_file"),
+    };
+    if raw.bitmap.as_ref().is_some_and(|bitmap| bitmap.get_ref() == "none") {
+        return fault(place, format!("{key} is of the bitmap, and bitmap = \"none\""));
+    }
+    if raw.bitmap_bdev.is_some() {
+        let user = format!("the bitmap of {}", user("array", &raw.name));
+        return Ok(Some(BitmapPlace::Bdev(claim(place, &user, names)?)));
+    }
+    if place.get_ref().is_empty() {
+        return fault(place, "bitmap_file is empty".to_owned());
+    }
+    Ok(Some(BitmapPlace::File(PathBuf::from(place.get_ref()))))
 }
 
 /// The bitmap's settings that are given.

@@ -1,5 +1,7 @@
 //! Arrays.
 
+use std::path::PathBuf;
+
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -7,7 +9,9 @@ use uuid::Uuid;
 use super::params::decode;
 use crate::bitmap::Infection;
 use crate::control::rpc::RpcError;
-use crate::control::target::{ArrayOptions, CreateOptions, Members, Takeover, Target, TargetError};
+use crate::control::target::{
+    ArrayOptions, BitmapPlace, CreateOptions, Members, Takeover, Target, TargetError,
+};
 use crate::md;
 use crate::raid::{ArrayStatus, Knobs};
 
@@ -23,6 +27,10 @@ struct Create {
     uuid: Option<Uuid>,
     /// Our own: "lockless" (default) or "none".
     bitmap: Option<String>,
+    /// Our own: the bdev that holds the bitmap, for members without room for one.
+    bitmap_bdev: Option<String>,
+    /// Our own: the same as a file, by its absolute path; mdof makes it for a new array.
+    bitmap_file: Option<PathBuf>,
     /// Our own: KiB that a bitmap chunk covers, a power of two; chosen by size where absent. Only
     /// for a new array.
     chunk_size_kib: Option<u64>,
@@ -47,6 +55,11 @@ struct Create {
 }
 
 impl Create {
+    fn external(&self) -> Option<BitmapPlace> {
+        let bdev = self.bitmap_bdev.clone().map(BitmapPlace::Bdev);
+        bdev.or_else(|| self.bitmap_file.clone().map(BitmapPlace::File))
+    }
+
     fn knobs(&self) -> Result<Knobs, String> {
         let knobs = Knobs {
             daemon_sleep_s: self.daemon_sleep_s,
@@ -85,6 +98,17 @@ impl Create {
         if self.chunk_size_kib.is_some() && self.bitmap.as_deref() == Some("none") {
             return invalid("chunk_size_kib is of the bitmap, and bitmap is \"none\"");
         }
+        if self.bitmap_bdev.is_some() && self.bitmap_file.is_some() {
+            return invalid("bitmap_bdev and bitmap_file: give one of them");
+        }
+        if self.external().is_some() && self.bitmap.as_deref() == Some("none") {
+            return invalid(
+                "bitmap_bdev and bitmap_file are of the bitmap, and bitmap is \"none\"",
+            );
+        }
+        if self.bitmap_file.as_ref().is_some_and(|path| !path.is_absolute()) {
+            return invalid("bitmap_file is an absolute path");
+        }
         match self.bitmap.as_deref() {
             None | Some("lockless") => Ok(true),
             Some("none") => Ok(false),
@@ -97,7 +121,10 @@ impl Create {
 pub(super) fn create(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
     let params: Create = decode(params)?;
     let bitmap = params.check()?;
-    let options = ArrayOptions { knobs: params.knobs().map_err(RpcError::params)? };
+    let options = ArrayOptions {
+        knobs: params.knobs().map_err(RpcError::params)?,
+        external: params.external(),
+    };
     match target.examine(&params.base_bdevs)? {
         Members::Blank => {
             let create = CreateOptions {
@@ -219,6 +246,7 @@ fn describe_with(target: &Target, name: &str, status: &ArrayStatus) -> Result<Va
         "num_base_bdevs_operational": count(&["in_sync", "rebuilding"]),
         "base_bdevs_list": list,
         "bitmap": if array.bitmap { "lockless" } else { "none" },
+        "bitmap_bdev": array.external.as_ref().map(|external| &external.bdev),
         "events": status.events,
     });
     if let Some((done, all)) = status.resync {

@@ -2,14 +2,15 @@
 
 use uuid::Uuid;
 
+use super::external::{BitmapPlace, External};
 use super::takeover::{Given, Takeover};
 use super::{Array, Backing, Bdev, Member, Target, TargetError, io_error};
 use crate::bdev::BdevId;
 use crate::control::carried::{Carried, short_name};
 use crate::control::{names, units};
 use crate::md::{
-    self, Assembly, BitmapPlan, BitmapVersion, Candidate, CreateError, Creation, Features,
-    NewArray, NewMember, Slot,
+    self, Assembly, BitmapPlan, BitmapVersion, Candidate, CreateError, Creation, NewArray,
+    NewMember, Slot,
 };
 use crate::raid::assembly::{self, CandidateBdev, from_assembly, from_creation};
 use crate::raid::{
@@ -18,10 +19,12 @@ use crate::raid::{
 };
 
 /// How an array runs, created or assembled.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Default)]
 pub struct ArrayOptions {
     /// The bitmap's settings; `None`: as its header says, the defaults for a new array.
     pub knobs: Knobs,
+    /// Where the bitmap lies, if not on the members.
+    pub external: Option<BitmapPlace>,
 }
 
 /// How a new array is made.
@@ -128,22 +131,48 @@ impl Target {
             members: new_members,
         };
         let text = |error: String| TargetError::Invalid(format!("array {name}: {error}"));
-        let creation = planned(&plan, create).map_err(|error| text(error.to_string()))?;
-        before_writing()?;
-        self.write_creation(&members, &creation, create.bitmap)?;
+        let mut creation = planned(&plan, create).map_err(|error| text(error.to_string()))?;
+        let external = match &options.external {
+            None => None,
+            Some(place) => {
+                creation.make_external();
+                Some(self.new_external(name, place, &creation)?)
+            }
+        };
+        let used = external.clone();
+        let slots = plan.members.len();
+        let started = before_writing().and_then(|()| {
+            let external = external.as_ref().map(|it| it.bdev.as_str());
+            self.write_creation(&members, &creation, create.bitmap, external)?;
+            self.start_created(name, &members, &creation, create, options, used)
+        });
+        if let (Err(_), Some(external)) = (&started, &external) {
+            self.close_external(external);
+        }
+        started.map(|()| StartedHow { slots, in_sync: slots, dirty: false })
+    }
 
-        let mut config = from_creation(
-            self.raid_options(name, &members)?,
-            &creation,
-            &self.candidates(&members)?,
-        );
+    fn start_created(
+        &mut self,
+        name: &str,
+        members: &[String],
+        creation: &Creation,
+        create: &CreateOptions,
+        options: &ArrayOptions,
+        external: Option<External>,
+    ) -> Result<(), TargetError> {
+        let mut config =
+            from_creation(self.raid_options(name, members)?, creation, &self.candidates(members)?);
         set_knobs(&mut config, options.knobs);
         if !create.bitmap {
             config.bitmap = BitmapConfig::None { resync: !create.assume_clean };
         }
-        let slots = plan.members.len();
-        self.start(config)?;
-        Ok(StartedHow { slots, in_sync: slots, dirty: false })
+        if let (BitmapConfig::Lockless { external: place, .. }, Some(external)) =
+            (&mut config.bitmap, &external)
+        {
+            *place = Some(self.bdev(&external.bdev)?.id);
+        }
+        self.start(config, external)
     }
 
     /// Starts an array from the superblocks of those of `members` that carry one.
@@ -160,7 +189,7 @@ impl Target {
         let given = self.take_over(name, given, start_degraded, takeover)?;
         let assembly = given.assemble(name, takeover)?;
         let Given { names, candidates } = &given;
-        let how = StartedHow {
+        let mut how = StartedHow {
             slots: assembly.slots.len(),
             in_sync: assembly.in_sync_count(),
             dirty: assembly.dirty,
@@ -168,19 +197,31 @@ impl Target {
         if assembly.is_degraded() && !start_degraded {
             return Err(TargetError::Invalid(degraded_text(name, &assembly, names)));
         }
-        Self::report_bitmaps(name, &given, &assembly);
-        let states = self.read_all_states(name, &given, &assembly);
         let raid_options = self.raid_options(name, names)?;
-        let bdevs = self.candidates(names)?;
-        let mut config = from_assembly(raid_options, &assembly, candidates, &bdevs, &states)
-            .map_err(|error| TargetError::Invalid(format!("array {name}: {error}")))?;
+        let (mut config, external) = if let Some(place) = &options.external {
+            let (config, external, in_doubt) =
+                self.assemble_external(raid_options, &given, &assembly, place, takeover)?;
+            // The superblocks also call an array dirty that only has chunks never written.
+            how.dirty &= in_doubt;
+            (config, Some(external))
+        } else {
+            Self::report_bitmaps(name, &given, &assembly);
+            let states = self.read_all_states(name, &given, &assembly);
+            let bdevs = self.candidates(names)?;
+            let config = from_assembly(raid_options, &assembly, candidates, &bdevs, &states)
+                .map_err(|error| TargetError::Invalid(format!("array {name}: {error}")))?;
+            (config, None)
+        };
         if let BitmapConfig::Lockless { superblock, .. } = &config.bitmap {
             // Set at run time before, or by the kernel.
             let kept = Knobs::kept(superblock);
             set_knobs(&mut config, options.knobs.or(kept));
         }
-        self.start(config)?;
-        Ok(how)
+        let started = self.start(config, external.clone());
+        if let (Err(_), Some(external)) = (&started, &external) {
+            self.close_external(external);
+        }
+        started.map(|()| how)
     }
 
     /// The chunk states of every in-sync member whose bitmap can be read.
@@ -225,7 +266,7 @@ impl Target {
         })
     }
 
-    fn candidates(&self, members: &[String]) -> Result<Vec<CandidateBdev>, TargetError> {
+    pub(super) fn candidates(&self, members: &[String]) -> Result<Vec<CandidateBdev>, TargetError> {
         let candidate = |name: &String| {
             let bdev = self.bdev(name)?;
             Ok(CandidateBdev { bdev: bdev.id, unmap: bdev.geometry.unmap })
@@ -248,7 +289,11 @@ impl Target {
         Ok(resolved)
     }
 
-    fn start(&mut self, config: ArrayConfig) -> Result<(), TargetError> {
+    fn start(
+        &mut self,
+        config: ArrayConfig,
+        external: Option<External>,
+    ) -> Result<(), TargetError> {
         let name = config.name.clone();
         let any = config.members.iter().flatten().next().expect("an array starts with members");
         let uuid = Uuid::from_bytes(any.superblock.set_uuid);
@@ -266,7 +311,10 @@ impl Target {
         for member in members.iter().flatten() {
             self.set_user(&member.name, Some(format!("array {name}")));
         }
-        let array = Array { uuid, members, data_offset_blocks, bitmap };
+        if let Some(external) = &external {
+            self.set_user(&external.bdev, Some(format!("array {name}, as its bitmap")));
+        }
+        let array = Array { uuid, members, data_offset_blocks, bitmap, external };
         let bdev = Bdev { id, geometry, backing: Backing::Array(array), user: None };
         self.bdevs.insert(name, bdev);
         Ok(())
@@ -302,6 +350,7 @@ impl Target {
         let (id, array) = self.array(&name)?;
         let members: Vec<String> =
             array.members.iter().flatten().map(|member| member.name.clone()).collect();
+        let external = array.external.clone();
         self.free_bdev(&name)?;
         // The engine lets go of the array in any case; what it could not write is reported below.
         let stopped = self.engine.stop_array(id);
@@ -309,7 +358,18 @@ impl Target {
         for member in &members {
             self.set_user(member, None);
         }
-        stopped.map_err(|status| io_error(&format!("stopping array {name}"), status))?;
+        if let Some(external) = &external {
+            self.set_user(&external.bdev, None);
+        }
+        let stopped = stopped.map_err(|status| io_error(&format!("stopping array {name}"), status));
+        let erased = match &external {
+            Some(external) if erase && stopped.is_ok() => self.erase_head(&external.bdev),
+            _ => Ok(()),
+        };
+        if let Some(external) = &external {
+            self.close_external(external);
+        }
+        stopped.and(erased)?;
         if erase {
             for member in &members {
                 self.erase_superblock(member)?;
@@ -364,7 +424,7 @@ pub(super) fn degraded_text(name: &str, assembly: &Assembly, names: &[String]) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::md::Timestamp;
+    use crate::md::{Features, Timestamp};
 
     fn creation(create: &CreateOptions) -> Result<Creation, CreateError> {
         let member = |tag: u8| NewMember {
