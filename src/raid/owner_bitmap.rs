@@ -32,6 +32,7 @@ struct Flush {
     unit: usize,
     pending: SlotMask,
     ok: SlotMask,
+    failed: SlotMask,
     /// Event count in the header, if the unit holds it.
     events: u64,
 }
@@ -94,7 +95,7 @@ impl BitmapKeeper {
         let flushes = (0..FLUSH_SLOTS)
             .map(|_| {
                 let buf = pool.get(unit_size_bytes)?;
-                Some(Flush { buf, busy: false, unit: 0, pending: 0, ok: 0, events: 0 })
+                Some(Flush { buf, busy: false, unit: 0, pending: 0, ok: 0, failed: 0, events: 0 })
             })
             .collect::<Option<_>>()?;
         Some(Self {
@@ -418,7 +419,7 @@ impl Owner {
     fn begin_flush(&mut self, index: usize, unit: usize, out: &mut Out<'_>) {
         let map = self.shared.map.as_ref().expect("a bitmap has a map");
         let bitmap = self.bitmap.as_mut().expect("the array has a bitmap");
-        let mut copies = bitmap.copies(self.in_sync);
+        let mut copies = bitmap.copies(self.writable);
         let forgotten = if mutant!(ForgetMembersBitmapWrite) { copies & (copies - 1) } else { 0 };
         copies &= !forgotten;
         bitmap.writes += 1;
@@ -438,11 +439,12 @@ impl Owner {
         flush.unit = unit;
         flush.pending = copies;
         flush.ok = forgotten;
+        flush.failed = 0;
         flush.events = bitmap.header.events;
         let buf = flush.buf.clone();
         for copy in slots(copies) {
             let (bdev, lba) = match &self.bitmap.as_ref().expect("asked for").copies {
-                Copies::Members(lbas) => (self.member_bdev(copy), lbas[usize::from(copy)]),
+                Copies::Members(lbas) => (self.place(copy).bdev, lbas[usize::from(copy)]),
                 Copies::External(bdev) => (*bdev, 0),
             };
             let request = MemberRequest {
@@ -469,6 +471,8 @@ impl Owner {
         flush.pending &= !bit(copy);
         if status.is_ok() {
             flush.ok |= bit(copy);
+        } else {
+            flush.failed |= bit(copy);
         }
         if flush.pending != 0 {
             if mutant!(OpenBeforeDurableOnAll) {
@@ -479,13 +483,12 @@ impl Owner {
             return;
         }
         flush.busy = false;
-        let (unit, ok, events) = (flush.unit, flush.ok, flush.events);
+        let (unit, ok, failed, events) = (flush.unit, flush.ok, flush.failed, flush.events);
         let in_sync = self.in_sync;
-        let copies = self.keeper().copies(in_sync);
-        if ok & copies == 0 {
+        if ok & self.keeper().copies(in_sync) == 0 {
             return self.fail_array(out);
         }
-        for slot in slots(copies & !ok) {
+        for slot in slots(failed) {
             self.fail_member(slot, out);
         }
         let bitmap = self.bitmap.as_mut().expect("the array has a bitmap");
