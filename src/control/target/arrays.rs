@@ -114,6 +114,7 @@ impl Target {
         before_writing: impl FnOnce() -> Result<(), TargetError>,
     ) -> Result<StartedHow, TargetError> {
         let members = self.check_members(name, members)?;
+        self.check_place(&members, options)?;
         let mut new_members = Vec::with_capacity(members.len());
         for member in &members {
             let geometry = &self.bdev(member)?.geometry;
@@ -185,6 +186,7 @@ impl Target {
         takeover: &Takeover,
     ) -> Result<StartedHow, TargetError> {
         let members = self.check_members(name, members)?;
+        self.check_place(&members, options)?;
         let given = self.read_members(&members)?;
         let given = self.take_over(name, given, start_degraded, takeover)?;
         let assembly = given.assemble(name, takeover)?;
@@ -287,6 +289,17 @@ impl Target {
             resolved.push(own);
         }
         Ok(resolved)
+    }
+
+    /// Refuses a member as the place of the bitmap.
+    fn check_place(&self, members: &[String], options: &ArrayOptions) -> Result<(), TargetError> {
+        let Some(BitmapPlace::Bdev(name)) = &options.external else { return Ok(()) };
+        let own = &self.free_bdev(name)?.geometry.name;
+        if members.contains(own) {
+            let text = format!("bdev {own} is a member: its bitmap takes a bdev of its own");
+            return Err(TargetError::Invalid(text));
+        }
+        Ok(())
     }
 
     fn start(

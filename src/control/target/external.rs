@@ -348,3 +348,7 @@ fn report(name: &str, place: &str, plan: &ExternalPlan, states: Option<&[u8]>) {
 fn to_usize(bytes: u64) -> usize {
     usize::try_from(bytes).expect("a bitmap fits the memory")
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;
