@@ -169,8 +169,7 @@ fn after_a_power_cut_what_is_marked_is_resynced() {
     bench.create(map, false).unwrap();
     bench.write(128 * 3, 7).unwrap();
     bench.write(128 * 9, 8).unwrap();
-    let (image, old) = (dir.path().join("image"), dir.path().join("old"));
-    bench.image(&old);
+    let image = dir.path().join("image");
     bench.write(128 * 11, 9).unwrap();
     bench.image(&image);
     bench.target.stop();
