@@ -22,7 +22,8 @@ pub const BARRIER_IDLE_S_MAX: u32 = 3600;
 pub struct Knobs {
     /// Seconds between two passes of the daemon. Kept in the bitmap's header, as md does.
     pub daemon_sleep_s: Option<u32>,
-    /// Seconds a chunk must be idle before the daemon may clear it. Kept in mdof's part of the header.
+    /// Seconds a chunk must be idle before the daemon may clear it. Kept in mdof's part of the
+    /// header.
     pub barrier_idle_s: Option<u32>,
     /// Which neighbours of a chunk turn Dirty with it. Kept in mdof's part of the header.
     pub infection: Option<Infection>,

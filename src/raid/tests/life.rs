@@ -287,8 +287,8 @@ impl World {
         }
     }
 
-    /// Somebody keeps a copy of the external bitmap, or puts an old one in its place. It is one that
-    /// the array was run without since: its events must tell.
+    /// Somebody keeps a copy of the external bitmap, or puts an old one in its place: one that the
+    /// array was run without since, as its events must tell.
     fn change_copy(&mut self, old_copy: usize, copy: &mut Option<Vec<u8>>) {
         let (Some(disk), Some(copy)) = (&mut self.external, copy) else { return };
         if self.rng.one_in(old_copy) {
