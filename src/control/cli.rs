@@ -93,7 +93,7 @@ struct CreateArgs {
     /// Size of a bitmap chunk, a power of two from 4k to 1G [default: by size]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     chunk_size: Option<u64>,
-    /// Keep the bitmap in this file or block device, not on the members; it is made if missing
+    /// Keep the bitmap in this file or block device, not on the members
     #[arg(long, value_name = "FILE")]
     bitmap_file: Option<PathBuf>,
     /// The members hold equal data already: keep it, all chunks begin clean

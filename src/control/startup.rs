@@ -341,8 +341,11 @@ fn start_array(
                 convert_bitmap: array.convert_bitmap,
                 bitmap_lost_resync: array.bitmap_lost_resync,
             };
-            let how =
-                target.assemble_array(&array.name, &present, degraded, &options, &takeover)?;
+            // The file of an external bitmap is opened here, and may be in use as members may.
+            let in_use = |error: &TargetError| matches!(error, TargetError::Busy(_));
+            let assemble =
+                || target.assemble_array(&array.name, &present, degraded, &options, &takeover);
+            let how = patiently(assemble, in_use)?;
             let note = ArrayNote { uuid, phase: ArrayPhase::Created };
             if state.read_note(&array.name)?.as_ref() != Some(&note) {
                 state.write_note(&array.name, &note)?;

@@ -203,8 +203,7 @@ impl Target {
         let (mut config, external) = if let Some(place) = &options.external {
             let (config, external, in_doubt) =
                 self.assemble_external(raid_options, &given, &assembly, place, takeover)?;
-            // The superblocks also call an array dirty that only has chunks never written.
-            how.dirty &= in_doubt;
+            how.dirty = in_doubt;
             (config, Some(external))
         } else {
             Self::report_bitmaps(name, &given, &assembly);

@@ -155,10 +155,10 @@ impl Target {
             convert: takeover.convert_bitmap,
             lost_resync: takeover.bitmap_lost_resync,
         };
-        let bits_bytes = prepare_file(&name, place, assembly, permits)?;
+        prepare_file(&name, place, assembly, permits)?;
         let external = self.open_external(&name, place, options.block_size_bytes)?;
         let built = self.candidates(&given.names).and_then(|bdevs| {
-            let judged = self.judge(&name, &external.bdev, assembly, permits, bits_bytes)?;
+            let judged = self.judge(&name, &external.bdev, assembly, permits)?;
             let id = self.bdev(&external.bdev)?.id;
             Ok(configure(options, given, assembly, &bdevs, id, judged))
         });
@@ -178,7 +178,6 @@ impl Target {
         bdev: &str,
         assembly: &Assembly,
         permits: ExternalPermits,
-        bits_bytes: Option<u64>,
     ) -> Result<Judged, TargetError> {
         let bytes = self.bdev(bdev)?.geometry.size_bytes();
         let read = self.read_sectors(bdev, 0, HEAD_READ_BYTES.min(to_usize(bytes)));
@@ -200,7 +199,6 @@ impl Target {
             }
         }
         if let ExternalPlan::Convert { superblock, classic, stale } = &plan {
-            let bytes = bits_bytes.unwrap_or(bytes).min(bytes);
             states = Some(self.convert_external(bdev, superblock, classic, *stale, bytes)?);
         }
         report(name, bdev, &plan, states.as_deref());
@@ -222,13 +220,9 @@ impl Target {
         let bits = read.get(to_usize(CLASSIC_BITS_OFFSET_BYTES)..).unwrap_or(&[]);
         let mut in_doubt = vec![false; to_usize(new.chunk_count())];
         md::mark_in_doubt(&mut in_doubt, new, classic, bits, stale);
-        let mut marked = classic.clone();
-        marked.flags |= BitmapFlags::STALE;
-        let mut head = [0; BITMAP_HEAD_BYTES];
-        marked.encode_into(&mut head);
+        let header = marked_header(classic);
         let mut first = self.read_sectors(bdev, 0, HEAD_READ_BYTES)?;
-        let header = to_usize(CLASSIC_BITS_OFFSET_BYTES);
-        first[..header].copy_from_slice(&head[..header]);
+        first[..header.len()].copy_from_slice(&header);
         self.write_bytes(bdev, 0, &first)?;
         let state = |doubt| if doubt { ChunkState::NeedSync } else { ChunkState::Clean } as u8;
         Ok(in_doubt.into_iter().map(state).collect())
@@ -244,14 +238,27 @@ fn configure(
     Judged { plan, states }: Judged,
 ) -> (ArrayConfig, bool) {
     let quiet = [ChunkState::Unwritten as u8, ChunkState::Clean as u8];
-    let in_doubt = match (&plan, &states) {
-        (ExternalPlan::Fresh { .. }, _) => false,
-        (_, Some(states)) => states.iter().any(|state| !quiet.contains(state)),
-        (_, None) => true,
+    let states_doubt =
+        states.as_ref().is_some_and(|states| states.iter().any(|state| !quiet.contains(state)));
+    let in_doubt = match &plan {
+        // The superblocks also call an array dirty that only has chunks never written.
+        ExternalPlan::Load { .. } => assembly.dirty && states_doubt,
+        ExternalPlan::Convert { .. } => states_doubt,
+        ExternalPlan::Fresh { .. } => false,
+        ExternalPlan::Stale { .. } | ExternalPlan::Replace { .. } => true,
     };
     let candidates = &given.candidates;
     let config = from_external(options, assembly, candidates, bdevs, external, &plan, states);
     (config, in_doubt)
+}
+
+/// The header of a classic bitmap that is not to be believed.
+fn marked_header(classic: &BitmapSuperblock) -> Vec<u8> {
+    let mut marked = classic.clone();
+    marked.flags |= BitmapFlags::STALE;
+    let mut head = [0; BITMAP_HEAD_BYTES];
+    marked.encode_into(&mut head);
+    head[..to_usize(CLASSIC_BITS_OFFSET_BYTES)].to_vec()
 }
 
 fn head_of(bytes: &[u8], array: &Superblock, device_bytes: u64) -> ExternalHead {
@@ -286,20 +293,19 @@ fn make_file(path: &Path, bytes: u64) -> Result<(), TargetError> {
 
 /// What has to be done about a file before it can be a bdev: one that is missing is made, where a
 /// new bitmap is called for at all; a classic one is as long as its bits, and given the room that
-/// states take. Returns how many bytes of it a classic bitmap has.
+/// states take. One that lacks bits is marked first: what it lacks would read as clean.
 fn prepare_file(
     name: &str,
     place: &BitmapPlace,
     assembly: &Assembly,
     permits: ExternalPermits,
-) -> Result<Option<u64>, TargetError> {
-    let BitmapPlace::File(path) = place else { return Ok(None) };
+) -> Result<(), TargetError> {
+    let BitmapPlace::File(path) = place else { return Ok(()) };
     let shown = path.display().to_string();
     let refused = |error| refusal(name, &shown, &error);
     if inspect(path)? == Found::Missing {
         ExternalPlan::new(assembly, &ExternalHead::Blank, FILE_BYTES, permits).map_err(refused)?;
-        make_file(path, FILE_BYTES)?;
-        return Ok(None);
+        return make_file(path, FILE_BYTES);
     }
     let io = |error: std::io::Error| TargetError::Io(format!("cannot prepare {shown}: {error}"));
     let length = std::fs::metadata(path).map_err(io)?.len();
@@ -307,15 +313,21 @@ fn prepare_file(
     let file = File::open(path).map_err(io)?;
     file.read_exact_at(&mut bytes, 0).map_err(io)?;
     let head = head_of(&bytes, &assembly.superblock, length);
-    if !matches!(&head, ExternalHead::Found(head) if head.version == BitmapVersion::Classic) {
-        return Ok(None);
-    }
-    ExternalPlan::new(assembly, &head, FILE_BYTES, permits).map_err(refused)?;
-    if length < FILE_BYTES {
+    let plan = match &head {
+        ExternalHead::Found(found) if found.version == BitmapVersion::Classic => {
+            ExternalPlan::new(assembly, &head, FILE_BYTES, permits).map_err(refused)?
+        }
+        _ => return Ok(()),
+    };
+    if let (ExternalPlan::Convert { classic, .. }, true) = (plan, length < FILE_BYTES) {
         let file = OpenOptions::new().write(true).open(path).map_err(io)?;
+        if length < CLASSIC_BITS_OFFSET_BYTES + classic_bits_bytes(&classic) {
+            let header = marked_header(&classic);
+            file.write_all_at(&header, 0).and_then(|()| file.sync_all()).map_err(io)?;
+        }
         file.set_len(FILE_BYTES).and_then(|()| file.sync_all()).map_err(io)?;
     }
-    Ok(Some(length))
+    Ok(())
 }
 
 /// Tells the operator what became of the bitmap.

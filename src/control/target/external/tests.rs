@@ -324,6 +324,17 @@ fn a_classic_one_is_converted() {
     let text = bench.assemble(map.clone()).unwrap_err();
     assert!(text.contains("classic") && text.contains("convert_bitmap = true"), "{text}");
     assert_eq!(bench.bytes("map"), head);
+    // One that lacks some of its bits knows nothing of what they stood for.
+    let whole = (bench.bytes("a"), bench.bytes("b"));
+    fs::write(dir.path().join("map"), &head[..264]).unwrap();
+    let convert = Takeover { convert_bitmap: true, ..Takeover::default() };
+    bench.assemble_from(&["a", "b"], map.clone(), convert).unwrap();
+    assert_eq!(bench.bytes("map")[4], 6);
+    assert_eq!(bench.synced()[0], 0);
+    bench.stop();
+    fs::write(dir.path().join("a"), whole.0).unwrap();
+    fs::write(dir.path().join("b"), whole.1).unwrap();
+    fs::write(dir.path().join("map"), &head).unwrap();
     let convert = Takeover { convert_bitmap: true, ..Takeover::default() };
     bench.assemble_from(&["a", "b"], map.clone(), convert).unwrap();
     let histogram = bench.status().histogram;
