@@ -239,15 +239,15 @@ fn run_assemble(arguments: AssembleArgs) -> Result<(), String> {
     if dry_run {
         let text = assembled.report.to_text(Style::of_stdout());
         let nqn = &assembled.config.subsystems[0].nqn;
-        let bitmap = if assembled.config.arrays[0].external.is_some() {
-            "\nits bitmap is in a file of its own, which a start reads: what is resynced depends on \
-             it\n"
-        } else {
-            ""
+        let bitmap = match &assembled.config.arrays[0].external {
+            Some(_) => {
+                "\nwhat is resynced depends on its bitmap, which a start reads from its file\n"
+            }
+            None => "",
         };
         return print(&format!(
-            "{text}{bitmap}\nwould be served as namespace 1 of {nqn} on {listen}; nothing was started or \
-             written (--dry-run). As a configuration file for mdof target:\n\n{}",
+            "{text}{bitmap}\nwould be served as namespace 1 of {nqn} on {listen}; nothing was started \
+             or written (--dry-run). As a configuration file for mdof target:\n\n{}",
             assembled.config_text
         ));
     }

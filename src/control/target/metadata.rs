@@ -137,8 +137,8 @@ impl Target {
         self.write_bytes(name, superblock.super_offset_sectors * SECTOR_BYTES, &bytes)
     }
 
-    /// Writes a new array's metadata: the whole bitmap area, on the bdev `external` or on all members, before
-    /// the first superblock makes one of them a member.
+    /// Writes a new array's metadata: the whole bitmap area, on the bdev `external` or on all
+    /// members, before the first superblock makes one of them a member.
     pub(super) fn write_creation(
         &mut self,
         members: &[String],
