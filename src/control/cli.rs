@@ -246,8 +246,8 @@ fn run_assemble(arguments: AssembleArgs) -> Result<(), String> {
             None => "",
         };
         return print(&format!(
-            "{text}{bitmap}\nwould be served as namespace 1 of {nqn} on {listen}; nothing was started \
-             or written (--dry-run). As a configuration file for mdof target:\n\n{}",
+            "{text}{bitmap}\nwould be served as namespace 1 of {nqn} on {listen}; nothing was \
+             started or written (--dry-run). As a configuration file for mdof target:\n\n{}",
             assembled.config_text
         ));
     }
