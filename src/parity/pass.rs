@@ -6,7 +6,7 @@
 //!
 //! Strips usually start at the same offset in a page, so that all lines of a block compete for the
 //! same eight ways of the first-level cache. P and Q of many strips are therefore made of a few
-//! strips at a time, a tile of each: measured, a fifth faster from eight strips on than all at once.
+//! strips at a time, a tile of each: measured, a fifth faster with eight strips than all at once.
 
 use std::ops::Range;
 
@@ -60,7 +60,8 @@ pub(super) enum Job<'a> {
         p: &'a [u8],
         factor: u8,
     },
-    /// With dp and dq the differences of P and Q: x = factors[0] * dp ^ factors[1] * dq, y = dp ^ x.
+    /// With dp and dq the differences of P and Q: x = factors[0] * dp ^ factors[1] * dq,
+    /// y = dp ^ x.
     TwoData {
         x: &'a mut [u8],
         y: &'a mut [u8],
