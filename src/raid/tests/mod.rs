@@ -11,6 +11,7 @@
 //! `scripts/sim` runs as many lives as there is time for.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod copies;
 mod crash_points;
 mod discard;
 mod disk;

@@ -64,10 +64,42 @@ pub(crate) enum Mutant {
     SuperblockBeforeHeader,
     /// A member that the others have thrown out is taken back as it is.
     StaleMemberAccepted,
+    /// A discard's chunks are not held: writes in flight and later ones go on in them.
+    DiscardIgnoresWriters,
+    /// Writers' questions about chunks that a discard holds are answered.
+    DiscardHoldForgotten,
+    /// A discard does not wait for a chunk that is being zeroed before its first write.
+    DiscardIgnoresZeroing,
+    /// A discard does not wait for resync or repair in its chunks.
+    DiscardIgnoresResync,
+    /// Members free a discard's space before the Unwritten states are durable.
+    FreeBeforeDurable,
+    /// They free it while a member that lacks those states would still come back as equal.
+    FreeBeforeAbsenceRecorded,
+    /// The last chunk of a discard becomes Unwritten though only a part of it was meant.
+    DiscardTakesPartOfChunk,
+    /// A discard finds nothing to do where another one is not durable yet.
+    UnwrittenBeforeDurable,
+    /// A chunk that a member failed to zero is opened before that failure is on record.
+    ZeroedBeforeAbsenceRecorded,
+    /// Chunks never written are infected.
+    InfectUnwritten,
+    /// Chunks in doubt are infected, and so forgotten.
+    InfectInDoubt,
+    /// Infected chunks are open before the unit is written.
+    InfectedCountsAsDurable,
+    /// Chunks are infected while a member is absent, which would be given them all.
+    InfectWhileDegraded,
+    /// A new sleep of the daemon is not written to the bitmap's header.
+    SleepNotKept,
+    /// A sleep that is under way is slept to its end though a shorter one was set.
+    LongSleepRunsOn,
+    /// Settings are taken from an array that stops, which then writes to its members.
+    SettingsAtStop,
 }
 
 /// Every bug.
-pub(super) const ALL: [Mutant; 28] = [
+pub(super) const ALL: [Mutant; 44] = [
     Mutant::SkipWaitForBlockInFlight,
     Mutant::OpenBeforeDurableOnAll,
     Mutant::OpenLaterChanges,
@@ -96,6 +128,22 @@ pub(super) const ALL: [Mutant; 28] = [
     Mutant::UnwrittenReadAsFound,
     Mutant::SuperblockBeforeHeader,
     Mutant::StaleMemberAccepted,
+    Mutant::DiscardIgnoresWriters,
+    Mutant::DiscardHoldForgotten,
+    Mutant::DiscardIgnoresZeroing,
+    Mutant::DiscardIgnoresResync,
+    Mutant::FreeBeforeDurable,
+    Mutant::FreeBeforeAbsenceRecorded,
+    Mutant::DiscardTakesPartOfChunk,
+    Mutant::UnwrittenBeforeDurable,
+    Mutant::ZeroedBeforeAbsenceRecorded,
+    Mutant::InfectUnwritten,
+    Mutant::InfectInDoubt,
+    Mutant::InfectedCountsAsDurable,
+    Mutant::InfectWhileDegraded,
+    Mutant::SleepNotKept,
+    Mutant::LongSleepRunsOn,
+    Mutant::SettingsAtStop,
 ];
 
 thread_local! {

@@ -157,6 +157,26 @@ fn the_last_member_is_kept_and_its_errors_reach_the_host() {
     world.read_all();
 }
 
+#[test]
+pub(super) fn a_chunk_that_cannot_be_read_stays_in_doubt() {
+    let mut world = started(13, Shape::SMALL);
+    world.write(16, 8);
+    world.cut_power();
+    world.assemble();
+    world.faults.read_error = 1;
+    assert!(world.wait_started());
+    world.run_until_quiet();
+    assert_eq!(world.state(2), ChunkState::NeedSync);
+    world.faults.read_error = 0;
+    world.stop();
+    world.assemble();
+    assert!(world.wait_started());
+    world.wait_synced();
+    assert_eq!(world.state(2), ChunkState::Dirty);
+    world.read_all();
+    world.check_members_agree();
+}
+
 /// Defect 2 of the kernel: a discard of 4 KiB at the start of a chunk forgot all of it, so that a
 /// rebuild left out its data.
 #[test]
