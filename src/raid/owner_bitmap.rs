@@ -164,6 +164,9 @@ impl BitmapKeeper {
 
     /// A chunk became Clean: its unit may be written when nothing better is to do.
     pub(super) fn mark_lazy(&mut self, chunk: usize) {
+        if mutant!(ClearedInMemoryOnly) {
+            return;
+        }
         self.ledger.mark(self.ledger.unit_of(chunk), Urgency::Lazy);
     }
 
@@ -411,6 +414,10 @@ impl Owner {
             bitmap.header.encode_into(&mut header);
             let start = unit * bytes.len();
             bytes[..header_bytes].copy_from_slice(&header[start..start + header_bytes]);
+            if mutant!(HeaderIsInfected) {
+                let taken = bytes[..header_bytes].iter_mut().filter(|byte| **byte <= 1);
+                taken.for_each(|byte| *byte = ChunkState::Dirty as u8);
+            }
         }
         let chunks = bitmap.ledger.chunks_of(unit);
         map.snapshot(chunks.clone(), &mut bytes[header_bytes..header_bytes + chunks.len()]);

@@ -1,5 +1,7 @@
 //! Random lives of arrays: work, faults, clean stops, power cuts, starts with members missing.
 
+use std::fmt;
+
 use super::host::QUEUE_DEPTH;
 use super::oracle::violated;
 use super::rng::Rng;
@@ -24,6 +26,24 @@ pub(super) struct Figures {
     pub(super) split_brains: u64,
     /// Of the log, if wanted.
     pub(super) digest: (u64, u64),
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} lives, {} host writes, {} power cuts, {} blocks read and checked, {} chunks \
+             resynced, {} member requests, {} requests failed by faults, {} split brains",
+            self.lives,
+            self.writes,
+            self.cuts,
+            self.blocks_read,
+            self.copied,
+            self.events,
+            self.failed,
+            self.split_brains
+        )
+    }
 }
 
 impl Figures {

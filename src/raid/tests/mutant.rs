@@ -96,9 +96,22 @@ pub(crate) enum Mutant {
     LongSleepRunsOn,
     /// Settings are taken from an array that stops, which then writes to its members.
     SettingsAtStop,
+    /// Bytes of the header that share a block with states are taken for states.
+    HeaderIsInfected,
+    /// A bad-block log that is in use may lie inside the bitmap.
+    BadBlockLogInBitmap,
+    /// A bitmap for fewer sectors than the array has is taken.
+    BitmapTooSmall,
+    /// What the daemon clears is not written.
+    ClearedInMemoryOnly,
+    /// Nobody looks for chunks in doubt when the array starts.
+    DoubtWaitsForWrite,
+    /// The space for states is counted without the header before them.
+    HeaderTakesNoSpace,
 }
 
-/// Every bug.
+/// Every bug that random lives or a story of the simulator must find. Those that stand for a
+/// defect of the kernel's and that no oracle forbids are in `super::defects`.
 pub(super) const ALL: [Mutant; 44] = [
     Mutant::SkipWaitForBlockInFlight,
     Mutant::OpenBeforeDurableOnAll,
@@ -155,6 +168,11 @@ impl Mutant {
     pub(crate) fn is_on(self) -> bool {
         PLANTED.get() == Some(self)
     }
+}
+
+/// The bug of that name.
+pub(super) fn by_name(name: &str) -> Option<Mutant> {
+    ALL.into_iter().find(|mutant| format!("{mutant:?}") == name)
 }
 
 /// Plants a bug, or none, on this thread.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::life::{Figures, life};
 use super::mutant::{self, Mutant};
-use super::{copies, discard, infection, pool, scenario, trace};
+use super::{copies, defects, discard, infection, pool, scenario, trace};
 
 /// Seeds of `scripts/test`.
 const SEEDS: u64 = 300;
@@ -66,7 +66,8 @@ fn try_life(seed: u64, with_digest: bool) -> Result<Figures, String> {
 fn tell(seed: u64, what: &str) -> ! {
     eprintln!("{}", trace::story());
     eprintln!("seed {seed}: {what}");
-    eprintln!("again: scripts/sim --first {seed} --seeds 1");
+    let bug = std::env::var("MDOF_SIM_BUG").map_or(String::new(), |bug| format!(" --bug {bug}"));
+    eprintln!("again: scripts/sim --first {seed} --seeds 1{bug}");
     panic!("seed {seed} breaks a promise");
 }
 
@@ -80,7 +81,7 @@ fn random_lives_break_no_promise() {
             Err(what) => tell(seed, &what),
         }
     }
-    println!("{sum:?}");
+    println!("{sum}");
     assert!(sum.writes > 10_000 && sum.cuts > 1000 && sum.copied > 1000, "{sum:?}");
 }
 
@@ -111,13 +112,26 @@ const STORIES: [(Mutant, fn()); 7] = [
 
 /// What a planted bug broke: in its story if it has one, else in the fixed seeds.
 fn find(mutant: Mutant) -> Option<String> {
-    if let Some((_, story)) = STORIES.iter().find(|(planted, _)| *planted == mutant) {
+    let told = STORIES.iter().find(|(planted, _)| *planted == mutant);
+    if let Some((_, story)) = told {
         return awaited(story).err().map(|what| format!("its story: {what}"));
     }
     (0..SEEDS).chain(FOUND).find_map(|seed| {
         let what = try_life(seed, false).err()?;
         Some(format!("seed {seed}: {what}"))
     })
+}
+
+/// The tests named after the kernel's defects see the defects.
+#[test]
+fn every_known_defect_fails_its_test() {
+    for (mutant, test) in defects::PLANTED {
+        assert_eq!(awaited(test), Ok(()));
+        mutant::plant(Some(mutant));
+        let result = awaited(test);
+        mutant::plant(None);
+        println!("{mutant:?}: {}", result.expect_err("the defect is there and its test passes"));
+    }
 }
 
 #[test]
@@ -143,6 +157,9 @@ fn setting(name: &str, default: u64) -> u64 {
 #[test]
 #[ignore = "runs for as long as it is told: use scripts/sim"]
 fn as_many_lives_as_there_is_time_for() {
+    if let Ok(name) = std::env::var("MDOF_SIM_BUG") {
+        mutant::plant(Some(mutant::by_name(&name).unwrap_or_else(|| panic!("no bug {name}"))));
+    }
     let first = setting("MDOF_SIM_FIRST", 0);
     let seeds = setting("MDOF_SIM_SEEDS", u64::MAX);
     let limit = Duration::from_secs(setting("MDOF_SIM_SECONDS", 60));
@@ -158,7 +175,7 @@ fn as_many_lives_as_there_is_time_for() {
         }
         if said.elapsed() > Duration::from_secs(30) {
             said = Instant::now();
-            eprintln!("{:>6} s, next seed {}: {sum:?}", began.elapsed().as_secs(), seed + 1);
+            eprintln!("{:>6} s, next seed {}: {sum}", began.elapsed().as_secs(), seed + 1);
         }
         if began.elapsed() >= limit {
             break;
@@ -166,6 +183,6 @@ fn as_many_lives_as_there_is_time_for() {
     }
     let seconds = began.elapsed().as_secs_f64();
     let rate = |count: u64| count as f64 / seconds;
-    eprintln!("{seconds:.0} s from seed {first} on, no promise broken: {sum:?}");
+    eprintln!("{seconds:.0} s from seed {first} on, no promise broken: {sum}");
     eprintln!("{:.0} host writes/s, {:.0} power cuts/s", rate(sum.writes), rate(sum.cuts));
 }

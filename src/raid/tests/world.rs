@@ -132,7 +132,7 @@ fn bdevs(shape: &Shape) -> Vec<CandidateBdev> {
 }
 
 /// A creation of the shipped code, cut down to the size of the simulated members.
-fn creation(shape: &Shape) -> md::Creation {
+pub(super) fn creation(shape: &Shape) -> md::Creation {
     let sectors_per_block = shape.block / 512;
     let mut creation = md::create(&md::NewArray {
         name: "sim".to_owned(),
