@@ -295,9 +295,12 @@ impl World {
                 continue;
             }
             if is_unwritten {
-                // Discarded as a whole: what members hold does not matter, what they know does.
+                // Discarded as a whole: what members hold does not matter, what they know does;
+                // unless this is a write of zeroes, and another discard is under way.
                 for slot in 0..self.disks.len() {
-                    let knows = self.disks[slot].state_byte(chunk) == UNWRITTEN;
+                    let disk = &self.disks[slot];
+                    let knows =
+                        disk.state_byte(chunk) == UNWRITTEN || disk.live[lba] == request.version;
                     if !knows && in_sync & 1 << slot != 0 {
                         let what = format!("chunk {chunk} discarded, member {slot} lacks that");
                         violated(5, &what);
