@@ -197,9 +197,9 @@ impl Owner {
             return self.release_piece(out);
         }
         let bitmap = self.bitmap.as_mut().expect("discards need a bitmap");
-        if bitmap.is_zeroing(&piece) && !mutant!(DiscardIgnoresZeroing)
-            || self.walker.works_in(&range) && !mutant!(DiscardIgnoresResync)
-        {
+        let is_zeroing = bitmap.is_zeroing(&piece) && !mutant!(DiscardIgnoresZeroing);
+        let is_copying = self.walker.works_in(&range) && !mutant!(DiscardIgnoresResync);
+        if is_zeroing || is_copying {
             return;
         }
         let map = self.shared.map.as_ref().expect("a bitmap has a map");
