@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::channel_op::{Op, OpState};
 use super::message::{BlockRange, Mail, Out, SlotMask, ToChannel, ToOwner};
-use super::{CHANNEL_OPS_MAX, MemberSlot, Shared, bit};
+use super::{CHANNEL_OPS_MAX, MemberPlace, MemberSlot, Shared, bit};
 use crate::bdev::{BdevId, BdevIo, Completion, IoOp, IoStatus, Station, Tag};
 
 /// Windows that resync can hold at once.
@@ -39,8 +39,12 @@ pub struct Channel {
     free: Vec<u32>,
     /// Requests that found no free slot, oldest first.
     waiting: VecDeque<BdevIo>,
-    /// Members that are read and written.
+    /// Where each slot's data lie; `None` for an empty slot.
+    places: Box<[Option<MemberPlace>]>,
+    /// Members that are read.
     pub(super) in_sync: SlotMask,
+    /// Members that are written: those in sync and those being rebuilt.
+    pub(super) writable: SlotMask,
     /// All slots of the array.
     all: SlotMask,
     /// Members whose absence is durable.
@@ -64,6 +68,7 @@ impl Channel {
     /// The channel of an array whose members `in_sync` take part; all others are known absent.
     #[must_use]
     pub fn new(shared: Arc<Shared>, in_sync: SlotMask) -> Self {
+        let shared_places = shared.members.clone().into_boxed_slice();
         let slots = shared.members.len();
         let all = if slots == 64 { SlotMask::MAX } else { (1 << slots) - 1 };
         let ops_max = u32::try_from(CHANNEL_OPS_MAX).expect("a small constant");
@@ -72,7 +77,9 @@ impl Channel {
             ops: (0..CHANNEL_OPS_MAX).map(|_| Op::free()).collect(),
             free: (0..ops_max).rev().collect(),
             waiting: VecDeque::with_capacity(CHANNEL_OPS_MAX),
+            places: shared_places,
             in_sync,
+            writable: in_sync,
             all,
             recorded: all & !in_sync,
             reported: 0,
@@ -142,9 +149,10 @@ impl Channel {
                 assert_eq!(self.ops[op as usize].state(), OpState::DiscardWait);
                 self.finish(op, status, out);
             }
-            ToChannel::Members { epoch, in_sync } => {
+            ToChannel::Place(slot, place) => self.places[usize::from(slot)] = Some(place),
+            ToChannel::Members { epoch, in_sync, writable } => {
                 if !mutant!(MembershipNotAdopted) {
-                    self.in_sync = in_sync;
+                    self.adopt(in_sync, writable);
                 }
                 out.mail.push_back(Mail::Owner(ToOwner::Adopted(epoch)));
                 self.recheck_recorded(out);
@@ -170,6 +178,15 @@ impl Channel {
         }
     }
 
+    /// Takes over a membership. A member that comes (back) is neither known absent nor reported.
+    fn adopt(&mut self, in_sync: SlotMask, writable: SlotMask) {
+        let joined = writable & !self.writable;
+        self.recorded &= !joined;
+        self.reported &= !joined;
+        self.in_sync = in_sync;
+        self.writable = writable;
+    }
+
     /// Host requests that have not ended.
     #[must_use]
     pub fn in_flight(&self) -> usize {
@@ -188,7 +205,7 @@ impl Channel {
 
     /// Sends the request of `op` to one member.
     pub(super) fn send(&mut self, op: u32, slot: MemberSlot, out: &mut Out<'_>) {
-        let place = self.shared.members[usize::from(slot)].expect("the member takes part");
+        let place = self.places[usize::from(slot)].expect("the member takes part");
         let this = &mut self.ops[op as usize];
         let io = this.io.as_ref().expect("the slot is in use");
         let kind = if io.op == IoOp::Unmap && !place.unmap { IoOp::WriteZeroes } else { io.op };
@@ -242,7 +259,7 @@ impl Channel {
 
     /// Reports a member's failure to the owner, once.
     pub(super) fn report_member(&mut self, slot: MemberSlot, out: &mut Out<'_>) {
-        if self.in_sync & bit(slot) != 0 && self.reported & bit(slot) == 0 {
+        if self.writable & bit(slot) != 0 && self.reported & bit(slot) == 0 {
             self.reported |= bit(slot);
             out.mail.push_back(Mail::Owner(ToOwner::MemberFailed(slot)));
         }

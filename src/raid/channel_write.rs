@@ -61,7 +61,7 @@ impl Channel {
     fn fan_out(&mut self, op: u32, out: &mut Out<'_>) {
         assert!(self.in_sync != 0, "an array keeps its last member");
         self.ops[op as usize].set_state(OpState::Members);
-        for slot in slots(self.in_sync) {
+        for slot in slots(self.writable) {
             self.send(op, slot, out);
         }
     }

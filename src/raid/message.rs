@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 
-use super::MemberSlot;
+use super::{MemberPlace, MemberSlot};
 use crate::bdev::{IoQueue, IoStatus};
 
 /// A set of member slots.
@@ -88,12 +88,16 @@ pub enum ToChannel {
     Refused(u32, IoStatus),
     /// The chunks of this operation read as zeroes, durably; or could not be discarded.
     Discarded(u32, IoStatus),
+    /// The slot's member has its data here. It takes part from the next `Members` on.
+    Place(MemberSlot, MemberPlace),
     /// These members take part from now on; answer [`ToOwner::Adopted`].
     Members {
         /// Grows with each change.
         epoch: u32,
-        /// Members that are read and written.
+        /// Members that are read.
         in_sync: SlotMask,
+        /// Members that are written: those in sync and those being rebuilt.
+        writable: SlotMask,
     },
     /// The absence of these members is durable on the others.
     Recorded(SlotMask),

@@ -155,7 +155,8 @@ pub struct Shared {
     pub map: Option<ChunkMap>,
     /// The map is kept on the members, so that discarded chunks can be told from written ones.
     pub discards: bool,
-    /// Per slot: bdev and first data block.
+    /// Per slot: bdev and first data block at the start. Members come and go later: each machine
+    /// keeps a list of its own, see [`ToChannel::Place`].
     pub members: Vec<Option<MemberPlace>>,
     /// Chunks called Unwritten read as zeroes. Not so in an array that Linux md has run: there
     /// they may hold data, see [`Superblock::unwritten_reads_zero`].
@@ -163,7 +164,7 @@ pub struct Shared {
 }
 
 /// Where a member's data lie.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemberPlace {
     /// The member's bdev.
     pub bdev: BdevId,

@@ -15,7 +15,7 @@ use super::owner_daemon::Daemon;
 use super::owner_discard::Discarder;
 use super::owner_members::{Member, MemberState, Recorder};
 use super::owner_resync::Walker;
-use super::{ArrayStatus, MemberSlot, Shared};
+use super::{ArrayStatus, MemberPlace, MemberSlot, Shared};
 use crate::bdev::{BdevIo, Completion, IoOp, IoStatus, Station, Tag};
 use crate::reactor::buf::{BufPool, IoBuf};
 
@@ -109,8 +109,12 @@ pub struct Owner {
     pub(super) cores: u16,
     life: Life,
     pub(super) members: Vec<Member>,
-    /// Members that are read and written.
+    /// Where each slot's data lie; `None` for an empty slot.
+    pub(super) places: Vec<Option<MemberPlace>>,
+    /// Members that are read.
     pub(super) in_sync: SlotMask,
+    /// Members that are written, data and metadata: those in sync and those being rebuilt.
+    pub(super) writable: SlotMask,
     pub(super) recorder: Recorder,
     pub(super) bitmap: Option<BitmapKeeper>,
     pub(super) daemon: Daemon,
@@ -140,12 +144,14 @@ impl Owner {
             .filter(|(member, _)| member.state == MemberState::InSync)
             .fold(0, |mask, (_, slot)| mask | 1 << slot);
         Self {
+            places: shared.members.clone(),
             shared,
             pool,
             cores,
             life: Life::Starting,
             members,
             in_sync,
+            writable: in_sync,
             recorder,
             bitmap,
             daemon,
@@ -266,7 +272,7 @@ impl Owner {
                 if mutant!(StopWithoutFlush) {
                     return self.poll_life(out);
                 }
-                self.stop_flush_pending = self.in_sync;
+                self.stop_flush_pending = self.writable;
                 self.flush_members(out);
             }
             Life::Flushing if self.stop_flush_pending == 0 => {
@@ -341,6 +347,11 @@ impl Owner {
         }
     }
 
+    /// Where the data of a member that takes part lie.
+    pub(super) fn place(&self, slot: MemberSlot) -> MemberPlace {
+        self.places[usize::from(slot)].expect("the member takes part")
+    }
+
     /// Sends a request to a member.
     pub(super) fn send(
         &self,
@@ -349,7 +360,7 @@ impl Owner {
         request: MemberRequest,
         out: &mut Out<'_>,
     ) {
-        let place = self.shared.members[usize::from(slot)].expect("the member takes part");
+        let place = self.place(slot);
         let io = BdevIo {
             op: request.op,
             fua: request.op != IoOp::Read,
@@ -373,7 +384,7 @@ impl Owner {
         ArrayStatus {
             members: members
                 .map(|(slot, member)| {
-                    (self.shared.members[slot].map(|place| place.bdev), member.state.name())
+                    (self.places[slot].map(|place| place.bdev), member.state.name())
                 })
                 .collect(),
             histogram: self.shared.map.as_ref().map_or([0; 8], |map| map.histogram()),

@@ -32,6 +32,7 @@ struct Flush {
     unit: usize,
     pending: SlotMask,
     ok: SlotMask,
+    failed: SlotMask,
     /// Event count in the header, if the unit holds it.
     events: u64,
 }
@@ -83,7 +84,7 @@ impl BitmapKeeper {
         let flushes = (0..FLUSH_SLOTS)
             .map(|_| {
                 let buf = pool.get(unit_size_bytes)?;
-                Some(Flush { buf, busy: false, unit: 0, pending: 0, ok: 0, events: 0 })
+                Some(Flush { buf, busy: false, unit: 0, pending: 0, ok: 0, failed: 0, events: 0 })
             })
             .collect::<Option<_>>()?;
         Some(Self {
@@ -399,9 +400,9 @@ impl Owner {
     }
 
     fn begin_flush(&mut self, index: usize, unit: usize, out: &mut Out<'_>) {
-        let mut in_sync = self.in_sync;
-        let forgotten = if mutant!(ForgetMembersBitmapWrite) { in_sync & (in_sync - 1) } else { 0 };
-        in_sync &= !forgotten;
+        let mut members = self.writable;
+        let forgotten = if mutant!(ForgetMembersBitmapWrite) { members & (members - 1) } else { 0 };
+        members &= !forgotten;
         let map = self.shared.map.as_ref().expect("a bitmap has a map");
         let bitmap = self.bitmap.as_mut().expect("the array has a bitmap");
         bitmap.writes += 1;
@@ -423,11 +424,12 @@ impl Owner {
         map.snapshot(chunks.clone(), &mut bytes[header_bytes..header_bytes + chunks.len()]);
         flush.busy = true;
         flush.unit = unit;
-        flush.pending = in_sync;
+        flush.pending = members;
         flush.ok = forgotten;
+        flush.failed = 0;
         flush.events = bitmap.header.events;
         let buf = flush.buf.clone();
-        for slot in slots(in_sync) {
+        for slot in slots(members) {
             let bitmap_lba = self.bitmap.as_ref().expect("asked for").lbas[usize::from(slot)];
             let request = MemberRequest {
                 op: IoOp::Write,
@@ -452,6 +454,8 @@ impl Owner {
         flush.pending &= !bit(slot);
         if status.is_ok() {
             flush.ok |= bit(slot);
+        } else {
+            flush.failed |= bit(slot);
         }
         if flush.pending != 0 {
             if mutant!(OpenBeforeDurableOnAll) {
@@ -462,11 +466,11 @@ impl Owner {
             return;
         }
         flush.busy = false;
-        let (unit, ok, events) = (flush.unit, flush.ok, flush.events);
+        let (unit, ok, failed, events) = (flush.unit, flush.ok, flush.failed, flush.events);
         if ok & self.in_sync == 0 {
             return self.fail_array(out);
         }
-        for slot in slots(self.in_sync & !ok) {
+        for slot in slots(failed) {
             self.fail_member(slot, out);
         }
         let bitmap = self.bitmap.as_mut().expect("the array has a bitmap");

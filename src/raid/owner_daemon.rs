@@ -174,14 +174,14 @@ impl Owner {
             self.daemon.set_state(DaemonState::Flushing { pending: 0 });
             self.daemon.set_state(DaemonState::Clearing { next: 0 });
         } else if self.daemon.state == DaemonState::Resting {
-            self.daemon.set_state(DaemonState::Flushing { pending: self.in_sync });
+            self.daemon.set_state(DaemonState::Flushing { pending: self.writable });
             self.flush_members(out);
         }
     }
 
-    /// Asks every member in sync to bring its volatile cache to its medium.
+    /// Asks every member to bring its volatile cache to its medium.
     pub(super) fn flush_members(&mut self, out: &mut Out<'_>) {
-        for slot in slots(self.in_sync) {
+        for slot in slots(self.writable) {
             let request = MemberRequest { op: IoOp::Flush, lba: 0, blocks: 0, buf: None };
             self.send(slot, OwnerOp::Flush, request, out);
         }

@@ -233,10 +233,8 @@ impl Owner {
 
     fn free_piece(&mut self, out: &mut Out<'_>) {
         let range = self.shared.blocks_of_chunks(&self.discarder.held());
-        let frees = |slot: &MemberSlot| {
-            self.shared.members[usize::from(*slot)].is_some_and(|place| place.unmap)
-        };
-        let pending = slots(self.in_sync).filter(frees).fold(0, |mask, slot| mask | bit(slot));
+        let frees = |slot: &MemberSlot| self.place(*slot).unmap;
+        let pending = slots(self.writable).filter(frees).fold(0, |mask, slot| mask | bit(slot));
         if pending == 0 {
             return self.release_piece(out);
         }
@@ -247,7 +245,7 @@ impl Owner {
     }
 
     fn send_free(&self, slot: MemberSlot, range: &BlockRange, out: &mut Out<'_>) {
-        let place = self.shared.members[usize::from(slot)].expect("the member takes part");
+        let place = self.place(slot);
         let request = MemberRequest {
             op: IoOp::Unmap,
             lba: place.data_lba + range.lba,

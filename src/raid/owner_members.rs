@@ -75,6 +75,7 @@ pub(super) struct Recorder {
     durable: u64,
     pending: SlotMask,
     ok: SlotMask,
+    failed: SlotMask,
     bufs: Vec<IoBuf>,
     /// Membership changes so far, and the last one each channel has adopted.
     epoch: u32,
@@ -95,6 +96,7 @@ impl Recorder {
             durable: 0,
             pending: 0,
             ok: 0,
+            failed: 0,
             bufs: (0..slots).map(|_| pool.get(SUPERBLOCK_READ_BYTES)).collect::<Option<_>>()?,
             epoch: 0,
             adopted: vec![0; usize::from(cores)],
@@ -148,17 +150,26 @@ impl Owner {
         member.state = MemberState::Faulty;
         let dev_number = member.superblock.as_ref().expect("it was in sync").dev_number;
         self.in_sync &= !bit(slot);
+        self.writable &= !bit(slot);
         for superblock in self.members.iter_mut().filter_map(|m| m.superblock.as_mut()) {
             superblock.set_role(dev_number, Role::Faulty);
         }
         self.want_superblock();
         self.recorder.unrecorded |= bit(slot);
         self.recorder.unrecorded_update = self.recorder.wanted;
-        self.recorder.epoch += 1;
-        let members = ToChannel::Members { epoch: self.recorder.epoch, in_sync: self.in_sync };
-        out.mail.push_back(Mail::Channels(members));
+        self.announce_members(out);
         let left = self.in_sync.count_ones();
         out.mail.push_back(Mail::Event(ArrayEvent::MemberFailed { slot, left }));
+    }
+
+    /// Tells every channel who is read and written from now on.
+    fn announce_members(&mut self, out: &mut Out<'_>) {
+        self.recorder.epoch += 1;
+        out.mail.push_back(Mail::Channels(ToChannel::Members {
+            epoch: self.recorder.epoch,
+            in_sync: self.in_sync,
+            writable: self.writable,
+        }));
     }
 
     /// A read failed on a member and was served by another.
@@ -206,12 +217,13 @@ impl Owner {
 
     fn write_superblocks(&mut self, out: &mut Out<'_>) {
         self.recorder.set_state(RecordState::Superblocks);
-        self.recorder.pending = self.in_sync;
+        self.recorder.pending = self.writable;
         self.recorder.ok = 0;
+        self.recorder.failed = 0;
         let resync_offset = if self.is_clean() { RESYNC_DONE } else { 0 };
         let block = self.shared.block_size_bytes as usize;
         let sectors_per_block = u64::from(self.shared.block_size_bytes / 512);
-        for slot in slots(self.in_sync) {
+        for slot in slots(self.writable) {
             let superblock =
                 self.members[usize::from(slot)].superblock.as_mut().expect("it is in sync");
             superblock.events = self.recorder.events;
@@ -241,6 +253,8 @@ impl Owner {
         self.recorder.pending &= !bit(slot);
         if status.is_ok() {
             self.recorder.ok |= bit(slot);
+        } else {
+            self.recorder.failed |= bit(slot);
         }
         if self.recorder.pending != 0 {
             if mutant!(RecordedOnFirstSurvivor) {
@@ -248,13 +262,13 @@ impl Owner {
             }
             return;
         }
-        let ok = self.recorder.ok;
+        let (ok, failed) = (self.recorder.ok, self.recorder.failed);
         if ok & self.in_sync == 0 {
             return self.fail_array(out);
         }
         self.recorder.durable = self.recorder.writing;
         self.recorder.set_state(RecordState::Idle);
-        for slot in slots(self.in_sync & !ok) {
+        for slot in slots(failed) {
             self.fail_member(slot, out);
         }
     }

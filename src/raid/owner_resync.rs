@@ -188,7 +188,7 @@ impl Owner {
                 self.read_piece(index, out);
             }
         }
-        if self.life() != Life::Running || self.failed || self.in_sync.count_ones() < 2 {
+        if self.life() != Life::Running || self.failed || self.writable.count_ones() < 2 {
             return self.end_resync(out);
         }
         while let Some(index) = self.walker.windows.iter().position(Window::is_free) {
@@ -314,8 +314,8 @@ impl Owner {
         }
         let Some(buf) = window.buf.clone() else { return };
         window.set_state(WindowState::Reading { source });
-        let place = self.shared.members[usize::from(source)].expect("in sync");
-        let lba = place.data_lba + window.next;
+        let lba = window.next;
+        let lba = self.place(source).data_lba + lba;
         let request = MemberRequest { op: IoOp::Read, lba, blocks, buf: Some(buf) };
         self.send(source, OwnerOp::Window(index), request, out);
     }
@@ -367,11 +367,13 @@ impl Owner {
             return self.read_piece(index, out);
         }
         let targets = match window.job {
-            Job::Resync { .. } if mutant!(ResyncForgetsMember) && self.in_sync.count_ones() > 2 => {
-                let others = self.in_sync & !bit(source);
+            Job::Resync { .. }
+                if mutant!(ResyncForgetsMember) && self.writable.count_ones() > 2 =>
+            {
+                let others = self.writable & !bit(source);
                 others & (others - 1)
             }
-            Job::Resync { .. } => self.in_sync & !bit(source),
+            Job::Resync { .. } => self.writable & !bit(source),
             Job::Repair { slot } => self.in_sync & bit(slot),
         };
         if targets == 0 {
@@ -380,7 +382,7 @@ impl Owner {
         window.set_state(WindowState::Writing { pending: targets, failed: 0 });
         let (next, buf) = (window.next, window.buf.clone());
         for slot in slots(targets) {
-            let place = self.shared.members[usize::from(slot)].expect("in sync");
+            let place = self.place(slot);
             let lba = place.data_lba + next;
             let request = MemberRequest { op: IoOp::Write, lba, blocks, buf: buf.clone() };
             self.send(slot, OwnerOp::Window(index), request, out);
@@ -392,7 +394,7 @@ impl Owner {
         for slot in slots(failed) {
             self.fail_member(slot, out);
         }
-        let goes_on = self.life() == Life::Running && self.in_sync.count_ones() > 1;
+        let goes_on = self.life() == Life::Running && self.writable.count_ones() > 1;
         let window = &mut self.walker.windows[index];
         window.next += blocks;
         window.tried = 0;
@@ -444,7 +446,7 @@ impl Owner {
         if !self.walker.is_idle() {
             return;
         }
-        if self.life() == Life::Running && self.in_sync.count_ones() < 2 {
+        if self.life() == Life::Running && self.writable.count_ones() < 2 {
             self.walker.cursor = None;
         }
         if std::mem::take(&mut self.walker.active) {

@@ -21,6 +21,7 @@ pub(super) struct ZeroJob {
     pub(super) chunk: usize,
     pub(super) pending: SlotMask,
     ok: SlotMask,
+    failed: SlotMask,
     failure: Option<IoStatus>,
     /// All members have answered, some of them well; waits until the absence of the others is
     /// recorded. A power cut before would bring one of them back as equal, with what it held
@@ -31,7 +32,7 @@ pub(super) struct ZeroJob {
 impl Owner {
     /// Makes sure that a chunk never written is being zeroed. `false`: no job is free.
     pub(super) fn zero_chunk(&mut self, chunk: usize, out: &mut Out<'_>) -> bool {
-        let in_sync = self.in_sync;
+        let members = self.writable;
         let bitmap = self.keeper();
         if bitmap.zero_job_of(chunk).is_some() {
             return true;
@@ -40,10 +41,10 @@ impl Owner {
             return false;
         };
         bitmap.zero_jobs[index] =
-            ZeroJob { busy: true, chunk, pending: in_sync, ..ZeroJob::default() };
+            ZeroJob { busy: true, chunk, pending: members, ..ZeroJob::default() };
         let range = self.shared.blocks_of_chunk(chunk);
-        for slot in slots(in_sync) {
-            let place = self.shared.members[usize::from(slot)].expect("in sync");
+        for slot in slots(members) {
+            let place = self.place(slot);
             let request = MemberRequest {
                 op: IoOp::WriteZeroes,
                 lba: place.data_lba + range.lba,
@@ -68,12 +69,13 @@ impl Owner {
         if status.is_ok() {
             job.ok |= bit(slot);
         } else {
+            job.failed |= bit(slot);
             job.failure = Some(status);
         }
         if job.pending != 0 {
             return;
         }
-        let (ok, chunk, failure) = (job.ok, job.chunk, job.failure);
+        let (ok, failed, chunk, failure) = (job.ok, job.failed, job.chunk, job.failure);
         if ok & self.in_sync == 0 {
             self.keeper().zero_jobs[index] = ZeroJob::default();
             self.refuse_chunk(chunk, failure.unwrap_or(IoStatus::MediaError), out);
@@ -81,7 +83,7 @@ impl Owner {
         }
         self.keeper().zero_jobs[index].zeroed = true;
         self.keeper().zeroed += 1;
-        for slot in slots(self.in_sync & !ok) {
+        for slot in slots(failed) {
             self.fail_member(slot, out);
         }
     }
