@@ -73,6 +73,13 @@ impl Watch {
         }
     }
 
+    /// Data became durable for the host on these members: the caches of others may not hold.
+    pub(super) fn promised_without(&mut self, in_sync: SlotMask) {
+        for (slot, may_lack) in self.may_lack.iter_mut().enumerate() {
+            *may_lack |= in_sync & 1 << slot == 0;
+        }
+    }
+
     /// Whether the member can be left alone.
     pub(super) fn has_all(&self, slot: usize) -> bool {
         !self.missed[slot] && !self.may_lack[slot]

@@ -323,6 +323,7 @@ impl World {
         trace::note(Event::Stopped);
         if running.stopped_ok {
             self.host.stopped();
+            self.watch.promised_without(running.owner.in_sync);
         }
         for disk in &mut self.disks {
             disk.dead = false;
