@@ -10,7 +10,7 @@ use super::oracle::Watch;
 use super::rng::Rng;
 use super::trace::{self, Event};
 use crate::bdev::{BdevId, BdevIo, IoQueue, IoStatus};
-use crate::bitmap::ChunkState;
+use crate::bitmap::{ChunkState, Infection};
 use crate::md;
 use crate::raid::assembly::{self, ArrayOptions, CandidateBdev};
 use crate::raid::message::{ArrayTimer, SlotMask};
@@ -30,6 +30,8 @@ pub(super) struct Shape {
     pub(super) unmap: bool,
     /// The bitmap is on a device of its own.
     pub(super) external: bool,
+    /// The policy that each start begins with.
+    pub(super) infection: Infection,
 }
 
 impl Shape {
@@ -43,6 +45,7 @@ impl Shape {
         assume_clean: false,
         unmap: true,
         external: false,
+        infection: Infection::Adaptive,
     };
 }
 
@@ -135,7 +138,7 @@ fn bdevs(shape: &Shape) -> Vec<CandidateBdev> {
 
 /// Why nothing was assembled.
 #[derive(Debug)]
-enum Refused {
+pub(super) enum Refused {
     Members(md::AssembleError),
     /// The external bitmap went on with other members.
     Ahead,
@@ -153,7 +156,7 @@ fn put_bitmap(creation: &md::Creation, area: &mut [u8]) {
 }
 
 /// A creation of the shipped code, cut down to the size of the simulated members.
-fn creation(shape: &Shape) -> md::Creation {
+pub(super) fn creation(shape: &Shape) -> md::Creation {
     let sectors_per_block = shape.block / 512;
     let mut creation = md::create(&md::NewArray {
         name: "sim".to_owned(),
@@ -218,13 +221,14 @@ impl World {
             block: shape.block,
             chunk_blocks: shape.chunk_blocks,
             blocks: shape.blocks,
+            infection: shape.infection,
         });
         let mut world = Self {
             rng,
             faults: Faults::default(),
             disks,
             external,
-            host: Host::new(shape.blocks, shape.block),
+            host: Host::new(shape.blocks, shape.block, shape.chunk_blocks),
             watch: Watch::new(shape.members, chunks),
             running: None,
             pool,
@@ -239,11 +243,12 @@ impl World {
             present: vec![true; shape.members],
             shape,
         };
-        world.start(&config);
+        world.start(config);
         world
     }
 
-    fn start(&mut self, config: &ArrayConfig) {
+    fn start(&mut self, config: ArrayConfig) {
+        let config = &ArrayConfig { infection: self.shape.infection, ..config };
         let shared = crate::raid::prepare(config, BdevId(100)).unwrap();
         let cores = self.shape.cores;
         let owner = Owner::from_config(config, shared.clone(), cores, self.pool).unwrap();
@@ -275,9 +280,9 @@ impl World {
             Ok(assembly) => assembly,
             Err(Refused::Members(md::AssembleError::SplitBrain { .. })) => {
                 self.split_brains += 1;
-                let missed = self.watch.missed.clone();
-                let chosen = present.iter().filter(|&&slot| !missed[slot]);
-                let mut tried = chosen.map(|&slot| self.assemble_from(&[slot]));
+                let chosen: Vec<usize> =
+                    present.into_iter().filter(|&slot| self.watch.has_all(slot)).collect();
+                let mut tried = chosen.into_iter().map(|slot| self.assemble_from(&[slot]));
                 tried.find_map(Result::ok).expect("somebody has everything")
             }
             Err(Refused::Ahead) if present.len() < self.disks.len() => {
@@ -288,7 +293,7 @@ impl World {
         }
     }
 
-    fn assemble_from(&mut self, present: &[usize]) -> Result<md::Assembly, Refused> {
+    pub(super) fn assemble_from(&mut self, present: &[usize]) -> Result<md::Assembly, Refused> {
         let mut states = Vec::new();
         let candidates: Vec<md::Candidate> = present
             .iter()
@@ -314,12 +319,13 @@ impl World {
             self.check_plan(&assembly);
             assembly::from_assembly(options, &assembly, &candidates, &bdevs, &states).unwrap()
         };
-        self.start(&config);
+        let in_sync = config.in_sync();
+        self.start(config);
         let running = self.running.as_ref().unwrap();
         let need_sync = running.shared.map.as_ref().unwrap().histogram()[3];
         trace::note(Event::Assembled {
             present: present.iter().fold(0, |mask, slot| mask | 1 << slot),
-            in_sync: config.in_sync(),
+            in_sync,
             dirty: assembly.dirty,
             need_sync: usize::try_from(need_sync).unwrap(),
         });
@@ -419,6 +425,7 @@ impl World {
         trace::note(Event::Stopped);
         if running.stopped_ok {
             self.host.stopped();
+            self.watch.promised_without(running.owner.in_sync);
         }
         for disk in self.disks.iter_mut().chain(&mut self.external) {
             disk.dead = false;
