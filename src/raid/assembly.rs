@@ -20,6 +20,8 @@
 //! Wherever the copies were not all alike, or the array was not stopped cleanly, all units are
 //! written again and are durable before the array serves; the one with the header comes last, so
 //! that a crash on the way leaves what was doubtful doubtful. Control logs what it found.
+//!
+//! A bitmap on a device of its own has a table of its own, in `md::external`.
 
 use super::owner_bitmap::EVENTS_CLEARED_UNKNOWN;
 use super::owner_start::VOLATILE_CHUNK_SIZE_BYTES;
@@ -28,8 +30,8 @@ use crate::bdev::BdevId;
 use crate::bitmap::state::safer_byte;
 use crate::bitmap::{ChunkState, Infection};
 use crate::md::{
-    Assembly, BitmapError, BitmapPlan, BitmapSuperblock, Candidate, Creation, SECTOR_BYTES, Slot,
-    Superblock,
+    Assembly, BitmapError, BitmapPlan, BitmapSuperblock, Candidate, Creation, ExternalPlan,
+    SECTOR_BYTES, Slot, Superblock,
 };
 
 /// What the operator decides about an array, beside its members.
@@ -74,6 +76,7 @@ pub fn from_creation(
         states: vec![creation.initial_state.byte(); chunks],
         stale: false,
         rewrite: false,
+        external: None,
     };
     config(options, members.collect(), bitmap)
 }
@@ -90,19 +93,76 @@ pub fn from_assembly(
     bdevs: &[CandidateBdev],
     states: &[Option<Vec<u8>>],
 ) -> Result<ArrayConfig, BitmapError> {
-    let array = &assembly.superblock;
     let sources: Vec<usize> = assembly.slots.iter().filter_map(in_sync).collect();
-    let (mut bitmap, unwritten_reads_zero) = bitmap_config(assembly, candidates, &sources, states)?;
-    let is_rebuilding = |slot: &Slot| matches!(slot, Slot::Rebuilding { .. });
+    let (mut bitmap, reads_zero) = bitmap_config(assembly, candidates, &sources, states)?;
     let ours = sources.iter().all(|&source| candidates[source].superblock.is_ours());
-    if let BitmapConfig::Lockless { superblock, stale, rewrite, .. } = &mut bitmap {
-        if !ours || *stale || !matches!(assembly.bitmap, BitmapPlan::Load { .. }) {
-            superblock.events_cleared = EVENTS_CLEARED_UNKNOWN;
+    if let BitmapConfig::Lockless { superblock, stale, .. } = &mut bitmap
+        && (!ours || *stale || !matches!(assembly.bitmap, BitmapPlan::Load { .. }))
+    {
+        superblock.events_cleared = EVENTS_CLEARED_UNKNOWN;
+    }
+    let members = members(assembly, candidates, bdevs, &mut bitmap, reads_zero);
+    Ok(config(options, members, bitmap))
+}
+
+/// The configuration of an assembled array whose bitmap is on the device `external`, where `plan`
+/// was made of its head. `states` holds what a plan to load or convert it needs: the state of each
+/// chunk.
+#[must_use]
+pub fn from_external(
+    options: ArrayOptions,
+    assembly: &Assembly,
+    candidates: &[Candidate],
+    bdevs: &[CandidateBdev],
+    external: BdevId,
+    plan: &ExternalPlan,
+    states: Option<Vec<u8>>,
+) -> ArrayConfig {
+    let (superblock, state) = match plan {
+        ExternalPlan::Load { superblock } | ExternalPlan::Convert { superblock, .. } => {
+            (superblock, None)
         }
-        // Its copy may be behind.
+        ExternalPlan::Fresh { superblock } => (superblock, Some(ChunkState::Clean)),
+        ExternalPlan::Stale { superblock, .. } | ExternalPlan::Replace { superblock } => {
+            (superblock, Some(ChunkState::NeedSync))
+        }
+    };
+    let chunks = usize::try_from(superblock.chunk_count()).expect("bounded by BITMAP_CHUNKS_MAX");
+    let states = match state {
+        None => states.expect("the plan needs the states"),
+        Some(state) => vec![state as u8; chunks],
+    };
+    let mut superblock = superblock.clone();
+    if !matches!(plan, ExternalPlan::Load { .. }) {
+        superblock.events_cleared = EVENTS_CLEARED_UNKNOWN;
+    }
+    let mut bitmap = BitmapConfig::Lockless {
+        superblock,
+        states,
+        stale: false,
+        rewrite: assembly.dirty || !matches!(plan, ExternalPlan::Load { .. }),
+        external: Some(external),
+    };
+    // A bitmap that is loaded has the mark behind it, the others call no chunk Unwritten.
+    let members = members(assembly, candidates, bdevs, &mut bitmap, Some(true));
+    config(options, members, bitmap)
+}
+
+/// The members that take part, by slot.
+fn members(
+    assembly: &Assembly,
+    candidates: &[Candidate],
+    bdevs: &[CandidateBdev],
+    bitmap: &mut BitmapConfig,
+    unwritten_reads_zero: Option<bool>,
+) -> Vec<Option<MemberConfig>> {
+    let array = &assembly.superblock;
+    let is_rebuilding = |slot: &Slot| matches!(slot, Slot::Rebuilding { .. });
+    if let BitmapConfig::Lockless { rewrite, .. } = bitmap {
+        // The copy of one that is being rebuilt may be behind.
         *rewrite |= assembly.slots.iter().any(is_rebuilding);
     }
-    let lacks = |own: &Superblock| lacks(&bitmap, own);
+    let lacks = |own: &Superblock| lacks(bitmap, own);
     let member = |slot: &Slot| {
         let (candidate, lacks) = match *slot {
             Slot::InSync { candidate } => (candidate, None),
@@ -122,7 +182,7 @@ pub fn from_assembly(
         let CandidateBdev { bdev, unmap } = bdevs[candidate];
         Some(MemberConfig { bdev, unmap, superblock, lacks })
     };
-    Ok(config(options, assembly.slots.iter().map(member).collect(), bitmap))
+    assembly.slots.iter().map(member).collect()
 }
 
 /// What a member that was being rebuilt has to be given yet.
@@ -162,7 +222,8 @@ fn bitmap_config(
         let chunks =
             usize::try_from(superblock.chunk_count()).expect("bounded by BITMAP_CHUNKS_MAX");
         let states = vec![state; chunks];
-        BitmapConfig::Lockless { superblock, states, stale: false, rewrite: true }
+        let (stale, rewrite) = (false, true);
+        BitmapConfig::Lockless { superblock, states, stale, rewrite, external: None }
     };
     Ok(match &assembly.bitmap {
         BitmapPlan::None => (BitmapConfig::None { resync: assembly.full_resync_needed }, None),
@@ -193,6 +254,7 @@ fn bitmap_config(
                 states,
                 stale: *stale,
                 rewrite: assembly.dirty || differ || incomplete,
+                external: None,
             };
             // What an old bitmap calls Unwritten may have been written since.
             (config, stale.then_some(false))

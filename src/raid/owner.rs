@@ -18,7 +18,7 @@ use super::owner_members::{Member, MemberState, Recorder};
 use super::owner_rebuild::Rebuilder;
 use super::owner_resync::Walker;
 use super::{ArrayStatus, MemberPlace, MemberSlot, Seniority, Shared};
-use crate::bdev::{BdevIo, Completion, IoOp, IoStatus, Station, Tag};
+use crate::bdev::{BdevId, BdevIo, Completion, IoOp, IoStatus, Station, Tag};
 use crate::reactor::buf::{BufPool, IoBuf};
 
 /// Where the array is in its life.
@@ -184,7 +184,7 @@ impl Owner {
     /// use. No host request may reach a channel before.
     pub fn start(&mut self, out: &mut Out<'_>) {
         assert_eq!(self.life, Life::Starting);
-        self.want_superblock();
+        self.want_recorded();
         self.poll(out);
     }
 
@@ -280,7 +280,9 @@ impl Owner {
                 self.arm_daemon(out);
                 self.announce_start(out);
                 out.mail.push_back(Mail::Started(Ok(())));
-                self.walker.look_again();
+                if !mutant!(DoubtWaitsForWrite) {
+                    self.walker.look_again();
+                }
             }
             Life::Closing if self.closed_count == self.cores => {
                 assert!(self.discarder.is_idle(), "a channel closed with a discard under way");
@@ -391,7 +393,18 @@ impl Owner {
         request: MemberRequest,
         out: &mut Out<'_>,
     ) {
-        let place = self.place(slot);
+        self.send_to(self.place(slot).bdev, slot, owner_op, request, out);
+    }
+
+    /// Sends a request to a bdev; `part` comes back with its answer.
+    pub(super) fn send_to(
+        &self,
+        bdev: BdevId,
+        part: MemberSlot,
+        owner_op: OwnerOp,
+        request: MemberRequest,
+        out: &mut Out<'_>,
+    ) {
         let io = BdevIo {
             op: request.op,
             fua: request.op != IoOp::Read && !self.is_flushed_later(owner_op),
@@ -400,12 +413,12 @@ impl Owner {
             buf: request.buf,
             completion: Completion::new(Tag {
                 station: Station::RaidOwner,
-                part: slot,
+                part,
                 object: self.shared.bdev.0,
                 op: owner_op.pack(),
             }),
         };
-        out.io.submit(place.bdev, io);
+        out.io.submit(bdev, io);
     }
 
     /// What an operator sees.

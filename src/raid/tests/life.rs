@@ -1,12 +1,16 @@
 //! Random lives of arrays: work, faults, clean stops, power cuts, starts with members missing.
 
+use std::fmt;
+
 use super::host::QUEUE_DEPTH;
 use super::oracle::violated;
 use super::rng::Rng;
 use super::trace::{self, Event};
 use super::world::{Faults, Shape, World};
 use crate::bdev::IoOp;
+use crate::bitmap::Infection;
 use crate::limits::IO_SIZE_BYTES_MAX;
+use crate::raid::Knobs;
 use crate::reactor::buf::BufPool;
 
 /// What a life, or many of them, amounted to.
@@ -22,6 +26,24 @@ pub(super) struct Figures {
     pub(super) split_brains: u64,
     /// Of the log, if wanted.
     pub(super) digest: (u64, u64),
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} lives, {} host writes, {} power cuts, {} blocks read and checked, {} chunks \
+             resynced, {} member requests, {} requests failed by faults, {} split brains",
+            self.lives,
+            self.writes,
+            self.cuts,
+            self.blocks_read,
+            self.copied,
+            self.events,
+            self.failed,
+            self.split_brains
+        )
+    }
 }
 
 impl Figures {
@@ -41,6 +63,8 @@ impl Figures {
 #[derive(Clone, Copy)]
 struct Habits {
     faults: Faults,
+    /// The operator sets something once in so many steps.
+    settings: usize,
     /// One start in so many leaves out a member.
     leave_out: usize,
     /// Steps of work in a round, at most.
@@ -50,6 +74,8 @@ struct Habits {
     /// The chunks that most requests go to.
     hot: usize,
     hot_chunks: usize,
+    /// One start in so many finds an old copy of the external bitmap.
+    old_copy: usize,
 }
 
 fn shape(rng: &mut Rng) -> Shape {
@@ -75,6 +101,8 @@ fn shape(rng: &mut Rng) -> Shape {
         blocks: chunk_blocks * chunks - short,
         assume_clean: rng.one_in(4),
         unmap: rng.one_in(2),
+        external: false,
+        infection: Infection::ALL[rng.below(Infection::ALL.len())],
     }
 }
 
@@ -107,11 +135,13 @@ fn habits(rng: &mut Rng, shape: &Shape) -> Habits {
     };
     Habits {
         faults,
+        settings: if rng.one_in(2) { 150 } else { 0 },
         leave_out: if rng.one_in(3) { 3 } else { 0 },
         operator: [0, 0, 30, 100][rng.below(4)],
         steps: [60, 300, 1500, 3000][rng.below(4)],
         hot,
         hot_chunks,
+        old_copy: 0,
     }
 }
 
@@ -196,11 +226,36 @@ impl World {
             0 => self.submit(core, IoOp::Flush, false, 0, 0),
             1..6 => self.submit(core, IoOp::Read, false, lba, blocks),
             6 => self.submit(core, IoOp::Compare, false, lba, blocks),
-            _ if self.host.is_being_written(lba, blocks) => {}
-            7 => self.submit(core, IoOp::WriteZeroes, fua, lba, blocks),
-            8 => self.submit(core, IoOp::Unmap, fua, lba, blocks),
-            _ => self.submit(core, IoOp::Write, fua, lba, blocks),
+            // What an old bitmap does not know to be discarded is what the members hold.
+            7..10 if habits.old_copy > 0 => {}
+            7 => self.submit_if_may(core, IoOp::WriteZeroes, fua, lba, blocks),
+            8 => self.submit_if_may(core, IoOp::Unmap, fua, lba, blocks),
+            9 => {
+                let chunk = self.blocks_of(self.chunk_of(lba));
+                let blocks_max = IO_SIZE_BYTES_MAX / self.shape.block;
+                if chunk.len() <= blocks_max {
+                    self.submit_if_may(core, IoOp::Unmap, fua, chunk.start, chunk.len());
+                }
+            }
+            _ => self.submit_if_may(core, IoOp::Write, fua, lba, blocks),
         }
+    }
+
+    fn submit_if_may(&mut self, core: usize, op: IoOp, fua: bool, lba: usize, blocks: usize) {
+        if self.host.may_send(op, lba, blocks) {
+            self.submit(core, op, fua, lba, blocks);
+        }
+    }
+
+    /// The operator turns a knob, or all.
+    fn some_setting(&mut self) {
+        let rng = &mut self.rng;
+        let knobs = Knobs {
+            daemon_sleep_s: rng.one_in(2).then(|| [1, 30, 70][rng.below(3)]),
+            barrier_idle_s: rng.one_in(2).then(|| [0, 5][rng.below(2)]),
+            infection: rng.one_in(2).then(|| Infection::ALL[rng.below(Infection::ALL.len())]),
+        };
+        self.set(knobs).expect("the array runs");
     }
 
     /// `true`: the power goes now, soon after a fault.
@@ -223,6 +278,9 @@ impl World {
             }
             if self.rng.one_in(40) {
                 self.fire_timer();
+            }
+            if self.rng.one_in(habits.settings) {
+                self.some_setting();
             }
             self.step();
         }
@@ -281,9 +339,22 @@ impl World {
         if self.rng.one_in(leave_out) {
             let slot = self.rng.below(self.disks.len());
             self.present[slot] = false;
-            let missed = &self.watch.missed;
-            let has_all = self.present.iter().zip(missed).any(|(&there, &missed)| there && !missed);
+            let mut slots = 0..self.disks.len();
+            let has_all = slots.any(|slot| self.present[slot] && self.watch.has_all(slot));
             self.present[slot] = !has_all;
+        }
+    }
+
+    /// Somebody keeps a copy of the external bitmap, or puts an old one in its place: one that the
+    /// array was run without since, as its events must tell.
+    fn change_copy(&mut self, old_copy: usize, copy: &mut Option<Vec<u8>>) {
+        let (Some(disk), Some(copy)) = (&mut self.external, copy) else { return };
+        if self.rng.one_in(old_copy) {
+            disk.live_meta.clone_from(copy);
+            disk.durable_meta.clone_from(copy);
+            trace::note(Event::OldCopy);
+        } else if self.rng.one_in(2) {
+            copy.clone_from(&disk.live_meta);
         }
     }
 
@@ -302,18 +373,28 @@ impl World {
     }
 }
 
+/// Seeds with this bit live with an external bitmap.
+pub(super) const EXTERNAL_SEEDS: u64 = 1 << 32;
+
 /// One seed: an array lives through work, faults, stops and power cuts. Panics when a promise is
 /// broken; the story is in [`trace`] then.
 pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
     trace::begin(with_digest);
     let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x6d64_6f66);
-    let shape = shape(&mut rng);
-    let habits = habits(&mut rng, &shape);
+    let mut shape = shape(&mut rng);
+    let mut habits = habits(&mut rng, &shape);
+    if seed & EXTERNAL_SEEDS != 0 {
+        shape.external = true;
+        habits.old_copy = if shape.assume_clean { rng.between(0, 4) } else { 0 };
+    }
     let mut world = World::create(rng.next(), shape, pool);
     world.faults = habits.faults;
+    world.watch.may_be_stale = habits.old_copy > 0;
+    let mut copy = world.external.as_ref().map(|disk| disk.live_meta.clone());
     for _ in 0..rng.between(3, 14) {
         world.round(&habits);
         world.choose_present(habits.leave_out);
+        world.change_copy(habits.old_copy, &mut copy);
         world.assemble();
     }
     // At last everything comes to rest and is looked at.

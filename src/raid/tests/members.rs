@@ -88,7 +88,7 @@ impl World {
             },
         };
         let old = std::mem::replace(&mut self.disks[slot], new);
-        let missed = std::mem::replace(&mut self.watch.missed[slot], missed);
+        let missed = self.watch.is_replaced(slot, missed);
         self.shelf[slot] = Some((old, missed));
     }
 
@@ -200,12 +200,13 @@ impl World {
                 }
             }
         }
-        self.watch.missed[slot] = false;
+        self.watch.is_given_all(slot);
     }
 
     /// A member is in sync again.
     pub(super) fn check_rebuilt(&mut self, slot: MemberSlot) {
         assert!(!self.watch.missed[usize::from(slot)], "no superblock has called it whole");
+        self.watch.is_given_all(usize::from(slot));
         if self.in_sync().count_ones() as usize == self.disks.len() {
             self.watch.owed.fill(false);
         }

@@ -39,6 +39,8 @@ pub(super) struct Watch {
     pub(super) chunks: usize,
     /// By slot: it has missed an acknowledged write.
     pub(super) missed: Vec<bool>,
+    /// By slot: it was out when a write ended of which nobody can tell whether it has it.
+    may_lack: Vec<bool>,
     /// By chunk: somebody has missed an acknowledged write to it.
     pub(super) owed: Vec<bool>,
     /// By chunk: writes of data, and writes of any kind, that members have not answered.
@@ -63,6 +65,7 @@ impl Watch {
         Self {
             chunks,
             missed: vec![false; members],
+            may_lack: vec![false; members],
             owed: vec![false; chunks],
             writing_data: vec![0; chunks],
             writing: vec![0; chunks],
@@ -74,6 +77,32 @@ impl Watch {
             copied: 0,
             copied_in_all: 0,
         }
+    }
+
+    /// Data became durable for the host on these members: the caches of others may not hold.
+    pub(super) fn promised_without(&mut self, in_sync: SlotMask) {
+        for (slot, may_lack) in self.may_lack.iter_mut().enumerate() {
+            *may_lack |= in_sync & 1 << slot == 0;
+        }
+    }
+
+    /// Whether the member can be left alone.
+    pub(super) fn has_all(&self, slot: usize) -> bool {
+        !self.missed[slot] && !self.may_lack[slot]
+    }
+
+    /// The slot's device has been given everything.
+    pub(super) fn is_given_all(&mut self, slot: usize) {
+        self.missed[slot] = false;
+        self.may_lack[slot] = false;
+    }
+
+    /// Another device is in the slot. Says what the one before may lack.
+    pub(super) fn is_replaced(&mut self, slot: usize, lacks: bool) -> bool {
+        let before = self.missed[slot] || self.may_lack[slot];
+        self.missed[slot] = lacks;
+        self.may_lack[slot] = false;
+        before
     }
 
     pub(super) fn power_cut(&mut self) {
@@ -103,7 +132,7 @@ impl World {
     /// A request is on its way to a member.
     pub(super) fn check_issued(&mut self, disk: usize, io: &BdevIo, sent: &Sent) {
         match sent.place {
-            Place::Unit(unit) => self.check_unit(unit, io),
+            Place::Unit(unit) => self.check_unit(disk, unit, io),
             Place::Data { lba, blocks, first, last } => {
                 if io.op.modifies() {
                     self.check_overlap(disk, lba, blocks);
@@ -123,7 +152,7 @@ impl World {
     /// A member has done, or failed, a request.
     pub(super) fn check_executed(&mut self, io: &BdevIo, sent: &Sent) {
         match sent.place {
-            Place::Unit(unit) => self.check_unit(unit, io),
+            Place::Unit(unit) => self.check_unit(sent.member, unit, io),
             Place::Data { first, last, .. } if io.op.modifies() && !sent.by_owner => {
                 self.count(io.op, first, last, false);
             }
@@ -145,7 +174,7 @@ impl World {
     fn check_marked(&self, op: IoOp, first: usize, last: usize) {
         for chunk in first..=last {
             for slot in self.in_sync_slots() {
-                let byte = self.disks[slot].state_byte(chunk);
+                let byte = self.state_byte(slot, chunk);
                 // Zeroes may go to a chunk that reads as zeroes whatever is there.
                 if !((2..=4).contains(&byte) || (byte == UNWRITTEN && op != IoOp::Write)) {
                     violated(1, &format!("{op:?} to chunk {chunk}, {byte} on member {slot}"));
@@ -180,11 +209,17 @@ impl World {
         if io.op == IoOp::Unmap {
             let is_recorded = |chunk| {
                 shared.chunk_state(chunk) == Some(ChunkState::Unwritten)
-                    && self.in_sync_slots().all(|slot| self.disks[slot].state_byte(chunk) == 0)
+                    && self.in_sync_slots().all(|slot| self.state_byte(slot, chunk) == 0)
             };
             if !(first..=last).all(is_recorded) {
                 violated(6, &format!("chunk {first} is freed and not durably Unwritten"));
             }
+            // Who lacks that record must not come back as equal.
+            let lacks = |slot: &usize| {
+                let may_hold = |chunk| self.disks[*slot].state_byte(chunk) != UNWRITTEN;
+                self.writable() & 1 << slot == 0 && (first..=last).any(may_hold)
+            };
+            (0..self.disks.len()).filter(lacks).for_each(|slot| self.check_recorded(slot));
             return;
         }
         for other in &self.running.as_ref().unwrap().in_flight {
@@ -230,13 +265,13 @@ impl World {
     }
 
     /// Oracles 4 and 6: the states that go to a medium.
-    fn check_unit(&self, unit: usize, io: &BdevIo) {
+    fn check_unit(&self, disk: usize, unit: usize, io: &BdevIo) {
         let chunks = self.watch.chunks_of_unit(unit, self.shape.block);
         if chunks.is_empty() {
             return;
         }
-        let start =
-            STATES_BYTE + chunks.start - usize::try_from(io.lba).unwrap() * self.shape.block;
+        let start = self.disk(disk).bitmap_byte() + md::BITMAP_HEAD_BYTES + chunks.start
+            - usize::try_from(io.lba).unwrap() * self.shape.block;
         let bytes = &io.buf.as_ref().unwrap().as_slice()[start..start + chunks.len()];
         for (chunk, &byte) in chunks.zip(bytes) {
             if byte == UNWRITTEN && self.watch.writing_data[chunk] > 0 {
@@ -251,7 +286,7 @@ impl World {
             if self.watch.owed[chunk] {
                 violated(6, &format!("chunk {chunk} becomes Clean, an absent member lacks it"));
             }
-            let becomes = |slot: usize| self.disks[slot].state_byte(chunk) != CLEAN;
+            let becomes = |slot: usize| self.state_byte(slot, chunk) != CLEAN;
             if self.in_sync_slots().any(becomes) {
                 self.check_alike(4, chunk, self.in_sync());
             }
@@ -283,10 +318,20 @@ impl World {
         let shared = self.running.as_ref().unwrap().shared.clone();
         for lba in request.lba..request.lba + request.blocks {
             let chunk = self.chunk_of(lba);
-            if shared.chunk_state(chunk) == Some(ChunkState::Unwritten) {
-                // Discarded as a whole: what members hold does not matter, what they know does.
+            let is_unwritten = shared.chunk_state(chunk) == Some(ChunkState::Unwritten);
+            if self.host.is_contested(lba) {
+                // Nobody can tell what a member is to hold; who is out may lack it.
+                for slot in (0..self.disks.len()).filter(|slot| in_sync & 1 << slot == 0) {
+                    self.watch.may_lack[slot] = true;
+                }
+                continue;
+            }
+            if is_unwritten {
+                // Discarded as a whole: what members hold does not matter, what they know does;
+                // unless this is a write of zeroes, and another discard is under way.
                 for slot in 0..self.disks.len() {
-                    let knows = self.disks[slot].state_byte(chunk) == UNWRITTEN;
+                    let knows = self.state_byte(slot, chunk) == UNWRITTEN
+                        || self.disks[slot].live[lba] == request.version;
                     if !knows && in_sync & 1 << slot != 0 {
                         let what = format!("chunk {chunk} discarded, member {slot} lacks that");
                         violated(5, &what);
@@ -351,6 +396,7 @@ impl World {
             if self.watch.missed[slot] {
                 violated(5, &format!("member {slot} missed an acknowledged write and is in sync"));
             }
+            self.watch.may_lack[slot] = false;
         }
         if in_sync.count_ones() as usize == self.disks.len() {
             // Whoever lacked something has been given it, and the superblocks say so.

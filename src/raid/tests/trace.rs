@@ -6,8 +6,9 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use crate::bdev::{IoOp, IoStatus};
+use crate::bitmap::Infection;
 use crate::raid::message::{ArrayEvent, ArrayTimer, SlotMask};
-use crate::raid::{ToChannel, ToOwner};
+use crate::raid::{Knobs, ToChannel, ToOwner};
 
 /// Events that are kept for the story of a failure, unless `MDOF_SIM_STORY` says otherwise.
 const RING: usize = 400;
@@ -44,6 +45,7 @@ pub(super) enum Event {
         block: usize,
         chunk_blocks: usize,
         blocks: usize,
+        infection: Infection,
     },
     Host {
         id: u32,
@@ -71,11 +73,15 @@ pub(super) enum Event {
     ToOwner(usize, ToOwner),
     ToChannel(usize, ToChannel),
     Timer(ArrayTimer),
+    /// The operator sets something.
+    Set(Knobs),
     Says(ArrayEvent),
     /// What the operator does to a slot.
     Operator(&'static str, usize),
     Died(usize),
     Cut,
+    /// The external bitmap is one of old.
+    OldCopy,
     Stopped,
     Assembled {
         present: SlotMask,
@@ -108,10 +114,11 @@ fn state_name(byte: u8) -> &'static str {
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Created { members, cores, block, chunk_blocks, blocks } => write!(
+            Self::Created { members, cores, block, chunk_blocks, blocks, infection } => write!(
                 f,
                 "created: {members} members, {cores} cores, {blocks} blocks of {block} bytes, \
-                 {chunk_blocks} a chunk"
+                 {chunk_blocks} a chunk, infection {}",
+                infection.name()
             ),
             Self::Host { id, core, op, fua, lba, blocks, version } => {
                 let fua = if fua { " fua" } else { "" };
@@ -129,10 +136,12 @@ impl fmt::Display for Event {
             Self::ToOwner(core, message) => write!(f, "core {core} -> owner: {message:?}"),
             Self::ToChannel(core, message) => write!(f, "owner -> core {core}: {message:?}"),
             Self::Timer(timer) => write!(f, "timer {timer:?}"),
+            Self::Set(knobs) => write!(f, "set {knobs:?}"),
             Self::Says(event) => write!(f, "array: {event}"),
             Self::Operator(what, slot) => write!(f, "operator: {what} {slot}"),
             Self::Died(member) => write!(f, "*** member {member} dies"),
             Self::Cut => f.write_str("*** power cut"),
+            Self::OldCopy => f.write_str("*** an old copy of the external bitmap"),
             Self::Stopped => f.write_str("*** stopped"),
             Self::Assembled { present, in_sync, dirty, need_sync } => write!(
                 f,
