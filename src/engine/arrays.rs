@@ -128,7 +128,8 @@ impl Shard {
         let timer = match tag.op {
             0 => ArrayTimer::DaemonSleep,
             1 => ArrayTimer::BarrierIdle,
-            _ => ArrayTimer::Checkpoint,
+            2 => ArrayTimer::Checkpoint,
+            _ => ArrayTimer::Pace,
         };
         self.on_owner(core, BdevId(tag.object), |owner, out| owner.timer(timer, out));
     }
@@ -155,6 +156,7 @@ impl Shard {
                         ArrayTimer::DaemonSleep => 0,
                         ArrayTimer::BarrierIdle => 1,
                         ArrayTimer::Checkpoint => 2,
+                        ArrayTimer::Pace => 3,
                     };
                     let tag = TimerTag { kind: KIND_ARRAY, object: bdev.0, op };
                     core.io.timers.arm(core.io.now_ms() + after_ms, tag);

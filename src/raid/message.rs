@@ -127,6 +127,8 @@ pub enum ArrayTimer {
     BarrierIdle,
     /// Time to note how far a rebuild has got, or to try again what could not be read.
     Checkpoint,
+    /// Time to allow more copying.
+    Pace,
 }
 
 /// What an operator should know. Displayed in the log with the array's name before it.
@@ -203,6 +205,13 @@ pub enum ArrayEvent {
         /// Chunks to copy.
         chunks: u64,
     },
+    /// A rebuild goes on.
+    RebuildProgress {
+        /// The member.
+        slot: MemberSlot,
+        /// Part of the chunks that are copied.
+        percent: u8,
+    },
     /// A member has everything and is read from now on.
     RebuildDone {
         /// The member.
@@ -276,6 +285,9 @@ impl fmt::Display for ArrayEvent {
             }
             Self::RebuildStarted { slot, chunks } => {
                 write!(f, "rebuild of member {slot} begins: {chunks} chunks to copy")
+            }
+            Self::RebuildProgress { slot, percent } => {
+                write!(f, "rebuild of member {slot}: {percent} %")
             }
             Self::RebuildDone { slot, chunks } => {
                 write!(f, "member {slot} is rebuilt and in sync, {chunks} chunks copied")

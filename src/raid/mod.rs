@@ -26,6 +26,7 @@ mod channel_discard;
 mod channel_op;
 mod channel_read;
 mod channel_write;
+mod command;
 mod knobs;
 pub mod message;
 pub mod newcomer;
@@ -39,6 +40,7 @@ mod owner_rebuild;
 mod owner_resync;
 mod owner_start;
 mod owner_zero;
+mod pace;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -50,12 +52,16 @@ use crate::limits::{IO_SIZE_BYTES_MAX, MEMBERS_MAX};
 use crate::md::{BitmapSuperblock, Superblock};
 
 pub use channel::Channel;
+pub use command::{Command, Outcome};
 pub use knobs::{
     BARRIER_IDLE_S_DEFAULT, BARRIER_IDLE_S_MAX, DAEMON_SLEEP_S_DEFAULT, DAEMON_SLEEP_S_MAX, Knobs,
 };
 pub use message::{ArrayEvent, ArrayTimer, Mail, Out, ToChannel, ToOwner};
 pub use newcomer::Newcomer;
 pub use owner::Owner;
+pub use owner_join::Joined;
+pub use owner_start::VOLATILE_CHUNK_SIZE_BYTES;
+pub use pace::{PACE_MIB_S_MAX, Pace};
 
 /// Host requests that one channel works on at a time; further ones wait in its queue.
 pub const CHANNEL_OPS_MAX: usize = 1024;
@@ -156,10 +162,14 @@ pub struct ArrayStatus {
     pub histogram: [u64; 8],
     /// Bytes a chunk covers; 0 without a bitmap.
     pub chunk_size_bytes: u64,
+    /// Logical block size in bytes.
+    pub block_size_bytes: u32,
     /// Event count of the superblocks.
     pub events: u64,
     /// Resync in progress: chunks done and chunks in all.
     pub resync: Option<(u64, u64)>,
+    /// How fast is copied at most.
+    pub pace: Pace,
     /// Rebuild in progress.
     pub rebuild: Option<RebuildStatus>,
     /// The array refuses writes because it has lost its metadata.
@@ -181,6 +191,8 @@ pub struct RebuildStatus {
     pub done: u64,
     /// Chunks to copy in all.
     pub total: u64,
+    /// Wall clock in seconds since 1970 when it began.
+    pub began_s: u64,
 }
 
 /// What owner and channels of an array share: fixed values and the chunk map.

@@ -17,6 +17,7 @@ use super::owner_join::Joiner;
 use super::owner_members::{Member, MemberState, Recorder};
 use super::owner_rebuild::Rebuilder;
 use super::owner_resync::Walker;
+use super::pace::Pacer;
 use super::{ArrayStatus, MemberPlace, MemberSlot, Seniority, Shared};
 use crate::bdev::{BdevId, BdevIo, Completion, IoOp, IoStatus, Station, Tag};
 use crate::reactor::buf::{BufPool, IoBuf};
@@ -128,6 +129,7 @@ pub struct Owner {
     pub(super) discarder: Discarder,
     pub(super) joiner: Joiner,
     pub(super) rebuilder: Rebuilder,
+    pub(super) pacer: Pacer,
     /// Since when members have been in sync.
     pub(super) seniority: Seniority,
     /// No member holds the metadata any more.
@@ -159,6 +161,7 @@ impl Owner {
         Self {
             joiner: Joiner::new(),
             rebuilder: Rebuilder::default(),
+            pacer: Pacer::default(),
             seniority: Seniority::new(members.len()),
             places: shared.members.clone(),
             shared,
@@ -235,6 +238,7 @@ impl Owner {
             ArrayTimer::DaemonSleep => self.daemon_wakes(out),
             ArrayTimer::BarrierIdle => self.daemon_rested(out),
             ArrayTimer::Checkpoint => self.checkpoint_due(out),
+            ArrayTimer::Pace => self.pace_ticks(),
         }
         self.poll(out);
     }
@@ -257,8 +261,7 @@ impl Owner {
     pub fn is_busy(&self) -> bool {
         self.daemon.is_walking()
             || self.joiner.wants_poll() && self.life == Life::Running && !self.failed
-            || self.walker.is_searching()
-            || self.is_searching_rebuild()
+            || self.pacer.allows() && (self.walker.is_searching() || self.is_searching_rebuild())
             || self.walker.wants_buffer()
             || self.discarder.is_searching()
     }
@@ -436,9 +439,11 @@ impl Owner {
                 Some(_) => u64::from(self.shared.block_size_bytes) << self.shared.chunk_shift,
                 None => 0,
             },
+            block_size_bytes: self.shared.block_size_bytes,
             events: self.recorder.events(),
             resync: self.walker.progress(),
             rebuild: self.rebuilder.progress(),
+            pace: self.pacer.pace(),
             failed: self.failed,
             knobs: self.bitmap.as_ref().map(|bitmap| super::Knobs {
                 daemon_sleep_s: Some(bitmap.daemon_sleep_s()),

@@ -146,7 +146,8 @@ impl Owner {
         {
             return Err("its superblock, bitmap or data are not aligned to its blocks".to_owned());
         }
-        let joined = Joined { slot: plan.slot, guided: plan.lacks == Lacks::Changed };
+        let guided = plan.lacks == Lacks::Changed;
+        let joined = Joined { slot: plan.slot, guided, device_uuid: own.device_uuid };
         let place = MemberPlace {
             bdev: newcomer.bdev,
             data_lba: own.data_offset_sectors / sectors_per_block,
@@ -399,4 +400,6 @@ pub struct Joined {
     pub slot: MemberSlot,
     /// It is given only what changed while it was away.
     pub guided: bool,
+    /// Its identity in the array.
+    pub device_uuid: [u8; 16],
 }

@@ -70,6 +70,9 @@ struct Pass {
     unreadable: u64,
     done: u64,
     total: u64,
+    /// Wall clock when it began, and the tenths of the work that the operator knows of.
+    began_s: u64,
+    tenths_told: u64,
 }
 
 /// The rebuild's part of the owner.
@@ -90,7 +93,8 @@ impl Rebuilder {
     pub(super) fn progress(&self) -> Option<RebuildStatus> {
         let pass = self.pass.as_ref()?;
         let total = pass.total.max(pass.done);
-        Some(RebuildStatus { slot: pass.slot, done: pass.done, total })
+        let (slot, done, began_s) = (pass.slot, pass.done, pass.began_s);
+        Some(RebuildStatus { slot, done, total, began_s })
     }
 
     /// A window has ended.
@@ -158,12 +162,25 @@ impl Owner {
             self.rebuilder.pass = None;
             return;
         }
+        self.tell_progress(out);
         match state {
             PassState::Copying => self.end_copying(out),
             PassState::Recording { update } if self.recorder.has_recorded(update) => {
                 self.end_pass(slot, out);
             }
             PassState::Flushing | PassState::Recording { .. } | PassState::Stalled => {}
+        }
+    }
+
+    /// Tells the operator of every tenth.
+    fn tell_progress(&mut self, out: &mut Out<'_>) {
+        let pass = self.rebuilder.pass.as_mut().expect("there is a pass");
+        let tenths = (pass.done * 10).checked_div(pass.total).unwrap_or(0);
+        if tenths > pass.tenths_told && tenths < 10 {
+            pass.tenths_told = tenths;
+            let percent = u8::try_from(tenths * 10).expect("below 100");
+            let event = ArrayEvent::RebuildProgress { slot: pass.slot, percent };
+            out.mail.push_back(Mail::Event(event));
         }
     }
 
@@ -185,6 +202,8 @@ impl Owner {
             unreadable: 0,
             done: 0,
             total,
+            began_s: out.wall_clock_s,
+            tenths_told: 0,
         });
         if !std::mem::replace(&mut self.rebuilder.is_armed, true) {
             out.mail.push_back(Mail::Arm(ArrayTimer::Checkpoint, CHECKPOINT_MS));

@@ -227,6 +227,11 @@ impl Owner {
                 if let Some(range) = self.repairable(&range) {
                     self.begin_window(index, Job::Repair { slot }, range, out);
                 }
+            } else if !self.pacer.allows() {
+                if self.walker.cursor.is_some() || self.is_searching_rebuild() {
+                    self.await_tick(out);
+                }
+                break;
             } else if let Some(chunk) = self.find_chunk() {
                 self.begin_chunk(index, chunk, false, out);
             } else if let Some((chunk, wanted)) = self.find_rebuild() {
@@ -360,6 +365,8 @@ impl Owner {
         }
         let Some(buf) = window.buf.clone() else { return };
         window.set_state(WindowState::Reading { source });
+        self.pacer.spend(u64::from(blocks) * u64::from(self.shared.block_size_bytes));
+        let window = &self.walker.windows[index];
         let lba = window.next;
         let lba = self.place(source).data_lba + lba;
         let request = MemberRequest { op: IoOp::Read, lba, blocks, buf: Some(buf) };

@@ -16,7 +16,7 @@ use crate::md::{Role, SECTOR_BYTES, Superblock};
 use crate::reactor::buf::BufPool;
 
 /// Chunk size of the map that steers the resync of an array without a bitmap.
-pub(super) const VOLATILE_CHUNK_SIZE_BYTES: u64 = 1 << 20;
+pub const VOLATILE_CHUNK_SIZE_BYTES: u64 = 1 << 20;
 
 impl ArrayConfig {
     /// The members that have everything.

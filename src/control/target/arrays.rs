@@ -373,6 +373,7 @@ impl Target {
         if let Some(external) = &external {
             self.set_user(&external.bdev, None);
         }
+        self.forget_spares_of(&name);
         let stopped = stopped.map_err(|status| io_error(&format!("stopping array {name}"), status));
         let erased = match &external {
             Some(external) if erase && stopped.is_ok() => self.erase_head(&external.bdev),

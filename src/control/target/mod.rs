@@ -4,6 +4,7 @@
 mod arrays;
 mod bdevs;
 mod external;
+mod members;
 mod metadata;
 mod nvmf;
 mod takeover;
@@ -16,6 +17,7 @@ use uuid::Uuid;
 pub use arrays::{ArrayOptions, CreateOptions, Members, StartedHow};
 pub use bdevs::BdevSpec;
 pub use external::{BitmapPlace, External};
+pub use members::{Spare, Which};
 pub use nvmf::{NewNamespace, Transport, listen_error};
 pub use takeover::Takeover;
 
@@ -147,6 +149,8 @@ pub struct Target {
     next_auto_name: u32,
     table: SubsystemTable,
     transport: Option<Transport>,
+    /// Bdevs that take the place of members that fail.
+    spares: Vec<Spare>,
 }
 
 impl Target {
@@ -160,6 +164,7 @@ impl Target {
             next_auto_name: 0,
             table: SubsystemTable::default(),
             transport: None,
+            spares: Vec::new(),
         }
     }
 
