@@ -260,7 +260,8 @@ impl Owner {
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.daemon.is_walking()
-            || self.joiner.wants_poll() && self.life == Life::Running && !self.failed
+            || self.join_can_go_on()
+            || self.rebuild_can_go_on()
             || self.pacer.allows() && (self.walker.is_searching() || self.is_searching_rebuild())
             || self.walker.wants_buffer()
             || self.discarder.is_searching()

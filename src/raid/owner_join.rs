@@ -20,6 +20,7 @@ use std::collections::VecDeque;
 use super::message::{ArrayEvent, Mail, Out, SlotMask, ToChannel};
 use super::newcomer::{self, ArrayNow, Newcomer, Plan};
 use super::owner::{Life, Owner};
+use super::owner_bitmap::BitmapKeeper;
 use super::owner_members::{Member, MemberState, Rebuild};
 use super::{Lacks, MemberPlace, MemberSlot, bit, slots};
 use crate::md::{Role, SECTOR_BYTES, Superblock};
@@ -92,11 +93,6 @@ impl Joiner {
     /// Members that the owner writes and channels do not.
     pub(super) fn hidden(&self) -> SlotMask {
         self.hidden
-    }
-
-    /// A poll will find work without another event.
-    pub(super) fn wants_poll(&self) -> bool {
-        self.state == JoinState::Idle && !self.tasks.is_empty()
     }
 
     /// A member is joining, and not yet written by every channel.
@@ -267,47 +263,56 @@ impl Owner {
         }
     }
 
-    /// Moves the first task as far as it can go.
-    pub(super) fn poll_join(&mut self, out: &mut Out<'_>) {
+    /// What the first task waits for has come about.
+    pub(super) fn join_can_go_on(&self) -> bool {
         if self.life() != Life::Running || self.failed {
-            return;
+            return false;
         }
-        let Some(slot) = self.joiner.tasks.front().map(Task::slot) else { return };
-        let state = self.members[usize::from(slot)].state;
+        let Some(slot) = self.joiner.tasks.front().map(Task::slot) else { return false };
+        // It has failed meanwhile: that takes its usual course.
+        let has_failed = self.members[usize::from(slot)].state != MemberState::Rebuilding;
         match self.joiner.state {
-            JoinState::Idle => self.drain_slot(slot, out),
+            JoinState::Idle => true,
             JoinState::Draining { cores_left } => {
                 let is_quiet = !self.has_requests_at(slot) || mutant!(JoinWithoutDrain);
-                if cores_left == 0 && is_quiet && self.recorder.is_recorded(slot) {
-                    self.slot_is_empty(slot, out);
-                }
+                cores_left == 0 && is_quiet && self.recorder.is_recorded(slot)
             }
-            JoinState::Announcing { update } if self.recorder.has_recorded(update) => {
-                self.furnish(slot);
+            JoinState::Announcing { update } => self.recorder.has_recorded(update),
+            JoinState::Furnishing { update } => {
+                let is_furnished = self.bitmap.as_ref().is_none_or(BitmapKeeper::is_furnished);
+                has_failed || self.recorder.has_recorded(update) && is_furnished
             }
-            // It has failed meanwhile: that takes its usual course.
-            JoinState::Furnishing { .. } | JoinState::Adopting { .. }
-                if state != MemberState::Rebuilding =>
-            {
+            JoinState::Adopting { epoch } => has_failed || self.recorder.is_adopted(epoch),
+        }
+    }
+
+    /// Moves the first task on, if it can go on.
+    pub(super) fn poll_join(&mut self, out: &mut Out<'_>) {
+        if !self.join_can_go_on() {
+            return;
+        }
+        let slot = self.joiner.tasks.front().map(Task::slot).expect("it can go on");
+        let has_failed = self.members[usize::from(slot)].state != MemberState::Rebuilding;
+        match self.joiner.state {
+            JoinState::Idle => self.drain_slot(slot, out),
+            JoinState::Draining { .. } => self.slot_is_empty(slot, out),
+            JoinState::Announcing { .. } => self.furnish(slot),
+            JoinState::Furnishing { .. } | JoinState::Adopting { .. } if has_failed => {
                 self.end_task();
             }
-            JoinState::Furnishing { update }
-                if self.recorder.has_recorded(update)
-                    && self.bitmap.as_ref().is_none_or(|bitmap| bitmap.is_furnished()) =>
-            {
+            JoinState::Furnishing { .. } => {
                 let place = self.place(slot);
                 out.mail.push_back(Mail::Channels(ToChannel::Place(slot, place)));
                 self.joiner.hidden = 0;
                 let epoch = self.announce_members(out);
                 self.joiner.set_state(JoinState::Adopting { epoch });
             }
-            JoinState::Adopting { epoch } if self.recorder.is_adopted(epoch) => {
+            JoinState::Adopting { .. } => {
                 let lacks = self.members[usize::from(slot)].rebuild.map(|it| it.lacks);
                 let guided = lacks == Some(Lacks::Changed);
                 out.mail.push_back(Mail::Event(ArrayEvent::MemberJoined { slot, guided }));
                 self.end_task();
             }
-            _ => {}
         }
     }
 

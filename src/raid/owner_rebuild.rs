@@ -172,6 +172,28 @@ impl Owner {
         }
     }
 
+    /// What the rebuild waits for has come about.
+    pub(super) fn rebuild_can_go_on(&self) -> bool {
+        if self.life() != Life::Running || self.failed {
+            return false;
+        }
+        let Some(pass) = &self.rebuilder.pass else {
+            return self.rebuildable().next().is_some() && self.walker.first_chunk().is_none();
+        };
+        if self.members[usize::from(pass.slot)].state != MemberState::Rebuilding {
+            return true;
+        }
+        match pass.state {
+            PassState::Copying => {
+                pass.next == self.chunk_count()
+                    && self.walker.is_idle()
+                    && (pass.unreadable > 0 || self.rebuilder.flushing.is_none())
+            }
+            PassState::Recording { update } => self.recorder.has_recorded(update),
+            PassState::Flushing | PassState::Stalled => false,
+        }
+    }
+
     /// Tells the operator of every tenth.
     fn tell_progress(&mut self, out: &mut Out<'_>) {
         let pass = self.rebuilder.pass.as_mut().expect("there is a pass");

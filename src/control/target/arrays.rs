@@ -196,7 +196,7 @@ impl Target {
             in_sync: assembly.in_sync_count(),
             dirty: assembly.dirty,
         };
-        if assembly.is_degraded() && !start_degraded {
+        if assembly.lacks_members() && !start_degraded {
             return Err(TargetError::Invalid(degraded_text(name, &assembly, names)));
         }
         let raid_options = self.raid_options(name, names)?;

@@ -1,6 +1,9 @@
 //! What moves the world: one random event at a time, and delivery of what the machines say.
 
+use std::collections::VecDeque;
+
 use super::disk::{Disk, SUPER_BYTE};
+use super::oracle::violated;
 use super::rng::Rng;
 use super::trace::{self, Event, Place, Sent};
 use super::world::{Flight, Running, World};
@@ -29,6 +32,7 @@ impl World {
         let to_channel = non_empty(&running.to_channel);
         let all = members + 2 * to_owner + 2 * to_channel + usize::from(running.owner.is_busy());
         if all == 0 {
+            self.check_nothing_is_left();
             return self.fire_timer();
         }
         let choice = self.rng.below(all);
@@ -53,6 +57,20 @@ impl World {
             self.on_owner(|owner, out| owner.poll(out));
         }
         true
+    }
+
+    /// Oracle 0: who is not busy has nothing to do until something happens.
+    fn check_nothing_is_left(&mut self) {
+        let under_way = |world: &Self| {
+            let running = world.running.as_ref().unwrap();
+            let messages: usize = running.to_channel.iter().map(VecDeque::len).sum();
+            (running.in_flight.len(), running.timers.len(), messages)
+        };
+        let before = under_way(self);
+        self.on_owner(|owner, out| owner.poll(out));
+        if under_way(self) != before || self.running.as_ref().unwrap().owner.is_busy() {
+            violated(0, "a poll finds work, and the owner was not busy");
+        }
     }
 
     /// Time passes until the next timer.
