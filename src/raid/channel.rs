@@ -10,15 +10,15 @@ use super::{CHANNEL_OPS_MAX, MemberPlace, MemberSlot, Seniority, Shared, bit};
 use crate::bdev::{BdevId, BdevIo, Completion, IoOp, IoStatus, Station, Tag};
 
 /// Windows that resync can hold at once.
-pub(super) const WINDOWS: usize = 4;
+pub(super) const WINDOWS: usize = 16;
 
 /// The window by which the owner holds chunks that it makes Unwritten.
-pub(super) const DISCARD_WINDOW: u8 = 4;
+pub(super) const DISCARD_WINDOW: u8 = 16;
 
 /// Ranges held at once, for whatever purpose.
 const LOCKS: usize = WINDOWS + 1;
 
-const _: () = assert!(DISCARD_WINDOW as usize == WINDOWS && LOCKS <= u8::BITS as usize);
+const _: () = assert!(DISCARD_WINDOW as usize == WINDOWS && LOCKS <= u32::BITS as usize);
 
 /// Host requests that may wait for a slot; the target's queues are bounded far below.
 const WAITING_MAX: usize = 16 * CHANNEL_OPS_MAX;
@@ -364,7 +364,7 @@ impl Channel {
         }
     }
 
-    fn release_holds(&mut self, holds_up: u8, out: &mut Out<'_>) {
+    fn release_holds(&mut self, holds_up: u32, out: &mut Out<'_>) {
         for (window, lock) in (0u8..).zip(&mut self.locks) {
             if holds_up & (1 << window) == 0 {
                 continue;

@@ -82,7 +82,7 @@ pub(super) struct Op {
     /// Bit i: chunk i of a read was Unwritten when it was sent, so its part reads as zeroes.
     pub(super) zero_chunks: u64,
     /// Bit i: window i waits for this write to end.
-    pub(super) holds_up: u8,
+    pub(super) holds_up: u32,
     /// Which quiesce round's count holds this write; meaningful while it is counted.
     pub(super) parity: u8,
     /// The write is counted as in flight.

@@ -19,9 +19,10 @@
 //! flushed; then its superblock says how far it is. After the last chunk it is flushed, then its
 //! superblock says that it is whole; when that is durable, it is read.
 
-use super::message::{ArrayEvent, ArrayTimer, BlockRange, Mail, Out};
+use super::message::{ArrayEvent, ArrayTimer, Mail, Out};
 use super::owner::{Life, MemberRequest, Owner, OwnerOp};
 use super::owner_members::MemberState;
+use super::owner_resync::Run;
 use super::{Lacks, MemberSlot, RebuildStatus, bit};
 use crate::bdev::{IoOp, IoStatus};
 use crate::bitmap::ChunkState;
@@ -104,14 +105,14 @@ impl Rebuilder {
         }
     }
 
-    /// Chunks that the pass has asked for were copied, or could be read from nobody.
-    pub(super) fn count(&mut self, first: usize, chunks: u64, completed: bool) {
+    /// A chunk that the pass has asked for was copied, or could be read from nobody.
+    pub(super) fn count(&mut self, chunk: usize, completed: bool) {
         let Some(pass) = &mut self.pass else { return };
         if completed {
-            pass.done += chunks;
+            pass.done += 1;
         } else {
-            pass.unreadable += chunks;
-            let from = pass.unreadable_from.map_or(first, |from| from.min(first));
+            pass.unreadable += 1;
+            let from = pass.unreadable_from.map_or(chunk, |from| from.min(chunk));
             pass.unreadable_from = Some(from);
         }
     }
@@ -250,8 +251,8 @@ impl Owner {
         }
     }
 
-    /// The next chunk to copy, looking at a bounded number of chunks.
-    pub(super) fn find_rebuild(&mut self) -> Option<(usize, Wanted)> {
+    /// The next chunks to copy, looking at a bounded number of chunks.
+    pub(super) fn find_rebuild(&mut self) -> Option<(Run, Wanted)> {
         let pass = self.rebuilder.pass.as_ref()?;
         if pass.state != PassState::Copying || pass.is_blocked {
             return None;
@@ -259,21 +260,23 @@ impl Owner {
         let (from, lacks) = (pass.next, pass.lacks);
         let end = self.chunk_count().min(from + CHUNKS_PER_POLL);
         // What is held for a discard will be Unwritten before anybody looks again.
-        let found = (from..end).find_map(|chunk| match self.wanted(chunk, lacks) {
-            Wanted::Nothing => None,
-            wanted => (!self.discarder.holds(chunk)).then_some((chunk, wanted)),
-        });
+        let wanted = |chunk: usize| match self.discarder.holds(chunk) {
+            true => Wanted::Nothing,
+            false => self.wanted(chunk, lacks),
+        };
         // A window that works there may have begun without the member.
-        let works = |range: &BlockRange| self.walker.works_in(range);
-        let is_blocked = found.is_some_and(|(chunk, _)| works(&self.shared.blocks_of_chunk(chunk)));
+        let is_worked = |chunk: usize| self.walker.works_in(&self.shared.blocks_of_chunk(chunk));
+        let first = (from..end).find(|&chunk| wanted(chunk) != Wanted::Nothing);
+        let is_blocked = first.is_some_and(is_worked);
+        let found = first.filter(|_| !is_blocked).map(|first| {
+            let alike = |chunk: &usize| wanted(*chunk) == wanted(first) && !is_worked(*chunk);
+            let more = first + 1..end.min(first + self.run_chunks_max());
+            ((first, more.take_while(alike).last().unwrap_or(first)), wanted(first))
+        });
         let pass = self.rebuilder.pass.as_mut().expect("there is a pass");
         pass.is_blocked = is_blocked;
-        pass.next = match found {
-            Some((chunk, _)) if is_blocked => chunk,
-            Some((chunk, _)) => chunk + 1,
-            None => end,
-        };
-        found.filter(|_| !is_blocked)
+        pass.next = found.map_or(first.unwrap_or(end), |((_, last), _)| last + 1);
+        found
     }
 
     /// A poll will find chunks to rebuild without another event.

@@ -26,13 +26,20 @@ const CHUNKS_PER_POLL: usize = 4096;
 /// Failed reads that may wait for repair; further ones are only counted.
 const REPAIRS_MAX: usize = 64;
 
+/// Chunks of a run at most: as many as a word has bits.
+const RUN_CHUNKS_MAX: usize = 64;
+
+/// Adjacent chunks that are copied in one go: first and last. More than one only if they are held
+/// in one lock.
+pub(super) type Run = (usize, usize);
+
 /// What a window is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Job {
-    /// Copy a chunk to all members; `by_rebuild`: because a rebuild came by.
-    Resync { chunk: usize, by_rebuild: bool },
-    /// Copy a chunk on which the members in sync agree to the one that is being rebuilt.
-    Rebuild { chunk: usize },
+    /// Copy chunks to all members; `by_rebuild`: because a rebuild came by.
+    Resync { chunks: Run, by_rebuild: bool },
+    /// Copy chunks on which the members in sync agree to the one that is being rebuilt.
+    Rebuild { chunks: Run },
     /// Rewrite a range on the member that failed to read it.
     Repair { slot: MemberSlot },
 }
@@ -78,6 +85,10 @@ struct Window {
     end: u64,
     /// Members that failed to read the current piece.
     tried: SlotMask,
+    /// A piece in several chunks could be read from nobody: the pieces end with their chunk now.
+    narrow: bool,
+    /// Bit i: chunk i of the run could be read from nobody.
+    bad: u64,
     buf: Option<IoBuf>,
 }
 
@@ -112,11 +123,13 @@ impl Default for Walker {
     fn default() -> Self {
         let window = || Window {
             state: WindowState::Free,
-            job: Job::Resync { chunk: 0, by_rebuild: false },
+            job: Job::Resync { chunks: (0, 0), by_rebuild: false },
             locked: BlockRange { lba: 0, blocks: 0 },
             next: 0,
             end: 0,
             tried: 0,
+            narrow: false,
+            bad: 0,
             buf: None,
         };
         Self {
@@ -166,7 +179,7 @@ impl Walker {
     pub(super) fn first_chunk(&self) -> Option<usize> {
         let busy = self.windows.iter().filter(|window| !window.is_free());
         let chunks = busy.filter_map(|window| match window.job {
-            Job::Resync { chunk, .. } | Job::Rebuild { chunk } => Some(chunk),
+            Job::Resync { chunks, .. } | Job::Rebuild { chunks } => Some(chunks.0),
             Job::Repair { .. } => None,
         });
         chunks.min()
@@ -232,14 +245,14 @@ impl Owner {
                     self.await_tick(out);
                 }
                 break;
-            } else if let Some(chunk) = self.find_chunk() {
-                self.begin_chunk(index, chunk, false, out);
-            } else if let Some((chunk, wanted)) = self.find_rebuild() {
+            } else if let Some(chunks) = self.find_chunks() {
+                self.begin_chunks(index, chunks, false, out);
+            } else if let Some((chunks, wanted)) = self.find_rebuild() {
                 match wanted {
-                    Wanted::Resync => self.begin_chunk(index, chunk, true, out),
+                    Wanted::Resync => self.begin_chunks(index, chunks, true, out),
                     _ => {
-                        let range = self.shared.blocks_of_chunk(chunk);
-                        self.begin_window(index, Job::Rebuild { chunk }, range, out);
+                        let range = self.shared.blocks_of_chunks(&(chunks.0..=chunks.1));
+                        self.begin_window(index, Job::Rebuild { chunks }, range, out);
                     }
                 }
             } else {
@@ -251,8 +264,15 @@ impl Owner {
         }
     }
 
-    /// The next chunk to copy, looking at a bounded number of chunks.
-    fn find_chunk(&mut self) -> Option<usize> {
+    /// Chunks of a run at most.
+    pub(super) fn run_chunks_max(&self) -> usize {
+        let block = u64::from(self.shared.block_size_bytes);
+        let chunks = LOCK_SIZE_BYTES_MAX / (block << self.shared.chunk_shift);
+        usize::try_from(chunks).expect("few chunks").clamp(1, RUN_CHUNKS_MAX)
+    }
+
+    /// The next chunks to copy, looking at a bounded number of chunks.
+    fn find_chunks(&mut self) -> Option<Run> {
         let map = self.shared.map.as_ref()?;
         let from = self.walker.cursor?;
         // The rest is the rebuild's, which comes by there.
@@ -261,16 +281,20 @@ impl Owner {
         // What is held for a discard will be Unwritten before anybody looks again.
         // A window that works there may copy the other way: its end comes first.
         let mut again = false;
-        let found = (from..end).find(|&chunk| {
-            if map.state(chunk) != ChunkState::NeedSync || self.discarder.holds(chunk) {
+        let mut is_fit = |chunk: &usize| {
+            if map.state(*chunk) != ChunkState::NeedSync || self.discarder.holds(*chunk) {
                 return false;
             }
-            let busy = self.walker.works_in(&self.shared.blocks_of_chunk(chunk));
+            let busy = self.walker.works_in(&self.shared.blocks_of_chunk(*chunk));
             again |= busy;
             !busy
+        };
+        let found = (from..end).find(&mut is_fit).map(|first| {
+            let more = first + 1..end.min(first + self.run_chunks_max());
+            (first, more.take_while(&mut is_fit).last().unwrap_or(first))
         });
         self.walker.again |= again;
-        let next = found.map_or(end, |chunk| chunk + 1);
+        let next = found.map_or(end, |(_, last)| last + 1);
         self.walker.cursor = (next < last).then_some(next);
         if self.walker.cursor.is_none() && std::mem::take(&mut self.walker.again) {
             self.walker.cursor = Some(0);
@@ -294,16 +318,18 @@ impl Owner {
         Some(BlockRange { lba, blocks: end - lba })
     }
 
-    fn begin_chunk(&mut self, index: usize, chunk: usize, by_rebuild: bool, out: &mut Out<'_>) {
+    fn begin_chunks(&mut self, index: usize, chunks: Run, by_rebuild: bool, out: &mut Out<'_>) {
         let map = self.shared.map.as_ref().expect("a chunk of the map");
         if !by_rebuild && !std::mem::replace(&mut self.walker.active, true) {
             let chunks = map.histogram()[ChunkState::NeedSync as usize];
             (self.walker.total, self.walker.done, self.walker.unreadable) = (chunks, 0, 0);
             out.mail.push_back(Mail::Event(ArrayEvent::ResyncStarted { chunks }));
         }
-        map.change_quietly(chunk, ChunkState::NeedSync.after(Action::Startsync));
-        let range = self.shared.blocks_of_chunk(chunk);
-        self.begin_window(index, Job::Resync { chunk, by_rebuild }, range, out);
+        for chunk in chunks.0..=chunks.1 {
+            map.change_quietly(chunk, ChunkState::NeedSync.after(Action::Startsync));
+        }
+        let range = self.shared.blocks_of_chunks(&(chunks.0..=chunks.1));
+        self.begin_window(index, Job::Resync { chunks, by_rebuild }, range, out);
     }
 
     fn begin_window(&mut self, index: usize, job: Job, range: BlockRange, out: &mut Out<'_>) {
@@ -311,6 +337,8 @@ impl Owner {
         window.job = job;
         window.next = range.lba;
         window.end = range.lba + range.blocks;
+        window.narrow = false;
+        window.bad = 0;
         self.lock_next(index, out);
     }
 
@@ -343,7 +371,12 @@ impl Owner {
         let window = &self.walker.windows[index];
         let blocks_max = IO_SIZE_BYTES_MAX as u64 / u64::from(self.shared.block_size_bytes);
         let left = window.locked.lba + window.locked.blocks - window.next;
-        u32::try_from(left.min(blocks_max)).expect("a piece fits a buffer")
+        let chunk_blocks = 1 << self.shared.chunk_shift;
+        let in_chunk = match window.narrow {
+            true => chunk_blocks - window.next % chunk_blocks,
+            false => left,
+        };
+        u32::try_from(left.min(blocks_max).min(in_chunk)).expect("a piece fits a buffer")
     }
 
     fn read_piece(&mut self, index: usize, out: &mut Out<'_>) {
@@ -358,7 +391,7 @@ impl Owner {
             Job::Repair { slot } => window.tried | bit(slot),
         };
         let Some(source) = self.seniority.source_of(self.in_sync & !excluded) else {
-            return self.end_window(index, false, out);
+            return self.piece_unreadable(index, blocks, out);
         };
         if window.buf.is_none() {
             window.buf = self.pool.get(blocks as usize * self.shared.block_size_bytes as usize);
@@ -371,6 +404,31 @@ impl Owner {
         let lba = self.place(source).data_lba + lba;
         let request = MemberRequest { op: IoOp::Read, lba, blocks, buf: Some(buf) };
         self.send(source, OwnerOp::Window(index), request, out);
+    }
+
+    /// No member can read the piece: the rest of its run is copied all the same.
+    #[cold]
+    fn piece_unreadable(&mut self, index: usize, blocks: u32, out: &mut Out<'_>) {
+        let window = &self.walker.windows[index];
+        let (Job::Resync { chunks, .. } | Job::Rebuild { chunks }) = window.job else {
+            return self.end_window(index, false, out);
+        };
+        let piece = self.shared.chunks(window.next, blocks.into());
+        let (first, last) = (*piece.start(), *piece.end());
+        let range = self.shared.blocks_of_chunk(first);
+        let window = &mut self.walker.windows[index];
+        window.tried = 0;
+        window.buf = None;
+        if last > first {
+            window.narrow = true;
+            return self.read_piece(index, out);
+        }
+        window.bad |= 1 << (first - chunks.0);
+        if first == chunks.1 {
+            return self.end_window(index, false, out);
+        }
+        window.next = range.lba + range.blocks;
+        self.read_piece(index, out);
     }
 
     /// A member has answered a request of a window.
@@ -477,21 +535,8 @@ impl Owner {
         let window = &mut self.walker.windows[index];
         window.set_state(WindowState::Free);
         window.buf = None;
-        let completed = completed || mutant!(UnreadableCountsAsCopied);
         match window.job {
-            Job::Resync { chunk, by_rebuild } => {
-                let map = self.shared.map.as_ref().expect("a chunk of the map");
-                let action = if completed { Action::Endsync } else { Action::Abortsync };
-                // A host write may have left it Syncing or, by a lost write, NeedSync.
-                map.change_quietly(chunk, map.state(chunk).after(action));
-                if by_rebuild {
-                    self.rebuilder.count(chunk, 1, completed);
-                } else {
-                    self.walker.done += u64::from(completed);
-                    self.walker.unreadable += u64::from(!completed);
-                }
-            }
-            Job::Rebuild { chunk } => self.rebuilder.count(chunk, 1, completed),
+            Job::Resync { chunks, .. } | Job::Rebuild { chunks } => self.end_run(index, chunks),
             Job::Repair { slot } if completed => {
                 let lba = window.locked.lba;
                 out.mail.push_back(Mail::Event(ArrayEvent::ReadRepaired { slot, lba }));
@@ -500,6 +545,30 @@ impl Owner {
         }
         let window_number = u8::try_from(index).expect("few windows");
         out.mail.push_back(Mail::Channels(ToChannel::Unlock(window_number)));
+    }
+
+    /// A window has copied chunks, or some of them.
+    fn end_run(&mut self, index: usize, chunks: Run) {
+        let Window { job, next, bad, .. } = self.walker.windows[index];
+        for chunk in chunks.0..=chunks.1 {
+            let range = self.shared.blocks_of_chunk(chunk);
+            let is_copied = range.lba + range.blocks <= next && bad & 1 << (chunk - chunks.0) == 0
+                || mutant!(UnreadableCountsAsCopied);
+            let Job::Resync { by_rebuild, .. } = job else {
+                self.rebuilder.count(chunk, is_copied);
+                continue;
+            };
+            let map = self.shared.map.as_ref().expect("a chunk of the map");
+            let action = if is_copied { Action::Endsync } else { Action::Abortsync };
+            // A host write may have left it Syncing or, by a lost write, NeedSync.
+            map.change_quietly(chunk, map.state(chunk).after(action));
+            if by_rebuild {
+                self.rebuilder.count(chunk, is_copied);
+            } else {
+                self.walker.done += u64::from(is_copied);
+                self.walker.unreadable += u64::from(!is_copied);
+            }
+        }
     }
 
     /// Nothing is left to copy (or nothing can be copied now).

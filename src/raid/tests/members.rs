@@ -163,6 +163,8 @@ impl World {
         let rebuilding = self.writable() & !self.in_sync();
         let shared = &self.running.as_ref().unwrap().shared;
         let agree = |chunk| match shared.chunk_state(chunk) {
+            // A write lost on every member may have put it in doubt under the copy.
+            Some(ChunkState::NeedSync | ChunkState::Syncing) => true,
             Some(ChunkState::Clean | ChunkState::Dirty) => true,
             Some(ChunkState::Unwritten) => !shared.unwritten_reads_zero,
             _ => false,

@@ -237,15 +237,16 @@ impl World {
         let range = BlockRange { lba: lba as u64, blocks: blocks as u64 };
         let is_repair = self.watch.repairs.iter().any(|(_, repair)| repair.overlaps(&range));
         let is_rebuild = self.is_rebuild_copy(disk, io.op, first..=last);
-        if is_rebuild && io.op == IoOp::Write && lba == self.blocks_of(first).start {
-            self.watch.rebuilt_in_all += 1;
+        let begun = (first..=last).filter(|&chunk| self.blocks_of(chunk).start >= lba).count();
+        if is_rebuild && !is_resync && io.op == IoOp::Write {
+            self.watch.rebuilt_in_all += begun as u64;
         }
         if !is_resync && !is_repair && !is_rebuild {
             violated(6, &format!("{:?} of chunk {first}, which is not in doubt", io.op));
         }
-        if is_resync && io.op == IoOp::Read && lba == self.blocks_of(first).start {
-            self.watch.copied += 1;
-            self.watch.copied_in_all += 1;
+        if is_resync && io.op == IoOp::Read {
+            self.watch.copied += begun as u64;
+            self.watch.copied_in_all += begun as u64;
         }
     }
 
