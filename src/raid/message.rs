@@ -205,6 +205,18 @@ pub enum ArrayEvent {
         /// Chunks to copy.
         chunks: u64,
     },
+    /// A check begins.
+    ScrubStarted {
+        /// What differs is made alike.
+        repair: bool,
+    },
+    /// A check has ended.
+    ScrubDone {
+        /// Parts of 4 KiB that differ.
+        mismatches: u64,
+        /// Pieces that could not be compared.
+        failures: u64,
+    },
     /// A rebuild goes on.
     RebuildProgress {
         /// The member.
@@ -286,6 +298,17 @@ impl fmt::Display for ArrayEvent {
             Self::RebuildStarted { slot, chunks } => {
                 write!(f, "rebuild of member {slot} begins: {chunks} chunks to copy")
             }
+            Self::ScrubStarted { repair } => {
+                f.write_str(if repair { "repair begins" } else { "check begins" })
+            }
+            Self::ScrubDone { mismatches: 0, failures: 0 } => {
+                f.write_str("the check is done: the members are alike")
+            }
+            Self::ScrubDone { mismatches, failures } => write!(
+                f,
+                "the check is done: {mismatches} parts of 4 KiB differ between members, \
+                 {failures} pieces could not be compared; bdev_raid_get_scrub tells where"
+            ),
             Self::RebuildProgress { slot, percent } => {
                 write!(f, "rebuild of member {slot}: {percent} %")
             }

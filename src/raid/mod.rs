@@ -38,6 +38,7 @@ mod owner_join;
 mod owner_members;
 mod owner_rebuild;
 mod owner_resync;
+mod owner_scrub;
 mod owner_start;
 mod owner_zero;
 mod pace;
@@ -60,6 +61,7 @@ pub use message::{ArrayEvent, ArrayTimer, Mail, Out, ToChannel, ToOwner};
 pub use newcomer::Newcomer;
 pub use owner::Owner;
 pub use owner_join::Joined;
+pub use owner_scrub::{ScrubAction, ScrubStatus};
 pub use owner_start::VOLATILE_CHUNK_SIZE_BYTES;
 pub use pace::{PACE_MIB_S_MAX, Pace};
 
@@ -170,6 +172,8 @@ pub struct ArrayStatus {
     pub resync: Option<(u64, u64)>,
     /// How fast is copied at most.
     pub pace: Pace,
+    /// The check that runs, or the last one.
+    pub scrub: Option<ScrubStatus>,
     /// Rebuild in progress.
     pub rebuild: Option<RebuildStatus>,
     /// The array refuses writes because it has lost its metadata.

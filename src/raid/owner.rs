@@ -17,6 +17,7 @@ use super::owner_join::Joiner;
 use super::owner_members::{Member, MemberState, Recorder};
 use super::owner_rebuild::Rebuilder;
 use super::owner_resync::Walker;
+use super::owner_scrub::Scrubber;
 use super::pace::Pacer;
 use super::{ArrayStatus, MemberPlace, MemberSlot, Seniority, Shared};
 use crate::bdev::{BdevId, BdevIo, Completion, IoOp, IoStatus, Station, Tag};
@@ -130,6 +131,7 @@ pub struct Owner {
     pub(super) joiner: Joiner,
     pub(super) rebuilder: Rebuilder,
     pub(super) pacer: Pacer,
+    pub(super) scrubber: Scrubber,
     /// Since when members have been in sync.
     pub(super) seniority: Seniority,
     /// No member holds the metadata any more.
@@ -162,6 +164,7 @@ impl Owner {
             joiner: Joiner::new(),
             rebuilder: Rebuilder::default(),
             pacer: Pacer::default(),
+            scrubber: Scrubber::default(),
             seniority: Seniority::new(members.len()),
             places: shared.members.clone(),
             shared,
@@ -251,6 +254,7 @@ impl Owner {
         self.poll_zeroing(out);
         self.poll_daemon(out);
         self.poll_rebuild(out);
+        self.poll_scrub(out);
         self.poll_resync(out);
         self.poll_discard(out);
         self.poll_life(out);
@@ -262,7 +266,11 @@ impl Owner {
         self.daemon.is_walking()
             || self.join_can_go_on()
             || self.rebuild_can_go_on()
-            || self.pacer.allows() && (self.walker.is_searching() || self.is_searching_rebuild())
+            || self.scrub_can_end()
+            || self.pacer.allows()
+                && (self.walker.is_searching()
+                    || self.is_searching_rebuild()
+                    || self.is_searching_scrub())
             || self.walker.wants_buffer()
             || self.discarder.is_searching()
     }
@@ -411,7 +419,7 @@ impl Owner {
     ) {
         let io = BdevIo {
             op: request.op,
-            fua: request.op != IoOp::Read && !self.is_flushed_later(owner_op),
+            fua: request.op.modifies() && !self.is_flushed_later(owner_op),
             lba: request.lba,
             blocks: request.blocks,
             buf: request.buf,
@@ -445,6 +453,7 @@ impl Owner {
             resync: self.walker.progress(),
             rebuild: self.rebuilder.progress(),
             pace: self.pacer.pace(),
+            scrub: self.scrubber.status(),
             failed: self.failed,
             knobs: self.bitmap.as_ref().map(|bitmap| super::Knobs {
                 daemon_sleep_s: Some(bitmap.daemon_sleep_s()),

@@ -76,6 +76,16 @@ impl Rebuild {
     pub(super) fn new(lacks: Lacks) -> Self {
         Self { lacks, done: 0, whole_from: None }
     }
+
+    /// It was being rebuilt when the array stopped: what it lacks below where it was is in doubt.
+    /// One that comes back lacks more there, so its first checkpoint says how far it is.
+    pub(super) fn resumed(lacks: Lacks) -> Self {
+        let done = match lacks {
+            Lacks::Changed => 0,
+            Lacks::AllFrom(chunk) => chunk,
+        };
+        Self { done, ..Self::new(lacks) }
+    }
 }
 
 /// What an update of the superblocks waits for.
@@ -278,15 +288,11 @@ impl Owner {
         superblock.recovery_offset_sectors = 0;
         let Some(rebuild) = rebuild else { return };
         superblock.features |= Features::RECOVERY_OFFSET;
-        let done = match rebuild.lacks {
-            Lacks::Changed => {
-                superblock.features |= Features::RECOVERY_BITMAP;
-                rebuild.done
-            }
-            Lacks::AllFrom(first) => rebuild.done.max(first),
-        };
+        if rebuild.lacks == Lacks::Changed {
+            superblock.features |= Features::RECOVERY_BITMAP;
+        }
         superblock.recovery_offset_sectors =
-            (done as u64).saturating_mul(chunk_sectors).min(superblock.size_sectors);
+            (rebuild.done as u64).saturating_mul(chunk_sectors).min(superblock.size_sectors);
     }
 
     /// The update that begins now completes the array: a member that has not seen it may lack

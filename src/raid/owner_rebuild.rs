@@ -340,7 +340,8 @@ impl Owner {
             None => {}
             Some(chunk) => {
                 let rebuild = &mut self.members[usize::from(slot)].rebuild;
-                rebuild.as_mut().expect("it is being rebuilt").done = chunk;
+                let rebuild = rebuild.as_mut().expect("it is being rebuilt");
+                rebuild.done = rebuild.done.max(chunk);
                 self.want_superblock();
             }
         }
@@ -368,7 +369,7 @@ impl Owner {
         let Some(pass) = &self.rebuilder.pass else { return };
         let upto = pass.unreadable_from.unwrap_or(pass.next).min(pass.next);
         if let Some(rebuild) = &mut self.members[usize::from(pass.slot)].rebuild {
-            rebuild.done = upto;
+            rebuild.done = rebuild.done.max(upto);
         }
     }
 

@@ -10,6 +10,7 @@ use super::channel::WINDOWS;
 use super::message::{ArrayEvent, BlockRange, Mail, Out, SlotMask, ToChannel};
 use super::owner::{Life, MemberRequest, Owner, OwnerOp};
 use super::owner_rebuild::Wanted;
+use super::owner_scrub::PART_SIZE_BYTES;
 use super::{MemberSlot, bit, slots};
 use crate::bdev::{IoOp, IoStatus};
 use crate::bitmap::{Action, ChunkState};
@@ -40,6 +41,8 @@ enum Job {
     Resync { chunks: Run, by_rebuild: bool },
     /// Copy chunks on which the members in sync agree to the one that is being rebuilt.
     Rebuild { chunks: Run },
+    /// Compare chunks on all members in sync.
+    Scrub { chunks: Run },
     /// Rewrite a range on the member that failed to read it.
     Repair { slot: MemberSlot },
 }
@@ -89,6 +92,12 @@ struct Window {
     narrow: bool,
     /// Bit i: chunk i of the run could be read from nobody.
     bad: u64,
+    /// A check has found a difference before this block: it looks closer.
+    close_until: u64,
+    /// Members that differ from the piece that was read.
+    differ: SlotMask,
+    /// They are being given it.
+    repairing: bool,
     buf: Option<IoBuf>,
 }
 
@@ -130,6 +139,9 @@ impl Default for Walker {
             tried: 0,
             narrow: false,
             bad: 0,
+            close_until: 0,
+            differ: 0,
+            repairing: false,
             buf: None,
         };
         Self {
@@ -180,9 +192,15 @@ impl Walker {
         let busy = self.windows.iter().filter(|window| !window.is_free());
         let chunks = busy.filter_map(|window| match window.job {
             Job::Resync { chunks, .. } | Job::Rebuild { chunks } => Some(chunks.0),
-            Job::Repair { .. } => None,
+            Job::Repair { .. } | Job::Scrub { .. } => None,
         });
         chunks.min()
+    }
+
+    /// A window compares.
+    pub(super) fn is_scrubbing(&self) -> bool {
+        let mut busy = self.windows.iter().filter(|window| !window.is_free());
+        busy.any(|window| matches!(window.job, Job::Scrub { .. }))
     }
 
     pub(super) fn has_requests_at(&self, slot: MemberSlot) -> bool {
@@ -241,7 +259,10 @@ impl Owner {
                     self.begin_window(index, Job::Repair { slot }, range, out);
                 }
             } else if !self.pacer.allows() {
-                if self.walker.cursor.is_some() || self.is_searching_rebuild() {
+                if self.walker.cursor.is_some()
+                    || self.is_searching_rebuild()
+                    || self.is_searching_scrub()
+                {
                     self.await_tick(out);
                 }
                 break;
@@ -255,6 +276,9 @@ impl Owner {
                         self.begin_window(index, Job::Rebuild { chunks }, range, out);
                     }
                 }
+            } else if let Some(chunks) = self.find_scrub() {
+                let range = self.shared.blocks_of_chunks(&(chunks.0..=chunks.1));
+                self.begin_window(index, Job::Scrub { chunks }, range, out);
             } else {
                 break;
             }
@@ -339,6 +363,7 @@ impl Owner {
         window.end = range.lba + range.blocks;
         window.narrow = false;
         window.bad = 0;
+        window.close_until = 0;
         self.lock_next(index, out);
     }
 
@@ -366,6 +391,11 @@ impl Owner {
         });
     }
 
+    /// Blocks of the parts in which differences are told.
+    fn part_blocks(&self) -> u64 {
+        (PART_SIZE_BYTES / u64::from(self.shared.block_size_bytes)).max(1)
+    }
+
     /// Blocks of the piece that the window copies next.
     fn piece_blocks(&self, index: usize) -> u32 {
         let window = &self.walker.windows[index];
@@ -376,18 +406,26 @@ impl Owner {
             true => chunk_blocks - window.next % chunk_blocks,
             false => left,
         };
-        u32::try_from(left.min(blocks_max).min(in_chunk)).expect("a piece fits a buffer")
+        let part = match window.next < window.close_until {
+            true => self.part_blocks(),
+            false => left,
+        };
+        let blocks = left.min(blocks_max).min(in_chunk).min(part);
+        u32::try_from(blocks).expect("a piece fits a buffer")
     }
 
     fn read_piece(&mut self, index: usize, out: &mut Out<'_>) {
         let blocks = self.piece_blocks(index);
         let rebuilt = self.rebuild_targets();
         let window = &mut self.walker.windows[index];
-        if matches!(window.job, Job::Rebuild { .. }) && rebuilt == 0 {
+        let is_alone = self.in_sync.count_ones() < 2;
+        if matches!(window.job, Job::Rebuild { .. }) && rebuilt == 0
+            || matches!(window.job, Job::Scrub { .. }) && is_alone
+        {
             return self.end_window(index, false, out);
         }
         let excluded = match window.job {
-            Job::Resync { .. } | Job::Rebuild { .. } => window.tried,
+            Job::Resync { .. } | Job::Rebuild { .. } | Job::Scrub { .. } => window.tried,
             Job::Repair { slot } => window.tried | bit(slot),
         };
         let Some(source) = self.seniority.source_of(self.in_sync & !excluded) else {
@@ -410,7 +448,9 @@ impl Owner {
     #[cold]
     fn piece_unreadable(&mut self, index: usize, blocks: u32, out: &mut Out<'_>) {
         let window = &self.walker.windows[index];
-        let (Job::Resync { chunks, .. } | Job::Rebuild { chunks }) = window.job else {
+        let (Job::Resync { chunks, .. } | Job::Rebuild { chunks } | Job::Scrub { chunks }) =
+            window.job
+        else {
             return self.end_window(index, false, out);
         };
         let piece = self.shared.chunks(window.next, blocks.into());
@@ -447,10 +487,14 @@ impl Owner {
             WindowState::Writing { pending, failed } => {
                 assert!(pending & bit(slot) != 0);
                 let pending = pending & !bit(slot);
-                let failed = if status.is_ok() { failed } else { failed | bit(slot) };
+                if status == IoStatus::CompareMismatch {
+                    self.walker.windows[index].differ |= bit(slot);
+                }
+                let is_fine = status.is_ok() || status == IoStatus::CompareMismatch;
+                let failed = if is_fine { failed } else { failed | bit(slot) };
                 self.walker.windows[index].set_state(WindowState::Writing { pending, failed });
                 if pending == 0 {
-                    self.piece_written(index, failed, out);
+                    self.piece_answered(index, failed, out);
                 }
             }
             state => panic!("window {index} got an answer in state {state:?}"),
@@ -464,7 +508,6 @@ impl Owner {
         status: IoStatus,
         out: &mut Out<'_>,
     ) {
-        let blocks = self.piece_blocks(index);
         let rebuilt = self.rebuild_targets();
         let window = &mut self.walker.windows[index];
         if !status.is_ok() {
@@ -487,17 +530,76 @@ impl Owner {
             }
             Job::Resync { .. } => self.writable & !bit(source),
             Job::Rebuild { .. } => rebuilt,
+            Job::Scrub { .. } => return self.compare_piece(index, source, out),
             Job::Repair { slot } => self.in_sync & bit(slot),
         };
         if targets == 0 {
             return self.end_window(index, false, out);
         }
+        self.send_piece(index, IoOp::Write, targets, out);
+    }
+
+    /// All members have answered what was made of the piece.
+    fn piece_answered(&mut self, index: usize, failed: SlotMask, out: &mut Out<'_>) {
+        let window = &mut self.walker.windows[index];
+        let is_compared = matches!(window.job, Job::Scrub { .. }) && !window.repairing;
+        window.repairing = false;
+        match is_compared {
+            true => self.piece_compared(index, failed, out),
+            false => self.piece_written(index, failed, out),
+        }
+    }
+
+    /// Asks the other members whether they hold the piece that was read.
+    fn compare_piece(&mut self, index: usize, source: MemberSlot, out: &mut Out<'_>) {
+        let (blocks, next) = (self.piece_blocks(index), self.walker.windows[index].next);
+        let others = self.in_sync & !bit(source);
+        // What has come to be in doubt may differ.
+        let mut chunks = self.shared.chunks(next, blocks.into());
+        if others == 0 || !chunks.all(|chunk| self.is_comparable(chunk)) {
+            self.walker.windows[index].set_state(WindowState::Writing { pending: 0, failed: 0 });
+            return self.piece_written(index, 0, out);
+        }
+        self.send_piece(index, IoOp::Compare, others, out);
+    }
+
+    /// The other members have compared: what differs is looked at closely, then told; what can't
+    /// be read, and in a repair what differs, is written.
+    fn piece_compared(&mut self, index: usize, unreadable: SlotMask, out: &mut Out<'_>) {
+        let blocks = u64::from(self.piece_blocks(index));
+        let part_blocks = self.part_blocks();
+        let window = &mut self.walker.windows[index];
+        let differ = std::mem::take(&mut window.differ);
+        let lba = window.next;
+        if differ != 0 && blocks > part_blocks {
+            window.close_until = lba + blocks;
+            window.buf = None;
+            window.tried = 0;
+            window.set_state(WindowState::NeedBuffer);
+            return self.read_piece(index, out);
+        }
+        for slot in slots(unreadable) {
+            self.members[usize::from(slot)].read_errors += 1;
+        }
+        self.scrubber.note(differ, lba);
+        let differ = if self.scrubber.repairs() { differ } else { 0 };
+        let targets = (differ | unreadable) & self.in_sync;
+        if targets == 0 {
+            return self.piece_written(index, 0, out);
+        }
+        self.walker.windows[index].repairing = true;
+        self.send_piece(index, IoOp::Write, targets, out);
+    }
+
+    /// Sends the piece that was read to members.
+    fn send_piece(&mut self, index: usize, op: IoOp, targets: SlotMask, out: &mut Out<'_>) {
+        let blocks = self.piece_blocks(index);
+        let window = &mut self.walker.windows[index];
         window.set_state(WindowState::Writing { pending: targets, failed: 0 });
         let (next, buf) = (window.next, window.buf.clone());
         for slot in slots(targets) {
-            let place = self.place(slot);
-            let lba = place.data_lba + next;
-            let request = MemberRequest { op: IoOp::Write, lba, blocks, buf: buf.clone() };
+            let lba = self.place(slot).data_lba + next;
+            let request = MemberRequest { op, lba, blocks, buf: buf.clone() };
             self.send(slot, OwnerOp::Window(index), request, out);
         }
     }
@@ -541,6 +643,8 @@ impl Owner {
                 let lba = window.locked.lba;
                 out.mail.push_back(Mail::Event(ArrayEvent::ReadRepaired { slot, lba }));
             }
+            Job::Scrub { .. } if completed && window.bad == 0 => {}
+            Job::Scrub { .. } => self.scrubber.note_failure(),
             Job::Repair { .. } => {}
         }
         let window_number = u8::try_from(index).expect("few windows");

@@ -239,7 +239,7 @@ fn members(config: &ArrayConfig) -> Vec<Member> {
         let Some(lacks) = member.lacks else {
             return Member::new(MemberState::InSync, Some(superblock));
         };
-        let rebuild = Some(Rebuild::new(lacks));
+        let rebuild = Some(Rebuild::resumed(lacks));
         Member { rebuild, ..Member::new(MemberState::Rebuilding, Some(superblock)) }
     });
     slots.collect()

@@ -376,6 +376,9 @@ impl World {
 /// Seeds with this bit live with an external bitmap.
 pub(super) const EXTERNAL_SEEDS: u64 = 1 << 32;
 
+/// Seeds with this bit live with members that come and go all the time.
+pub(super) const MEMBER_SEEDS: u64 = 1 << 33;
+
 /// One seed: an array lives through work, faults, stops and power cuts. Panics when a promise is
 /// broken; the story is in [`trace`] then.
 pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
@@ -386,6 +389,10 @@ pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
     if seed & EXTERNAL_SEEDS != 0 {
         shape.external = true;
         habits.old_copy = if shape.assume_clean { rng.between(0, 4) } else { 0 };
+    }
+    if seed & MEMBER_SEEDS != 0 {
+        habits.operator = 12;
+        habits.faults = Faults::default();
     }
     let mut world = World::create(rng.next(), shape, pool);
     world.faults = habits.faults;

@@ -286,6 +286,9 @@ impl World {
     fn check_event(&mut self, event: ArrayEvent) {
         match event {
             ArrayEvent::MemberJoined { .. } => self.watch.joined = true,
+            ArrayEvent::ScrubDone { mismatches, .. } if mismatches > 0 && !self.faults.any() => {
+                violated(6, "members in sync differ");
+            }
             ArrayEvent::RebuildDone { slot, .. } => self.check_rebuilt(slot),
             ArrayEvent::ResyncStarted { chunks } => self.watch.resync_started(chunks),
             ArrayEvent::ResyncDone { chunks, unreadable } => {

@@ -10,7 +10,7 @@ use crate::bdev::{BdevId, BdevIo, IoOp};
 use crate::bitmap::ChunkState;
 use crate::md;
 use crate::raid::owner_members::MemberState;
-use crate::raid::{MemberSlot, Newcomer, slots};
+use crate::raid::{MemberSlot, Newcomer, ScrubAction, slots};
 
 /// What the operator may put into an empty slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +118,11 @@ impl World {
         if !running.started || running.stopped {
             return;
         }
+        if self.rng.one_in(10) {
+            let action = [ScrubAction::Check, ScrubAction::Repair][self.rng.below(2)];
+            trace::note(Event::Operator("scrub", 0));
+            return self.on_owner(|owner, out| drop(owner.scrub(action, out)));
+        }
         let slot = self.rng.below(self.disks.len());
         let spare_one = self.in_sync().count_ones() > 1;
         if running.owner.joiner.concerns(MemberSlot::try_from(slot).unwrap()) {
@@ -169,22 +174,37 @@ impl World {
             Some(ChunkState::Unwritten) => !shared.unwritten_reads_zero,
             _ => false,
         };
+        let scrub = self.running.as_ref().unwrap().owner.scrubber.status();
+        if scrub.is_some_and(|scrub| scrub.running) && self.in_sync() & 1 << disk != 0 {
+            // What was lost on every member after the look at its chunk is resynced.
+            return true;
+        }
         let place = if op == IoOp::Write { rebuilding } else { self.in_sync() };
         rebuilding != 0 && place & 1 << disk != 0 && chunks.all(agree)
     }
 
-    /// Oracle 6: a superblock that calls its member whole is written when it is.
+    /// Oracle 6: what a superblock says of a member that is being rebuilt is so when it is written.
     pub(super) fn check_says(&mut self, slot: usize, io: &BdevIo) {
         let bytes = io.buf.as_ref().unwrap().as_slice();
         let own = md::Unverified::parse(bytes, 8).expect("our own");
-        let is_whole = !own.features.contains(md::Features::RECOVERY_OFFSET)
-            && matches!(own.own_role(), md::Role::Active(_));
-        if !is_whole || !self.watch.missed[slot] || self.in_sync() & 1 << slot != 0 {
+        if !self.watch.missed[slot] || self.in_sync() & 1 << slot != 0 {
             return;
         }
+        if own.features.contains(md::Features::RECOVERY_OFFSET) {
+            let sectors = u64::try_from(self.shape.chunk_blocks * self.shape.block / 512).unwrap();
+            let chunks = usize::try_from(own.recovery_offset_sectors / sectors).unwrap();
+            // Of these it may have missed acknowledged writes, but not for good.
+            return self.check_given(slot, 0..chunks.min(self.watch.chunks), "rebuilt up to there");
+        }
+        self.check_given(slot, 0..self.watch.chunks, "whole");
+        self.check_bitmap_given(slot, own.events);
+        self.watch.is_given_all(slot);
+    }
+
+    fn check_given(&self, slot: usize, chunks: std::ops::Range<usize>, called: &str) {
         let shared = self.running.as_ref().unwrap().shared.clone();
         let source = self.in_sync().trailing_zeros() as usize;
-        for chunk in 0..self.watch.chunks {
+        for chunk in chunks {
             let state = shared.chunk_state(chunk).unwrap();
             if state == ChunkState::Unwritten && shared.unwritten_reads_zero {
                 continue;
@@ -197,12 +217,32 @@ impl World {
                     _ => false,
                 };
                 if lacks {
-                    let what = format!("member {slot} is called whole and lacks block {lba}");
-                    violated(6, &what);
+                    violated(6, &format!("member {slot} is called {called} and lacks block {lba}"));
                 }
             }
         }
-        self.watch.is_given_all(slot);
+    }
+
+    /// Oracle 6: it has the bitmap, and from now on older members are known to lack something.
+    fn check_bitmap_given(&self, slot: usize, events: u64) {
+        let shared = self.running.as_ref().unwrap().shared.clone();
+        let map = shared.map.as_ref().unwrap();
+        for chunk in 0..self.watch.chunks {
+            let byte = self.state_byte(slot, chunk);
+            let is_written = map.state(chunk) != ChunkState::Unwritten && map.is_durable(chunk);
+            if ChunkState::from_byte(byte).is_none() || byte == 0 && is_written {
+                violated(6, &format!("member {slot} is called whole, and chunk {chunk} {byte}"));
+            }
+        }
+        let completes = (self.in_sync() | 1 << slot).count_ones() as usize == self.disks.len();
+        let source = self.in_sync().trailing_zeros() as usize;
+        let disk = self.disk(if self.shape.external { self.disks.len() } else { source });
+        let at = disk.bitmap_byte() + 32;
+        let cleared = u64::from_le_bytes(disk.durable_meta[at..at + 8].try_into().unwrap());
+        if completes && cleared != events {
+            let what = format!("the array is complete from {events} on, events_cleared {cleared}");
+            violated(6, &what);
+        }
     }
 
     /// A member is in sync again.

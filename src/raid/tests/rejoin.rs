@@ -5,6 +5,7 @@ use super::scenario::started;
 use super::world::{Shape, World};
 use crate::bdev::IoOp;
 use crate::bitmap::ChunkState;
+use crate::raid::ScrubAction;
 use crate::raid::owner_members::MemberState;
 
 const SHAPE: Shape = Shape { members: 2, ..Shape::SMALL };
@@ -232,5 +233,37 @@ fn the_last_member_in_sync_does_not_go() {
     world.join(1, false).unwrap();
     assert!(world.join(1, false).unwrap_err().contains("no empty slot"));
     world.wait_in_sync(1);
+    world.check_whole();
+}
+
+/// A medium that has changed under the array: a check finds where, a repair mends it.
+#[test]
+fn a_check_tells_what_differs_and_a_repair_makes_it_alike() {
+    let mut world = started(9, Shape { chunk_blocks: 32, blocks: 1280, ..SHAPE });
+    world.write_chunks(0..20);
+    world.daemon_pass();
+    world.write_chunks([7]);
+    world.faults.lost = usize::MAX;
+    for lba in [33, 7 * 32 + 2] {
+        world.disks[1].live[lba] = 77;
+        world.disks[1].durable[lba] = 77;
+    }
+    for (action, found) in
+        [(ScrubAction::Check, 2), (ScrubAction::Repair, 2), (ScrubAction::Check, 0)]
+    {
+        world.on_owner(|owner, out| owner.scrub(action, out).unwrap());
+        world.on_owner(|owner, out| {
+            assert!(owner.scrub(ScrubAction::Check, out).is_err(), "one at a time");
+        });
+        world.run_until("the check ends", |world| {
+            let scrub = world.running.as_ref().unwrap().owner.status().scrub;
+            scrub.is_some_and(|scrub| !scrub.running)
+        });
+        let scrub = world.running.as_ref().unwrap().owner.status().scrub.unwrap();
+        assert_eq!((scrub.mismatches, scrub.failures, scrub.done), (found, 0, 40), "{action:?}");
+        // In parts of 4 KiB.
+        assert!(scrub.places.iter().all(|place| [(1, 32), (1, 224)].contains(place)), "{scrub:?}");
+        world.run_until_quiet();
+    }
     world.check_whole();
 }

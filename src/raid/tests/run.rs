@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use super::life::{EXTERNAL_SEEDS, Figures, life};
+use super::life::{EXTERNAL_SEEDS, Figures, MEMBER_SEEDS, life};
 use super::mutant::{self, Mutant};
 use super::{copies, defects, discard, external, infection, pool, scenario, trace};
 
@@ -78,7 +78,8 @@ fn tell(seed: u64, what: &str) -> ! {
 fn random_lives_break_no_promise() {
     let mut sum = Figures::default();
     let external = EXTERNAL_SEEDS..EXTERNAL_SEEDS + SEEDS / 2;
-    for seed in (0..SEEDS).chain(FOUND).chain(external) {
+    let members = MEMBER_SEEDS..MEMBER_SEEDS + SEEDS / 2;
+    for seed in (0..SEEDS).chain(FOUND).chain(external).chain(members) {
         match try_life(seed, false) {
             Ok(figures) => sum.add(&figures),
             Err(what) => tell(seed, &what),
@@ -122,7 +123,8 @@ fn find(mutant: Mutant) -> Option<String> {
         return awaited(story).err().map(|what| format!("its story: {what}"));
     }
     let external = EXTERNAL_SEEDS..EXTERNAL_SEEDS + SEEDS / 2;
-    (0..SEEDS).chain(FOUND).chain(external).find_map(|seed| {
+    let members = MEMBER_SEEDS..MEMBER_SEEDS + SEEDS / 2;
+    (0..SEEDS).chain(FOUND).chain(external).chain(members).find_map(|seed| {
         let what = try_life(seed, false).err()?;
         Some(format!("seed {seed}: {what}"))
     })
@@ -173,7 +175,11 @@ fn as_many_lives_as_there_is_time_for() {
     let mut sum = Figures::default();
     for seed in first..first.saturating_add(seeds) {
         // Every fourth life has an external bitmap.
-        let seed = if seed % 4 == 3 { seed | EXTERNAL_SEEDS } else { seed };
+        let seed = match seed % 8 {
+            3 | 7 => seed | EXTERNAL_SEEDS,
+            5 => seed | MEMBER_SEEDS,
+            _ => seed,
+        };
         match try_life(seed, false) {
             Ok(figures) => sum.add(&figures),
             Err(what) => tell(seed, &what),
