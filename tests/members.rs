@@ -185,3 +185,39 @@ fn a_rebuild_goes_on_after_the_target_was_killed() {
     stop(mdof);
     assert_alike(&dir, "a", "c");
 }
+
+#[test]
+fn a_check_tells_what_differs_and_a_repair_mends_it() {
+    let dir = TestDir::new("members-check");
+    fill(&dir);
+    let mdof = Mdof::start(&dir, &config(&dir, ""), &[]);
+    create(&mdof);
+    mdof.rpc("bdev_raid_delete", &json!({ "name": "r" })).unwrap();
+    // Somebody writes to a member behind the array's back.
+    let file = OpenOptions::new().write(true).open(dir.file("b.img")).unwrap();
+    file.write_all_at(&[0xaa; 512], 10 * MIB as u64).unwrap();
+    drop(file);
+    let params = json!({ "name": "r", "raid_level": "raid1", "superblock": true,
+                         "base_bdevs": ["a", "b"] });
+    mdof.rpc("bdev_raid_create", &params).unwrap();
+    let scrubbed = |action: &str| {
+        mdof.rpc("bdev_raid_scrub", &json!({ "name": "r", "action": action })).unwrap();
+        let since = Instant::now();
+        loop {
+            let scrub = mdof.rpc("bdev_raid_get_scrub", &json!({ "name": "r" })).unwrap();
+            if scrub["running"] == false {
+                return scrub;
+            }
+            assert!(since.elapsed() < PATIENCE, "{scrub}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let first = scrubbed("check");
+    assert_eq!((&first["mismatches"], &first["percent"]), (&json!(1), &json!(100)), "{first}");
+    assert_eq!(first["first_mismatches"][0]["slot"], 1);
+    assert_eq!(scrubbed("repair")["mismatches"], 1);
+    assert_eq!(scrubbed("check")["mismatches"], 0);
+    mdof.rpc("bdev_raid_set_scrub_schedule", &json!({ "name": "r", "every_hours": 168 })).unwrap();
+    stop(mdof);
+    assert_alike(&dir, "a", "b");
+}

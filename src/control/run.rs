@@ -150,7 +150,7 @@ fn serve(
         if stop {
             return Ok(());
         }
-        target.use_spares();
+        target.look();
     }
 }
 

@@ -226,7 +226,10 @@ impl BitmapKeeper {
             return;
         }
         for unit in 0..self.ledger.units() {
-            self.ledger.mark(unit, Urgency::Now);
+            let in_flight = self.flushes.iter().any(|flush| flush.busy && flush.unit == unit);
+            if !in_flight || !mutant!(JoinForgetsUnitsInFlight) {
+                self.ledger.mark(unit, Urgency::Now);
+            }
         }
         self.owed.fill(true);
         self.owed_count = self.owed.len();

@@ -374,6 +374,8 @@ impl Owner {
         let blocks = (window.end - window.next).min(blocks_max);
         window.locked = BlockRange { lba: window.next, blocks };
         window.set_state(WindowState::Locking { cores_left: self.cores });
+        // Paid for when it is taken, not while host writes wait for its end.
+        self.pacer.spend(blocks * u64::from(self.shared.block_size_bytes));
         let window_number = u8::try_from(index).expect("few windows");
         out.mail.push_back(Mail::Channels(ToChannel::Lock(window_number, window.locked)));
     }
@@ -436,8 +438,6 @@ impl Owner {
         }
         let Some(buf) = window.buf.clone() else { return };
         window.set_state(WindowState::Reading { source });
-        self.pacer.spend(u64::from(blocks) * u64::from(self.shared.block_size_bytes));
-        let window = &self.walker.windows[index];
         let lba = window.next;
         let lba = self.place(source).data_lba + lba;
         let request = MemberRequest { op: IoOp::Read, lba, blocks, buf: Some(buf) };

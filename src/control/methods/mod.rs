@@ -7,6 +7,7 @@ mod nvmf;
 mod params;
 mod raid;
 mod raid_members;
+mod raid_scrub;
 #[cfg(test)]
 mod tests;
 
@@ -40,10 +41,13 @@ const METHODS: &[(&str, Method)] = &[
     ("bdev_raid_fail_base_bdev", raid_members::fail),
     ("bdev_raid_get_bdevs", raid::get_bdevs),
     ("bdev_raid_get_bitmap", raid::get_bitmap),
+    ("bdev_raid_get_scrub", raid_scrub::get_scrub),
     ("bdev_raid_get_spares", raid_members::get_spares),
     ("bdev_raid_remove_base_bdev", raid_members::remove),
     ("bdev_raid_remove_spare", raid_members::remove_spare),
+    ("bdev_raid_scrub", raid_scrub::scrub),
     ("bdev_raid_set_bitmap", raid::set_bitmap),
+    ("bdev_raid_set_scrub_schedule", raid_scrub::set_schedule),
     ("bdev_raid_set_sync", raid_members::set_sync),
     ("bdev_uring_create", bdev::uring_create),
     ("bdev_uring_delete", bdev::uring_delete),

@@ -196,7 +196,11 @@ impl Target {
         self.release_members(&array)
     }
 
-    fn member_command(&mut self, array: &str, command: Command) -> Result<Outcome, TargetError> {
+    pub(super) fn member_command(
+        &mut self,
+        array: &str,
+        command: Command,
+    ) -> Result<Outcome, TargetError> {
         let (id, _) = self.array(array)?;
         let outcome = self.engine.command(id, command);
         outcome.map_err(|error| TargetError::Invalid(format!("array {array}: {error}")))
@@ -282,6 +286,7 @@ impl Target {
 
     /// An array is no more: what was a spare of it is free.
     pub(super) fn forget_spares_of(&mut self, array: &str) {
+        self.forget_schedule_of(array);
         let is_of = |spare: &mut Spare| spare.array.as_deref() == Some(array);
         let freed: Vec<Spare> = self.spares.extract_if(.., is_of).collect();
         for spare in freed {
@@ -295,15 +300,20 @@ impl Target {
         &self.spares
     }
 
-    /// Spares wait for something to do: [`Self::use_spares`] should be called once a second.
+    /// Spares or scheduled checks wait: [`Self::look`] should be called once a second.
     #[must_use]
     pub fn wants_look(&self) -> bool {
-        self.spares.iter().any(|spare| spare.refused.is_none())
+        self.has_schedules() || self.spares.iter().any(|spare| spare.refused.is_none())
     }
 
-    /// Puts spares into the slots of members that have failed or are missing. To be called now
-    /// and then.
-    pub fn use_spares(&mut self) {
+    /// Does what is due.
+    pub fn look(&mut self) {
+        self.use_spares();
+        self.begin_due_checks(Instant::now());
+    }
+
+    /// Puts spares into the slots of members that have failed or are missing.
+    fn use_spares(&mut self) {
         if self.spares.iter().all(|spare| spare.refused.is_some()) {
             return;
         }

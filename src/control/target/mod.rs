@@ -7,6 +7,7 @@ mod external;
 mod members;
 mod metadata;
 mod nvmf;
+mod scrub;
 mod takeover;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,8 @@ pub use external::{BitmapPlace, External};
 pub use members::{Spare, Which};
 pub use nvmf::{NewNamespace, Transport, listen_error};
 pub use takeover::Takeover;
+
+use scrub::Schedule;
 
 use crate::bdev::{BdevId, Device, Geometry, IoStatus};
 use crate::control::rpc::RpcError;
@@ -151,6 +154,8 @@ pub struct Target {
     transport: Option<Transport>,
     /// Bdevs that take the place of members that fail.
     spares: Vec<Spare>,
+    /// Arrays that are checked now and then.
+    schedules: Vec<Schedule>,
 }
 
 impl Target {
@@ -165,6 +170,7 @@ impl Target {
             table: SubsystemTable::default(),
             transport: None,
             spares: Vec::new(),
+            schedules: Vec::new(),
         }
     }
 
