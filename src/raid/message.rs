@@ -288,6 +288,23 @@ impl fmt::Display for ArrayEvent {
                 "resync is done, {chunks} chunks copied; {unreadable} chunks could be read from \
                  no member and stay in doubt"
             ),
+            Self::MetadataLost => f.write_str(
+                "the bitmap could not be written to any member: writes are refused from now on. \
+                 Stop the target, check the members, start again",
+            ),
+            Self::Stopped { clean: true } => f.write_str("stopped clean"),
+            Self::Stopped { clean: false } => {
+                f.write_str("stopped; the next start will resync the chunks still in doubt")
+            }
+            ref other => other.fmt_life(f),
+        }
+    }
+}
+
+impl ArrayEvent {
+    /// Comings and goings, rebuilds and checks.
+    fn fmt_life(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
             Self::MemberRemoved { slot } => write!(f, "member {slot} was removed"),
             Self::MemberJoined { slot, guided: true } => {
                 write!(f, "member {slot} is back; it will be given what changed while it was away")
@@ -321,14 +338,7 @@ impl fmt::Display for ArrayEvent {
                  sync. They are tried again every half minute, and a write of the whole chunk \
                  makes it readable"
             ),
-            Self::MetadataLost => f.write_str(
-                "the bitmap could not be written to any member: writes are refused from now on. \
-                 Stop the target, check the members, start again",
-            ),
-            Self::Stopped { clean: true } => f.write_str("stopped clean"),
-            Self::Stopped { clean: false } => {
-                f.write_str("stopped; the next start will resync the chunks still in doubt")
-            }
+            _ => unreachable!("the others are told above"),
         }
     }
 }
