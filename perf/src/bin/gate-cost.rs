@@ -62,7 +62,7 @@ fn main() {
     let config = config(with_bitmap);
     let shared = prepare(&config, BdevId(100)).expect("a plain array");
     let blocks = shared.blocks;
-    let mut channel = Channel::new(shared, config.in_sync());
+    let mut channel = Channel::new(shared, config.in_sync(), config.writable());
     let mut io = IoQueue::with_capacity(64);
     let mut mail = VecDeque::new();
     let mut ended = 0;
