@@ -149,12 +149,26 @@ fn check_supported(superblock: &Superblock) -> Result<(), AssembleError> {
     Ok(())
 }
 
-/// A member that holds the freshest for failed went on without it; so did the freshest.
+/// A member that holds the freshest for failed went on without it; so did the freshest. Unless one
+/// that is current was with both: then the freshest was away for a while, and came back.
 fn check_split_brain(candidates: &[Candidate], freshest: usize) -> Result<(), AssembleError> {
     let Superblock { dev_number, events, .. } = candidates[freshest].superblock;
     for (other, candidate) in candidates.iter().enumerate() {
         let superblock = &candidate.superblock;
         if !matches!(superblock.own_role(), Role::Active(_)) {
+            continue;
+        }
+        let was_with_both = |third: &Candidate| {
+            let third = &third.superblock;
+            let role = third.own_role();
+            matches!(role, Role::Active(_))
+                && !third.features.contains(Features::RECOVERY_OFFSET)
+                && third.events + EVENTS_TOLERANCE >= events
+                && candidates[freshest].superblock.role_of(third.dev_number) == role
+                && superblock.role_of(third.dev_number) == role
+        };
+        let others = candidates.iter().enumerate().filter(|(index, _)| *index != other);
+        if others.map(|(_, candidate)| candidate).any(was_with_both) {
             continue;
         }
         let behind = events.saturating_sub(superblock.events);
