@@ -166,16 +166,20 @@ impl ChunkMap {
     }
 
     /// Owner: copies the states of `chunks` into `out` as they belong on disk and notes that a
-    /// write which carries them is in flight.
-    pub fn snapshot(&self, chunks: std::ops::Range<usize>, out: &mut [u8]) {
+    /// write which carries them is in flight. Whether it carries a change, which [`Self::open`] is
+    /// to open.
+    pub fn snapshot(&self, chunks: std::ops::Range<usize>, out: &mut [u8]) -> bool {
         assert_eq!(chunks.len(), out.len());
+        let mut changed = false;
         for (byte, out) in self.bytes[chunks].iter().zip(out) {
             let value = byte.load(Ordering::Relaxed);
             *out = value & !FLAGS;
             if value & CHANGED != 0 {
                 byte.store(value & !FLAGS | IN_FLIGHT, Ordering::Relaxed);
+                changed = true;
             }
         }
+        changed
     }
 
     /// Owner: the write with the snapshot of `chunks` is durable on every in-sync member. Opens
@@ -283,7 +287,7 @@ mod tests {
             match (random >> 50) % 7 {
                 0 => map.change(chunk, state),
                 1 => map.change_quietly(chunk, state),
-                2 => map.snapshot(0..40, &mut disk),
+                2 => drop(map.snapshot(0..40, &mut disk)),
                 3 => map.open(0..40),
                 4 => drop(map.age(chunk)),
                 5 => drop(map.clear_if_aging(chunk)),

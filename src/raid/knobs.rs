@@ -62,7 +62,7 @@ impl Owner {
         if let Some(policy) = knobs.infection {
             bitmap.set_infection(policy);
         }
-        self.poll(out);
+        self.go_on(out);
         Ok(())
     }
 }
