@@ -41,6 +41,21 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Compare two variants in turns
     Ab(Box<AbArgs>),
+    /// Whether the daemon's pass over a large bitmap holds up host writes
+    DaemonPass {
+        /// Size of the members
+        #[arg(long, value_name = "SIZE", default_value = "16t", value_parser = parse_size)]
+        size: u64,
+        /// Rounds, each with and without the daemon, from each of two cores
+        #[arg(long, value_name = "N", default_value_t = 5)]
+        rounds: u32,
+        /// How long writes count in each
+        #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
+        time: Duration,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// CPU time and memory of a target that nobody uses
     Idle {
         /// The target's program

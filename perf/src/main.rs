@@ -5,13 +5,14 @@
 //! - `pattern` and `random`: which request comes next. `load`: one stream of them, its depth, its
 //!   times. `stats`: what they come to. `report`: how it is shown.
 //! - `nvme` and `inproc` carry loads to a namespace and to a bdev. `ab` lets two places take turns.
-//! - `target_process` runs the target's program.
+//! - `target_process` runs the target's program. `daemon_pass` looks at one part of the bitmap.
 
 mod ab;
 #[cfg(test)]
 mod allocations;
 mod cli;
 mod cpu;
+mod daemon_pass;
 mod inproc;
 mod job;
 mod load;
@@ -41,6 +42,10 @@ fn main() -> ExitCode {
     let result = match cli.command {
         None => run(&cli.run),
         Some(Command::Ab(args)) => compare(&args),
+        Some(Command::DaemonPass { size: member_size_bytes, rounds, time, json }) => {
+            daemon_pass::run(&daemon_pass::Options { member_size_bytes, rounds, time })
+                .and_then(|report| show(&report, json, || report.as_text()))
+        }
         Some(Command::Idle { mdof, time, json }) => target_process::measure_idle(&mdof, time)
             .and_then(|idleness| show(&idleness, json, || idleness.as_text())),
         Some(Command::Ready { mdof, rounds, json }) => target_process::measure_ready(&mdof, rounds)
