@@ -5,7 +5,8 @@
 //! - `pattern` and `random`: which request comes next. `load`: one stream of them, its depth, its
 //!   times. `stats`: what they come to. `report`: how it is shown.
 //! - `nvme` and `inproc` carry loads to a namespace and to a bdev. `ab` lets two places take turns.
-//! - `target_process` runs the target's program. `daemon_pass` looks at one part of the bitmap.
+//! - `target_process` runs the target's program. `table` compares bitmaps, `daemon_pass` looks
+//!   at one part of the lockless one.
 
 mod ab;
 #[cfg(test)]
@@ -22,6 +23,7 @@ mod place;
 mod random;
 mod report;
 mod stats;
+mod table;
 mod target_process;
 mod units;
 
@@ -42,6 +44,8 @@ fn main() -> ExitCode {
     let result = match cli.command {
         None => run(&cli.run),
         Some(Command::Ab(args)) => compare(&args),
+        Some(Command::LlbitmapTable(args)) => table::run(&args.options())
+            .and_then(|table| show(&table, args.json, || table.as_text())),
         Some(Command::DaemonPass { size: member_size_bytes, rounds, time, json }) => {
             daemon_pass::run(&daemon_pass::Options { member_size_bytes, rounds, time })
                 .and_then(|report| show(&report, json, || report.as_text()))
