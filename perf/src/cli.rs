@@ -53,7 +53,7 @@ pub(crate) enum Command {
         #[arg(long, value_name = "N", default_value_t = 5)]
         rounds: u32,
         /// How long writes count in each
-        #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
+        #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse_duration)]
         time: Duration,
         /// Print JSON
         #[arg(long)]
@@ -273,11 +273,12 @@ impl RunArgs {
 /// The table of bitmaps.
 #[derive(Debug, Args)]
 pub(crate) struct TableArgs {
-    /// Folder for the files that are members; they are sparse and go with the measurement
-    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    /// Folder for the files that are members; they are sparse and go with the measurement. On a
+    /// disk that others use, too, or that is slow to forget files, this takes long
+    #[arg(long, value_name = "DIR", default_value = "/dev/shm")]
     dir: PathBuf,
     /// Size of the members in memory, which take none
-    #[arg(long, value_name = "SIZE", default_value = "64g", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", default_value = "32g", value_parser = parse_size)]
     memory_size: u64,
     /// Size of the files
     #[arg(long, value_name = "SIZE", default_value = "2g", value_parser = parse_size)]
@@ -285,13 +286,13 @@ pub(crate) struct TableArgs {
     /// Rounds, in each of which every cell has its turn [default: 5; with --quick: 3]
     #[arg(long, value_name = "N")]
     rounds: Option<u32>,
-    /// How long to measure a cell in a round [default: 2s; with --quick: 400ms]
+    /// How long to measure a cell in a round [default: 3s; with --quick: 500ms]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     time: Option<Duration>,
-    /// Requests in flight
-    #[arg(long, visible_alias = "iodepth", value_name = "N", default_value_t = 32)]
+    /// Requests in flight; at 32 the members of memory are what keeps a core waiting
+    #[arg(long, visible_alias = "iodepth", value_name = "N", default_value_t = 128)]
     qd: u16,
-    /// A first impression in half a minute
+    /// A first impression in a minute
     #[arg(long)]
     quick: bool,
     /// Print JSON
@@ -302,7 +303,7 @@ pub(crate) struct TableArgs {
 impl TableArgs {
     /// What to measure.
     pub(crate) fn options(&self) -> table::Options {
-        let (rounds, time_ms) = if self.quick { (3, 400) } else { (5, 2000) };
+        let (rounds, time_ms) = if self.quick { (3, 500) } else { (5, 3000) };
         table::Options {
             dir: self.dir.clone(),
             memory_size_bytes: self.memory_size,

@@ -34,10 +34,11 @@ const CLOCK_US: u64 = 1;
 /// clears must be marked again, which is the price of a write to an idle chunk and not the pass's.
 const PLACES: u64 = 256;
 const IO_BYTES: u32 = 4096;
-/// From the start of the array to its daemon's first pass.
-const DAEMON_SLEEP_S: u32 = 2;
-/// Writes count from shortly before the pass begins until it has ended for sure.
-const COUNT_FROM: Duration = Duration::from_millis(1950);
+/// From the start of the array to its daemon's first pass, at least; longer where it takes longer
+/// to make every chunk Dirty.
+const DAEMON_SLEEP_S_MIN: u32 = 1;
+/// Writes count from so long before the pass begins.
+const COUNT_BEFORE: Duration = Duration::from_millis(50);
 /// Passes of the measurement without an engine.
 const STEP_PASSES: u32 = 5;
 
@@ -119,13 +120,15 @@ pub(crate) fn run(options: &Options) -> Result<Report, PerfError> {
     let mut host = Host::start(&cores, &job)?;
     let mut sums: Vec<[Slices; 2]> = cores.iter().map(|_| Default::default()).collect();
     let mut chunks = 0;
+    let daemon_sleep_s = preparation_s(&mut host, options)?;
     for round in 0..options.rounds.max(1) {
         for (core, slices) in sums.iter_mut().enumerate() {
             // Without and with, then the other way round.
             let order = if round % 2 == 0 { [false, true] } else { [true, false] };
             for with_daemon in order {
                 let seed = u64::from(round) + 1;
-                let latency = slice(&mut host, options, core, with_daemon, seed, &mut chunks)?;
+                let timing = Timing { options, daemon_sleep_s, with_daemon };
+                let latency = slice(&mut host, &timing, core, seed, &mut chunks)?;
                 slices[usize::from(with_daemon)].add(&latency);
             }
         }
@@ -175,63 +178,94 @@ impl Slices {
     }
 }
 
-/// A new array with every chunk Dirty, and writes to it while its daemon makes its first pass, or
-/// would.
-fn slice(
-    host: &mut Host,
-    options: &Options,
-    core: usize,
+/// When a slice does what.
+#[derive(Debug, Clone, Copy)]
+struct Timing<'a> {
+    options: &'a Options,
+    daemon_sleep_s: u32,
     with_daemon: bool,
-    seed: u64,
-    chunks: &mut u64,
-) -> Result<Histogram<u64>, PerfError> {
+}
+
+/// An array with its members and what paces the writes.
+#[derive(Debug)]
+struct Rig {
+    array: BdevId,
+    clock: BdevId,
+    below: [BdevId; 4],
+    begun_ns: u64,
+}
+
+/// Twice the seconds that it takes here to make an array and all its chunks Dirty.
+fn preparation_s(host: &mut Host, options: &Options) -> Result<u32, PerfError> {
+    let timing = Timing { options, daemon_sleep_s: DAEMON_SLEEP_S_MIN, with_daemon: false };
+    let rig = prepare(host, &timing)?;
+    let took_s = (clock::now_ns() - rig.begun_ns).div_ceil(500_000_000);
+    host.remove(rig.array, &rig.below)?;
+    Ok(u32::try_from(took_s).unwrap_or(u32::MAX).max(DAEMON_SLEEP_S_MIN))
+}
+
+/// A new array with every chunk Dirty.
+fn prepare(host: &mut Host, timing: &Timing<'_>) -> Result<Rig, PerfError> {
     let engine = host.engine();
-    let leaf = Leaf::Null { size_bytes: options.member_size_bytes };
+    let leaf = Leaf::Null { size_bytes: timing.options.member_size_bytes };
     let clock_base = setup::add_leaf(engine, "clock-base", &Leaf::Null { size_bytes: 1 << 20 })?;
     let clock = setup::add_delay(engine, "clock", clock_base, [CLOCK_US; 4])?;
     let members = [setup::add_leaf(engine, "m0", &leaf)?, setup::add_leaf(engine, "m1", &leaf)?];
     let plan = ArrayPlan {
         assume_clean: true,
-        daemon_sleep_s: DAEMON_SLEEP_S,
+        daemon_sleep_s: timing.daemon_sleep_s,
         barrier_idle_s: 0,
         infection: Infection::Md,
         ..ArrayPlan::new(true)
     };
-    let plan = if with_daemon { plan } else { plan.steady() };
+    let plan = if timing.with_daemon { plan } else { plan.steady() };
     let begun_ns = clock::now_ns();
     let array = setup::add_array(engine, "array", &members, &plan)?;
-    let latency = load(host, options, core, (array, clock), begun_ns, seed)?;
-    let status = host.status(array)?;
+    let chunk_size_bytes = host.status(array)?.chunk_size_bytes;
+    // md's infection makes a whole unit Dirty with its second chunk.
+    host.dirty_every(array, chunk_size_bytes * 256)?;
+    Ok(Rig { array, clock, below: [members[0], members[1], clock, clock_base], begun_ns })
+}
+
+/// Writes to a new array while its daemon makes its first pass, or would.
+fn slice(
+    host: &mut Host,
+    timing: &Timing<'_>,
+    core: usize,
+    seed: u64,
+    chunks: &mut u64,
+) -> Result<Histogram<u64>, PerfError> {
+    let rig = prepare(host, timing)?;
+    let latency = load(host, timing, core, &rig, seed)?;
+    let status = host.status(rig.array)?;
     *chunks = status.histogram.iter().sum();
     let clean = status.histogram[ChunkState::Clean as usize];
-    let expected = if with_daemon { *chunks - PLACES..*chunks } else { 0..1 };
+    let expected = if timing.with_daemon { *chunks - PLACES..*chunks } else { 0..1 };
     if !expected.contains(&clean) {
         return Err(PerfError(format!(
             "{clean} of {chunks} chunks are Clean {} the daemon's pass; the measurement would \
-             mean nothing",
-            if with_daemon { "after" } else { "without" }
+             mean nothing (is the machine busy? use a longer --time)",
+            if timing.with_daemon { "after" } else { "without" }
         )));
     }
-    host.remove(array, &[members[0], members[1], clock, clock_base])?;
+    host.remove(rig.array, &rig.below)?;
     Ok(latency)
 }
 
 fn load(
     host: &mut Host,
-    options: &Options,
+    timing: &Timing<'_>,
     core: usize,
-    (array, clock): (BdevId, BdevId),
-    begun_ns: u64,
+    rig: &Rig,
     seed: u64,
 ) -> Result<Histogram<u64>, PerfError> {
-    let chunk_size_bytes = host.status(array)?.chunk_size_bytes;
-    // md's infection makes a whole unit Dirty with its second chunk.
-    host.dirty_every(array, chunk_size_bytes * 256)?;
-    let geometry = host.engine().geometry(array).expect("it was built here");
-    let from_ns = begun_ns + as_ns(COUNT_FROM);
+    let &Rig { array, clock, begun_ns, .. } = rig;
+    let sleep_ns = u64::from(timing.daemon_sleep_s) * 1_000_000_000;
+    let from_ns = begun_ns + sleep_ns - as_ns(COUNT_BEFORE);
     if clock::now_ns() > from_ns {
         return Err(PerfError("every chunk was Dirty only after the pass had begun".to_owned()));
     }
+    let geometry = host.engine().geometry(array).expect("it was built here");
     let plan = Plan {
         array,
         clock,
@@ -241,7 +275,7 @@ fn load(
         places: PLACES,
         stride_blocks: geometry.blocks / PLACES,
         from_ns,
-        until_ns: from_ns + as_ns(options.time),
+        until_ns: from_ns + as_ns(timing.options.time),
     };
     let PacedResult(result) = host.run_program(core, Box::new(Paced::new(plan, seed)));
     result.map_err(|status| PerfError(format!("a write failed with {status:?}")))

@@ -32,9 +32,9 @@ const CLASSIC_CHUNK_BYTES: u64 = 64 << 20;
 /// Where the classic bitmap and the data lie on a member.
 const CLASSIC_BITMAP_BYTES: u64 = 8192;
 const CLASSIC_DATA_BYTES: u64 = 2 << 20;
-/// Runs this long before it measures, where nothing is fresh: the rates of a table are those of
-/// long runs. A fresh array is measured from its first write on.
-const WARM_UP: Duration = Duration::from_millis(500);
+/// The first writes to an array, which open its chunks, are shown apart: the rates of a table are
+/// those of long runs.
+const FIRST: Duration = Duration::from_secs(1);
 /// Two arrays that do the same differ by so much from one run to the next.
 const EQUAL: f64 = 0.97;
 
@@ -102,7 +102,10 @@ pub(crate) struct Options {
 #[derive(Debug, Serialize)]
 struct Row {
     cell: Cell,
+    first_iops: Option<Spread>,
     iops: Spread,
+    /// Requests by CPU time.
+    cpu_iops: Option<Spread>,
     p99_us: Spread,
     /// Rounds in which a copy of the members ran to the end of the measurement.
     resyncing: usize,
@@ -142,7 +145,7 @@ pub(crate) fn run(options: &Options) -> Result<Table, PerfError> {
         rw: Access::RandWrite,
         queue_depth: options.queue_depth,
         time: options.time,
-        warm_up: WARM_UP,
+        warm_up: FIRST,
         sample_every: 16,
         ..Job::default()
     };
@@ -193,9 +196,21 @@ fn part(options: &Options, job: &Job, backing: Backing) -> Result<Part, PerfErro
 /// One cell in one round.
 #[derive(Debug, Clone, Copy)]
 struct Measured {
+    /// In the first second, where an array opens its chunks.
+    first_iops: Option<f64>,
     iops: f64,
+    /// By the CPU time of the core's thread, which leaves out what other programs took. Not for
+    /// files: there the kernel's threads do the work.
+    cpu_iops: Option<f64>,
     p99_us: f64,
     resyncing: bool,
+}
+
+impl Measured {
+    /// What cells are compared by.
+    fn speed(&self) -> f64 {
+        self.cpu_iops.unwrap_or(self.iops)
+    }
 }
 
 fn measure(
@@ -206,13 +221,11 @@ fn measure(
     cell: Cell,
 ) -> Result<Measured, PerfError> {
     let (members, all) = members(host, options, backing)?;
-    let warm_up = if cell.assume_clean { job.warm_up } else { Duration::ZERO };
-    let job = Job { warm_up, ..job.clone() };
     let Level::Raid1 = cell.level;
-    let (tallies, resyncing) = match cell.bitmap {
+    let (first, tallies, resyncing) = match cell.bitmap {
         Bitmap::Classic => {
-            let tally = run_classic(host, members, &job, !cell.assume_clean)?;
-            (vec![tally], !cell.assume_clean)
+            let tally = run_classic(host, members, job, !cell.assume_clean)?;
+            (None, vec![tally], !cell.assume_clean)
         }
         bitmap => {
             let plan = ArrayPlan {
@@ -220,10 +233,13 @@ fn measure(
                 ..ArrayPlan::new(bitmap == Bitmap::Lockless)
             };
             let array = setup::add_array(host.engine(), "array", &members, &plan)?;
-            let tallies = host.run(array, &job)?;
+            let first_job = Job { warm_up: Duration::ZERO, time: FIRST, ..job.clone() };
+            let first = Outcome::new(&host.run(array, &first_job)?, job.block_size_bytes);
+            let long = Job { warm_up: Duration::ZERO, ..job.clone() };
+            let tallies = host.run(array, &long)?;
             let resyncing = host.status(array)?.resync.is_some();
             host.remove(array, &[])?;
-            (tallies, resyncing)
+            (Some(first.total.iops), tallies, resyncing)
         }
     };
     all.iter().for_each(|bdev| host.engine().remove_bdev(*bdev));
@@ -232,7 +248,8 @@ fn measure(
         return Err(PerfError("a cell ended without a request; use a longer --time".to_owned()));
     }
     let p99_us = outcome.total.latency_ns.p99 as f64 / 1e3;
-    Ok(Measured { iops: outcome.total.iops, p99_us, resyncing })
+    let cpu_iops = outcome.ios_per_cpu_s.filter(|_| backing == Backing::Memory);
+    Ok(Measured { first_iops: first, iops: outcome.total.iops, cpu_iops, p99_us, resyncing })
 }
 
 /// Two new members, and every bdev of them, those above before those below.
@@ -306,7 +323,7 @@ fn ratios(level: Level, cells: &[Cell], found: &[Vec<Measured>]) -> Vec<Ratio> {
     };
     let ratio = |what, (b, b_clean), (a, a_clean), promise| {
         let pairs = of(b, b_clean).iter().zip(of(a, a_clean));
-        let figures: Vec<f64> = pairs.map(|(b, a)| b.iops / a.iops).collect();
+        let figures: Vec<f64> = pairs.map(|(b, a)| b.speed() / a.speed()).collect();
         Ratio { level, what, ratio: Spread::new(&figures), promise }
     };
     use Bitmap::{Classic, Lockless, None};
@@ -346,10 +363,14 @@ impl Ratio {
 impl Row {
     fn new(cell: Cell, found: &[Measured]) -> Self {
         let rounds: Vec<f64> = found.iter().map(|one| one.iops).collect();
+        let cpu: Option<Vec<f64>> = found.iter().map(|one| one.cpu_iops).collect();
+        let first: Option<Vec<f64>> = found.iter().map(|one| one.first_iops).collect();
         let p99_us: Vec<f64> = found.iter().map(|one| one.p99_us).collect();
         Self {
             cell,
+            first_iops: first.map(|first| Spread::new(&first)),
             iops: Spread::new(&rounds),
+            cpu_iops: cpu.map(|cpu| Spread::new(&cpu)),
             p99_us: Spread::new(&p99_us),
             resyncing: found.iter().filter(|one| one.resyncing).count(),
             rounds,
@@ -366,8 +387,13 @@ impl Row {
             rounds => format!("  resync in the background in {rounds} of {}", self.rounds.len()),
         };
         format!(
-            "  {:<7}{:<10}{start:<14}{median:>10.0}  ({min:.0} to {max:.0}){:>10.0} us{note}\n",
-            names.0, names.1, self.p99_us.median
+            "  {:<7}{:<10}{start:<14}{:>10}{median:>10.0}{:>20}{:>12}{:>8.0} us{note}\n",
+            names.0,
+            names.1,
+            self.first_iops.map_or(String::new(), |first| format!("{:.0}", first.median)),
+            format!("{min:.0} to {max:.0}"),
+            self.cpu_iops.map_or(String::new(), |cpu| format!("{:.0}", cpu.median)),
+            self.p99_us.median
         )
     }
 }
@@ -384,8 +410,8 @@ impl Table {
         for part in &self.parts {
             text += &format!("members: {}\n", part.title);
             text += &format!(
-                "  {:<7}{:<10}{:<14}{:>10}  (least to most) {:>12}\n",
-                "level", "bitmap", "members", "IOPS", "p99"
+                "  {:<7}{:<10}{:<14}{:>10}{:>10}{:>20}{:>12}{:>11}\n",
+                "level", "bitmap", "members", "first 1 s", "IOPS", "rounds", "by CPU time", "p99"
             );
             part.rows.iter().for_each(|row| text += &row.as_text());
             for ratio in &part.ratios {

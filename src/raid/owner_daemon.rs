@@ -11,10 +11,10 @@ use super::owner::{Life, MemberRequest, Owner, OwnerOp};
 use super::{MemberSlot, bit, slots};
 use crate::bdev::{IoOp, IoStatus};
 
-/// Chunks marked in one turn, and chunks cleared, which costs more: half a microsecond each. A host
+/// Chunks marked in one turn, and chunks cleared, which costs more: about a microsecond each. A host
 /// request that arrives meanwhile waits for no more than that.
-const MARKED_PER_TURN: usize = 256;
-const CLEARED_PER_TURN: usize = 64;
+const MARKED_PER_TURN: usize = 512;
+const CLEARED_PER_TURN: usize = 128;
 
 /// A long sleep is slept in slices, so that a shorter one that is set meanwhile counts soon.
 const SLICE_MS: u64 = 60_000;
