@@ -195,11 +195,11 @@ struct Rig {
     begun_ns: u64,
 }
 
-/// Twice the seconds that it takes here to make an array and all its chunks Dirty.
+/// Four times the seconds that it takes here to make an array and all its chunks Dirty.
 fn preparation_s(host: &mut Host, options: &Options) -> Result<u32, PerfError> {
     let timing = Timing { options, daemon_sleep_s: DAEMON_SLEEP_S_MIN, with_daemon: false };
     let rig = prepare(host, &timing)?;
-    let took_s = (clock::now_ns() - rig.begun_ns).div_ceil(500_000_000);
+    let took_s = (clock::now_ns() - rig.begun_ns).div_ceil(250_000_000);
     host.remove(rig.array, &rig.below)?;
     Ok(u32::try_from(took_s).unwrap_or(u32::MAX).max(DAEMON_SLEEP_S_MIN))
 }
