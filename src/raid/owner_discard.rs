@@ -173,6 +173,8 @@ impl Owner {
         let range = self.shared.blocks_of_chunks(&piece);
         self.discarder.piece = Some(piece);
         self.discarder.set_state(DiscardState::Locking { cores_left: self.cores });
+        let nothing = BlockRange { lba: self.shared.blocks, blocks: 0 };
+        let range = if mutant!(DiscardIgnoresWriters) { nothing } else { range };
         out.mail.push_back(Mail::Channels(ToChannel::Lock(DISCARD_WINDOW, range)));
     }
 
@@ -195,7 +197,9 @@ impl Owner {
             return self.release_piece(out);
         }
         let bitmap = self.bitmap.as_mut().expect("discards need a bitmap");
-        if bitmap.is_zeroing(&piece) || self.walker.works_in(&range) {
+        let is_zeroing = bitmap.is_zeroing(&piece) && !mutant!(DiscardIgnoresZeroing);
+        let is_copying = self.walker.works_in(&range) && !mutant!(DiscardIgnoresResync);
+        if is_zeroing || is_copying {
             return;
         }
         let map = self.shared.map.as_ref().expect("a bitmap has a map");
@@ -221,7 +225,8 @@ impl Owner {
         let open = (next..=*piece.end()).find(|&chunk| !map.is_durable(chunk));
         let next = open.unwrap_or(*piece.end() + 1);
         self.discarder.set_state(DiscardState::Recording { next });
-        if next > *piece.end() && self.absences_are_recorded() {
+        let is_durable = next > *piece.end() || mutant!(FreeBeforeDurable);
+        if is_durable && (self.absences_are_recorded() || mutant!(FreeBeforeAbsenceRecorded)) {
             self.free_piece(out);
         }
     }

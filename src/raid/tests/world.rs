@@ -10,6 +10,7 @@ use super::oracle::Watch;
 use super::rng::Rng;
 use super::trace::{self, Event};
 use crate::bdev::{BdevId, BdevIo, IoQueue, IoStatus};
+use crate::bitmap::Infection;
 use crate::md;
 use crate::raid::assembly::{self, ArrayOptions, CandidateBdev};
 use crate::raid::message::{ArrayTimer, SlotMask};
@@ -27,6 +28,8 @@ pub(super) struct Shape {
     /// The members are alike from the start, full of zeroes.
     pub(super) assume_clean: bool,
     pub(super) unmap: bool,
+    /// The policy that each start begins with.
+    pub(super) infection: Infection,
 }
 
 impl Shape {
@@ -39,6 +42,7 @@ impl Shape {
         blocks: 320,
         assume_clean: false,
         unmap: true,
+        infection: Infection::Adaptive,
     };
 }
 
@@ -128,7 +132,7 @@ fn bdevs(shape: &Shape) -> Vec<CandidateBdev> {
 }
 
 /// A creation of the shipped code, cut down to the size of the simulated members.
-fn creation(shape: &Shape) -> md::Creation {
+pub(super) fn creation(shape: &Shape) -> md::Creation {
     let sectors_per_block = shape.block / 512;
     let mut creation = md::create(&md::NewArray {
         name: "sim".to_owned(),
@@ -184,12 +188,13 @@ impl World {
             block: shape.block,
             chunk_blocks: shape.chunk_blocks,
             blocks: shape.blocks,
+            infection: shape.infection,
         });
         let mut world = Self {
             rng,
             faults: Faults::default(),
             disks,
-            host: Host::new(shape.blocks, shape.block),
+            host: Host::new(shape.blocks, shape.block, shape.chunk_blocks),
             watch: Watch::new(shape.members, chunks),
             running: None,
             pool,
@@ -204,11 +209,12 @@ impl World {
             present: vec![true; shape.members],
             shape,
         };
-        world.start(&config);
+        world.start(config);
         world
     }
 
-    fn start(&mut self, config: &ArrayConfig) {
+    fn start(&mut self, config: ArrayConfig) {
+        let config = &ArrayConfig { infection: self.shape.infection, ..config };
         let shared = crate::raid::prepare(config, BdevId(100)).unwrap();
         let cores = self.shape.cores;
         let owner = Owner::from_config(config, shared.clone(), cores, self.pool).unwrap();
@@ -240,7 +246,7 @@ impl World {
             Ok(assembly) => assembly,
             Err(md::AssembleError::SplitBrain { .. }) => {
                 self.split_brains += 1;
-                let chosen = present.iter().find(|&&slot| !self.watch.missed[slot]);
+                let chosen = present.iter().find(|&&slot| self.watch.has_all(slot));
                 self.assemble_from(&[*chosen.expect("somebody has everything")]).unwrap()
             }
             Err(error) => super::oracle::violated(2, &format!("no assembly: {error}")),
@@ -269,12 +275,13 @@ impl World {
         let options = options(&self.shape);
         let config =
             assembly::from_assembly(options, &assembly, &candidates, &bdevs, &states).unwrap();
-        self.start(&config);
+        let in_sync = config.in_sync();
+        self.start(config);
         let running = self.running.as_ref().unwrap();
         let need_sync = running.shared.map.as_ref().unwrap().histogram()[3];
         trace::note(Event::Assembled {
             present: present.iter().fold(0, |mask, slot| mask | 1 << slot),
-            in_sync: config.in_sync(),
+            in_sync,
             dirty: assembly.dirty,
             need_sync: usize::try_from(need_sync).unwrap(),
         });
@@ -316,6 +323,7 @@ impl World {
         trace::note(Event::Stopped);
         if running.stopped_ok {
             self.host.stopped();
+            self.watch.promised_without(running.owner.in_sync);
         }
         for disk in &mut self.disks {
             disk.dead = false;
