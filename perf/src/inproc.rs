@@ -306,6 +306,24 @@ mod tests {
         assert!(tallies[0].ios(Direction::Write) > 0);
     }
 
+    /// An array's place in the engine's table is given to the next one, while its timers run on.
+    #[test]
+    fn a_timer_of_an_array_that_is_gone_meets_no_other() {
+        let job = Job { time: Duration::from_millis(1300), ..job(Access::RandWrite) };
+        let mut host = Host::start(&[], &job).unwrap();
+        let leaf = crate::place::Leaf::Null { size_bytes: 64 << 20 };
+        let members = ["a", "b"].map(|name| setup::add_leaf(host.engine(), name, &leaf).unwrap());
+        let mut plan = setup::ArrayPlan { daemon_sleep_s: 1, ..setup::ArrayPlan::new(true) };
+        let gone = setup::add_array(host.engine(), "gone", &members, &plan).unwrap();
+        host.remove(gone, &[]).unwrap();
+        plan.bitmap = false;
+        let next = setup::add_array(host.engine(), "next", &members, &plan).unwrap();
+        assert_eq!(gone, next);
+        assert!(host.run(next, &job).unwrap()[0].ios(Direction::Write) > 0);
+        host.remove(next, &[]).unwrap();
+        host.stop().unwrap();
+    }
+
     #[test]
     fn a_job_that_does_not_fit_is_refused() {
         let job = Job { block_size_bytes: 1000, ..job(Access::Read) };
