@@ -309,8 +309,8 @@ impl Report {
     /// As a table.
     pub(crate) fn as_text(&self) -> String {
         let mut text = format!(
-            "RAID1 of two null members of {}, {} chunks, all Dirty; {} writes of 4 KiB come at each \
-             turn of a core and are timed to their end by its CPU time; {} rounds in turns\n",
+            "RAID1 of two null members of {}, {} chunks, all Dirty; {} writes of 4 KiB come at \
+             each turn of a core and are timed to their end by its CPU time; {} rounds in turns\n",
             show_size(self.member_size_bytes),
             self.chunks,
             LANES,
