@@ -11,7 +11,7 @@ use super::owner::{Life, MemberRequest, Owner, OwnerOp};
 use super::{MemberSlot, bit, slots};
 use crate::bdev::{IoOp, IoStatus};
 
-/// Chunks marked in one turn, and chunks cleared, which costs more: about a microsecond each. A host
+/// Chunks marked in one turn, and chunks cleared, which costs more: about a microsecond. A host
 /// request that arrives meanwhile waits for no more than that.
 const MARKED_PER_TURN: usize = 512;
 const CLEARED_PER_TURN: usize = 128;
