@@ -12,6 +12,11 @@ use crate::raid::{
 };
 use crate::reactor::timer::TimerTag;
 
+/// Low bits of a timer's tag that say which timer of the owner it is; the rest is the array's
+/// generation.
+const TIMER_BITS: u32 = 2;
+const TIMER_MASK: u32 = (1 << TIMER_BITS) - 1;
+
 fn wall_clock_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
@@ -19,11 +24,13 @@ fn wall_clock_s() -> u64 {
 impl Shard {
     /// Opens an array's channel on this core.
     pub(super) fn open_array(&mut self, bdev: BdevId, config: &ArrayConfig, shared: Arc<Shared>) {
+        self.arrays_opened = self.arrays_opened.wrapping_add(1);
         let array = Array {
             name: config.name.clone().into_boxed_str(),
             channel: Channel::new(shared, config.in_sync(), config.writable()),
             owner: None,
             owner_core: config.owner_core,
+            generation: self.arrays_opened,
         };
         self.channels.open(bdev, Slot::Array(Box::new(array)));
     }
@@ -123,15 +130,21 @@ impl Shard {
         assert!(there, "an owner outlived its channel");
     }
 
-    /// A timer of an array's owner has run out; the array may be gone.
+    /// A timer of an array's owner has run out; the array may be gone, and another one be where
+    /// it was.
     pub(super) fn array_timer(&mut self, core: &mut ShardCore, tag: TimerTag) {
-        let timer = match tag.op {
+        let bdev = BdevId(tag.object);
+        let meant = |array: &mut Array| array.generation << TIMER_BITS == tag.op & !TIMER_MASK;
+        if !self.channels.array(bdev).is_some_and(meant) {
+            return;
+        }
+        let timer = match tag.op & TIMER_MASK {
             0 => ArrayTimer::DaemonSleep,
             1 => ArrayTimer::BarrierIdle,
             2 => ArrayTimer::Checkpoint,
             _ => ArrayTimer::Pace,
         };
-        self.on_owner(core, BdevId(tag.object), |owner, out| owner.timer(timer, out));
+        self.on_owner(core, bdev, |owner, out| owner.timer(timer, out));
     }
 
     /// Delivers what the array's machines want delivered.
@@ -158,6 +171,8 @@ impl Shard {
                         ArrayTimer::Checkpoint => 2,
                         ArrayTimer::Pace => 3,
                     };
+                    let array = self.channels.array(bdev).expect("it has just acted");
+                    let op = array.generation << TIMER_BITS | op;
                     let tag = TimerTag { kind: KIND_ARRAY, object: bdev.0, op };
                     core.io.timers.arm(core.io.now_ms() + after_ms, tag);
                 }

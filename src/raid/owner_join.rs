@@ -151,7 +151,7 @@ impl Owner {
         };
         let bitmap_lba = bitmap_sector / sectors_per_block;
         self.joiner.tasks.push_back(Task::Join { plan: Box::new(plan), place, bitmap_lba });
-        self.poll(out);
+        self.go_on(out);
         Ok(joined)
     }
 
@@ -168,7 +168,7 @@ impl Owner {
             }
             Some(MemberState::InSync | MemberState::Rebuilding) => {
                 self.fail_member(slot, out);
-                self.poll(out);
+                self.go_on(out);
                 Ok(())
             }
             Some(_) if self.joiner.concerns(slot) => {
@@ -194,7 +194,7 @@ impl Owner {
         }
         if !self.joiner.concerns(slot) {
             self.joiner.tasks.push_back(Task::Remove(slot));
-            self.poll(out);
+            self.go_on(out);
         }
         Ok(())
     }

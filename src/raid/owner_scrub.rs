@@ -106,7 +106,7 @@ impl Owner {
                 return Err("no check is running".to_owned());
             }
             self.scrubber.next = self.chunk_count();
-            self.poll(out);
+            self.go_on(out);
             return Ok(());
         }
         if self.life() != Life::Running || self.failed {
@@ -127,7 +127,7 @@ impl Owner {
             failures: 0,
         });
         out.mail.push_back(Mail::Event(ArrayEvent::ScrubStarted { repair }));
-        self.poll(out);
+        self.go_on(out);
         Ok(())
     }
 

@@ -61,7 +61,7 @@ impl Owner {
         let bounded = Pace { max_mib_s: pace.max_mib_s.min(PACE_MIB_S_MAX) };
         self.pacer.pace = bounded;
         self.pacer.allowed_bytes = self.pacer.tick_bytes();
-        self.poll(out);
+        self.go_on(out);
     }
 
     /// Work waits for the next tick.
