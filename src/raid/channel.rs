@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::channel_op::{Op, OpState};
+use super::channel_split::{PIECE, PIECES_MAX, SPLITS_MAX, Split};
 use super::message::{BlockRange, Mail, Out, SlotMask, ToChannel, ToOwner};
 use super::{CHANNEL_OPS_MAX, MemberPlace, MemberSlot, Shared, bit};
 use crate::bdev::{BdevId, BdevIo, Completion, IoOp, IoStatus, Station, Tag};
@@ -20,8 +21,10 @@ const LOCKS: usize = WINDOWS + 1;
 
 const _: () = assert!(DISCARD_WINDOW as usize == WINDOWS && LOCKS <= u8::BITS as usize);
 
-/// Host requests that may wait for a slot; the target's queues are bounded far below.
+/// Requests that may wait for a slot: all pieces, and far more than the target's queues hold.
 const WAITING_MAX: usize = 16 * CHANNEL_OPS_MAX;
+
+const _: () = assert!(SPLITS_MAX * PIECES_MAX as usize <= WAITING_MAX);
 
 /// A range that the owner holds.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +42,10 @@ pub struct Channel {
     free: Vec<u32>,
     /// Requests that found no free slot, oldest first.
     waiting: VecDeque<BdevIo>,
+    /// Requests that are cut into pieces.
+    pub(super) splits: Box<[Split]>,
+    pub(super) free_splits: Vec<u32>,
+    pub(super) waiting_splits: VecDeque<BdevIo>,
     /// Where each slot's data lie; `None` for an empty slot.
     places: Box<[Option<MemberPlace>]>,
     /// Members that are read.
@@ -51,6 +58,8 @@ pub struct Channel {
     pub(super) recorded: SlotMask,
     /// Members whose failure has been reported to the owner.
     reported: SlotMask,
+    /// Members that have failed a request and are kept, because no other has what they have.
+    pub(super) kept: SlotMask,
     locks: [Option<Lock>; LOCKS],
     lock_count: u32,
     /// Writes in flight, by the parity of the quiesce round in which they began.
@@ -71,18 +80,27 @@ impl Channel {
         let shared_places = shared.members.clone().into_boxed_slice();
         let slots = shared.members.len();
         let all = if slots == 64 { SlotMask::MAX } else { (1 << slots) - 1 };
+        let splits = if shared.geometry.strip_blocks().is_some() || !shared.is_mirror() {
+            SPLITS_MAX
+        } else {
+            0
+        };
         let ops_max = u32::try_from(CHANNEL_OPS_MAX).expect("a small constant");
         Self {
             shared,
             ops: (0..CHANNEL_OPS_MAX).map(|_| Op::free()).collect(),
             free: (0..ops_max).rev().collect(),
             waiting: VecDeque::with_capacity(CHANNEL_OPS_MAX),
+            splits: (0..splits).map(|_| Split::free()).collect(),
+            free_splits: (0..u32::try_from(splits).expect("a small constant")).rev().collect(),
+            waiting_splits: VecDeque::with_capacity(splits),
             places: shared_places,
             in_sync,
             writable: in_sync,
             all,
             recorded: all & !in_sync,
             reported: 0,
+            kept: 0,
             locks: [None; LOCKS],
             lock_count: 0,
             counted: [0; 2],
@@ -105,6 +123,18 @@ impl Channel {
         if io.op != IoOp::Flush && (!fits || io.blocks == 0) {
             return io.complete(IoStatus::OutOfRange, out.io);
         }
+        if !self.crosses_strips(&io) {
+            return self.take(io, out);
+        }
+        match self.free_splits.pop() {
+            Some(split) => self.begin_split(split, io, out),
+            None if self.waiting_splits.len() < WAITING_MAX => self.waiting_splits.push_back(io),
+            None => io.complete(IoStatus::Aborted, out.io),
+        }
+    }
+
+    /// Takes a request that lies in one strip, or a piece that does.
+    pub(super) fn take(&mut self, io: BdevIo, out: &mut Out<'_>) {
         match self.free.pop() {
             Some(op) => self.begin(op, io, out),
             None if self.waiting.len() < WAITING_MAX => self.waiting.push_back(io),
@@ -115,6 +145,10 @@ impl Channel {
     fn begin(&mut self, op: u32, io: BdevIo, out: &mut Out<'_>) {
         let kind = io.op;
         self.ops[op as usize].accept(io);
+        self.ops[op as usize].legs = match kind {
+            IoOp::Flush => self.all,
+            _ => self.shared.run(self.ops[op as usize].range.lba).legs,
+        };
         match kind {
             IoOp::Read | IoOp::Compare => self.start_read(op, out),
             IoOp::Write => self.start_write(op, out),
@@ -123,8 +157,11 @@ impl Channel {
         }
     }
 
-    /// A member has answered.
+    /// A member has answered, or a piece of a request has ended.
     pub fn member_done(&mut self, op: u32, slot: MemberSlot, status: IoStatus, out: &mut Out<'_>) {
+        if slot == PIECE {
+            return self.piece_done(op, status, out);
+        }
         let this = &mut self.ops[op as usize];
         assert_eq!(this.state(), OpState::Members, "an answer to a request not sent");
         this.answer(bit(slot), status);
@@ -161,6 +198,10 @@ impl Channel {
                 self.recorded |= absent;
                 self.recheck_recorded(out);
             }
+            ToChannel::Kept(slot) => {
+                self.kept |= bit(slot);
+                self.recheck_recorded(out);
+            }
             ToChannel::Quiesce(round) => self.begin_quiesce(round, out),
             ToChannel::Lock(window, range) => self.lock(window, range, out),
             ToChannel::Unlock(window) => self.unlock(window, out),
@@ -170,9 +211,8 @@ impl Channel {
             }
             ToChannel::Close => {
                 self.closing = true;
-                while let Some(io) = self.waiting.pop_front() {
-                    io.complete(IoStatus::Removed, out.io);
-                }
+                let waiting = self.waiting.drain(..).chain(self.waiting_splits.drain(..));
+                waiting.for_each(|io| io.complete(IoStatus::Removed, out.io));
                 self.report_closed(out);
             }
         }
@@ -182,7 +222,8 @@ impl Channel {
     fn adopt(&mut self, in_sync: SlotMask, writable: SlotMask) {
         let joined = writable & !self.writable;
         self.recorded &= !joined;
-        self.reported &= !joined;
+        // What kept a member may have changed: its failures count again.
+        self.reported &= !(joined | std::mem::take(&mut self.kept));
         self.in_sync = in_sync;
         self.writable = writable;
     }
@@ -190,7 +231,8 @@ impl Channel {
     /// Host requests that have not ended.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        CHANNEL_OPS_MAX - self.free.len() + self.waiting.len()
+        let splits = self.splits.len() - self.free_splits.len() + self.waiting_splits.len();
+        CHANNEL_OPS_MAX - self.free.len() + self.waiting.len() + splits
     }
 
     /// Whether requests that change data are refused.
@@ -198,13 +240,8 @@ impl Channel {
         self.failed
     }
 
-    /// Every slot of the array.
-    pub(super) fn all_slots(&self) -> SlotMask {
-        self.all
-    }
-
-    /// Sends the request of `op` to one member.
-    pub(super) fn send(&mut self, op: u32, slot: MemberSlot, out: &mut Out<'_>) {
+    /// Sends the request of `op` to one member, which has it at `member_lba` of its data.
+    pub(super) fn send(&mut self, op: u32, slot: MemberSlot, member_lba: u64, out: &mut Out<'_>) {
         let place = self.places[usize::from(slot)].expect("the member takes part");
         let this = &mut self.ops[op as usize];
         let io = this.io.as_ref().expect("the slot is in use");
@@ -212,7 +249,10 @@ impl Channel {
         let member_io = BdevIo {
             op: kind,
             fua: io.fua,
-            lba: if io.op == IoOp::Flush { 0 } else { place.data_lba + this.range.lba },
+            lba: match io.op {
+                IoOp::Flush => 0,
+                _ => place.data_lba + member_lba,
+            },
             blocks: u32::try_from(this.range.blocks).expect("a part of a u32"),
             buf: io.buf.clone(),
             completion: Completion::new(Tag {
@@ -239,9 +279,7 @@ impl Channel {
             let op = self.free.pop().expect("a slot was just freed");
             self.begin(op, next, out);
         }
-        if self.closing {
-            self.report_closed(out);
-        }
+        self.report_closed(out);
     }
 
     /// What `op` has sent to members has ended: it holds up nobody any more.
@@ -346,8 +384,8 @@ impl Channel {
         }
     }
 
-    fn report_closed(&mut self, out: &mut Out<'_>) {
-        if self.in_flight() == 0 && !std::mem::replace(&mut self.closed, true) {
+    pub(super) fn report_closed(&mut self, out: &mut Out<'_>) {
+        if self.closing && self.in_flight() == 0 && !std::mem::replace(&mut self.closed, true) {
             out.mail.push_back(Mail::Owner(ToOwner::Closed));
         }
     }
@@ -356,7 +394,9 @@ impl Channel {
     #[cfg(test)]
     pub(super) fn abandon(&mut self, queue: &mut crate::bdev::IoQueue) {
         let held = self.ops.iter_mut().filter_map(|op| op.io.take());
-        held.chain(self.waiting.drain(..)).for_each(|io| io.complete(IoStatus::Aborted, queue));
+        let split = self.splits.iter_mut().filter_map(|split| split.io.take());
+        let waiting = self.waiting.drain(..).chain(self.waiting_splits.drain(..));
+        held.chain(split).chain(waiting).for_each(|io| io.complete(IoStatus::Aborted, queue));
     }
 
     /// The array's bdev.

@@ -11,7 +11,7 @@ use super::Shared;
 use super::channel::Channel;
 use super::channel_op::{Later, OpState};
 use super::message::{BlockRange, Discard, Mail, Out, ToOwner};
-use crate::bdev::{IoOp, IoStatus};
+use crate::bdev::{BdevIo, IoOp, IoStatus};
 
 /// Chunks that a channel itself looks at, to see whether there is anything to do at all.
 const CHUNKS_PER_LOOK: usize = 4096;
@@ -26,7 +26,7 @@ impl Shared {
         let end = range.lba + range.blocks;
         let first = range.lba.div_ceil(1 << self.chunk_shift);
         // The last chunk of the array may be short; it is whole if the range reaches the end.
-        let behind = match end == self.blocks {
+        let behind = match end == self.sync_blocks {
             true => end.div_ceil(1 << self.chunk_shift),
             false => end >> self.chunk_shift,
         };
@@ -43,7 +43,24 @@ impl Shared {
     }
 }
 
+impl Later {
+    /// The next part of a chunk to zero, in one strip.
+    fn next_run(&mut self, shared: &Shared) -> Option<BlockRange> {
+        let part = if self.head.is_some() { &mut self.head } else { &mut self.tail };
+        let BlockRange { lba, blocks } = (*part)?;
+        let run = shared.run(lba).blocks.min(blocks);
+        let rest = BlockRange { lba: lba + run, blocks: blocks - run };
+        *part = (rest.blocks > 0).then_some(rest);
+        Some(BlockRange { lba, blocks: run })
+    }
+}
+
 impl Channel {
+    /// Whether the request makes whole chunks Unwritten.
+    pub(super) fn discards_chunks(&self, io: &BdevIo) -> bool {
+        self.shared.divide(&BlockRange { lba: io.lba, blocks: io.blocks.into() }).is_some()
+    }
+
     /// Begins a request that makes its range read as zeroes.
     pub(super) fn start_zeroes(&mut self, op: u32, out: &mut Out<'_>) {
         let range = self.ops[op as usize].range;
@@ -59,8 +76,9 @@ impl Channel {
     /// Begins the next part of a request that is `Ready`, or ends it.
     pub(super) fn next_part(&mut self, op: u32, out: &mut Out<'_>) {
         let this = &mut self.ops[op as usize];
-        if let Some(part) = this.later.head.take().or_else(|| this.later.tail.take()) {
+        if let Some(part) = this.later.next_run(&self.shared) {
             this.range = part;
+            this.legs = self.shared.run(part.lba).legs;
             this.forget_answers();
             return self.start_write(op, out);
         }
@@ -72,7 +90,7 @@ impl Channel {
         }
         let lba = u64::from(first) << self.shared.chunk_shift;
         let end = (u64::from(last) + 1) << self.shared.chunk_shift;
-        let range = BlockRange { lba, blocks: end.min(self.shared.blocks) - lba };
+        let range = BlockRange { lba, blocks: end.min(self.shared.sync_blocks) - lba };
         // Chunks that are held may be on their way to Unwritten without being so durably.
         if !self.is_locked(&range)
             && self.reads_as_zeroes_for_good(op, &(first as usize..=last as usize))
@@ -100,12 +118,28 @@ impl Channel {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::raid::geometry::{Geometry, Shape};
+
+    fn mirror(blocks: u64) -> Geometry {
+        Geometry::new(&Shape {
+            level: 1,
+            layout: 0,
+            raid_disks: 2,
+            chunk_sectors: 0,
+            size_sectors: blocks,
+            member_sectors: &[],
+            block_size_bytes: 512,
+        })
+        .unwrap()
+    }
 
     fn shared(blocks: u64, discards: bool) -> Shared {
         Shared {
             bdev: crate::bdev::BdevId(0),
             block_size_bytes: 512,
+            geometry: mirror(blocks),
             blocks,
+            sync_blocks: blocks,
             chunk_shift: 3,
             map: None,
             discards,

@@ -67,6 +67,8 @@ pub(super) struct Op {
     pub(super) io: Option<BdevIo>,
     /// The blocks that members are asked for now: all of the request, or a part of a discard.
     pub(super) range: BlockRange,
+    /// Members that hold the range.
+    pub(super) legs: SlotMask,
     /// What is to follow.
     pub(super) later: Later,
     /// Members whose answer is outstanding.
@@ -94,6 +96,7 @@ impl Op {
             state: OpState::Free,
             io: None,
             range: BlockRange { lba: 0, blocks: 0 },
+            legs: 0,
             later: Later::default(),
             pending: 0,
             ok: 0,

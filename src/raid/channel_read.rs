@@ -34,7 +34,8 @@ impl Channel {
             return self.finish(op, IoStatus::Unsupported, out);
         }
         let tried = self.ops[op as usize].tried;
-        let Some(slot) = self.choose(tried, survey.in_doubt) else {
+        let legs = self.ops[op as usize].legs;
+        let Some(slot) = self.choose(legs & !tried, survey.in_doubt) else {
             let failure = match self.ops[op as usize].failure {
                 IoStatus::Ok => IoStatus::Removed,
                 failure => failure,
@@ -46,7 +47,8 @@ impl Channel {
         this.tried |= bit(slot);
         this.set_state(OpState::Members);
         self.reads[usize::from(slot)] += 1;
-        self.send(op, slot, out);
+        let member_lba = self.shared.leg_lba(range.lba, slot);
+        self.send(op, slot, member_lba, out);
     }
 
     fn survey(&self, range: &BlockRange) -> Survey {
@@ -73,8 +75,8 @@ impl Channel {
 
     /// The member to read from next: for chunks in doubt the lowest in-sync one, else the one
     /// with the fewest reads outstanding on this core.
-    fn choose(&self, tried: SlotMask, in_doubt: bool) -> Option<MemberSlot> {
-        let left = self.in_sync & !tried;
+    fn choose(&self, legs: SlotMask, in_doubt: bool) -> Option<MemberSlot> {
+        let left = self.in_sync & legs;
         if in_doubt && !mutant!(ReadDoubtFromAny) {
             return source_of(left);
         }
@@ -109,18 +111,17 @@ impl Channel {
 
     #[cold]
     fn start_read_elsewhere(&mut self, op: u32, out: &mut Out<'_>) {
-        let in_doubt = {
-            let io = self.ops[op as usize].io();
-            self.survey(&BlockRange { lba: io.lba, blocks: io.blocks.into() }).in_doubt
-        };
-        let tried = self.ops[op as usize].tried;
-        match self.choose(tried, in_doubt) {
+        let range = self.ops[op as usize].range;
+        let (lba, in_doubt) = (range.lba, self.survey(&range).in_doubt);
+        let this = &self.ops[op as usize];
+        match self.choose(this.legs & !this.tried, in_doubt) {
             Some(slot) => {
                 let this = &mut self.ops[op as usize];
                 this.tried |= bit(slot);
                 this.set_state(OpState::Members);
                 self.reads[usize::from(slot)] += 1;
-                self.send(op, slot, out);
+                let member_lba = self.shared.leg_lba(lba, slot);
+                self.send(op, slot, member_lba, out);
             }
             None => {
                 let failure = self.ops[op as usize].failure;

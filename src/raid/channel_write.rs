@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use super::channel::Channel;
 use super::channel_op::OpState;
 use super::message::{Mail, Out, StartWrite, ToOwner};
-use super::{MemberSlot, slots};
+use super::{MemberSlot, bit, slots};
 use crate::bdev::{IoOp, IoStatus};
 use crate::bitmap::ChunkState;
 
@@ -59,10 +59,20 @@ impl Channel {
     }
 
     fn fan_out(&mut self, op: u32, out: &mut Out<'_>) {
-        assert!(self.in_sync != 0, "an array keeps its last member");
+        let members = self.ops[op as usize].legs & self.writable;
+        if members == 0 {
+            return self.finish(op, IoStatus::Removed, out);
+        }
         self.ops[op as usize].set_state(OpState::Members);
-        for slot in slots(self.writable) {
-            self.send(op, slot, out);
+        let this = &self.ops[op as usize];
+        let lba = this.range.lba;
+        if self.shared.is_mirror() || this.io().op == IoOp::Flush {
+            return slots(members).for_each(|slot| self.send(op, slot, lba, out));
+        }
+        for leg in self.shared.legs(lba).as_slice() {
+            if members & bit(leg.slot) != 0 {
+                self.send(op, leg.slot, leg.member_lba, out);
+            }
         }
     }
 
@@ -77,7 +87,7 @@ impl Channel {
         if !status.is_ok() {
             // When every member fails alike (no room, say) it is the request that fails, not
             // the members; that is decided when all have answered.
-            self.ops[op as usize].tried |= super::bit(slot);
+            self.ops[op as usize].tried |= bit(slot);
         }
         if self.ops[op as usize].pending == 0 {
             self.all_answered(op, out);
@@ -87,14 +97,8 @@ impl Channel {
     fn all_answered(&mut self, op: u32, out: &mut Out<'_>) {
         let this = &self.ops[op as usize];
         if this.ok == 0 {
-            let (failure, kind, range) = (this.failure, this.io().op, this.range);
-            if kind != IoOp::Flush && self.shared.map.is_some() {
-                let chunks = self.shared.chunks(range.lba, range.blocks);
-                out.mail.push_back(Mail::Owner(ToOwner::WriteLost {
-                    first: u32::try_from(*chunks.start()).expect("chunks fit u32"),
-                    last: u32::try_from(*chunks.end()).expect("chunks fit u32"),
-                }));
-            }
+            let failure = this.failure;
+            self.report_lost(op, out);
             return self.finish(op, failure, out);
         }
         let failed_on = this.tried;
@@ -107,6 +111,20 @@ impl Channel {
         self.acknowledge(op, out);
     }
 
+    /// Tells the owner of a write that the host will hear has failed, and that members may have
+    /// done all the same: they may differ there now.
+    #[cold]
+    fn report_lost(&mut self, op: u32, out: &mut Out<'_>) {
+        let this = &self.ops[op as usize];
+        if this.io().op != IoOp::Flush && self.shared.map.is_some() {
+            let chunks = self.shared.chunks(this.range.lba, this.range.blocks);
+            out.mail.push_back(Mail::Owner(ToOwner::WriteLost {
+                first: u32::try_from(*chunks.start()).expect("chunks fit u32"),
+                last: u32::try_from(*chunks.end()).expect("chunks fit u32"),
+            }));
+        }
+    }
+
     /// Whether a write that all members have answered can end, and how: every member that missed
     /// it must be durably known absent, and one that has it must still be a member.
     fn may_acknowledge(&self, op: u32) -> Option<IoStatus> {
@@ -115,7 +133,10 @@ impl Channel {
             // Those that have it were thrown out meanwhile: the members left missed it.
             return Some(IoStatus::MediaError);
         }
-        let missed = self.all_slots() & !this.ok;
+        let missed = this.legs & !this.ok;
+        if missed & self.kept != 0 {
+            return Some(IoStatus::MediaError);
+        }
         if missed & !self.recorded == 0 || mutant!(AcknowledgeBeforeRecorded) {
             return Some(IoStatus::Ok);
         }
@@ -125,6 +146,9 @@ impl Channel {
 
     fn acknowledge(&mut self, op: u32, out: &mut Out<'_>) {
         let status = self.may_acknowledge(op).expect("asked before");
+        if !status.is_ok() {
+            self.report_lost(op, out);
+        }
         if status.is_ok() && !self.ops[op as usize].later.is_empty() {
             self.end_write(op, out);
             self.ops[op as usize].set_state(OpState::Ready);

@@ -101,6 +101,9 @@ pub enum ToChannel {
     },
     /// The absence of these members is durable on the others.
     Recorded(SlotMask),
+    /// The failure of this member can't be recorded: only it has what it holds. What it missed
+    /// has failed.
+    Kept(MemberSlot),
     /// Pass a quiescent point; answer [`ToOwner::Quiesced`].
     Quiesce(u32),
     /// Hold back writes to the range; answer [`ToOwner::Locked`].
@@ -207,8 +210,8 @@ impl fmt::Display for ArrayEvent {
             }
             Self::LastMemberKept { slot } => write!(
                 f,
-                "member {slot} failed a request and is the last one: it is kept, the request \
-                 fails. Check the member and its medium"
+                "member {slot} failed a request and no other has what it has: it is kept, the \
+                 request fails. Check the member and its medium"
             ),
             Self::ReadFailed { slot, lba } => write!(
                 f,

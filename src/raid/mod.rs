@@ -25,8 +25,11 @@ mod channel;
 mod channel_discard;
 mod channel_op;
 mod channel_read;
+mod channel_split;
 mod channel_write;
+pub mod geometry;
 mod knobs;
+mod layout;
 pub mod message;
 mod owner;
 mod owner_bitmap;
@@ -42,11 +45,12 @@ pub(crate) mod tests;
 use std::sync::Arc;
 
 use crate::bdev::BdevId;
-use crate::bitmap::{Advise, ChunkMap, ChunkState, Infection};
+use crate::bitmap::{Advise, ChunkMap, Infection};
 use crate::limits::{IO_SIZE_BYTES_MAX, MEMBERS_MAX};
 use crate::md::{BitmapSuperblock, Superblock};
 
 pub use channel::Channel;
+pub use geometry::Geometry;
 pub use knobs::{BARRIER_IDLE_S_MAX, DAEMON_SLEEP_S_MAX, Knobs};
 pub use message::{ArrayEvent, ArrayTimer, Mail, Out, ToChannel, ToOwner};
 pub use owner::Owner;
@@ -147,9 +151,13 @@ pub struct Shared {
     pub bdev: BdevId,
     /// Logical block size in bytes.
     pub block_size_bytes: u32,
+    /// Where every block lies.
+    pub geometry: Geometry,
     /// Size in logical blocks.
     pub blocks: u64,
-    /// log2 of the blocks of a chunk.
+    /// Size of the sync space in logical blocks; 0 without redundancy.
+    pub sync_blocks: u64,
+    /// log2 of the blocks of a chunk. Chunks divide the sync space, see [`geometry`].
     pub chunk_shift: u32,
     /// The chunk map; `None` for an array without a bitmap that has nothing to resync.
     pub map: Option<ChunkMap>,
@@ -172,32 +180,6 @@ pub struct MemberPlace {
     pub data_lba: u64,
     /// `Unmap` may be sent to it.
     pub unmap: bool,
-}
-
-impl Shared {
-    /// First and last chunk of a run of blocks.
-    fn chunks(&self, lba: u64, blocks: u64) -> std::ops::RangeInclusive<usize> {
-        let chunk = |lba: u64| usize::try_from(lba >> self.chunk_shift).expect("chunks fit usize");
-        chunk(lba)..=chunk(lba + blocks - 1)
-    }
-
-    /// The blocks of a chunk; the last one may be short.
-    fn blocks_of_chunk(&self, chunk: usize) -> message::BlockRange {
-        let lba = (chunk as u64) << self.chunk_shift;
-        message::BlockRange { lba, blocks: (1u64 << self.chunk_shift).min(self.blocks - lba) }
-    }
-
-    /// The blocks of a run of chunks.
-    fn blocks_of_chunks(&self, chunks: &std::ops::RangeInclusive<usize>) -> message::BlockRange {
-        let first = self.blocks_of_chunk(*chunks.start());
-        let last = self.blocks_of_chunk(*chunks.end());
-        message::BlockRange { lba: first.lba, blocks: last.lba + last.blocks - first.lba }
-    }
-
-    /// The state of the chunk, if the array has a map.
-    fn chunk_state(&self, chunk: usize) -> Option<ChunkState> {
-        self.map.as_ref().map(|map| map.state(chunk))
-    }
 }
 
 /// The slot of the lowest set bit: the member that chunks in doubt are read and copied from.

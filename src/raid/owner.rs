@@ -206,7 +206,7 @@ impl Owner {
             OwnerOp::Zero(index) => self.zero_answered(index, tag.part, status, out),
             OwnerOp::Window(index) => self.window_answered(index, tag.part, status, out),
             OwnerOp::Flush => self.flush_answered(tag.part, status, out),
-            OwnerOp::Free => self.free_answered(tag.part, out),
+            OwnerOp::Free => self.free_answered(out),
         }
         self.poll(out);
     }
@@ -308,7 +308,8 @@ impl Owner {
     /// A member has flushed on the way to a stop, or has not.
     pub(super) fn stop_flush_answered(&mut self, slot: MemberSlot, status: IoStatus) {
         self.stop_flush_pending &= !super::bit(slot);
-        self.stop_flush_failed |= !status.is_ok() && self.in_sync == super::bit(slot);
+        let is_kept = !self.shared.geometry.may_fail(self.in_sync, slot);
+        self.stop_flush_failed |= !status.is_ok() && is_kept;
     }
 
     /// What the last member has in its cache may be lost.

@@ -451,7 +451,7 @@ impl Owner {
         }
         flush.busy = false;
         let (unit, ok, failed, events) = (flush.unit, flush.ok, flush.failed, flush.events);
-        if ok & self.in_sync == 0 {
+        if ok == 0 || !self.may_fail_all(failed) {
             return self.fail_array(out);
         }
         for slot in slots(failed) {

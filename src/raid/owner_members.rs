@@ -144,7 +144,8 @@ impl Owner {
         if member.state != MemberState::InSync {
             return;
         }
-        if self.in_sync == bit(slot) {
+        if !self.shared.geometry.may_fail(self.in_sync, slot) {
+            out.mail.push_back(Mail::Channels(ToChannel::Kept(slot)));
             return out.mail.push_back(Mail::Event(ArrayEvent::LastMemberKept { slot }));
         }
         member.state = MemberState::Faulty;
@@ -160,6 +161,11 @@ impl Owner {
         self.announce_members(out);
         let left = self.in_sync.count_ones();
         out.mail.push_back(Mail::Event(ArrayEvent::MemberFailed { slot, left }));
+    }
+
+    /// Whether no block is lost when all of these members fail.
+    pub(super) fn may_fail_all(&self, failed: SlotMask) -> bool {
+        self.shared.geometry.is_readable(self.in_sync & !failed)
     }
 
     /// Tells every channel who is read and written from now on.
@@ -220,7 +226,9 @@ impl Owner {
         self.recorder.pending = self.writable;
         self.recorder.ok = 0;
         self.recorder.failed = 0;
-        let resync_offset = if self.is_clean() { RESYNC_DONE } else { 0 };
+        // What has no redundancy has nothing to resync.
+        let is_clean = self.is_clean() || self.shared.geometry.sync_blocks() == 0;
+        let resync_offset = if is_clean { RESYNC_DONE } else { 0 };
         let block = self.shared.block_size_bytes as usize;
         let sectors_per_block = u64::from(self.shared.block_size_bytes / 512);
         for slot in slots(self.writable) {
@@ -263,7 +271,7 @@ impl Owner {
             return;
         }
         let (ok, failed) = (self.recorder.ok, self.recorder.failed);
-        if ok & self.in_sync == 0 {
+        if ok == 0 || !self.may_fail_all(failed) {
             return self.fail_array(out);
         }
         self.recorder.durable = self.recorder.writing;

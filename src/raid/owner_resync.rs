@@ -296,7 +296,8 @@ impl Owner {
         let window = &self.walker.windows[index];
         let blocks_max = IO_SIZE_BYTES_MAX as u64 / u64::from(self.shared.block_size_bytes);
         let left = window.locked.lba + window.locked.blocks - window.next;
-        u32::try_from(left.min(blocks_max)).expect("a piece fits a buffer")
+        let run = self.shared.run(window.next).blocks;
+        u32::try_from(left.min(blocks_max).min(run)).expect("a piece fits a buffer")
     }
 
     fn read_piece(&mut self, index: usize, out: &mut Out<'_>) {
@@ -306,7 +307,8 @@ impl Owner {
             Job::Resync { .. } => window.tried,
             Job::Repair { slot } => window.tried | bit(slot),
         };
-        let Some(source) = source_of(self.in_sync & !excluded) else {
+        let legs = self.shared.run(window.next).legs;
+        let Some(source) = source_of(self.in_sync & legs & !excluded) else {
             return self.end_window(index, false, out);
         };
         if window.buf.is_none() {
@@ -314,7 +316,7 @@ impl Owner {
         }
         let Some(buf) = window.buf.clone() else { return };
         window.set_state(WindowState::Reading { source });
-        let lba = window.next;
+        let lba = self.shared.leg_lba(window.next, source);
         let lba = self.place(source).data_lba + lba;
         let request = MemberRequest { op: IoOp::Read, lba, blocks, buf: Some(buf) };
         self.send(source, OwnerOp::Window(index), request, out);
@@ -366,24 +368,27 @@ impl Owner {
             window.set_state(WindowState::NeedBuffer);
             return self.read_piece(index, out);
         }
-        let targets = match window.job {
-            Job::Resync { .. }
-                if mutant!(ResyncForgetsMember) && self.writable.count_ones() > 2 =>
-            {
-                let others = self.writable & !bit(source);
-                others & (others - 1)
-            }
-            Job::Resync { .. } => self.writable & !bit(source),
-            Job::Repair { slot } => self.in_sync & bit(slot),
-        };
-        if targets == 0 {
-            return self.end_window(index, false, out);
-        }
+        let next = window.next;
+        let legs = self.shared.run(next).legs;
+        let targets = legs
+            & match window.job {
+                Job::Resync { .. }
+                    if mutant!(ResyncForgetsMember) && self.writable.count_ones() > 2 =>
+                {
+                    let others = self.writable & !bit(source);
+                    others & (others - 1)
+                }
+                Job::Resync { .. } => self.writable & !bit(source),
+                Job::Repair { slot } => self.in_sync & bit(slot),
+            };
         window.set_state(WindowState::Writing { pending: targets, failed: 0 });
-        let (next, buf) = (window.next, window.buf.clone());
+        if targets == 0 {
+            // Nobody else has this run, or is there to get it.
+            return self.piece_written(index, 0, out);
+        }
+        let buf = window.buf.clone();
         for slot in slots(targets) {
-            let place = self.place(slot);
-            let lba = place.data_lba + next;
+            let lba = self.place(slot).data_lba + self.shared.leg_lba(next, slot);
             let request = MemberRequest { op: IoOp::Write, lba, blocks, buf: buf.clone() };
             self.send(slot, OwnerOp::Window(index), request, out);
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::geometry::{Geometry, Shape};
 use super::message::SlotMask;
 use super::owner::Owner;
 use super::owner_bitmap::BitmapKeeper;
@@ -56,10 +57,8 @@ pub(super) fn shared(
         ));
     }
     let sectors_per_block = block / SECTOR_BYTES;
-    let blocks = superblock.size_sectors / sectors_per_block;
-    if blocks == 0 {
-        return Err(format!("array {name}: its members hold no data"));
-    }
+    let geometry = geometry(config, superblock)?;
+    let (blocks, sync_blocks) = (geometry.blocks(), geometry.sync_blocks());
     let chunk_size_bytes = match &config.bitmap {
         BitmapConfig::None { .. } => VOLATILE_CHUNK_SIZE_BYTES,
         BitmapConfig::Lockless { superblock, .. } => {
@@ -86,13 +85,34 @@ pub(super) fn shared(
     Ok(Shared {
         bdev,
         block_size_bytes: config.block_size_bytes,
+        map: map(config, sync_blocks, chunk_shift, advise)?,
+        geometry,
         blocks,
+        sync_blocks,
         chunk_shift,
-        map: map(config, blocks, chunk_shift, advise)?,
         discards: unwritten_reads_zero && matches!(config.bitmap, BitmapConfig::Lockless { .. }),
         members: members.collect::<Result<_, String>>()?,
         unwritten_reads_zero,
     })
+}
+
+/// Where the array's blocks lie. A member that is missing counts with what the array uses of it.
+fn geometry(config: &ArrayConfig, superblock: &Superblock) -> Result<Geometry, String> {
+    let member_sectors: Vec<u64> = config
+        .members
+        .iter()
+        .map(|member| member.as_ref().map_or(0, |member| member.superblock.data_size_sectors))
+        .collect();
+    Geometry::new(&Shape {
+        level: superblock.level.number(),
+        layout: superblock.layout,
+        raid_disks: u32::try_from(config.members.len()).expect("bounded by MEMBERS_MAX"),
+        chunk_sectors: superblock.chunk_sectors,
+        size_sectors: superblock.size_sectors,
+        member_sectors: &member_sectors,
+        block_size_bytes: config.block_size_bytes,
+    })
+    .map_err(|error| format!("array {}: {error}", config.name))
 }
 
 fn map(

@@ -10,6 +10,7 @@
 use super::rng::Rng;
 use crate::bdev::{BdevIo, IoOp, IoStatus};
 use crate::md;
+use crate::raid::geometry::{Content, Geometry};
 use crate::reactor::buf::IoBuf;
 
 /// Bytes of a member before its data that are simulated.
@@ -50,9 +51,39 @@ pub(super) fn stamp_of(buf: &IoBuf, block: usize, index: usize, lba: usize) -> R
     Ok(head)
 }
 
+/// What a member's block of data holds of the array, and the other way round.
+#[derive(Clone, Default)]
+pub(super) struct Places {
+    /// By member block.
+    array: Vec<Option<usize>>,
+    /// By array block.
+    member: Vec<Option<usize>>,
+}
+
+impl Places {
+    /// Of one member, as the shipped geometry says.
+    pub(super) fn new(geometry: &Geometry, slot: usize) -> Self {
+        let slot = u8::try_from(slot).unwrap();
+        let mut places = Self::default();
+        places.member.resize(usize::try_from(geometry.blocks()).unwrap(), None);
+        for at in 0..geometry.member_blocks(slot) {
+            let held = match geometry.place(slot, at).content {
+                Content::Data { lba, .. } => Some(usize::try_from(lba).unwrap()),
+                _ => None,
+            };
+            if let Some(lba) = held {
+                places.member[lba] = Some(places.array.len());
+            }
+            places.array.push(held);
+        }
+        places
+    }
+}
+
 pub(super) struct Disk {
     block: usize,
     data_lba: usize,
+    places: Places,
     pub(super) live_meta: Vec<u8>,
     pub(super) durable_meta: Vec<u8>,
     pub(super) live: Vec<u64>,
@@ -65,9 +96,18 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    pub(super) fn new(block: usize, data_lba: usize, meta: Vec<u8>, data: Vec<u64>) -> Self {
+    /// A member that holds `meta` before its data, and in each block of data what `fill` says.
+    pub(super) fn new(
+        block: usize,
+        data_lba: usize,
+        meta: Vec<u8>,
+        places: Places,
+        fill: impl FnMut() -> u64,
+    ) -> Self {
         assert_eq!(meta.len(), META_BYTES);
+        let data: Vec<u64> = std::iter::repeat_with(fill).take(places.array.len()).collect();
         Self {
+            places,
             block,
             data_lba,
             durable_meta: meta.clone(),
@@ -86,7 +126,27 @@ impl Disk {
 
     /// First block of the array that a request means; `None` for metadata.
     pub(super) fn data_block(&self, io: &BdevIo) -> Option<usize> {
+        let at = self.member_block(io)?;
+        let lba = self.places.array[at].expect("nobody asks for a block of no use");
+        let blocks = io.blocks as usize;
+        let is_run = (0..blocks).all(|index| self.places.array[at + index] == Some(lba + index));
+        assert!(is_run, "a request for member block {at} crosses what lies apart in the array");
+        Some(lba)
+    }
+
+    /// What the member holds of a block of the array now, if it does.
+    pub(super) fn live_at(&self, lba: usize) -> Option<u64> {
+        self.holds(lba).map(|(live, _)| live)
+    }
+
+    /// First block of the member's data that a request means; `None` for metadata.
+    fn member_block(&self, io: &BdevIo) -> Option<usize> {
         usize::try_from(io.lba).unwrap().checked_sub(self.data_lba)
+    }
+
+    /// What the member holds of a block of the array, if it does: now, and on the medium.
+    pub(super) fn holds(&self, lba: usize) -> Option<(u64, u64)> {
+        self.places.member[lba].map(|at| (self.live[at], self.durable[at]))
     }
 
     /// Executes a request. `sent_at` and `now` number events: a flush need not cover what was
@@ -129,7 +189,7 @@ impl Disk {
             return;
         }
         for index in 0..io.blocks as usize {
-            if self.data_block(io).is_none() {
+            if self.member_block(io).is_none() {
                 self.tear_meta(io, index, rng);
             } else if rng.one_in(2) {
                 self.write_block(io, index, false, now);
@@ -156,26 +216,28 @@ impl Disk {
     }
 
     fn cell(&self, io: &BdevIo, index: usize) -> usize {
-        match self.data_block(io) {
+        match self.member_block(io) {
             Some(block) => self.meta_cells() + block + index,
             None => usize::try_from(io.lba).unwrap() + index,
         }
     }
 
     fn read(&mut self, io: &BdevIo) -> IoStatus {
-        let first = self.data_block(io).expect("the array reads no metadata");
+        let first = self.member_block(io).expect("the array reads no metadata");
+        let lba = self.data_block(io).expect("as above");
         let buf = io.buf.as_ref().unwrap();
         for (index, &version) in self.live[first..first + io.blocks as usize].iter().enumerate() {
-            stamp(buf, self.block, index, first + index, version);
+            stamp(buf, self.block, index, lba + index, version);
         }
         IoStatus::Ok
     }
 
     fn compare(&mut self, io: &BdevIo) -> IoStatus {
-        let first = self.data_block(io).expect("the array compares no metadata");
+        let first = self.member_block(io).expect("the array compares no metadata");
+        let lba = self.data_block(io).expect("as above");
         let buf = io.buf.as_ref().unwrap();
         let same = (0..io.blocks as usize).all(|index| {
-            stamp_of(buf, self.block, index, first + index) == Ok(self.live[first + index])
+            stamp_of(buf, self.block, index, lba + index) == Ok(self.live[first + index])
         });
         if same { IoStatus::Ok } else { IoStatus::CompareMismatch }
     }
@@ -186,8 +248,9 @@ impl Disk {
             let data = &io.buf.as_ref().unwrap().as_slice()[index * self.block..][..self.block];
             self.live_meta[cell * self.block..][..self.block].copy_from_slice(data);
         } else {
-            let lba = cell - self.meta_cells();
-            self.live[lba] = match &io.buf {
+            let at = cell - self.meta_cells();
+            let lba = self.places.array[at].expect("asked for before");
+            self.live[at] = match &io.buf {
                 Some(buf) => stamp_of(buf, self.block, index, lba).expect("a sound block"),
                 None => 0,
             };

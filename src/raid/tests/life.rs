@@ -73,7 +73,22 @@ fn shape(rng: &mut Rng) -> Shape {
         blocks: chunk_blocks * chunks - short,
         assume_clean: rng.one_in(4),
         unmap: rng.one_in(2),
+        raid10: None,
     }
+}
+
+/// Every fifth life is one of a RAID10.
+fn striped(seed: u64, shape: Shape) -> Shape {
+    if seed % 5 != 4 {
+        return shape;
+    }
+    // A generator of its own: the lives of mirrors stay what they are.
+    let rng = &mut Rng(seed);
+    let layout = [0x102, 0x102, 0x103, 0x201, 0x202, 0x1_0201, 0x1_0301][rng.below(7)];
+    let copies = usize::try_from((layout & 0xff) * (layout >> 8 & 0xff)).unwrap();
+    let members = rng.between(copies, copies + 3);
+    let strip = (4096 / shape.block) << rng.below(3);
+    Shape { members, raid10: Some((layout, strip)), ..shape }
 }
 
 fn habits(rng: &mut Rng, shape: &Shape) -> Habits {
@@ -276,8 +291,9 @@ impl World {
             let slot = self.rng.below(self.disks.len());
             self.present[slot] = false;
             let missed = &self.watch.missed;
-            let has_all = self.present.iter().zip(missed).any(|(&there, &missed)| there && !missed);
-            self.present[slot] = !has_all;
+            let useful = (0..missed.len()).filter(|&at| self.present[at] && !missed[at]);
+            let mask = useful.fold(0, |mask, slot| mask | 1 << slot);
+            self.present[slot] = !self.geometry.is_readable(mask);
         }
     }
 
@@ -301,7 +317,7 @@ impl World {
 pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
     trace::begin(with_digest);
     let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x6d64_6f66);
-    let shape = shape(&mut rng);
+    let shape = striped(seed, shape(&mut rng));
     let habits = habits(&mut rng, &shape);
     let mut world = World::create(rng.next(), shape, pool);
     world.faults = habits.faults;

@@ -6,7 +6,7 @@ use super::world::{Flight, Running, World};
 use crate::bdev::{BdevIo, IoOp, IoStatus, Station, Tag};
 use crate::bitmap::ChunkState;
 use crate::raid::message::Out;
-use crate::raid::{ArrayEvent, Channel, Mail, Owner, ToOwner};
+use crate::raid::{ArrayEvent, Channel, Mail, Owner, ToOwner, slots};
 
 /// Wall clock of the superblocks.
 const WALL_CLOCK_S: u64 = 5;
@@ -82,11 +82,14 @@ impl World {
     }
 
     /// Some host writes fail on every member.
-    fn choose_doomed(&mut self, core: usize, io: &BdevIo) {
+    fn choose_doomed(&mut self, core: usize, disk: usize, io: &BdevIo) {
         let tag = io.completion.tag();
         let is_host_write = io.op.modifies() && tag.station == Station::RaidChannel;
         if is_host_write && self.doomed.is_none() && self.rng.one_in(self.faults.lost) {
-            self.doomed = Some((core, tag.op, self.in_sync().count_ones()));
+            let lba = self.disks[disk].data_block(io).expect("a host writes data");
+            let holders = slots(self.in_sync())
+                .filter(|&slot| self.disks[usize::from(slot)].holds(lba).is_some());
+            self.doomed = Some((core, tag.op, u32::try_from(holders.count()).unwrap()));
         }
     }
 
@@ -219,7 +222,7 @@ impl World {
                 let sent = self.describe(core, disk, &io);
                 trace::note(Event::Issued(sent));
                 self.check_issued(disk, &io, &sent);
-                self.choose_doomed(core, &io);
+                self.choose_doomed(core, disk, &io);
                 let sent_at = self.events;
                 let flight = Flight { core, disk, io, sent_at };
                 self.running.as_mut().unwrap().in_flight.push(flight);

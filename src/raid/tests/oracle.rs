@@ -103,7 +103,7 @@ impl World {
                     self.check_overlap(disk, lba, blocks);
                 }
                 if sent.by_owner {
-                    self.check_copy(disk, io, lba, blocks);
+                    self.check_copy(io, lba, blocks);
                 } else if io.op.modifies() {
                     self.check_marked(io.op, first, last);
                     self.count(io.op, first, last, true);
@@ -151,7 +151,7 @@ impl World {
     /// choose differently differ for good.
     fn check_overlap(&self, disk: usize, lba: usize, blocks: usize) {
         for other in &self.running.as_ref().unwrap().in_flight {
-            let Some(at) = self.disks[disk].data_block(&other.io) else { continue };
+            let Some(at) = self.disks[other.disk].data_block(&other.io) else { continue };
             let overlaps = at < lba + blocks && lba < at + other.io.blocks as usize;
             if other.disk == disk && other.io.op.modifies() && overlaps {
                 violated(6, &format!("two writes at once to block {} of {disk}", at.max(lba)));
@@ -161,7 +161,7 @@ impl World {
 
     /// Oracle 6: what the owner itself reads and writes of the data, and whether a host write
     /// could mix with it.
-    fn check_copy(&mut self, disk: usize, io: &BdevIo, lba: usize, blocks: usize) {
+    fn check_copy(&mut self, io: &BdevIo, lba: usize, blocks: usize) {
         let shared = self.running.as_ref().unwrap().shared.clone();
         let (first, last) = (self.chunk_of(lba), self.chunk_of(lba + blocks - 1));
         if io.op == IoOp::WriteZeroes {
@@ -181,7 +181,7 @@ impl World {
             return;
         }
         for other in &self.running.as_ref().unwrap().in_flight {
-            let Some(at) = self.disks[disk].data_block(&other.io) else { continue };
+            let Some(at) = self.disks[other.disk].data_block(&other.io) else { continue };
             let overlaps = at < lba + blocks && lba < at + other.io.blocks as usize;
             let by_host = other.io.completion.tag().station == Station::RaidChannel;
             if overlaps && other.io.op.modifies() && by_host {
@@ -249,12 +249,12 @@ impl World {
 
     /// The members hold the same, on their media.
     fn check_alike(&self, oracle: u32, chunk: usize, in_sync: SlotMask) {
-        let first = in_sync.trailing_zeros() as usize;
         for lba in self.blocks_of(chunk) {
-            let want = self.disks[first].durable[lba];
+            let mut first = None;
             for slot in slots(in_sync).map(usize::from) {
                 let disk = &self.disks[slot];
-                let (live, durable) = (disk.live[lba], disk.durable[lba]);
+                let Some((live, durable)) = disk.holds(lba) else { continue };
+                let &mut (first, want) = first.get_or_insert((slot, durable));
                 if durable != want || (live != durable && !disk.dead) {
                     let what = format!(
                         "chunk {chunk} is Clean, block {lba} is v{live} (v{durable} on the \
@@ -285,7 +285,8 @@ impl World {
                 continue;
             }
             for slot in 0..self.disks.len() {
-                if self.disks[slot].live[lba] == request.version {
+                let held = self.disks[slot].holds(lba);
+                if held.is_none_or(|(live, _)| live == request.version) {
                     continue;
                 }
                 if in_sync & 1 << slot != 0 {
@@ -348,10 +349,8 @@ impl World {
             }
             for lba in self.blocks_of(chunk) {
                 for slot in slots(in_sync).map(usize::from) {
-                    let version = match state {
-                        ChunkState::Unwritten => 0,
-                        _ => self.disks[slot].live[lba],
-                    };
+                    let Some((live, _)) = self.disks[slot].holds(lba) else { continue };
+                    let version = if state == ChunkState::Unwritten { 0 } else { live };
                     if !self.host.may_hold(lba, version) {
                         let possible = self.host.possible(lba);
                         let what = format!(

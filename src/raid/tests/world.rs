@@ -4,13 +4,15 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::disk::{BITMAP_BYTE, Disk, META_BYTES, STATES_BYTE, SUPER_BYTE};
+use super::disk::{BITMAP_BYTE, Disk, META_BYTES, Places, STATES_BYTE, SUPER_BYTE};
 use super::host::Host;
 use super::oracle::Watch;
 use super::rng::Rng;
 use super::trace::{self, Event};
 use crate::bdev::{BdevId, BdevIo, IoQueue, IoStatus};
 use crate::md;
+use crate::raid;
+use crate::raid::Geometry;
 use crate::raid::assembly::{self, ArrayOptions, CandidateBdev};
 use crate::raid::message::{ArrayTimer, SlotMask};
 use crate::raid::{ArrayConfig, Channel, Mail, Owner, Shared, ToChannel, ToOwner};
@@ -27,6 +29,8 @@ pub(super) struct Shape {
     /// The members are alike from the start, full of zeroes.
     pub(super) assume_clean: bool,
     pub(super) unmap: bool,
+    /// md's layout word and the blocks of a strip; `None` is a mirror.
+    pub(super) raid10: Option<(u32, usize)>,
 }
 
 impl Shape {
@@ -39,7 +43,39 @@ impl Shape {
         blocks: 320,
         assume_clean: false,
         unmap: true,
+        raid10: None,
     };
+
+    /// The array's geometry; of a RAID10 about as large as `blocks` says.
+    fn geometry(&self) -> Geometry {
+        let sectors_per_block = self.block / 512;
+        let (level, layout, strip) = match self.raid10 {
+            Some((layout, strip)) => (10, layout, strip),
+            None => (1, 0, 1),
+        };
+        let copies = usize::try_from((layout & 0xff).max(1) * (layout >> 8 & 0xff).max(1)).unwrap();
+        let member_blocks = match self.raid10 {
+            Some(_) => {
+                (self.blocks * copies).div_ceil(self.members).next_multiple_of(strip * copies)
+            }
+            None => self.blocks,
+        };
+        Geometry::new(&raid::geometry::Shape {
+            level,
+            layout,
+            raid_disks: u32::try_from(self.members).unwrap(),
+            chunk_sectors: u32::try_from(strip * sectors_per_block).unwrap(),
+            size_sectors: (member_blocks * sectors_per_block) as u64,
+            member_sectors: &[],
+            block_size_bytes: u32::try_from(self.block).unwrap(),
+        })
+        .unwrap()
+    }
+
+    /// The same shape with the size that the array really has.
+    fn exact(self) -> Self {
+        Self { blocks: usize::try_from(self.geometry().blocks()).unwrap(), ..self }
+    }
 }
 
 /// How often what goes wrong: one in so many requests, 0 for never.
@@ -91,6 +127,7 @@ pub(super) struct Running {
 pub(super) struct World {
     pub(super) rng: Rng,
     pub(super) shape: Shape,
+    pub(super) geometry: Geometry,
     pub(super) faults: Faults,
     pub(super) disks: Vec<Disk>,
     pub(super) host: Host,
@@ -144,11 +181,16 @@ fn creation(shape: &Shape) -> md::Creation {
             .collect(),
     })
     .unwrap();
-    let size_sectors = (shape.blocks * sectors_per_block) as u64;
+    let geometry = shape.geometry();
     for superblock in &mut creation.superblocks {
-        superblock.size_sectors = size_sectors;
+        superblock.size_sectors = geometry.member_blocks(0) * sectors_per_block as u64;
+        if let Some((layout, strip)) = shape.raid10 {
+            superblock.level = md::Level::Raid10;
+            superblock.layout = layout;
+            superblock.chunk_sectors = u32::try_from(strip * sectors_per_block).unwrap();
+        }
     }
-    creation.bitmap.sync_size_sectors = size_sectors;
+    creation.bitmap.sync_size_sectors = geometry.sync_blocks() * sectors_per_block as u64;
     creation.bitmap.chunk_raw = u32::try_from(shape.chunk_blocks * sectors_per_block).unwrap();
     creation.chunk_count = creation.bitmap.chunk_count();
     assert_eq!(creation.bitmap_sector * 512, BITMAP_BYTE as u64);
@@ -159,8 +201,10 @@ impl World {
     /// A created array on members full of noise, starting.
     pub(super) fn create(seed: u64, shape: Shape, pool: BufPool) -> Self {
         let mut rng = Rng(seed);
+        let shape = shape.exact();
+        let geometry = shape.geometry();
         let creation = creation(&shape);
-        let disks = creation.superblocks.iter().map(|superblock| {
+        let disks = creation.superblocks.iter().enumerate().map(|(slot, superblock)| {
             let mut meta = vec![0xee; META_BYTES];
             superblock.encode_into(&mut meta[SUPER_BYTE..BITMAP_BYTE]);
             let mut head = [0; md::BITMAP_HEAD_BYTES];
@@ -168,12 +212,10 @@ impl World {
             meta[BITMAP_BYTE..STATES_BYTE].copy_from_slice(&head);
             let chunks = usize::try_from(creation.chunk_count).unwrap();
             meta[STATES_BYTE..STATES_BYTE + chunks].fill(creation.initial_state.byte());
-            let data = (0..shape.blocks)
-                .map(|_| if shape.assume_clean { 0 } else { noise(&mut rng) })
-                .collect();
             let data_byte = usize::try_from(superblock.data_offset_sectors).unwrap() * 512;
             let data_lba = data_byte / shape.block;
-            Disk::new(shape.block, data_lba, meta, data)
+            let fill = || if shape.assume_clean { 0 } else { noise(&mut rng) };
+            Disk::new(shape.block, data_lba, meta, Places::new(&geometry, slot), fill)
         });
         let disks: Vec<Disk> = disks.collect();
         let config = assembly::from_creation(options(&shape), &creation, &bdevs(&shape));
@@ -203,6 +245,7 @@ impl World {
             split_brains: 0,
             present: vec![true; shape.members],
             shape,
+            geometry,
         };
         world.start(&config);
         world
@@ -240,8 +283,11 @@ impl World {
             Ok(assembly) => assembly,
             Err(md::AssembleError::SplitBrain { .. }) => {
                 self.split_brains += 1;
-                let chosen = present.iter().find(|&&slot| !self.watch.missed[slot]);
-                self.assemble_from(&[*chosen.expect("somebody has everything")]).unwrap()
+                let has_all = present.iter().copied().filter(|&slot| !self.watch.missed[slot]);
+                let mut chosen: Vec<usize> = has_all.collect();
+                // Of a mirror any one will do.
+                chosen.truncate(if self.shape.raid10.is_some() { chosen.len() } else { 1 });
+                self.assemble_from(&chosen).unwrap()
             }
             Err(error) => super::oracle::violated(2, &format!("no assembly: {error}")),
         }
