@@ -166,7 +166,7 @@ impl Channel {
 
     #[inline(never)]
     fn legs_of(&self, op: u32) -> SlotMask {
-        self.shared.run(self.ops[op as usize].range.lba).legs
+        self.shared.holders(self.ops[op as usize].range.lba)
     }
 
     /// A member has answered, or a piece of a request has ended.

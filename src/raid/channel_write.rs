@@ -79,7 +79,7 @@ impl Channel {
     /// Sends a request to those of the members that hold the strip it lies in.
     #[inline(never)]
     fn fan_out_strip(&mut self, op: u32, lba: u64, members: SlotMask, out: &mut Out<'_>) {
-        for leg in self.shared.legs(lba).as_slice() {
+        for leg in self.shared.legs(lba) {
             if members & bit(leg.slot) != 0 {
                 self.send(op, leg.slot, leg.member_lba, out);
             }

@@ -44,8 +44,23 @@ impl Shared {
         if self.is_mirror() {
             return Run { blocks: self.blocks - lba, legs: self.geometry.all_slots() };
         }
-        let legs = self.legs(lba);
-        Run { blocks: legs.blocks, legs: legs.mask() }
+        Run { blocks: self.run_blocks(lba), legs: self.holders(lba) }
+    }
+
+    /// Members that have the run that a block begins.
+    pub(super) fn holders(&self, lba: u64) -> SlotMask {
+        match &self.geometry {
+            Geometry::Copies(copies) => copies.holders(lba),
+            Geometry::Parity(_) => unreachable!("rows are not runs"),
+        }
+    }
+
+    /// Blocks to the end of the strip: of the run that a block begins.
+    pub(super) fn run_blocks(&self, lba: u64) -> u64 {
+        match &self.geometry {
+            Geometry::Copies(copies) => copies.run_blocks(lba),
+            Geometry::Parity(_) => unreachable!("rows are not runs"),
+        }
     }
 
     /// Where the run that a block begins lies.

@@ -296,7 +296,7 @@ impl Owner {
         let window = &self.walker.windows[index];
         let blocks_max = IO_SIZE_BYTES_MAX as u64 / u64::from(self.shared.block_size_bytes);
         let left = window.locked.lba + window.locked.blocks - window.next;
-        let run = self.shared.run(window.next).blocks;
+        let run = self.shared.run_blocks(window.next);
         u32::try_from(left.min(blocks_max).min(run)).expect("a piece fits a buffer")
     }
 
@@ -307,7 +307,7 @@ impl Owner {
             Job::Resync { .. } => window.tried,
             Job::Repair { slot } => window.tried | bit(slot),
         };
-        let legs = self.shared.run(window.next).legs;
+        let legs = self.shared.holders(window.next);
         let Some(source) = source_of(self.in_sync & legs & !excluded) else {
             return self.end_window(index, false, out);
         };
@@ -369,7 +369,7 @@ impl Owner {
             return self.read_piece(index, out);
         }
         let next = window.next;
-        let legs = self.shared.run(next).legs;
+        let legs = self.shared.holders(next);
         let targets = legs
             & match window.job {
                 Job::Resync { .. }

@@ -1,12 +1,11 @@
 //! Levels that keep one or more whole copies of a run: raid0, linear, raid1, raid10.
 
-use super::raid10::Raid10;
+use super::raid10::{Raid10, Turn};
 use super::stripe::{Concat, Striped};
 use super::{Content, GeometryError, Place, Shape, SlotMask, mask_below};
-use crate::limits::MEMBERS_MAX;
 
 /// One of the places of a run: where its first block lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Leg {
     /// On which member.
     pub slot: u8,
@@ -15,41 +14,66 @@ pub struct Leg {
 }
 
 /// Where a run of array blocks lies: the same number of blocks on each leg, each on another member.
-/// In md's order: near copies one after another, each followed by its far copies.
-#[derive(Debug, Clone, Copy)]
+/// As an iterator it gives the legs, at least one, in md's order: near copies one after another,
+/// each followed by its far copies. They are computed one by one; a list of up to
+/// [`crate::limits::MEMBERS_MAX`] of them would cost more than most requests need.
+#[derive(Debug, Clone)]
 pub struct Legs {
     /// Blocks from the array lba that was asked for to the end of its strip.
     pub blocks: u64,
-    count: u8,
-    legs: [Leg; MEMBERS_MAX],
+    mask: SlotMask,
+    /// Legs still to be given.
+    left: u8,
+    next: Leg,
+    /// How the legs of a raid10 go on; with others it is by one slot.
+    turn: Option<Turn>,
 }
 
 impl Legs {
-    pub(super) fn new(blocks: u64) -> Legs {
-        Legs { blocks, count: 0, legs: [Leg::default(); MEMBERS_MAX] }
+    #[inline]
+    fn all(slots: u8, lba: u64, blocks: u64) -> Legs {
+        let next = Leg { slot: 0, member_lba: lba };
+        Legs { blocks, mask: mask_below(slots), left: slots, next, turn: None }
     }
 
-    pub(super) fn push(&mut self, slot: u8, member_lba: u64) {
-        self.legs[usize::from(self.count)] = Leg { slot, member_lba };
-        self.count += 1;
+    #[inline]
+    pub(super) fn one(slot: u8, member_lba: u64, blocks: u64) -> Legs {
+        let next = Leg { slot, member_lba };
+        Legs { blocks, mask: 1 << slot, left: 1, next, turn: None }
     }
 
-    /// The legs, at least one.
-    #[must_use]
-    pub fn as_slice(&self) -> &[Leg] {
-        &self.legs[..usize::from(self.count)]
+    #[inline]
+    pub(super) fn turning(first: Leg, turn: Turn, mask: SlotMask, blocks: u64) -> Legs {
+        Legs { blocks, mask, left: turn.legs(), next: first, turn: Some(turn) }
     }
 
     /// The members that hold the run.
     #[must_use]
     pub fn mask(&self) -> SlotMask {
-        self.as_slice().iter().fold(0, |mask, leg| mask | 1 << leg.slot)
+        self.mask
     }
 
-    /// Where the run starts on the member in this slot, if that holds it.
+    /// Where the run starts on the member in this slot, if that holds it and its leg has not been
+    /// given yet.
     #[must_use]
-    pub fn on(&self, slot: u8) -> Option<u64> {
-        self.as_slice().iter().find(|leg| leg.slot == slot).map(|leg| leg.member_lba)
+    #[inline]
+    pub fn on(mut self, slot: u8) -> Option<u64> {
+        self.find(|leg| leg.slot == slot).map(|leg| leg.member_lba)
+    }
+}
+
+impl Iterator for Legs {
+    type Item = Leg;
+
+    #[inline]
+    fn next(&mut self) -> Option<Leg> {
+        self.left = self.left.checked_sub(1)?;
+        let leg = self.next;
+        self.next = match &mut self.turn {
+            Some(turn) => turn.after(leg),
+            None => Leg { slot: leg.slot + 1, ..leg },
+        };
+        Some(leg)
     }
 }
 
@@ -134,17 +158,40 @@ impl Copies {
     /// Where the run lies that starts at `lba` and goes to the end of its strip; with raid1 to the
     /// end of the array, with linear to the end of the member.
     #[must_use]
+    #[inline]
     pub fn legs(&self, lba: u64) -> Legs {
         assert!(lba < self.blocks, "block {lba} is none of the array's {}", self.blocks);
         match &self.kind {
-            Kind::Mirror => {
-                let mut legs = Legs::new(self.blocks - lba);
-                (0..self.slots).for_each(|slot| legs.push(slot, lba));
-                legs
-            }
+            Kind::Mirror => Legs::all(self.slots, lba, self.blocks - lba),
             Kind::Striped(striped) => striped.legs(lba),
             Kind::Concat(concat) => concat.legs(lba),
             Kind::Raid10(raid10) => raid10.legs(lba),
+        }
+    }
+
+    /// The blocks of the run alone, see [`Copies::legs`].
+    #[must_use]
+    #[inline]
+    pub fn run_blocks(&self, lba: u64) -> u64 {
+        assert!(lba < self.blocks, "block {lba} is none of the array's {}", self.blocks);
+        match &self.kind {
+            Kind::Mirror => self.blocks - lba,
+            Kind::Striped(striped) => striped.run_blocks(lba),
+            Kind::Concat(concat) => concat.legs(lba).blocks,
+            Kind::Raid10(raid10) => raid10.run_blocks(lba),
+        }
+    }
+
+    /// The members that hold the run, see [`Copies::legs`].
+    #[must_use]
+    #[inline]
+    pub fn holders(&self, lba: u64) -> SlotMask {
+        assert!(lba < self.blocks, "block {lba} is none of the array's {}", self.blocks);
+        match &self.kind {
+            Kind::Mirror => mask_below(self.slots),
+            Kind::Striped(striped) => striped.legs(lba).mask(),
+            Kind::Concat(concat) => concat.legs(lba).mask(),
+            Kind::Raid10(raid10) => raid10.holders(lba),
         }
     }
 
@@ -191,7 +238,7 @@ impl Copies {
         match &self.kind {
             Kind::Mirror => in_sync & all != 0,
             Kind::Striped(_) | Kind::Concat(_) => in_sync & all == all,
-            Kind::Raid10(raid10) => raid10.groups().iter().all(|group| group & in_sync != 0),
+            Kind::Raid10(raid10) => raid10.groups().all(|group| group & in_sync != 0),
         }
     }
 
@@ -201,7 +248,7 @@ impl Copies {
             Kind::Mirror => mask_below(self.slots),
             Kind::Striped(_) | Kind::Concat(_) => 0,
             Kind::Raid10(raid10) => {
-                let with_own = raid10.groups().iter().filter(|&group| group & own != 0);
+                let with_own = raid10.groups().filter(|&group| group & own != 0);
                 with_own.fold(0, |mask, group| mask | group)
             }
         };

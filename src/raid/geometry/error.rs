@@ -57,10 +57,12 @@ pub enum GeometryError {
     },
     /// More than 2^63 bytes.
     #[error(
-        "size: {slots} members of {found_sectors} sectors are more than the {ARRAY_SECTORS_MAX} \
+        "{field}: {slots} members of {found_sectors} sectors are more than the {ARRAY_SECTORS_MAX} \
          sectors (2^63 bytes) that an array can have"
     )]
     TooLarge {
+        /// Where the sectors were found.
+        field: &'static str,
         /// Sectors of a member.
         found_sectors: u64,
         /// Slots.

@@ -120,13 +120,13 @@ impl Shape<'_> {
 
     /// Blocks used of each member, with proof that all of them together are not too many.
     fn size_blocks(&self) -> Result<u64, GeometryError> {
-        self.bounded(self.size_sectors)
+        self.bounded("size", self.size_sectors)
     }
 
-    fn bounded(&self, found_sectors: u64) -> Result<u64, GeometryError> {
+    fn bounded(&self, field: &'static str, found_sectors: u64) -> Result<u64, GeometryError> {
         let all = found_sectors.checked_mul(u64::from(self.raid_disks).max(1));
         if all.is_none_or(|all| all > ARRAY_SECTORS_MAX) {
-            return Err(GeometryError::TooLarge { found_sectors, slots: self.raid_disks });
+            return Err(GeometryError::TooLarge { field, found_sectors, slots: self.raid_disks });
         }
         Ok(found_sectors / u64::from(self.block_sectors()?))
     }
@@ -139,7 +139,7 @@ impl Shape<'_> {
         }
         let mut blocks = [0; MEMBERS_MAX];
         for (slot, &sectors) in self.member_sectors.iter().enumerate() {
-            let strips = self.bounded(sectors)? / strip_blocks;
+            let strips = self.bounded("data_size", sectors)? / strip_blocks;
             if strips == 0 {
                 return Err(GeometryError::MemberSize { slot, sectors });
             }

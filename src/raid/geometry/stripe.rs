@@ -19,7 +19,7 @@ pub(super) struct Striped {
     strip_blocks: u64,
     alternate: bool,
     zones: Box<[Zone]>,
-    member_blocks: [u64; MEMBERS_MAX],
+    member_blocks: Box<[u64]>,
 }
 
 /// Rows that are striped over the same members.
@@ -40,7 +40,8 @@ impl Striped {
         shape.slots("raid0", 1)?;
         let strip_blocks = shape.strip_of_blocks("raid0")?;
         let member_blocks = shape.member_blocks(strip_blocks)?;
-        let zones = zones(&member_blocks[..shape.member_sectors.len()]);
+        let member_blocks = &member_blocks[..shape.member_sectors.len()];
+        let zones = zones(member_blocks);
         let refused = |why| Err(GeometryError::Layout { level: "raid0", found: shape.layout, why });
         if shape.layout > ALTERNATE {
             return refused("it is 1 (original) or 2 (alternate)");
@@ -54,7 +55,7 @@ impl Striped {
         }
         let alternate = shape.layout == ALTERNATE;
         debug_assert!(alternate || shape.layout <= ORIGINAL);
-        Ok(Striped { strip_blocks, alternate, zones, member_blocks })
+        Ok(Striped { strip_blocks, alternate, zones, member_blocks: member_blocks.into() })
     }
 
     pub(super) fn blocks(&self) -> u64 {
@@ -75,9 +76,12 @@ impl Striped {
         let (width, in_zone) = (u64::from(zone.width), strip - zone.lba / self.strip_blocks);
         let position = if self.alternate { in_zone } else { strip } % width;
         let slot = zone.slots[usize::from(slot_from(position))];
-        let mut legs = Legs::new(self.strip_blocks - offset);
-        legs.push(slot, zone.member_lba + in_zone / width * self.strip_blocks + offset);
-        legs
+        let member_lba = zone.member_lba + in_zone / width * self.strip_blocks + offset;
+        Legs::one(slot, member_lba, self.strip_blocks - offset)
+    }
+
+    pub(super) fn run_blocks(&self, lba: u64) -> u64 {
+        self.strip_blocks - lba % self.strip_blocks
     }
 
     pub(super) fn place(&self, slot: u8, member_lba: u64) -> Place {
@@ -153,9 +157,7 @@ impl Concat {
 
     pub(super) fn legs(&self, lba: u64) -> Legs {
         let slot = self.ends.partition_point(|&end| end <= lba);
-        let mut legs = Legs::new(self.ends[slot] - lba);
-        legs.push(slot_from(slot as u64), lba - self.start(slot));
-        legs
+        Legs::one(slot_from(slot as u64), lba - self.start(slot), self.ends[slot] - lba)
     }
 
     pub(super) fn place(&self, slot: u8, member_lba: u64) -> Place {
