@@ -16,6 +16,7 @@ mod classic;
 mod create;
 mod display;
 mod error;
+mod ppl;
 mod raw;
 mod superblock;
 mod types;
@@ -38,6 +39,10 @@ pub use create::{
 };
 pub use display::Examine;
 pub use error::{BitmapError, SuperblockError};
+pub use ppl::{
+    PPL_ENTRIES_MAX, PPL_HEADER_BYTES, PPL_SPACE_BYTES, PplArray, PplEntry, PplError, PplHeader,
+    PplPlace, PplRing, PplSearch, PplSpan, PplWriter, ppl_checksum,
+};
 pub use superblock::{Reshape, SUPERBLOCK_READ_BYTES, Superblock, Unverified, candidate_sectors};
 pub use types::{
     BadBlockLog, DevFlags, Features, Level, MinorVersion, Role, Timestamp, format_uuid,
