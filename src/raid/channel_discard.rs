@@ -26,7 +26,7 @@ impl Shared {
         let end = range.lba + range.blocks;
         let first = range.lba.div_ceil(1 << self.chunk_shift);
         // The last chunk of the array may be short; it is whole if the range reaches the end.
-        let behind = match end == self.sync_blocks {
+        let behind = match end == self.sync_blocks || mutant!(DiscardTakesPartOfChunk) {
             true => end.div_ceil(1 << self.chunk_shift),
             false => end >> self.chunk_shift,
         };
@@ -92,7 +92,7 @@ impl Channel {
         let end = (u64::from(last) + 1) << self.shared.chunk_shift;
         let range = BlockRange { lba, blocks: end.min(self.shared.sync_blocks) - lba };
         // Chunks that are held may be on their way to Unwritten without being so durably.
-        if !self.is_locked(&range)
+        if (!self.is_locked(&range) || mutant!(UnwrittenBeforeDurable))
             && self.reads_as_zeroes_for_good(op, &(first as usize..=last as usize))
         {
             return self.next_part(op, out);
