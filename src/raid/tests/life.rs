@@ -342,10 +342,10 @@ impl World {
         if self.rng.one_in(leave_out) {
             let slot = self.rng.below(self.disks.len());
             self.present[slot] = false;
-            let has_all = (0..self.disks.len())
-                .filter(|&slot| self.present[slot] && self.watch.has_all(slot))
-                .fold(0, |mask, slot| mask | 1 << slot);
-            self.present[slot] = !self.geometry.is_readable(has_all);
+            let useful = (0..self.disks.len())
+                .filter(|&slot| self.present[slot] && self.watch.has_all(slot));
+            let mask = useful.fold(0, |mask, slot| mask | 1 << slot);
+            self.present[slot] = !self.geometry.is_readable(mask);
         }
     }
 
@@ -369,7 +369,7 @@ impl World {
 pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
     trace::begin(with_digest);
     let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x6d64_6f66);
-    let shape = striped(seed, shape(&mut rng));
+    let shape = striped(seed, shape(&mut rng)).exact();
     let habits = habits(&mut rng, &shape);
     let mut world = World::create(rng.next(), shape, pool);
     world.faults = habits.faults;

@@ -306,8 +306,8 @@ impl World {
                 // unless this is a write of zeroes, and another discard is under way.
                 for slot in 0..self.disks.len() {
                     let disk = &self.disks[slot];
-                    let is_zero = disk.holds(lba).is_none_or(|(live, _)| live == request.version);
-                    let knows = disk.state_byte(chunk) == UNWRITTEN || is_zero;
+                    let knows = disk.state_byte(chunk) == UNWRITTEN
+                        || disk.holds(lba).is_none_or(|(live, _)| live == request.version);
                     if !knows && in_sync & 1 << slot != 0 {
                         let what = format!("chunk {chunk} discarded, member {slot} lacks that");
                         violated(5, &what);

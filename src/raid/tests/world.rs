@@ -77,7 +77,7 @@ impl Shape {
     }
 
     /// The same shape with the size that the array really has.
-    fn exact(self) -> Self {
+    pub(super) fn exact(self) -> Self {
         Self { blocks: usize::try_from(self.geometry().blocks()).unwrap(), ..self }
     }
 }
@@ -289,12 +289,11 @@ impl World {
             Ok(assembly) => assembly,
             Err(md::AssembleError::SplitBrain { .. }) => {
                 self.split_brains += 1;
-                let mut slots = present.clone();
-                slots.retain(|&slot| self.watch.has_all(slot));
-                assert!(!slots.is_empty(), "somebody has everything");
+                let has_all = present.iter().copied().filter(|&slot| self.watch.has_all(slot));
+                let mut chosen: Vec<usize> = has_all.collect();
                 // Of a mirror any one will do.
-                slots.truncate(if self.shape.raid10.is_some() { slots.len() } else { 1 });
-                self.assemble_from(&slots).unwrap()
+                chosen.truncate(if self.shape.raid10.is_some() { chosen.len() } else { 1 });
+                self.assemble_from(&chosen).unwrap()
             }
             Err(error) => super::oracle::violated(2, &format!("no assembly: {error}")),
         }
@@ -322,13 +321,13 @@ impl World {
         let options = options(&self.shape);
         let config =
             assembly::from_assembly(options, &assembly, &candidates, &bdevs, &states).unwrap();
-        let in_sync = config.in_sync();
-        if !self.geometry.is_readable(in_sync) {
+        if !self.geometry.is_readable(config.in_sync()) {
             assert!(raid::prepare(&config, BdevId(100)).is_err(), "data are missing");
             assert!(present.len() < self.disks.len(), "too many members are out");
             let all: Vec<usize> = (0..self.disks.len()).collect();
             return self.assemble_from(&all);
         }
+        let in_sync = config.in_sync();
         self.start(config);
         let running = self.running.as_ref().unwrap();
         let need_sync = running.shared.map.as_ref().unwrap().histogram()[3];
