@@ -13,7 +13,7 @@
 //! # Two families
 //!
 //! ```text
-//! Geometry ─┬─ Copies   raid0, linear, raid1, raid10: a run of blocks lies whole on each of its legs
+//! Geometry ─┬─ Copies   raid0, linear, raid1, raid10: a run of blocks lies whole on each leg
 //!           └─ Parity   raid4, raid5, raid6: a row is data strips, P and perhaps Q
 //! ```
 //!
