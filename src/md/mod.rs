@@ -16,8 +16,10 @@ mod classic;
 mod create;
 mod display;
 mod error;
+mod external;
 mod ppl;
 mod raw;
+mod settings;
 mod superblock;
 mod types;
 
@@ -34,15 +36,17 @@ pub use classic::{
     CLASSIC_BITS_OFFSET_BYTES, Conversion, ConvertError, classic_bits_bytes, mark_in_doubt,
 };
 pub use create::{
-    CHUNK_KIB_MAX, CHUNK_KIB_MIN, CreateError, Creation, NewArray, NewMember, create,
-    create_with_chunk,
+    BITMAP_AREA_BYTES_MAX, CHUNK_KIB_MAX, CHUNK_KIB_MIN, CreateError, Creation, NewArray,
+    NewMember, create, create_with_chunk,
 };
 pub use display::Examine;
 pub use error::{BitmapError, SuperblockError};
+pub use external::{ExternalError, ExternalHead, ExternalPermits, ExternalPlan};
 pub use ppl::{
     PPL_ENTRIES_MAX, PPL_HEADER_BYTES, PPL_SPACE_BYTES, PplArray, PplEntry, PplError, PplHeader,
     PplPlace, PplRing, PplSearch, PplSpan, PplWriter, ppl_checksum,
 };
+pub use settings::Settings;
 pub use superblock::{Reshape, SUPERBLOCK_READ_BYTES, Superblock, Unverified, candidate_sectors};
 pub use types::{
     BadBlockLog, DevFlags, Features, Level, MinorVersion, Role, Timestamp, format_uuid,

@@ -451,7 +451,8 @@ impl Owner {
         if !self.walker.is_idle() {
             return;
         }
-        if self.life() == Life::Running && self.writable.count_ones() < 2 {
+        // Nothing will be found any more: the driver need not ask again.
+        if self.life() == Life::Running && (self.failed || self.writable.count_ones() < 2) {
             self.walker.cursor = None;
         }
         if std::mem::take(&mut self.walker.active) {

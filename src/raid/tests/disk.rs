@@ -1,7 +1,8 @@
 //! A member: a medium, a volatile cache over it, and what can go wrong with both.
 //!
 //! Of a data block only its stamp is kept (0: zeroes); requests carry it at both ends of the
-//! block together with the block's place. Metadata are kept byte for byte.
+//! block together with the block's place. Metadata are kept byte for byte. The device of an
+//! external bitmap is one without data.
 //!
 //! What is assumed of a device, as md does: a logical block of data is written whole or not at
 //! all. Of metadata only 512-byte sectors are: a 4096-byte block with a superblock or bitmap
@@ -84,6 +85,8 @@ pub(super) struct Disk {
     block: usize,
     data_lba: usize,
     places: Places,
+    /// Where the bitmap begins.
+    bitmap_byte: usize,
     pub(super) live_meta: Vec<u8>,
     pub(super) durable_meta: Vec<u8>,
     pub(super) live: Vec<u64>,
@@ -110,6 +113,7 @@ impl Disk {
             places,
             block,
             data_lba,
+            bitmap_byte: BITMAP_BYTE,
             durable_meta: meta.clone(),
             live_meta: meta,
             durable: data.clone(),
@@ -118,6 +122,16 @@ impl Disk {
             cached: Vec::new(),
             dead: false,
         }
+    }
+
+    /// A device that holds a bitmap from its first byte on, and no data.
+    pub(super) fn external(block: usize, meta: Vec<u8>) -> Self {
+        let data_lba = META_BYTES / block;
+        Self { bitmap_byte: 0, ..Self::new(block, data_lba, meta, Places::default(), || 0) }
+    }
+
+    pub(super) fn bitmap_byte(&self) -> usize {
+        self.bitmap_byte
     }
 
     fn meta_cells(&self) -> usize {
@@ -206,7 +220,7 @@ impl Disk {
             let all = rng.one_in(2);
             let first = sector * 512;
             for (offset, &byte) in (first..first + 512).zip(&data[first..]) {
-                let may_tear = at + offset >= STATES_BYTE && !whole;
+                let may_tear = at + offset >= self.bitmap_byte + md::BITMAP_HEAD_BYTES && !whole;
                 if if may_tear { rng.one_in(2) } else { all } {
                     self.live_meta[at + offset] = byte;
                     self.durable_meta[at + offset] = byte;
@@ -312,6 +326,6 @@ impl Disk {
 
     /// The byte of a chunk on the medium.
     pub(super) fn state_byte(&self, chunk: usize) -> u8 {
-        self.durable_meta[STATES_BYTE + chunk]
+        self.durable_meta[self.bitmap_byte + md::BITMAP_HEAD_BYTES + chunk]
     }
 }
