@@ -10,6 +10,7 @@ use crate::ab::{Comparison, NAMED, Reach};
 use crate::job::{Job, PerfError};
 use crate::pattern::Access;
 use crate::place::{Address, Place, parse_raid1};
+use crate::table;
 use crate::units::{parse_duration, parse_size};
 
 const ABOUT: &str = "Measures mdof: bdevs in this process, or any NVMe/TCP namespace";
@@ -41,6 +42,23 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Compare two variants in turns
     Ab(Box<AbArgs>),
+    /// 4 KiB random writes without, with a classic and with the lockless bitmap: a table
+    LlbitmapTable(Box<TableArgs>),
+    /// Whether the daemon's pass over a large bitmap holds up host writes
+    DaemonPass {
+        /// Size of the members
+        #[arg(long, value_name = "SIZE", default_value = "16t", value_parser = parse_size)]
+        size: u64,
+        /// Rounds, each with and without the daemon, from each of two cores
+        #[arg(long, value_name = "N", default_value_t = 5)]
+        rounds: u32,
+        /// How long writes count in each
+        #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse_duration)]
+        time: Duration,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// CPU time and memory of a target that nobody uses
     Idle {
         /// The target's program
@@ -248,6 +266,51 @@ impl RunArgs {
                  examples)"
                     .to_owned(),
             )),
+        }
+    }
+}
+
+/// The table of bitmaps.
+#[derive(Debug, Args)]
+pub(crate) struct TableArgs {
+    /// Folder for the files that are members; they are sparse and go with the measurement. On a
+    /// disk that others use, too, or that is slow to forget files, this takes long
+    #[arg(long, value_name = "DIR", default_value = "/dev/shm")]
+    dir: PathBuf,
+    /// Size of the members in memory, which take none
+    #[arg(long, value_name = "SIZE", default_value = "32g", value_parser = parse_size)]
+    memory_size: u64,
+    /// Size of the files
+    #[arg(long, value_name = "SIZE", default_value = "2g", value_parser = parse_size)]
+    file_size: u64,
+    /// Rounds, in each of which every cell has its turn [default: 5; with --quick: 3]
+    #[arg(long, value_name = "N")]
+    rounds: Option<u32>,
+    /// How long to measure a cell in a round [default: 3s; with --quick: 500ms]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    time: Option<Duration>,
+    /// Requests in flight; at 32 the members of memory are what keeps a core waiting
+    #[arg(long, visible_alias = "iodepth", value_name = "N", default_value_t = 128)]
+    qd: u16,
+    /// A first impression in a minute
+    #[arg(long)]
+    quick: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl TableArgs {
+    /// What to measure.
+    pub(crate) fn options(&self) -> table::Options {
+        let (rounds, time_ms) = if self.quick { (3, 500) } else { (5, 3000) };
+        table::Options {
+            dir: self.dir.clone(),
+            memory_size_bytes: self.memory_size,
+            file_size_bytes: self.file_size,
+            rounds: self.rounds.unwrap_or(rounds),
+            time: self.time.unwrap_or(Duration::from_millis(time_ms)),
+            queue_depth: self.qd,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A job on bdevs of this process: the engine without network.
 
-mod setup;
+pub(crate) mod setup;
 mod workload;
 
 use std::path::Path;
@@ -88,7 +88,8 @@ impl Host {
         }
     }
 
-    fn engine(&mut self) -> &mut EngineHandle {
+    /// The engine, to build in it what has no text.
+    pub(crate) fn engine(&mut self) -> &mut EngineHandle {
         match &mut self.home {
             Home::Bare(engine) => engine,
             Home::Target(target) => target.engine(),
@@ -115,13 +116,17 @@ impl Host {
         if !self.arrays.contains(&bdev) {
             return Ok(());
         }
-        let chunk_size_bytes = self.status(bdev)?.chunk_size_bytes;
-        if chunk_size_bytes == 0 {
-            return Ok(());
+        match self.status(bdev)?.chunk_size_bytes {
+            0 => Ok(()),
+            chunk_size_bytes => self.dirty_every(bdev, chunk_size_bytes),
         }
+    }
+
+    /// Writes once every so many bytes to an array, and checks that this has made all Dirty.
+    pub(crate) fn dirty_every(&mut self, bdev: BdevId, stride_bytes: u64) -> Result<(), PerfError> {
         let geometry = self.engine().geometry(bdev).expect("it was built here");
         let (blocks, block_size_bytes) = (geometry.blocks, geometry.block_size_bytes);
-        let stride = chunk_size_bytes / u64::from(block_size_bytes);
+        let stride = stride_bytes / u64::from(block_size_bytes);
         let fill = Fill::new(bdev, block_size_bytes, blocks, stride, FILL_DEPTH);
         for result in self.engine().run_workloads(vec![(0, Box::new(fill))]) {
             let FillResult(result) = *result.downcast().expect("what Fill gives back");
@@ -139,7 +144,8 @@ impl Host {
         Ok(())
     }
 
-    fn status(&mut self, array: BdevId) -> Result<ArrayStatus, PerfError> {
+    /// How an array is now.
+    pub(crate) fn status(&mut self, array: BdevId) -> Result<ArrayStatus, PerfError> {
         self.engine()
             .array_status(array)
             .map_err(|status| PerfError(format!("the array does not say how it is: {status:?}")))
@@ -164,6 +170,22 @@ impl Host {
             result
         });
         results.collect()
+    }
+
+    /// Runs a program on one core and gives back what it found.
+    pub(crate) fn run_program<R: 'static>(&mut self, core: usize, program: Box<dyn Workload>) -> R {
+        let result = self.engine().run_workloads(vec![(core, program)]).pop();
+        *result.expect("it was one").downcast().expect("what the program gives back")
+    }
+
+    /// Takes away an array that was added by hand, and its members with what lies below them, if
+    /// they are named in that order.
+    pub(crate) fn remove(&mut self, array: BdevId, below: &[BdevId]) -> Result<(), PerfError> {
+        self.engine().stop_array(array).map_err(|status| {
+            PerfError(format!("the measured array could not be stopped: {status:?}"))
+        })?;
+        below.iter().for_each(|bdev| self.engine().remove_bdev(*bdev));
+        Ok(())
     }
 
     /// Stops the arrays and the engine.
@@ -282,6 +304,24 @@ mod tests {
         std::fs::remove_dir_all(&dir).unwrap();
         assert!(missing.contains("nope"), "{missing}");
         assert!(tallies[0].ios(Direction::Write) > 0);
+    }
+
+    /// An array's place in the engine's table is given to the next one, while its timers run on.
+    #[test]
+    fn a_timer_of_an_array_that_is_gone_meets_no_other() {
+        let job = Job { time: Duration::from_millis(1300), ..job(Access::RandWrite) };
+        let mut host = Host::start(&[], &job).unwrap();
+        let leaf = crate::place::Leaf::Null { size_bytes: 64 << 20 };
+        let members = ["a", "b"].map(|name| setup::add_leaf(host.engine(), name, &leaf).unwrap());
+        let mut plan = setup::ArrayPlan { daemon_sleep_s: 1, ..setup::ArrayPlan::new(true) };
+        let gone = setup::add_array(host.engine(), "gone", &members, &plan).unwrap();
+        host.remove(gone, &[]).unwrap();
+        plan.bitmap = false;
+        let next = setup::add_array(host.engine(), "next", &members, &plan).unwrap();
+        assert_eq!(gone, next);
+        assert!(host.run(next, &job).unwrap()[0].ios(Direction::Write) > 0);
+        host.remove(next, &[]).unwrap();
+        host.stop().unwrap();
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //! - `pattern` and `random`: which request comes next. `load`: one stream of them, its depth, its
 //!   times. `stats`: what they come to. `report`: how it is shown.
 //! - `nvme` and `inproc` carry loads to a namespace and to a bdev. `ab` lets two places take turns.
-//! - `target_process` runs the target's program.
+//! - `target_process` runs the target's program. `table` compares bitmaps, `daemon_pass` looks
+//!   at one part of the lockless one.
 
 mod ab;
 #[cfg(test)]
@@ -14,6 +15,7 @@ mod ab;
 mod allocations;
 mod cli;
 mod cpu;
+mod daemon_pass;
 mod inproc;
 mod job;
 mod load;
@@ -23,6 +25,7 @@ mod place;
 mod random;
 mod report;
 mod stats;
+mod table;
 mod target_process;
 mod units;
 
@@ -43,6 +46,12 @@ fn main() -> ExitCode {
     let result = match cli.command {
         None => run(&cli.run),
         Some(Command::Ab(args)) => compare(&args),
+        Some(Command::LlbitmapTable(args)) => table::run(&args.options())
+            .and_then(|table| show(&table, args.json, || table.as_text())),
+        Some(Command::DaemonPass { size: member_size_bytes, rounds, time, json }) => {
+            daemon_pass::run(&daemon_pass::Options { member_size_bytes, rounds, time })
+                .and_then(|report| show(&report, json, || report.as_text()))
+        }
         Some(Command::Idle { mdof, time, json }) => target_process::measure_idle(&mdof, time)
             .and_then(|idleness| show(&idleness, json, || idleness.as_text())),
         Some(Command::Ready { mdof, rounds, json }) => target_process::measure_ready(&mdof, rounds)

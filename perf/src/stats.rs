@@ -9,7 +9,8 @@ use crate::pattern::Direction;
 const LATENCY_NS_MAX: u64 = 60_000_000_000;
 const DIGITS: u8 = 3;
 
-fn histogram() -> Histogram<u64> {
+/// An empty histogram of latencies in nanoseconds.
+pub(crate) fn latencies() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_NS_MAX, DIGITS).expect("the bounds are constants")
 }
 
@@ -30,8 +31,8 @@ impl Tally {
         Self {
             reads: 0,
             writes: 0,
-            read_latency: histogram(),
-            write_latency: histogram(),
+            read_latency: latencies(),
+            write_latency: latencies(),
             measured_ns: 0,
             cpu_ns: None,
         }
@@ -172,7 +173,7 @@ impl Outcome {
     /// are added.
     pub(crate) fn new(tallies: &[Tally], io_bytes: u32) -> Self {
         let side = |directions: &[Direction]| {
-            let mut sum = histogram();
+            let mut sum = latencies();
             let (mut ios, mut iops) = (0, 0.0);
             for tally in tallies {
                 for &direction in directions {

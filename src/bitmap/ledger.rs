@@ -114,12 +114,22 @@ impl Ledger {
         self.states[unit] = next;
     }
 
-    /// Takes the next unit to write; lazy ones only when nothing urgent is queued or in flight.
+    /// Takes the next unit to write that somebody waits for.
     pub fn begin(&mut self) -> Option<usize> {
-        if let Some(index) = self.urgent.pop_front() {
-            return Some(self.set_writing(index, UnitState::Queued));
-        }
-        if self.writing_count > 0 {
+        let index = self.urgent.pop_front()?;
+        Some(self.set_writing(index, UnitState::Queued))
+    }
+
+    /// Whether [`Self::begin_lazy`] may find a unit: lazy ones are written one at a time, and only
+    /// when nothing urgent is queued or in flight.
+    #[must_use]
+    pub fn may_begin_lazy(&self) -> bool {
+        self.is_quiet() && !self.lazy.is_empty()
+    }
+
+    /// Takes the next unit that nobody waits for.
+    pub fn begin_lazy(&mut self) -> Option<usize> {
+        if !self.is_quiet() {
             return None;
         }
         while let Some(index) = self.lazy.pop_front() {
@@ -220,11 +230,15 @@ mod tests {
         ledger.mark(3, Urgency::Lazy);
         ledger.mark(3, Urgency::Now);
         assert_eq!(ledger.begin(), Some(3));
-        assert_eq!(ledger.begin(), None, "lazy writes do not compete");
+        assert!(!ledger.may_begin_lazy());
+        assert_eq!(ledger.begin_lazy(), None, "lazy writes do not compete");
         ledger.end(3);
-        assert_eq!(ledger.begin(), Some(2));
+        assert_eq!(ledger.begin(), None, "nobody waits for it");
+        assert!(ledger.may_begin_lazy());
+        assert_eq!(ledger.begin_lazy(), Some(2));
+        assert_eq!(ledger.begin_lazy(), None, "one at a time");
         ledger.end(2);
         assert!(ledger.is_settled());
-        assert_eq!(ledger.begin(), None);
+        assert_eq!((ledger.begin(), ledger.begin_lazy()), (None, None));
     }
 }

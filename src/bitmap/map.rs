@@ -7,7 +7,7 @@
 //! checks all of it.
 
 use super::state::{ALL_STATES, ChunkState, STATES};
-use crate::reactor::sync::{AtomicU8, Ordering};
+use crate::reactor::sync::{AtomicU8, Ordering, UnorderedU64};
 
 /// Flag: the owner wants to know whether anyone writes to this (Dirty, durable) chunk.
 pub const AGING: u8 = 0x80;
@@ -25,6 +25,35 @@ pub type Advise<'a> = &'a dyn Fn(*const u8, usize);
 #[derive(Debug)]
 pub struct ChunkMap {
     bytes: Box<[AtomicU8]>,
+    /// In a place of its own: every core reads where the bytes are at each write.
+    counts: Box<Counts>,
+}
+
+/// Chunks in each state. The owner alone writes it; kept with every change, because a look at all
+/// chunks of a large array would hold up the owner's core for milliseconds.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Counts([UnorderedU64; STATES]);
+
+impl Counts {
+    fn of(bytes: &[AtomicU8]) -> Self {
+        let counts = Self::default();
+        for byte in bytes {
+            counts.add(byte.load(Ordering::Relaxed), 1);
+        }
+        counts
+    }
+
+    fn add(&self, byte: u8, n: u64) {
+        let count = &self.0[usize::from(byte & !FLAGS)];
+        count.store(count.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// A chunk has gone from one byte to another.
+    fn moved(&self, from: u8, to: u8) {
+        self.add(from, u64::MAX);
+        self.add(to, 1);
+    }
 }
 
 /// Whether a data write may be issued under this byte: the states that resync visits after a
@@ -47,7 +76,7 @@ impl ChunkMap {
         let mut bytes: Vec<AtomicU8> = Vec::with_capacity(states.len());
         advise(bytes.as_ptr().cast(), bytes.capacity());
         bytes.extend(states.map(|state| AtomicU8::new(state as u8)));
-        Self { bytes: bytes.into_boxed_slice() }
+        Self { counts: Box::new(Counts::of(&bytes)), bytes: bytes.into_boxed_slice() }
     }
 
     /// Number of chunks.
@@ -124,28 +153,35 @@ impl ChunkMap {
 
     /// Owner: gives the chunk a new state that must become durable before it counts.
     pub fn change(&self, chunk: usize, state: ChunkState) {
-        self.bytes[chunk].store(state as u8 | CHANGED, Ordering::Relaxed);
+        let byte = &self.bytes[chunk];
+        self.counts.moved(byte.load(Ordering::Relaxed), state as u8);
+        byte.store(state as u8 | CHANGED, Ordering::Relaxed);
     }
 
     /// Owner: gives the chunk a new state where the one on disk is at least as cautious, so that
     /// nobody needs to wait (NeedSync to Syncing, Syncing to Dirty). A pending change stays
     /// pending.
     pub fn change_quietly(&self, chunk: usize, state: ChunkState) {
-        let pending = self.bytes[chunk].load(Ordering::Relaxed) & (CHANGED | IN_FLIGHT);
-        self.bytes[chunk].store(state as u8 | pending, Ordering::Release);
+        let byte = self.bytes[chunk].load(Ordering::Relaxed);
+        self.counts.moved(byte, state as u8);
+        self.bytes[chunk].store(state as u8 | byte & (CHANGED | IN_FLIGHT), Ordering::Release);
     }
 
     /// Owner: copies the states of `chunks` into `out` as they belong on disk and notes that a
-    /// write which carries them is in flight.
-    pub fn snapshot(&self, chunks: std::ops::Range<usize>, out: &mut [u8]) {
+    /// write which carries them is in flight. Whether it carries a change, which [`Self::open`] is
+    /// to open.
+    pub fn snapshot(&self, chunks: std::ops::Range<usize>, out: &mut [u8]) -> bool {
         assert_eq!(chunks.len(), out.len());
+        let mut changed = false;
         for (byte, out) in self.bytes[chunks].iter().zip(out) {
             let value = byte.load(Ordering::Relaxed);
             *out = value & !FLAGS;
             if value & CHANGED != 0 {
                 byte.store(value & !FLAGS | IN_FLIGHT, Ordering::Relaxed);
+                changed = true;
             }
         }
+        changed
     }
 
     /// Owner: the write with the snapshot of `chunks` is durable on every in-sync member. Opens
@@ -176,25 +212,22 @@ impl ChunkMap {
     /// Owner: makes the chunk Clean if nobody has written to it since [`Self::age`]. To be called
     /// only after every core has passed a quiescent point.
     pub fn clear_if_aging(&self, chunk: usize) -> bool {
+        const AGED: u8 = ChunkState::Dirty as u8 | AGING;
+        const CLEAN: u8 = ChunkState::Clean as u8;
+        let byte = &self.bytes[chunk];
         // AcqRel: pairs with `keep_dirty`; a byte that is open again stays Dirty.
-        self.bytes[chunk]
-            .compare_exchange(
-                ChunkState::Dirty as u8 | AGING,
-                ChunkState::Clean as u8,
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            )
-            .is_ok()
+        let cleared = byte.load(Ordering::Relaxed) == AGED
+            && byte.compare_exchange(AGED, CLEAN, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if cleared {
+            self.counts.moved(AGED, CLEAN);
+        }
+        cleared
     }
 
     /// Chunks in each state, in order of the state's value.
     #[must_use]
     pub fn histogram(&self) -> [u64; STATES] {
-        let mut counts = [0; STATES];
-        for byte in &self.bytes {
-            counts[usize::from(byte.load(Ordering::Relaxed) & !FLAGS)] += 1;
-        }
-        counts
+        std::array::from_fn(|state| self.counts.0[state].load(Ordering::Relaxed))
     }
 
     /// First chunk at or after `from` that is in `state`.
@@ -242,6 +275,30 @@ mod tests {
         assert!(map.clear_if_aging(1));
         assert!(!map.enter(1), "a cleared chunk needs a new flush");
         assert_eq!(map.histogram()[..4], [0, 1, 1, 1]);
+    }
+
+    #[test]
+    fn the_histogram_is_what_a_look_at_every_byte_finds() {
+        let map = map(&[ChunkState::Unwritten; 40]);
+        let mut disk = [0; 40];
+        let mut random = 1_u64;
+        for _ in 0..10_000 {
+            random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            let chunk = usize::try_from((random >> 33) % 40).unwrap();
+            let state = ALL_STATES[usize::try_from((random >> 45) % 8).unwrap()];
+            match (random >> 50) % 7 {
+                0 => map.change(chunk, state),
+                1 => map.change_quietly(chunk, state),
+                2 => drop(map.snapshot(0..40, &mut disk)),
+                3 => map.open(0..40),
+                4 => drop(map.age(chunk)),
+                5 => drop(map.clear_if_aging(chunk)),
+                _ => drop(map.enter(chunk)),
+            }
+            let mut found = [0; STATES];
+            (0..40).for_each(|chunk| found[map.state(chunk) as usize] += 1);
+            assert_eq!(map.histogram(), found);
+        }
     }
 
     #[test]

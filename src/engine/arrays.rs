@@ -19,11 +19,13 @@ fn wall_clock_s() -> u64 {
 impl Shard {
     /// Opens an array's channel on this core.
     pub(super) fn open_array(&mut self, bdev: BdevId, config: &ArrayConfig, shared: Arc<Shared>) {
+        self.arrays_opened = self.arrays_opened.wrapping_add(1);
         let array = Array {
             name: config.name.clone().into_boxed_str(),
             channel: Channel::new(shared, config.in_sync()),
             owner: None,
             owner_core: config.owner_core,
+            generation: self.arrays_opened,
         };
         self.channels.open(bdev, Slot::Array(Box::new(array)));
     }
@@ -123,13 +125,19 @@ impl Shard {
         assert!(there, "an owner outlived its channel");
     }
 
-    /// A timer of an array's owner has run out; the array may be gone.
+    /// A timer of an array's owner has run out; the array may be gone, and another one be where
+    /// it was.
     pub(super) fn array_timer(&mut self, core: &mut ShardCore, tag: TimerTag) {
-        let timer = match tag.op {
+        let bdev = BdevId(tag.object);
+        let meant = |array: &mut Array| array.generation << 1 == tag.op & !1;
+        if !self.channels.array(bdev).is_some_and(meant) {
+            return;
+        }
+        let timer = match tag.op & 1 {
             0 => ArrayTimer::DaemonSleep,
             _ => ArrayTimer::BarrierIdle,
         };
-        self.on_owner(core, BdevId(tag.object), |owner, out| owner.timer(timer, out));
+        self.on_owner(core, bdev, |owner, out| owner.timer(timer, out));
     }
 
     /// Delivers what the array's machines want delivered.
@@ -150,7 +158,8 @@ impl Shard {
                     }
                 }
                 Mail::Arm(timer, after_ms) => {
-                    let op = u32::from(timer == ArrayTimer::BarrierIdle);
+                    let array = self.channels.array(bdev).expect("it has just acted");
+                    let op = array.generation << 1 | u32::from(timer == ArrayTimer::BarrierIdle);
                     let tag = TimerTag { kind: KIND_ARRAY, object: bdev.0, op };
                     core.io.timers.arm(core.io.now_ms() + after_ms, tag);
                 }

@@ -12,6 +12,8 @@ pub(super) struct Array {
     /// Here only if this core owns the array.
     pub(super) owner: Option<Box<raid::Owner>>,
     pub(super) owner_core: u16,
+    /// Tells its timers from those of an array that had its place in the table before.
+    pub(super) generation: u32,
 }
 
 /// One entry of the table.

@@ -46,6 +46,8 @@ pub(super) struct Shard {
     own_messages: VecDeque<Message>,
     /// Arrays whose owner has more to do without an event.
     busy_arrays: Vec<BdevId>,
+    /// Arrays opened on this core so far.
+    pub(super) arrays_opened: u32,
     pub(super) connections: Connections,
     pub(super) listeners: Listeners,
     pub(super) table: Arc<SubsystemTable>,
@@ -60,6 +62,7 @@ impl Shard {
             mail: VecDeque::with_capacity(QUEUE_CAPACITY),
             own_messages: VecDeque::with_capacity(QUEUE_CAPACITY),
             busy_arrays: Vec::with_capacity(8),
+            arrays_opened: 0,
             connections: Connections::new(),
             listeners: Listeners::default(),
             table: Arc::new(SubsystemTable::new()),

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::channel_op::{Op, OpState};
+use super::channel_op::{Op, OpSet, OpState};
 use super::channel_split::{PIECE, PIECES_MAX, SPLITS_MAX, Split};
 use super::message::{BlockRange, Mail, Out, SlotMask, ToChannel, ToOwner};
 use super::{CHANNEL_OPS_MAX, MemberPlace, MemberSlot, Shared, bit};
@@ -64,6 +64,10 @@ pub struct Channel {
     pub(super) kept: SlotMask,
     locks: [Option<Lock>; LOCKS],
     lock_count: u32,
+    /// Writes counted as in flight.
+    in_flight_writes: OpSet,
+    /// Writes that a lock keeps back.
+    pub(super) lock_waiters: OpSet,
     /// Writes in flight, by the parity of the quiesce round in which they began.
     counted: [u32; 2],
     parity: u8,
@@ -103,6 +107,8 @@ impl Channel {
             kept: 0,
             locks: [None; LOCKS],
             lock_count: 0,
+            in_flight_writes: OpSet::default(),
+            lock_waiters: OpSet::default(),
             counted: [0; 2],
             parity: 0,
             quiesce: None,
@@ -299,9 +305,8 @@ impl Channel {
     /// What `op` has sent to members has ended: it holds up nobody any more.
     pub(super) fn end_write(&mut self, op: u32, out: &mut Out<'_>) {
         let this = &mut self.ops[op as usize];
-        let counted = std::mem::take(&mut this.counted);
         let (parity, holds_up) = (this.parity, std::mem::take(&mut this.holds_up));
-        if counted {
+        if self.in_flight_writes.remove(op) {
             self.uncount(parity, out);
         }
         if holds_up != 0 {
@@ -319,9 +324,8 @@ impl Channel {
 
     /// Counts a write as in flight; from here to its end no quiesce round can pass it.
     pub(super) fn count(&mut self, op: u32) {
-        let this = &mut self.ops[op as usize];
-        this.counted = true;
-        this.parity = self.parity;
+        self.ops[op as usize].parity = self.parity;
+        self.in_flight_writes.insert(op);
         self.counted[usize::from(self.parity)] += 1;
     }
 
@@ -358,8 +362,9 @@ impl Channel {
 
     fn lock(&mut self, window: u8, range: BlockRange, out: &mut Out<'_>) {
         let mut waits_for = 0;
-        for op in &mut self.ops {
-            if op.counted && range.overlaps(&op.range) && !mutant!(LockIgnoresInFlight) {
+        for op in self.in_flight_writes.iter() {
+            let op = &mut self.ops[op as usize];
+            if range.overlaps(&op.range) && !mutant!(LockIgnoresInFlight) {
                 op.holds_up |= 1 << window;
                 waits_for += 1;
             }
@@ -390,11 +395,10 @@ impl Channel {
         let lock = self.locks[usize::from(window)].take().expect("only held windows are freed");
         assert_eq!(lock.waits_for, 0);
         self.lock_count -= 1;
-        for op in 0..u32::try_from(self.ops.len()).expect("a small constant") {
-            if self.ops[op as usize].state() == OpState::LockWait {
-                self.ops[op as usize].set_state(OpState::Ready);
-                self.start_write(op, out);
-            }
+        // Those that meet another lock wait again.
+        for op in std::mem::take(&mut self.lock_waiters).iter() {
+            self.ops[op as usize].set_state(OpState::Ready);
+            self.start_write(op, out);
         }
     }
 

@@ -1,5 +1,6 @@
 //! A host request inside a channel: its states, and what it has to remember.
 
+use super::CHANNEL_OPS_MAX;
 use super::message::{BlockRange, SlotMask};
 use crate::bdev::{BdevIo, IoStatus};
 
@@ -85,8 +86,6 @@ pub(super) struct Op {
     pub(super) holds_up: u8,
     /// Which quiesce round's count holds this write; meaningful while it is counted.
     pub(super) parity: u8,
-    /// The write is counted as in flight.
-    pub(super) counted: bool,
 }
 
 impl Op {
@@ -105,7 +104,6 @@ impl Op {
             zero_chunks: 0,
             holds_up: 0,
             parity: 0,
-            counted: false,
         }
     }
 
@@ -118,7 +116,7 @@ impl Op {
         self.io = Some(io);
         self.forget_answers();
         self.zero_chunks = 0;
-        assert_eq!((self.pending, self.holds_up, self.counted), (0, 0, false));
+        assert_eq!((self.pending, self.holds_up), (0, 0));
     }
 
     /// No member has answered yet.
@@ -153,5 +151,67 @@ impl Op {
         } else if self.failure.is_ok() {
             self.failure = status;
         }
+    }
+}
+
+const WORD_BITS: usize = u64::BITS as usize;
+const WORDS: usize = CHANNEL_OPS_MAX / WORD_BITS;
+
+const _: () = assert!(WORDS * WORD_BITS == CHANNEL_OPS_MAX);
+
+/// Some of a channel's operations, a bit each: a few instructions to come and to go, and who looks
+/// for its members meets no others.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct OpSet([u64; WORDS]);
+
+impl OpSet {
+    /// Takes up `op`, which is not in it.
+    #[inline]
+    pub(super) fn insert(&mut self, op: u32) {
+        let (word, bit) = Self::place(op);
+        debug_assert!(self.0[word] & bit == 0, "an operation is in a set once");
+        self.0[word] |= bit;
+    }
+
+    /// Lets go of `op`; whether it was there.
+    #[inline]
+    pub(super) fn remove(&mut self, op: u32) -> bool {
+        let (word, bit) = Self::place(op);
+        let was_there = self.0[word] & bit != 0;
+        self.0[word] &= !bit;
+        was_there
+    }
+
+    fn place(op: u32) -> (usize, u64) {
+        let op = op as usize;
+        (op / WORD_BITS % WORDS, 1 << (op % WORD_BITS))
+    }
+
+    /// Its members, ascending.
+    pub(super) fn iter(self) -> impl Iterator<Item = u32> {
+        (0u32..).step_by(WORD_BITS).zip(self.0).flat_map(|(first, word)| {
+            let mut rest = word;
+            std::iter::from_fn(move || {
+                let bit = (rest != 0).then(|| rest.trailing_zeros())?;
+                rest &= rest - 1;
+                Some(first + bit)
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_holds_what_came_and_did_not_go() {
+        let mut set = OpSet::default();
+        let last = u32::try_from(CHANNEL_OPS_MAX - 1).unwrap();
+        for op in [last, 64, 0, 63, 7] {
+            set.insert(op);
+        }
+        assert!(set.remove(7) && !set.remove(7) && !set.remove(8));
+        assert_eq!(set.iter().collect::<Vec<_>>(), [0, 63, 64, last]);
     }
 }

@@ -18,6 +18,7 @@ impl Channel {
             return self.finish(op, IoStatus::MediaError, out);
         }
         if self.is_locked(&range) {
+            self.lock_waiters.insert(op);
             return self.ops[op as usize].set_state(OpState::LockWait);
         }
         if let Some(map) = &self.shared.map {

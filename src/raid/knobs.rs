@@ -103,7 +103,7 @@ impl Owner {
             bitmap.set_infection(policy);
         }
         bitmap.keep_settings(settings(self.daemon.idle_s(), bitmap.infection()));
-        self.poll(out);
+        self.go_on(out);
         Ok(())
     }
 }

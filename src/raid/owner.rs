@@ -3,8 +3,8 @@
 //! The parts are in files of their own: [`super::owner_bitmap`] opens chunks and writes units,
 //! [`super::owner_members`] records failures, [`super::owner_daemon`] makes idle chunks Clean,
 //! [`super::owner_resync`] copies chunks in doubt, [`super::owner_discard`] makes chunks Unwritten.
-//! After every event [`Owner::poll`] moves each
-//! part as far as it can go; the driver also calls it once a turn while [`Owner::is_busy`].
+//! After every event each part goes as far as it can; the driver also calls [`Owner::poll`] once a
+//! turn while [`Owner::is_busy`], and only then the daemon goes a step.
 
 use std::sync::Arc;
 
@@ -169,7 +169,7 @@ impl Owner {
     pub fn start(&mut self, out: &mut Out<'_>) {
         assert_eq!(self.life, Life::Starting);
         self.want_recorded();
-        self.poll(out);
+        self.go_on(out);
     }
 
     /// Begins to stop: [`Mail::Stopped`] follows when nothing of the array is in flight.
@@ -195,7 +195,7 @@ impl Owner {
             ToOwner::Locked(window) => self.window_locked(window),
             ToOwner::Closed => self.closed_count += 1,
         }
-        self.poll(out);
+        self.go_on(out);
     }
 
     /// A member has answered a request of the owner.
@@ -208,7 +208,7 @@ impl Owner {
             OwnerOp::Flush => self.flush_answered(tag.part, status, out),
             OwnerOp::Free => self.free_answered(out),
         }
-        self.poll(out);
+        self.go_on(out);
     }
 
     /// A timer armed by [`Mail::Arm`] has run out.
@@ -217,15 +217,26 @@ impl Owner {
             ArrayTimer::DaemonSleep => self.daemon_wakes(out),
             ArrayTimer::BarrierIdle => self.daemon_rested(out),
         }
-        self.poll(out);
+        self.go_on(out);
     }
 
-    /// Moves every part as far as it can go without another event. Bounded work.
+    /// A turn of the core: the next step of what nobody waits for, and only one, so that a host
+    /// request of this core is not held up by it for longer than a microsecond or two.
     pub fn poll(&mut self, out: &mut Out<'_>) {
+        if self.daemon.is_walking() {
+            self.poll_daemon(out);
+        } else {
+            self.write_back(out);
+        }
+        self.go_on(out);
+    }
+
+    /// Moves every part that somebody waits for as far as it can go without another event.
+    /// Bounded work.
+    pub(super) fn go_on(&mut self, out: &mut Out<'_>) {
         self.poll_bitmap(out);
         self.poll_recorder(out);
         self.poll_zeroing(out);
-        self.poll_daemon(out);
         self.poll_resync(out);
         self.poll_discard(out);
         self.poll_life(out);
@@ -235,6 +246,8 @@ impl Owner {
     #[must_use]
     pub fn is_busy(&self) -> bool {
         self.daemon.is_walking()
+            || self.may_write_back()
+            || self.is_settling()
             || self.walker.is_searching()
             || self.walker.wants_buffer()
             || self.discarder.is_searching()
@@ -281,10 +294,11 @@ impl Owner {
             }
             Life::Settling => {
                 self.settle_bitmap(out);
-                if self.bitmap.as_ref().is_none_or(BitmapKeeper::is_settled) || self.failed {
+                let is_settled = self.bitmap.as_ref().is_none_or(BitmapKeeper::is_settled);
+                if is_settled && !self.is_settling() || self.failed {
                     self.set_life(Life::Sealing);
                     self.want_superblock();
-                    self.poll(out);
+                    self.go_on(out);
                 }
             }
             Life::Sealing

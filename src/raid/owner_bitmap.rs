@@ -18,6 +18,9 @@ use crate::reactor::buf::{BufPool, IoBuf};
 /// Bitmap units that may be written at a time.
 const FLUSH_SLOTS: usize = 8;
 
+/// Chunks brought to rest in one step on the way to a stop.
+const SETTLED_PER_STEP: usize = 4096;
+
 /// Largest unit: one logical block of 4096 bytes.
 const UNIT_SIZE_BYTES_MAX: usize = 4096;
 
@@ -35,6 +38,8 @@ struct Flush {
     failed: SlotMask,
     /// Event count in the header, if the unit holds it.
     events: u64,
+    /// The unit carries changes that the end of the write opens.
+    opens: bool,
 }
 
 /// A writer's question that is not answered yet.
@@ -75,7 +80,8 @@ pub(super) struct BitmapKeeper {
     /// Event count of the header that is durable.
     events_durable: u64,
     writes: u64,
-    settled_once: bool,
+    /// First chunk that has not been brought to rest on the way to a stop.
+    settle_next: usize,
 }
 
 impl BitmapKeeper {
@@ -95,7 +101,16 @@ impl BitmapKeeper {
         let flushes = (0..FLUSH_SLOTS)
             .map(|_| {
                 let buf = pool.get(unit_size_bytes)?;
-                Some(Flush { buf, busy: false, unit: 0, pending: 0, ok: 0, failed: 0, events: 0 })
+                Some(Flush {
+                    buf,
+                    busy: false,
+                    unit: 0,
+                    pending: 0,
+                    ok: 0,
+                    failed: 0,
+                    events: 0,
+                    opens: false,
+                })
             })
             .collect::<Option<_>>()?;
         Some(Self {
@@ -111,7 +126,7 @@ impl BitmapKeeper {
             free_waiters: Vec::with_capacity(waiters_max),
             events_durable: 0,
             writes: 0,
-            settled_once: false,
+            settle_next: 0,
         })
     }
 
@@ -416,14 +431,37 @@ impl Owner {
         self.walker.look_again();
     }
 
-    /// Submits as many unit writes as there are slots.
+    /// Whether a turn may begin to write a unit back that nobody waits for. Not while the daemon
+    /// clears chunks: it may still clear more of the unit.
+    pub(super) fn may_write_back(&self) -> bool {
+        !self.failed
+            && !self.daemon.is_walking()
+            && self.bitmap.as_ref().is_some_and(|bitmap| bitmap.ledger.may_begin_lazy())
+    }
+
+    /// Begins to write back one unit that nobody waits for.
+    pub(super) fn write_back(&mut self, out: &mut Out<'_>) {
+        if self.may_write_back()
+            && let Some(unit) = self.keeper().ledger.begin_lazy()
+        {
+            let index = self.keeper().flushes.iter().position(|flush| !flush.busy);
+            self.begin_flush(index.expect("no write is in flight"), unit, out);
+        }
+    }
+
+    /// Submits as many unit writes as there are slots, of units that somebody waits for; of all
+    /// on the way to a stop.
     pub(super) fn poll_bitmap(&mut self, out: &mut Out<'_>) {
         if self.failed {
             return;
         }
         while let Some(bitmap) = &mut self.bitmap {
             let Some(index) = bitmap.flushes.iter().position(|flush| !flush.busy) else { return };
-            let Some(unit) = bitmap.ledger.begin() else { return };
+            let unit = bitmap.ledger.begin().or_else(|| match self.life() {
+                Life::Settling | Life::Sealing => self.keeper().ledger.begin_lazy(),
+                _ => None,
+            });
+            let Some(unit) = unit else { return };
             self.begin_flush(index, unit, out);
         }
     }
@@ -450,7 +488,8 @@ impl Owner {
             }
         }
         let chunks = bitmap.ledger.chunks_of(unit);
-        map.snapshot(chunks.clone(), &mut bytes[header_bytes..header_bytes + chunks.len()]);
+        let states = &mut bytes[header_bytes..header_bytes + chunks.len()];
+        flush.opens = map.snapshot(chunks, states);
         flush.busy = true;
         flush.unit = unit;
         flush.pending = copies;
@@ -499,7 +538,7 @@ impl Owner {
             return;
         }
         flush.busy = false;
-        let (unit, ok, failed, events) = (flush.unit, flush.ok, flush.failed, flush.events);
+        let Flush { unit, ok, failed, events, opens, .. } = *flush;
         let in_sync = self.in_sync;
         if ok & self.keeper().copies(in_sync) == 0 || !self.may_fail_all(failed) {
             return self.fail_array(out);
@@ -512,9 +551,18 @@ impl Owner {
         if unit == 0 {
             bitmap.events_durable = events;
         }
-        let chunks = bitmap.ledger.chunks_of(unit);
-        self.shared.map.as_ref().expect("a bitmap has a map").open(chunks);
+        // A unit that was written back only has nothing to open.
+        if opens {
+            let chunks = bitmap.ledger.chunks_of(unit);
+            self.shared.map.as_ref().expect("a bitmap has a map").open(chunks);
+        }
         self.advance_queue(Blocked::Unit(unit), out);
+    }
+
+    /// On the way to a stop, chunks are left to look at.
+    pub(super) fn is_settling(&self) -> bool {
+        let (Some(bitmap), Some(map)) = (&self.bitmap, &self.shared.map) else { return false };
+        self.life() == Life::Settling && !self.failed && bitmap.settle_next < map.len()
     }
 
     /// Stopping: no write is in flight and none will come, so what is Dirty is Clean if all
@@ -523,12 +571,15 @@ impl Owner {
         assert_eq!(self.life(), Life::Settling);
         let may_clean = self.may_settle_clean();
         let (Some(bitmap), Some(map)) = (&mut self.bitmap, &self.shared.map) else { return };
-        if !std::mem::replace(&mut bitmap.settled_once, true) && may_clean {
-            for chunk in 0..map.len() {
-                if map.state(chunk) == ChunkState::Dirty {
-                    map.change(chunk, ChunkState::Clean);
-                    bitmap.mark_now(chunk);
-                }
+        let end = match may_clean {
+            true => map.len().min(bitmap.settle_next + SETTLED_PER_STEP),
+            false => map.len(),
+        };
+        let chunks = std::mem::replace(&mut bitmap.settle_next, end)..end;
+        for chunk in chunks.filter(|_| may_clean) {
+            if map.state(chunk) == ChunkState::Dirty {
+                map.change(chunk, ChunkState::Clean);
+                bitmap.mark_now(chunk);
             }
         }
         self.poll_bitmap(out);

@@ -9,6 +9,8 @@
 pub mod model;
 
 pub use std::sync::Arc;
+/// For counts with one writer that order nothing (Relaxed only): the checker need not see them.
+pub use std::sync::atomic::AtomicU64 as UnorderedU64;
 pub use std::sync::atomic::Ordering;
 
 #[cfg(not(feature = "loom"))]

@@ -2,7 +2,8 @@
 //! without a bitmap and compare (`perf/gate-cost.sh` does).
 //!
 //! One channel, two members that answer at once; a request costs nothing but the array's own
-//! instructions and the two queues.
+//! instructions and the two queues. And what a channel does when resync takes and frees a window,
+//! with host writes in flight elsewhere: `gate-cost windows`.
 
 use std::collections::VecDeque;
 
@@ -10,7 +11,8 @@ use mdof::bdev::{BdevId, BdevIo, Completion, IoOp, IoQueue, IoStatus, Station, T
 use mdof::bitmap::ChunkState;
 use mdof::md;
 use mdof::raid::assembly::{ArrayOptions, CandidateBdev, from_creation};
-use mdof::raid::{ArrayConfig, BitmapConfig, Channel, Out, prepare};
+use mdof::raid::message::BlockRange;
+use mdof::raid::{ArrayConfig, BitmapConfig, Channel, Mail, Out, ToChannel, ToOwner, prepare};
 
 const MEMBERS: u16 = 2;
 const BLOCK_SIZE_BYTES: u32 = 4096;
@@ -50,32 +52,23 @@ fn config(with_bitmap: bool) -> ArrayConfig {
     config
 }
 
-fn main() {
-    let mut args = std::env::args().skip(1);
-    let usage = "usage: gate-cost lockless|none WRITES";
-    let with_bitmap = match args.next().as_deref() {
-        Some("lockless") => true,
-        Some("none") => false,
-        _ => panic!("{usage}"),
-    };
-    let writes: u64 = args.next().and_then(|text| text.parse().ok()).expect(usage);
-    let config = config(with_bitmap);
-    let shared = prepare(&config, BdevId(100)).expect("a plain array");
-    let blocks = shared.blocks;
-    let mut channel = Channel::new(shared, config.in_sync());
+/// Host writes in flight while windows are taken and freed.
+const DEPTH: u64 = 32;
+
+/// A host write of one block.
+fn write(lba: u64) -> BdevIo {
+    let tag = Tag { station: Station::App, part: 0, object: 0, op: 0 };
+    let completion = Completion::new(tag);
+    BdevIo { op: IoOp::Write, fua: false, lba, blocks: 1, buf: None, completion }
+}
+
+/// Host writes to open chunks, one after the other.
+fn write_all(channel: &mut Channel, writes: u64, blocks: u64) {
     let mut io = IoQueue::with_capacity(64);
     let mut mail = VecDeque::new();
     let mut ended = 0;
-    for write in 0..writes {
-        let tag = Tag { station: Station::App, part: 0, object: 0, op: 0 };
-        let request = BdevIo {
-            op: IoOp::Write,
-            fua: false,
-            lba: write.wrapping_mul(0x9e37_79b9_7f4a_7c15) % blocks,
-            blocks: 1,
-            buf: None,
-            completion: Completion::new(tag),
-        };
+    for number in 0..writes {
+        let request = write(number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % blocks);
         channel.submit(request, &mut Out { io: &mut io, mail: &mut mail, wall_clock_s: 0 });
         while let Some((_, request)) = io.next_submit() {
             request.complete(IoStatus::Ok, &mut io);
@@ -91,5 +84,48 @@ fn main() {
         }
     }
     assert!(ended == writes && mail.is_empty(), "every chunk is open and every write ends");
-    println!("{writes} writes, bitmap {}", if with_bitmap { "lockless" } else { "none" });
+}
+
+/// Windows taken and freed beside `DEPTH` writes in flight elsewhere.
+fn hold_windows(channel: &mut Channel, windows: u64) {
+    let mut io = IoQueue::with_capacity(128);
+    let mut mail = VecDeque::new();
+    for lba in 0..DEPTH {
+        channel.submit(write(lba), &mut Out { io: &mut io, mail: &mut mail, wall_clock_s: 0 });
+    }
+    let range = BlockRange { lba: 4 * DEPTH, blocks: 256 };
+    for _ in 0..windows {
+        let mut out = Out { io: &mut io, mail: &mut mail, wall_clock_s: 0 };
+        channel.handle(ToChannel::Lock(0, range), &mut out);
+        let answer = out.mail.pop_front();
+        assert_eq!(answer, Some(Mail::Owner(ToOwner::Locked(0))), "no write is in its way");
+        channel.handle(ToChannel::Unlock(0), &mut out);
+    }
+    while let Some((_, request)) = io.next_submit() {
+        request.complete(IoStatus::Ok, &mut io);
+    }
+    // An array never goes while members work on it.
+    while let Some((tag, status)) = io.next_done() {
+        if tag.station != Station::App {
+            let mut out = Out { io: &mut io, mail: &mut mail, wall_clock_s: 0 };
+            channel.member_done(tag.op, tag.part, status, &mut out);
+        }
+    }
+}
+
+fn main() {
+    let mut args = std::env::args().skip(1);
+    let usage = "usage: gate-cost lockless|none|windows COUNT";
+    let mode = args.next().expect(usage);
+    let count: u64 = args.next().and_then(|text| text.parse().ok()).expect(usage);
+    assert!(matches!(mode.as_str(), "lockless" | "none" | "windows"), "{usage}");
+    let config = config(mode != "none");
+    let shared = prepare(&config, BdevId(100)).expect("a plain array");
+    let blocks = shared.blocks;
+    let mut channel = Channel::new(shared, config.in_sync());
+    match mode.as_str() {
+        "windows" => hold_windows(&mut channel, count),
+        _ => write_all(&mut channel, count, blocks),
+    }
+    println!("{mode}: {count}");
 }

@@ -1,8 +1,13 @@
 //! Bdevs and arrays that live only as long as the measurement.
 
+use std::path::Path;
+
+use mdof::bdev::delay::{DelayDevice, LatenciesUs};
 use mdof::bdev::malloc::MallocDevice;
 use mdof::bdev::null::NullDevice;
-use mdof::bdev::{BdevId, Device};
+use mdof::bdev::uring::{UringDevice, UringOptions};
+use mdof::bdev::{BdevId, Device, DeviceError};
+use mdof::bitmap::Infection;
 use mdof::engine::EngineHandle;
 use mdof::md::{self, Creation, Features, NewArray, NewMember, Timestamp};
 use mdof::raid::BitmapConfig;
@@ -18,10 +23,16 @@ const BLOCK_SIZE_BYTES: u32 = 512;
 const DAEMON_SLEEP_S: u32 = 30;
 const BARRIER_IDLE_S: u32 = 5;
 /// Longer than any measurement.
-const DAEMON_SLEEP_S_STEADY: u32 = 7 * 24 * 3600;
+const DAEMON_SLEEP_S_STEADY: u32 = 24 * 3600;
+
+impl From<DeviceError> for PerfError {
+    fn from(error: DeviceError) -> Self {
+        Self(error.to_string())
+    }
+}
 
 /// Adds a bdev.
-pub(super) fn add_leaf(
+pub(crate) fn add_leaf(
     engine: &mut EngineHandle,
     name: &str,
     leaf: &Leaf,
@@ -38,12 +49,67 @@ pub(super) fn add_leaf(
             MallocDevice::new(name, uuid, BLOCK_SIZE_BYTES, blocks(size_bytes)).map(Device::Malloc)
         }
     };
-    let device = device.map_err(|error| PerfError(error.to_string()))?;
-    Ok(engine.add_bdev(device)?)
+    Ok(engine.add_bdev(device?)?)
 }
 
-/// Adds an array and its members. What a fresh array is made of is not written to them: nobody
-/// will ever assemble it.
+/// Adds a filter that makes requests to `base` last.
+pub(crate) fn add_delay(
+    engine: &mut EngineHandle,
+    name: &str,
+    base: BdevId,
+    latencies_us: LatenciesUs,
+) -> Result<BdevId, PerfError> {
+    let geometry = engine.geometry(base).expect("it was built here");
+    let device = DelayDevice::new(name, Uuid::new_v4(), base, geometry, latencies_us);
+    Ok(engine.add_bdev(Device::Delay(device))?)
+}
+
+/// Adds a file that exists.
+pub(crate) fn add_file(
+    engine: &mut EngineHandle,
+    name: &str,
+    path: &Path,
+) -> Result<BdevId, PerfError> {
+    let device = UringDevice::open(UringOptions {
+        name: name.to_owned(),
+        path: path.to_owned(),
+        block_size_bytes: None,
+        uuid: Uuid::new_v4(),
+    })?;
+    Ok(engine.add_bdev(Device::Uring(device))?)
+}
+
+/// An array to be made of bdevs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ArrayPlan {
+    /// With the lockless bitmap.
+    pub(crate) bitmap: bool,
+    /// The members are taken to be alike: nothing is copied at first.
+    pub(crate) assume_clean: bool,
+    pub(crate) daemon_sleep_s: u32,
+    pub(crate) barrier_idle_s: u32,
+    pub(crate) infection: Infection,
+}
+
+impl ArrayPlan {
+    /// As mdof makes one by default.
+    pub(crate) fn new(bitmap: bool) -> Self {
+        Self {
+            bitmap,
+            assume_clean: false,
+            daemon_sleep_s: DAEMON_SLEEP_S,
+            barrier_idle_s: BARRIER_IDLE_S,
+            infection: Infection::default(),
+        }
+    }
+
+    /// The same with a daemon that does not wake: what is Dirty stays so.
+    pub(crate) fn steady(self) -> Self {
+        Self { daemon_sleep_s: DAEMON_SLEEP_S_STEADY, ..self }
+    }
+}
+
+/// Adds an array and its members.
 pub(super) fn add_raid1(
     engine: &mut EngineHandle,
     name: &str,
@@ -52,39 +118,52 @@ pub(super) fn add_raid1(
     steady: bool,
 ) -> Result<BdevId, PerfError> {
     let mut bdevs = Vec::with_capacity(members.len());
-    let mut new_members = Vec::with_capacity(members.len());
     for (index, member) in members.iter().enumerate() {
-        let bdev = add_leaf(engine, &format!("{name}m{index}"), member)?;
-        let geometry = engine.geometry(bdev).expect("it was just added");
-        bdevs.push(CandidateBdev { bdev, unmap: geometry.unmap });
-        new_members.push(NewMember {
-            device_sectors: geometry.size_bytes() / md::SECTOR_BYTES,
-            logical_block_size: BLOCK_SIZE_BYTES,
-            device_uuid: Uuid::new_v4().into_bytes(),
-        });
+        bdevs.push(add_leaf(engine, &format!("{name}m{index}"), member)?);
     }
-    let uuid = Uuid::new_v4();
+    let plan = ArrayPlan { assume_clean: !bitmap, ..ArrayPlan::new(bitmap) };
+    add_array(engine, name, &bdevs, &if steady { plan.steady() } else { plan })
+}
+
+/// Adds an array. What a fresh array is made of is not written to its members: nobody will ever
+/// assemble it.
+pub(crate) fn add_array(
+    engine: &mut EngineHandle,
+    name: &str,
+    members: &[BdevId],
+    plan: &ArrayPlan,
+) -> Result<BdevId, PerfError> {
+    let geometry = |bdev: &BdevId| engine.geometry(*bdev).expect("it was built here");
+    let block_size_bytes = geometry(&members[0]).block_size_bytes;
+    let new_member = |bdev: &BdevId| NewMember {
+        device_sectors: geometry(bdev).size_bytes() / md::SECTOR_BYTES,
+        logical_block_size: block_size_bytes,
+        device_uuid: Uuid::new_v4().into_bytes(),
+    };
+    let candidate = |bdev: &BdevId| CandidateBdev { bdev: *bdev, unmap: geometry(bdev).unmap };
     let mut creation = md::create(&NewArray {
         name: name.to_owned(),
-        set_uuid: uuid.into_bytes(),
+        set_uuid: Uuid::new_v4().into_bytes(),
         ctime: Timestamp::from_unix(0, 0),
-        assume_clean: false,
-        members: new_members,
+        assume_clean: plan.assume_clean && plan.bitmap,
+        members: members.iter().map(new_member).collect(),
     })
     .map_err(|error| PerfError(error.to_string()))?;
-    if !bitmap {
+    if !plan.bitmap {
         remove_bitmap(&mut creation);
     }
     let options = ArrayOptions {
         name: name.to_owned(),
-        block_size_bytes: BLOCK_SIZE_BYTES,
+        block_size_bytes,
         owner_core: 0,
-        daemon_sleep_s: if steady { DAEMON_SLEEP_S_STEADY } else { DAEMON_SLEEP_S },
-        barrier_idle_s: BARRIER_IDLE_S,
+        daemon_sleep_s: plan.daemon_sleep_s,
+        barrier_idle_s: plan.barrier_idle_s,
     };
-    let mut config = from_creation(options, &creation, &bdevs);
-    if !bitmap {
-        config.bitmap = BitmapConfig::None { resync: false };
+    let candidates: Vec<CandidateBdev> = members.iter().map(candidate).collect();
+    let mut config = from_creation(options, &creation, &candidates);
+    config.infection = plan.infection;
+    if !plan.bitmap {
+        config.bitmap = BitmapConfig::None { resync: !plan.assume_clean };
     }
     Ok(engine.start_array(config)?)
 }
