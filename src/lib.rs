@@ -9,15 +9,16 @@
 //!  wire ─▶ target/tcp ─▶ target/controller ─▶ target/subsystem ─▶ bdev (the seam)
 //!                                                                  │
 //!                                   raid ─▶ bitmap ─▶ bdev: uring | malloc | null | error | delay
-//!                                     └──▶ md (on-disk format)
+//!                                     ├──▶ md (on-disk format)
+//!                                     └──▶ parity (XOR, P and Q)
 //!  under everything: reactor (one thread per core)
 //!  ties one core's stations together: engine
 //!  beside it: control (TOML, JSON-RPC), observe (counters)
 //! ```
 //!
 //! Imports run one way, from left to right and down; `tests/style.rs` holds them to it.
-//! `wire`, `target` (but for `engine/socket.rs`), `raid`, `bitmap` and `md` do no I/O, read no
-//! clock and start no thread: events go in, actions come out.
+//! `wire`, `target` (but for `engine/socket.rs`), `raid`, `bitmap`, `md` and `parity` do no I/O,
+//! read no clock and start no thread: events go in, actions come out.
 
 /// Whether a bug planted on purpose is switched on. It never is, and costs nothing, but in the
 /// tests of the crash simulator itself (`src/raid/tests`).
@@ -42,6 +43,7 @@ pub mod initiator;
 pub mod limits;
 pub mod md;
 pub mod observe;
+pub mod parity;
 pub mod raid;
 pub mod reactor;
 pub mod target;

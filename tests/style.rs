@@ -11,14 +11,15 @@ use std::path::Path;
 /// Who may import whom: the stations in the order in which a request passes them. An entry with
 /// `::` allows that module only. `limits` is everyone's; `control` may import all and is imported
 /// by nobody but the binaries.
-const EDGES: [(&str, &[&str]); 11] = [
+const EDGES: [(&str, &[&str]); 12] = [
     ("wire", &[]),
     ("target", &["wire", "bdev", "reactor::buf"]),
     ("bdev", &["reactor"]),
-    ("raid", &["bdev", "bitmap", "md", "reactor::buf"]),
+    ("raid", &["bdev", "bitmap", "md", "parity", "reactor::buf"]),
     // The switch for model checking.
     ("bitmap", &["reactor::sync"]),
     ("md", &[]),
+    ("parity", &[]),
     // Counters belong to their core: the reactor counts into them, and they take their atomics
     // from where the model checker can replace them.
     ("reactor", &["observe::counter"]),
@@ -43,7 +44,7 @@ const EDGES: [(&str, &[&str]); 11] = [
 ];
 
 /// Stations that get events and give actions: no I/O, no clock, no thread.
-const SANS_IO: [&str; 5] = ["wire", "target", "raid", "bitmap", "md"];
+const SANS_IO: [&str; 6] = ["wire", "target", "raid", "bitmap", "md", "parity"];
 
 /// Paths below `std` that those may not name.
 const STD_FORBIDDEN: [&[&str]; 6] =
