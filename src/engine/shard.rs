@@ -46,6 +46,8 @@ pub(super) struct Shard {
     own_messages: VecDeque<Message>,
     /// Arrays whose owner has more to do without an event.
     busy_arrays: Vec<BdevId>,
+    /// Arrays whose channel goes on when the turn ends.
+    pub(super) gathering: Vec<BdevId>,
     pub(super) connections: Connections,
     pub(super) listeners: Listeners,
     pub(super) table: Arc<SubsystemTable>,
@@ -60,6 +62,7 @@ impl Shard {
             mail: VecDeque::with_capacity(QUEUE_CAPACITY),
             own_messages: VecDeque::with_capacity(QUEUE_CAPACITY),
             busy_arrays: Vec::with_capacity(8),
+            gathering: Vec::with_capacity(8),
             connections: Connections::new(),
             listeners: Listeners::default(),
             table: Arc::new(SubsystemTable::new()),
@@ -221,6 +224,8 @@ impl Program for Shard {
 
     fn on_turn(&mut self, core: &mut ShardCore) -> bool {
         let mut worked = self.poll_arrays(core);
+        worked |= self.drain(core);
+        worked |= self.end_turn_of_arrays(core);
         worked |= self.drain(core);
         worked |= self.serve_buffer_waiters(core);
         self.drain(core);

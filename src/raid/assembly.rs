@@ -191,5 +191,6 @@ fn config(
         infection: Infection::default(),
         members,
         bitmap,
+        force: false,
     }
 }

@@ -1,5 +1,6 @@
 //! A host request inside a channel: its states, and what it has to remember.
 
+use super::Shared;
 use super::message::{BlockRange, SlotMask};
 use crate::bdev::{BdevIo, IoStatus};
 
@@ -67,6 +68,8 @@ pub(super) struct Op {
     pub(super) io: Option<BdevIo>,
     /// The blocks that members are asked for now: all of the request, or a part of a discard.
     pub(super) range: BlockRange,
+    /// The part of the sync space that they concern.
+    pub(super) sync: BlockRange,
     /// Members that hold the range.
     pub(super) legs: SlotMask,
     /// What is to follow.
@@ -87,6 +90,8 @@ pub(super) struct Op {
     pub(super) parity: u8,
     /// The write is counted as in flight.
     pub(super) counted: bool,
+    /// The next operation in a list of a stripe.
+    pub(super) next: u32,
 }
 
 impl Op {
@@ -96,6 +101,7 @@ impl Op {
             state: OpState::Free,
             io: None,
             range: BlockRange { lba: 0, blocks: 0 },
+            sync: BlockRange { lba: 0, blocks: 0 },
             legs: 0,
             later: Later::default(),
             pending: 0,
@@ -106,19 +112,26 @@ impl Op {
             holds_up: 0,
             parity: 0,
             counted: false,
+            next: 0,
         }
     }
 
     /// Takes a request into a free slot.
-    pub(super) fn accept(&mut self, io: BdevIo) {
+    pub(super) fn accept(&mut self, io: BdevIo, shared: &Shared) {
         assert!(self.io.is_none(), "the slot is in use");
         self.set_state(OpState::Ready);
-        self.range = BlockRange { lba: io.lba, blocks: io.blocks.into() };
+        self.set_range(BlockRange { lba: io.lba, blocks: io.blocks.into() }, shared);
         self.later = Later::default();
         self.io = Some(io);
         self.forget_answers();
         self.zero_chunks = 0;
         assert_eq!((self.pending, self.holds_up, self.counted), (0, 0, false));
+    }
+
+    /// Members are asked for these blocks now.
+    pub(super) fn set_range(&mut self, range: BlockRange, shared: &Shared) {
+        self.range = range;
+        self.sync = shared.sync_range(range);
     }
 
     /// No member has answered yet.

@@ -13,7 +13,7 @@ use crate::bitmap::ChunkState;
 impl Channel {
     /// Looks at a write that is `Ready`: it is sent, or waits for what keeps it.
     pub(super) fn start_write(&mut self, op: u32, out: &mut Out<'_>) {
-        let range = self.ops[op as usize].range;
+        let range = self.ops[op as usize].sync;
         if self.is_failed() {
             return self.finish(op, IoStatus::MediaError, out);
         }
@@ -59,6 +59,10 @@ impl Channel {
     }
 
     fn fan_out(&mut self, op: u32, out: &mut Out<'_>) {
+        if self.stripes.is_some() && self.ops[op as usize].io().op != IoOp::Flush {
+            self.ops[op as usize].set_state(OpState::Members);
+            return self.give_to_stripe(op, false);
+        }
         let members = self.ops[op as usize].legs & self.writable;
         if members == 0 {
             return self.finish(op, IoStatus::Removed, out);
@@ -94,7 +98,7 @@ impl Channel {
         }
     }
 
-    fn all_answered(&mut self, op: u32, out: &mut Out<'_>) {
+    pub(super) fn all_answered(&mut self, op: u32, out: &mut Out<'_>) {
         let this = &self.ops[op as usize];
         if this.ok == 0 {
             let failure = this.failure;
@@ -117,7 +121,10 @@ impl Channel {
     fn report_lost(&mut self, op: u32, out: &mut Out<'_>) {
         let this = &self.ops[op as usize];
         if this.io().op != IoOp::Flush && self.shared.map.is_some() {
-            let chunks = self.shared.chunks(this.range.lba, this.range.blocks);
+            let chunks = self.shared.chunks(this.sync.lba, this.sync.blocks);
+            if !mutant!(LostWriteLeavesNoDoubt) {
+                chunks.clone().for_each(|chunk| self.shared.doubt.raise(chunk));
+            }
             out.mail.push_back(Mail::Owner(ToOwner::WriteLost {
                 first: u32::try_from(*chunks.start()).expect("chunks fit u32"),
                 last: u32::try_from(*chunks.end()).expect("chunks fit u32"),
@@ -167,5 +174,6 @@ impl Channel {
                 self.acknowledge(op, out);
             }
         }
+        self.settle_stripes(out);
     }
 }

@@ -26,6 +26,8 @@ mod channel_discard;
 mod channel_op;
 mod channel_read;
 mod channel_split;
+mod channel_stripe;
+mod channel_stripe_io;
 mod channel_write;
 pub mod geometry;
 mod knobs;
@@ -36,16 +38,18 @@ mod owner_bitmap;
 mod owner_daemon;
 mod owner_discard;
 mod owner_members;
+mod owner_parity;
 mod owner_resync;
 mod owner_start;
 mod owner_zero;
+mod stripe;
 #[cfg(test)]
 pub(crate) mod tests;
 
 use std::sync::Arc;
 
 use crate::bdev::BdevId;
-use crate::bitmap::{Advise, ChunkMap, Infection};
+use crate::bitmap::{Advise, ChunkMap, Doubt, Infection};
 use crate::limits::{IO_SIZE_BYTES_MAX, MEMBERS_MAX};
 use crate::md::{BitmapSuperblock, Superblock};
 
@@ -87,6 +91,9 @@ pub struct ArrayConfig {
     pub members: Vec<Option<MemberConfig>>,
     /// How the array remembers which chunks may differ.
     pub bitmap: BitmapConfig,
+    /// Start although what missing members held can't be recovered everywhere: levels with parity
+    /// after an unclean stop.
+    pub force: bool,
 }
 
 /// How an array remembers which chunks may differ.
@@ -169,6 +176,8 @@ pub struct Shared {
     /// Chunks called Unwritten read as zeroes. Not so in an array that Linux md has run: there
     /// they may hold data, see [`Superblock::unwritten_reads_zero`].
     pub unwritten_reads_zero: bool,
+    /// Levels with parity: where it may not fit the data.
+    pub doubt: Doubt,
 }
 
 /// Where a member's data lie.
