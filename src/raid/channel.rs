@@ -55,6 +55,8 @@ pub struct Channel {
     pub(super) writable: SlotMask,
     /// All slots of the array.
     all: SlotMask,
+    /// Every member has everything at the same place: what a request asks the geometry is known.
+    pub(super) is_mirror: bool,
     /// Members whose absence is durable.
     pub(super) recorded: SlotMask,
     /// Members whose failure has been reported to the owner.
@@ -83,11 +85,8 @@ impl Channel {
         let shared_places = shared.members.clone().into_boxed_slice();
         let slots = shared.members.len();
         let all = if slots == 64 { SlotMask::MAX } else { (1 << slots) - 1 };
-        let splits = if shared.geometry.strip_blocks().is_some() || !shared.is_mirror() {
-            SPLITS_MAX
-        } else {
-            0
-        };
+        let is_mirror = shared.is_mirror();
+        let splits = if is_mirror { 0 } else { SPLITS_MAX };
         let ops_max = u32::try_from(CHANNEL_OPS_MAX).expect("a small constant");
         Self {
             shared,
@@ -101,6 +100,7 @@ impl Channel {
             in_sync,
             writable: in_sync,
             all,
+            is_mirror,
             recorded: all & !in_sync,
             reported: 0,
             kept: 0,
@@ -127,9 +127,14 @@ impl Channel {
         if io.op != IoOp::Flush && (!fits || io.blocks == 0) {
             return io.complete(IoStatus::OutOfRange, out.io);
         }
-        if !self.crosses_strips(&io) {
+        if self.is_mirror || !self.crosses_strips(&io) {
             return self.take(io, out);
         }
+        self.split(io, out);
+    }
+
+    #[inline(never)]
+    fn split(&mut self, io: BdevIo, out: &mut Out<'_>) {
         match self.free_splits.pop() {
             Some(split) => self.begin_split(split, io, out),
             None if self.waiting_splits.len() < WAITING_MAX => self.waiting_splits.push_back(io),
@@ -138,6 +143,7 @@ impl Channel {
     }
 
     /// Takes a request that lies in one strip, or a piece that does.
+    #[inline]
     pub(super) fn take(&mut self, io: BdevIo, out: &mut Out<'_>) {
         match self.free.pop() {
             Some(op) => self.begin(op, io, out),
@@ -150,8 +156,9 @@ impl Channel {
         let kind = io.op;
         self.ops[op as usize].accept(io, &self.shared);
         self.ops[op as usize].legs = match kind {
+            _ if self.is_mirror => self.all,
             IoOp::Flush => self.all,
-            _ => self.shared.run(self.ops[op as usize].range.lba, kind.modifies()).legs,
+            _ => self.legs_of(op),
         };
         match kind {
             IoOp::Read | IoOp::Compare => self.start_read(op, out),
@@ -159,6 +166,12 @@ impl Channel {
             IoOp::WriteZeroes | IoOp::Unmap => self.start_zeroes(op, out),
             IoOp::Flush => self.start_flush(op, out),
         }
+    }
+
+    #[inline(never)]
+    fn legs_of(&self, op: u32) -> SlotMask {
+        let this = &self.ops[op as usize];
+        self.shared.run(this.range.lba, this.io().op.modifies()).legs
     }
 
     /// A member has answered, or a piece of a request has ended.
@@ -293,7 +306,9 @@ impl Channel {
             let op = self.free.pop().expect("a slot was just freed");
             self.begin(op, next, out);
         }
-        self.report_closed(out);
+        if self.closing {
+            self.report_closed(out);
+        }
     }
 
     /// What `op` has sent to members has ended: it holds up nobody any more.

@@ -50,8 +50,12 @@ impl Channel {
         this.tried |= bit(slot);
         this.set_state(OpState::Members);
         self.reads[usize::from(slot)] += 1;
-        let member_lba = self.shared.leg_lba(range.lba, slot);
+        let member_lba = self.leg_lba(range.lba, slot);
         self.send(op, slot, member_lba, out);
+    }
+
+    fn leg_lba(&self, lba: u64, slot: MemberSlot) -> u64 {
+        if self.is_mirror { lba } else { self.shared.leg_lba(lba, slot) }
     }
 
     fn survey(&self, range: &BlockRange) -> Survey {
@@ -126,7 +130,7 @@ impl Channel {
                 this.tried |= bit(slot);
                 this.set_state(OpState::Members);
                 self.reads[usize::from(slot)] += 1;
-                let member_lba = self.shared.leg_lba(lba, slot);
+                let member_lba = self.leg_lba(lba, slot);
                 self.send(op, slot, member_lba, out);
             }
             None => {

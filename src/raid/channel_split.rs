@@ -40,6 +40,7 @@ impl Split {
 impl Channel {
     /// Whether the request must be cut. What becomes Unwritten chunk by chunk is not: its ends
     /// are cut later.
+    #[inline(never)]
     pub(super) fn crosses_strips(&self, io: &BdevIo) -> bool {
         match io.op {
             IoOp::Flush => false,
@@ -49,6 +50,7 @@ impl Channel {
     }
 
     /// Takes a request that crosses strips.
+    #[inline(never)]
     pub(super) fn begin_split(&mut self, split: u32, io: BdevIo, out: &mut Out<'_>) {
         let this = &mut self.splits[split as usize];
         assert!(this.io.is_none() && this.in_flight == 0, "the slot is in use");
@@ -89,6 +91,7 @@ impl Channel {
     }
 
     /// A piece has ended.
+    #[inline(never)]
     pub(super) fn piece_done(&mut self, split: u32, status: IoStatus, out: &mut Out<'_>) {
         let this = &mut self.splits[split as usize];
         this.in_flight -= 1;

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use super::channel::Channel;
 use super::channel_op::OpState;
-use super::message::{Mail, Out, StartWrite, ToOwner};
+use super::message::{Mail, Out, SlotMask, StartWrite, ToOwner};
 use super::{MemberSlot, bit, slots};
 use crate::bdev::{IoOp, IoStatus};
 use crate::bitmap::ChunkState;
@@ -58,6 +58,7 @@ impl Channel {
         self.fan_out(op, out);
     }
 
+    #[inline]
     fn fan_out(&mut self, op: u32, out: &mut Out<'_>) {
         if self.stripes.is_some() && self.ops[op as usize].io().op != IoOp::Flush {
             self.ops[op as usize].set_state(OpState::Members);
@@ -70,9 +71,18 @@ impl Channel {
         self.ops[op as usize].set_state(OpState::Members);
         let this = &self.ops[op as usize];
         let lba = this.range.lba;
-        if self.shared.is_mirror() || this.io().op == IoOp::Flush {
-            return slots(members).for_each(|slot| self.send(op, slot, lba, out));
+        if self.is_mirror || this.io().op == IoOp::Flush {
+            for slot in slots(members) {
+                self.send(op, slot, lba, out);
+            }
+            return;
         }
+        self.fan_out_strip(op, lba, members, out);
+    }
+
+    /// Sends a request to those of the members that hold the strip it lies in.
+    #[inline(never)]
+    fn fan_out_strip(&mut self, op: u32, lba: u64, members: SlotMask, out: &mut Out<'_>) {
         for leg in self.shared.legs(lba).as_slice() {
             if members & bit(leg.slot) != 0 {
                 self.send(op, leg.slot, leg.member_lba, out);

@@ -58,6 +58,7 @@ pub(super) fn shared(
     }
     let sectors_per_block = block / SECTOR_BYTES;
     let geometry = geometry(config, superblock)?;
+    check_enough(config, &geometry)?;
     let (blocks, sync_blocks) = (geometry.blocks(), geometry.sync_blocks());
     let chunk_size_bytes = match &config.bitmap {
         BitmapConfig::None { .. } => VOLATILE_CHUNK_SIZE_BYTES,
@@ -128,6 +129,22 @@ fn doubt(config: &ArrayConfig, map: &Option<ChunkMap>, chunks: u64) -> Result<Do
         ));
     }
     Ok(doubt)
+}
+
+/// Refuses to start what could not read all of its data.
+fn check_enough(config: &ArrayConfig, geometry: &Geometry) -> Result<(), String> {
+    let in_sync = config.in_sync();
+    if geometry.is_readable(in_sync) {
+        return Ok(());
+    }
+    let missing: Vec<String> =
+        super::slots(geometry.all_slots() & !in_sync).map(|slot| slot.to_string()).collect();
+    Err(format!(
+        "array {} cannot start: nothing that is there has what the members of slots {} hold; find \
+         one of them that was in use to the last",
+        config.name,
+        missing.join(", ")
+    ))
 }
 
 /// Where the array's blocks lie. A member that is missing counts with what the array uses of it.

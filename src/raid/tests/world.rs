@@ -315,6 +315,12 @@ impl World {
         let options = options(&self.shape);
         let config =
             assembly::from_assembly(options, &assembly, &candidates, &bdevs, &states).unwrap();
+        if !self.geometry.is_readable(config.in_sync()) {
+            assert!(raid::prepare(&config, BdevId(100)).is_err(), "data are missing");
+            assert!(present.len() < self.disks.len(), "too many members are out");
+            let all: Vec<usize> = (0..self.disks.len()).collect();
+            return self.assemble_from(&all);
+        }
         self.start(&config);
         let running = self.running.as_ref().unwrap();
         let need_sync = running.shared.map.as_ref().unwrap().histogram()[3];
