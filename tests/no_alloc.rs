@@ -4,10 +4,12 @@
 //! target's cores and the initiator that drives them.
 #![allow(clippy::unwrap_used, clippy::tests_outside_test_module, reason = "this is a test")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
+#[path = "support/allocations.rs"]
+#[allow(dead_code, unreachable_pub, reason = "several tests share it and use parts of it")]
+mod allocations;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mdof::bdev::Device;
@@ -19,27 +21,6 @@ use mdof::raid::assembly::{self, ArrayOptions, CandidateBdev};
 use mdof::reactor::buf::{BufPool, CLASS_COUNTS};
 use mdof::target::subsystem::{NamespaceSpec, SubsystemSpec, SubsystemTable};
 use uuid::Uuid;
-
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: everything is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the memory came from `System`.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const NQN: &str = "nqn.2026-01.io.mdof:no-alloc";
 const DEPTH: u16 = 32;
@@ -145,11 +126,11 @@ fn io_allocates_nothing() {
         // Every chunk becomes Dirty, and every pool finds its size.
         work(queue, &pool, blocks, 20_000);
     }
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
-    for queue in &mut queues {
-        work(queue, &pool, blocks, 20_000);
-    }
-    let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+    let allocations = allocations::of_process(|| {
+        for queue in &mut queues {
+            work(queue, &pool, blocks, 20_000);
+        }
+    });
     assert_eq!(allocations, 0, "allocations during 40000 commands");
     drop(queues);
     drop(client);

@@ -205,17 +205,24 @@ fn nothing_is_left_for_later() {
 #[test]
 fn every_unsafe_says_why_it_is_sound() {
     let mut complaints = Complaints::default();
-    for source in sources(&["src", "perf"]) {
+    for source in sources(&["src", "perf", "tests"]) {
         for line in unsafe_without_reason(&source) {
             complaints.add(&source, line, "unsafe without a SAFETY comment");
         }
     }
 }
 
-/// Lines of `unsafe` with neither `SAFETY:` in the comment above nor `# Safety` in the docs.
+/// Lines above an `unsafe` among which its reason stands.
+const REASON_LINES: usize = 3;
+
+/// Lines of `unsafe` with neither `SAFETY:` in the few lines above, or on its own, nor `# Safety`
+/// in the docs.
 fn unsafe_without_reason(source: &Source) -> Vec<usize> {
     let lines: Vec<&str> = source.text.lines().collect();
-    let is_comment = |line: &str| line.trim_start().starts_with("//");
+    let is_docs = |line: &&&str| {
+        let text = line.trim_start();
+        text.starts_with("///") || text.starts_with("#[")
+    };
     words(&source.code, "unsafe")
         // A type such as `unsafe fn(u8)` does nothing.
         .filter(|at| {
@@ -224,22 +231,10 @@ fn unsafe_without_reason(source: &Source) -> Vec<usize> {
         })
         .map(|at| line_of(&source.code, at))
         .filter(|&line| {
-            let says = |text: &str| text.contains("SAFETY:") || text.contains("# Safety");
-            // A statement may start up to three lines above, its comment above that.
-            let mut code_lines = 0;
-            for (index, text) in lines[..line].iter().enumerate().rev() {
-                if says(text) {
-                    return false;
-                }
-                if !is_comment(text) && index + 1 != line {
-                    let is_attribute = text.trim_start().starts_with("#[");
-                    code_lines += usize::from(!is_attribute);
-                    if code_lines > 3 {
-                        break;
-                    }
-                }
-            }
-            true
+            let above = &lines[(line - 1).saturating_sub(REASON_LINES)..line];
+            let mut docs = lines[..line - 1].iter().rev().take_while(is_docs);
+            !above.iter().any(|text| text.contains("SAFETY:"))
+                && !docs.any(|text| text.contains("# Safety"))
         })
         .collect()
 }
@@ -310,9 +305,10 @@ fn the_scanner_measures_functions() {
 fn the_scanner_finds_unsafe_without_a_reason() {
     let source = example(
         "src/a.rs",
-        "// SAFETY: because.\nlet a = unsafe { x() };\n\n\n\n\nlet b = unsafe { y() };\n\
-         type F = unsafe fn(u8);\n/// Docs.\n///\n/// # Safety\n/// Never null.\n\
-         #[inline]\npub unsafe fn z() {}\n",
+        "// SAFETY: because.\nlet a = unsafe { x() };\n\n\nlet b = unsafe { y() };\n\
+         type F = unsafe fn(u8);\n/// Docs.\n///\n/// # Safety\n/// Never null,\n/// nor\n\
+         /// dangling.\n#[inline]\npub unsafe fn z() {}\n\
+         // SAFETY: because.\n// Therefore.\n// And so on.\nlet c = unsafe { x() };\n",
     );
-    assert_eq!(unsafe_without_reason(&source), [7]);
+    assert_eq!(unsafe_without_reason(&source), [5]);
 }

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::tests_outside_test_module, reason = "tests")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[path = "support/allocations.rs"]
+#[allow(dead_code, unreachable_pub, reason = "several tests share it and use parts of it")]
+mod allocations;
+
 use std::collections::VecDeque;
 
 use mdof::initiator::{Data, HostConfig, HostConnection, HostPhase};
@@ -14,30 +16,6 @@ use mdof::wire::tcp::TransmitVec;
 use proptest::prelude::*;
 use zerocopy::FromZeros;
 use zerocopy::little_endian::U32;
-
-/// Counts allocations of this thread.
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: forwards to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller keeps the contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const REGION_BYTES: usize = 128 * 1024;
 const WRITE: u8 = 1;
@@ -321,13 +299,10 @@ fn neither_end_allocates_per_command() {
             pair.run(READ, &sizes, fill);
         };
         both(1);
-        let before = ALLOCATIONS.get();
-        for fill in 2..20 {
-            both(fill);
-        }
-        assert_eq!(ALLOCATIONS.get() - before, 0, "digests: {digests}");
+        let allocations = allocations::of_thread(|| (2..20).for_each(&mut both));
+        assert_eq!(allocations, 0, "digests: {digests}");
     }
-    let before = ALLOCATIONS.get();
-    drop(std::hint::black_box(vec![1u8]));
-    assert_eq!(ALLOCATIONS.get() - before, 1, "the counter counts");
+    let one = || drop(std::hint::black_box(vec![1u8]));
+    assert_eq!(allocations::of_thread(one), 1, "the counter counts");
+    assert!(allocations::of_process(one) >= 1);
 }

@@ -259,7 +259,7 @@ mod tests {
             let schedule = Schedule { warm_up_ns: 1000, time_ns: 1_000_000, sample_every: 2 };
             let mut load = Load::new(pattern, 16, schedule, 0);
             let mut now = 0;
-            let allocations = crate::allocations::count(|| {
+            let allocations = crate::allocations::of_thread(|| {
                 while !load.is_finished() {
                     now += 70;
                     while load.next(|| now).is_some() {}

@@ -9,6 +9,8 @@
 
 mod ab;
 #[cfg(test)]
+#[path = "../../tests/support/allocations.rs"]
+#[allow(dead_code, unreachable_pub, reason = "tests of other crates share it")]
 mod allocations;
 mod cli;
 mod cpu;

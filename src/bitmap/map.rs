@@ -105,7 +105,9 @@ impl ChunkMap {
     /// Any core: whether the chunk is Unwritten and no change to it is under way.
     #[must_use]
     pub fn is_unwritten_for_good(&self, chunk: usize) -> bool {
-        self.bytes[chunk].load(Ordering::Acquire) == ChunkState::Unwritten as u8
+        let byte = self.bytes[chunk].load(Ordering::Acquire);
+        let byte = if mutant!(UnwrittenBeforeDurable) { byte & !FLAGS } else { byte };
+        byte == ChunkState::Unwritten as u8
     }
 
     /// Owner: whether the chunk's last change is durable.

@@ -3,16 +3,21 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use zerocopy::IntoBytes;
+
+use super::command;
 use super::conn::{Data, HostCompletion, HostConfig};
-use super::fabrics;
 use super::queue_pair::{ClientError, QueuePair, WAIT_STEP};
 use crate::reactor::buf::BufPool;
+use crate::wire::fabrics::{
+    CNTLID_DYNAMIC, ConnectCommand, ConnectData, NQN_BYTES_MAX, PropertyCommand,
+};
+use crate::wire::nvme::identify::{IDENTIFY_BYTES, cns};
+use crate::wire::nvme::register::{csts, offset};
 use crate::wire::nvme::{Cqe, Sqe};
 
 /// In-capsule data that every admin queue takes (NVMe/TCP Transport, section 3.3.1).
 const ADMIN_IN_CAPSULE_BYTES: u32 = 8192;
-/// NQNs at most, the terminating zero not counted.
-const NQN_BYTES_MAX: usize = 223;
 
 /// Whom to connect to, and how.
 #[derive(Debug, Clone)]
@@ -118,7 +123,7 @@ impl Client {
         }
         let config = options.host_config(options.admin_depth, ADMIN_IN_CAPSULE_BYTES);
         let mut admin = QueuePair::open(options.addr, config, options.limit)?;
-        let cqe = fabrics_connect(&mut admin, &options, pool, 0, fabrics::CNTLID_DYNAMIC)?;
+        let cqe = fabrics_connect(&mut admin, &options, pool, 0, CNTLID_DYNAMIC)?;
         let [a, b, ..] = cqe.result.to_bytes();
         let info = ControllerInfo {
             cntlid: u16::from_le_bytes([a, b]),
@@ -147,10 +152,10 @@ impl Client {
 
     fn enable(&mut self) -> Result<(), ClientError> {
         let limit = self.options.limit;
-        self.info.cap = self.property("Property Get CAP", fabrics::CAP, true)?;
-        self.set_property("Property Set CC", fabrics::CC, fabrics::CC_ENABLE)?;
+        self.info.cap = self.property("Property Get CAP", offset::CAP, true)?;
+        self.set_property("Property Set CC", offset::CC, command::CC_ENABLE)?;
         let end = Instant::now() + limit;
-        while self.property("Property Get CSTS", fabrics::CSTS, false)? & 1 == 0 {
+        while self.property("Property Get CSTS", offset::CSTS, false)? & u64::from(csts::RDY) == 0 {
             if Instant::now() >= end {
                 return Err(ClientError::TimedOut { what: "CSTS.RDY", limit });
             }
@@ -165,7 +170,8 @@ impl Client {
         offset: u32,
         wide: bool,
     ) -> Result<u64, ClientError> {
-        let done = self.admin_command(what, fabrics::property_get(offset, wide), Data::None)?;
+        let done =
+            self.admin_command(what, PropertyCommand::get(offset, wide).to_sqe(), Data::None)?;
         Ok(done.cqe.result.get())
     }
 
@@ -173,9 +179,10 @@ impl Client {
         &mut self,
         what: &'static str,
         offset: u32,
-        value: u64,
+        value: u32,
     ) -> Result<(), ClientError> {
-        self.admin_command(what, fabrics::property_set(offset, value), Data::None).map(|_| ())
+        self.admin_command(what, PropertyCommand::set(offset, value).to_sqe(), Data::None)
+            .map(|_| ())
     }
 
     /// Executes an admin command; any status but success is an error.
@@ -207,8 +214,8 @@ impl Client {
     }
 
     fn identify_controller(&mut self) -> Result<(), ClientError> {
-        let sqe = fabrics::identify(fabrics::CNS_CONTROLLER, 0);
-        let data = self.admin_read("Identify Controller", sqe, fabrics::IDENTIFY_BYTES)?;
+        let sqe = command::identify(cns::CONTROLLER, 0);
+        let data = self.admin_read("Identify Controller", sqe, IDENTIFY_BYTES)?;
         // CAP.MPSMIN (bits 51:48) is the unit of MDTS (byte 77): 2^(12 + MPSMIN).
         let page_shift = 12 + u32::try_from(self.info.cap >> 48 & 0xf).expect("four bits");
         if data[77] != 0 {
@@ -216,9 +223,9 @@ impl Client {
             self.info.mdts_bytes = 1u32.checked_shl(shift).unwrap_or(u32::MAX);
         }
         // IOCCSZ (bytes 1792-1795): capsule with its 64-byte command, in units of 16 bytes.
-        let capsule = fabrics::field_u32(&data, 1792).saturating_mul(16);
+        let capsule = command::field_u32(&data, 1792).saturating_mul(16);
         self.info.in_capsule_data_bytes = capsule.saturating_sub(64);
-        self.info.namespaces = fabrics::field_u32(&data, 516);
+        self.info.namespaces = command::field_u32(&data, 516);
         self.info.identify = data;
         Ok(())
     }
@@ -228,13 +235,13 @@ impl Client {
     /// # Errors
     /// As [`Client::admin_command`].
     pub fn identify_namespace(&mut self, nsid: u32) -> Result<NamespaceInfo, ClientError> {
-        let sqe = fabrics::identify(fabrics::CNS_NAMESPACE, nsid);
-        let data = self.admin_read("Identify Namespace", sqe, fabrics::IDENTIFY_BYTES)?;
+        let sqe = command::identify(cns::NAMESPACE, nsid);
+        let data = self.admin_read("Identify Namespace", sqe, IDENTIFY_BYTES)?;
         // FLBAS (byte 26) chooses among the LBA formats from byte 128; LBADS is bits 23:16.
         let format = usize::from(data[26] & 0xf);
         let shift = u32::from(data[128 + 4 * format + 2]);
         Ok(NamespaceInfo {
-            blocks: fabrics::field_u64(&data, 0),
+            blocks: command::field_u64(&data, 0),
             block_size_bytes: 1u32.checked_shl(shift).unwrap_or(0),
         })
     }
@@ -244,7 +251,7 @@ impl Client {
     /// # Errors
     /// As [`Client::admin_command`].
     pub fn request_queues(&mut self, queues: u16) -> Result<u16, ClientError> {
-        let sqe = fabrics::set_queue_count(queues.max(1));
+        let sqe = command::set_queue_count(queues.max(1));
         let done = self.admin_command("Set Features Number of Queues", sqe, Data::None)?;
         let [a, b, ..] = done.cqe.result.to_bytes();
         Ok(u16::from_le_bytes([a, b]).saturating_add(1).min(queues))
@@ -271,7 +278,7 @@ impl Client {
     /// # Errors
     /// As [`Client::admin_command`].
     pub fn keep_alive(&mut self) -> Result<(), ClientError> {
-        self.admin_command("Keep Alive", fabrics::keep_alive(), Data::None).map(|_| ())
+        self.admin_command("Keep Alive", command::keep_alive(), Data::None).map(|_| ())
     }
 
     /// Shuts the controller down and closes the admin queue. I/O queues are closed by dropping
@@ -280,8 +287,8 @@ impl Client {
     /// # Errors
     /// If the controller does not answer.
     pub fn disconnect(mut self) -> Result<(), ClientError> {
-        let value = fabrics::CC_ENABLE | fabrics::CC_SHUTDOWN;
-        self.set_property("shutdown (Property Set CC)", fabrics::CC, value)
+        let value = command::CC_ENABLE | command::CC_SHUTDOWN;
+        self.set_property("shutdown (Property Set CC)", offset::CC, value)
     }
 }
 
@@ -298,17 +305,13 @@ fn fabrics_connect(
     queue_id: u16,
     cntlid: u16,
 ) -> Result<Cqe, ClientError> {
-    let len = fabrics::CONNECT_DATA_BYTES;
+    let len = size_of::<ConnectData>();
     let mut buf = pool.get(len).ok_or(ClientError::NoBuffer(len))?;
-    fabrics::put_connect_data(
-        buf.as_mut_slice(),
-        options.host_id,
-        cntlid,
-        &options.subsystem_nqn,
-        &options.host_nqn,
-    );
+    let data = ConnectData::new(options.host_id, cntlid, &options.subsystem_nqn, &options.host_nqn);
+    buf.as_mut_slice()[..len].copy_from_slice(data.as_bytes());
     let kato_ms = if queue_id == 0 { options.kato_ms } else { 0 };
-    let sqe = fabrics::connect(queue_id, options.admin_depth, options.no_flow_control, kato_ms);
+    let depth = options.admin_depth;
+    let sqe = ConnectCommand::new(queue_id, depth, options.no_flow_control, kato_ms).to_sqe();
     let what = "Fabrics Connect";
     let done = queue.execute(what, sqe, Data::ToController(buf), options.limit)?;
     Ok(successful(what, done)?.cqe)

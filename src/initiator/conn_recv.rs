@@ -3,13 +3,12 @@
 use zerocopy::FromBytes;
 
 use super::conn::{HostConnection, HostPhase, HostTransfer};
-use crate::wire::tcp::digest::DIGEST_BYTES;
 use crate::wire::tcp::header::alignment_bytes;
 use crate::wire::tcp::pdu::{
-    ALIGNMENT_MAX, C2hData, CapsuleResp, CommonHeader, DGST_DATA, DGST_HEADER, Flags,
-    HEADER_BYTES_MAX, IcResp, MAXH2CDATA_MIN_BYTES, PduType, R2t, TermReq, field_offset,
+    ALIGNMENT_MAX, C2hData, CapsuleResp, CommonHeader, DGST_DATA, DGST_HEADER, Flags, IcResp,
+    MAXH2CDATA_MIN_BYTES, PduType, R2t, TermReq, field_offset,
 };
-use crate::wire::tcp::{DataDigest, FatalError, PduError, PduHeader, crc32c};
+use crate::wire::tcp::{Assembly, FatalError, PayloadEnd, PduError, PduHeader, check_prologue};
 
 const COMMON_BYTES: usize = size_of::<CommonHeader>();
 
@@ -30,29 +29,14 @@ enum RxState {
 #[derive(Debug)]
 pub(super) struct Receive {
     state: RxState,
-    header: [u8; HEADER_BYTES_MAX + DIGEST_BYTES],
-    header_bytes: usize,
-    pdu: Option<PduHeader>,
+    assembly: Assembly,
+    /// The request that the payload belongs to.
     slot: u16,
-    padding_left_bytes: usize,
-    payload_left_bytes: usize,
-    payload_at: usize,
-    digest: DataDigest,
 }
 
 impl Receive {
     pub(super) fn new() -> Self {
-        Self {
-            state: RxState::Header,
-            header: [0; HEADER_BYTES_MAX + DIGEST_BYTES],
-            header_bytes: 0,
-            pdu: None,
-            slot: 0,
-            padding_left_bytes: 0,
-            payload_left_bytes: 0,
-            payload_at: 0,
-            digest: DataDigest::new(),
-        }
+        Self { state: RxState::Header, assembly: Assembly::new(), slot: 0 }
     }
 }
 
@@ -79,9 +63,8 @@ impl HostConnection {
         if self.rx.state != RxState::Payload || self.phase != HostPhase::Established {
             return None;
         }
-        let (at, left) = (self.rx.payload_at, self.rx.payload_left_bytes);
         let buf = self.requests[usize::from(self.rx.slot)].buf.as_mut()?;
-        Some(&mut buf.as_mut_slice()[at..at + left])
+        Some(&mut buf.as_mut_slice()[self.rx.assembly.payload_range()])
     }
 
     /// `n` bytes were received into [`HostConnection::direct_target`].
@@ -89,19 +72,17 @@ impl HostConnection {
     /// # Panics
     /// If no payload was expected, or `n` is more than the region holds.
     pub fn handle_direct(&mut self, n: usize) {
-        assert!(self.rx.state == RxState::Payload && n <= self.rx.payload_left_bytes);
+        let left_bytes = self.rx.assembly.payload_left_bytes();
+        assert!(self.rx.state == RxState::Payload && n <= left_bytes);
         self.payload_arrived(n);
     }
 
     fn take_header(&mut self, bytes: &[u8]) -> usize {
-        let want = self.rx.pdu.map_or(COMMON_BYTES, |pdu| usize::from(pdu.prologue_bytes));
-        let have = self.rx.header_bytes;
-        let n = (want - have).min(bytes.len());
-        self.rx.header[have..have + n].copy_from_slice(&bytes[..n]);
-        self.rx.header_bytes += n;
-        if self.rx.header_bytes == want {
-            let header = self.rx.header;
-            match self.rx.pdu.take() {
+        let assembly = &mut self.rx.assembly;
+        let want = assembly.pdu.map_or(COMMON_BYTES, |pdu| usize::from(pdu.prologue_bytes));
+        let (n, gathered) = assembly.gather(want, bytes);
+        if let Some(header) = gathered {
+            match assembly.pdu.take() {
                 Some(pdu) => self.take_prologue(&header[..want], pdu),
                 None => self.take_common(&header[..want]),
             }
@@ -118,21 +99,17 @@ impl HostConnection {
             return self.terminate(PduError::plain(FatalError::SequenceError), bytes);
         }
         match PduHeader::parse(common, &self.rules) {
-            Ok(pdu) => self.rx.pdu = Some(pdu),
+            Ok(pdu) => self.rx.assembly.pdu = Some(pdu),
             Err(error) => self.terminate(error, bytes),
         }
     }
 
     fn take_prologue(&mut self, bytes: &[u8], pdu: PduHeader) {
-        self.rx.header_bytes = 0;
-        let (header, digest) = bytes.split_at(usize::from(pdu.header_bytes));
-        if let Ok(digest) = <[u8; DIGEST_BYTES]>::try_from(digest) {
-            let fei = u32::from_le_bytes(digest);
-            if fei != crc32c(header) {
-                let error = PduError { fes: FatalError::HeaderDigestError, fei };
-                return self.terminate(error, header);
-            }
-        }
+        self.rx.assembly.forget_header();
+        let header = match check_prologue(bytes, &pdu) {
+            Ok(header) => header,
+            Err((error, header)) => return self.terminate(error, header),
+        };
         let result = match pdu.pdu_type {
             PduType::CapsuleResp => self.take_response(header),
             PduType::C2hData => self.take_c2h_data(header, pdu),
@@ -226,29 +203,26 @@ impl HostConnection {
         if pdu.flags.contains(Flags::SUCCESS) && !pdu.flags.contains(Flags::LAST_PDU) {
             return Err(PduError::field(field_offset!(C2hData, common.flags)));
         }
-        self.rx.payload_at = request.received_bytes as usize;
+        let payload_at = request.received_bytes as usize;
         self.rx.slot = slot;
-        self.rx.pdu = Some(pdu);
-        self.rx.payload_left_bytes = pdu.payload_bytes as usize;
-        self.rx.padding_left_bytes = usize::from(pdu.padding_bytes);
-        self.rx.digest.reset();
-        let padded = pdu.padding_bytes > 0;
+        self.rx.assembly.pdu = Some(pdu);
+        let padded = self.rx.assembly.expect_payload(payload_at);
         self.rx.state = if padded { RxState::Padding } else { RxState::Payload };
         Ok(())
     }
 
     fn take_padding(&mut self, bytes: &[u8]) -> usize {
-        let n = self.rx.padding_left_bytes.min(bytes.len());
-        self.rx.padding_left_bytes -= n;
-        if self.rx.padding_left_bytes == 0 {
+        let (n, ends) = self.rx.assembly.skip_padding(bytes);
+        if ends {
             self.rx.state = RxState::Payload;
         }
         n
     }
 
     fn take_payload(&mut self, bytes: &[u8]) -> usize {
-        let n = self.rx.payload_left_bytes.min(bytes.len());
-        let at = self.rx.payload_at;
+        let range = self.rx.assembly.payload_range();
+        let n = range.len().min(bytes.len());
+        let at = range.start;
         let buf = self.requests[usize::from(self.rx.slot)].buf.as_mut();
         let buf = buf.expect("a command with data has a buffer");
         buf.as_mut_slice()[at..at + n].copy_from_slice(&bytes[..n]);
@@ -258,33 +232,20 @@ impl HostConnection {
 
     /// `n` more bytes of payload are in the buffer.
     fn payload_arrived(&mut self, n: usize) {
-        let at = self.rx.payload_at;
-        let has_digest = self.rx.pdu.is_some_and(|pdu| pdu.has_data_digest);
-        if has_digest {
-            let buf = self.requests[usize::from(self.rx.slot)].buf.as_ref();
-            let buf = buf.expect("a command with data has a buffer");
-            self.rx.digest.update(&buf.as_slice()[at..at + n]);
-        }
-        self.rx.payload_at += n;
-        self.rx.payload_left_bytes -= n;
-        if self.rx.payload_left_bytes == 0 {
-            if has_digest {
-                self.rx.state = RxState::DataDigest;
-            } else {
-                self.end_payload();
-            }
+        let at = self.rx.assembly.payload_range().start;
+        let buf = self.requests[usize::from(self.rx.slot)].buf.as_ref();
+        let buf = buf.expect("a command with data has a buffer");
+        match self.rx.assembly.payload_arrived(&buf.as_slice()[at..at + n]) {
+            PayloadEnd::Open => {}
+            PayloadEnd::Digest => self.rx.state = RxState::DataDigest,
+            PayloadEnd::Ended => self.end_payload(),
         }
     }
 
     fn take_data_digest(&mut self, bytes: &[u8]) -> usize {
-        let have = self.rx.header_bytes;
-        let n = (DIGEST_BYTES - have).min(bytes.len());
-        self.rx.header[have..have + n].copy_from_slice(&bytes[..n]);
-        self.rx.header_bytes += n;
-        if self.rx.header_bytes == DIGEST_BYTES {
-            self.rx.header_bytes = 0;
-            let [a, b, c, d, ..] = self.rx.header;
-            if u32::from_le_bytes([a, b, c, d]) != self.rx.digest.value() {
+        let (n, is_right) = self.rx.assembly.take_data_digest(bytes);
+        if let Some(is_right) = is_right {
+            if !is_right {
                 let slot = self.rx.slot;
                 self.request_at(slot).digest_failed = true;
             }
@@ -295,7 +256,7 @@ impl HostConnection {
 
     fn end_payload(&mut self) {
         self.rx.state = RxState::Header;
-        let pdu = self.rx.pdu.take().expect("a payload belongs to a PDU");
+        let pdu = self.rx.assembly.pdu.take().expect("a payload belongs to a PDU");
         let slot = self.rx.slot;
         let request = self.request_at(slot);
         request.received_bytes += pdu.payload_bytes;

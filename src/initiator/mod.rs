@@ -3,13 +3,13 @@
 //! - `conn`: one queue's connection without I/O: commands in, segments out, bytes in, completions
 //!   out. `conn_recv` reads the PDUs of the controller, `conn_send` builds ours.
 //! - `queue_pair`: such a connection over `std::net::TcpStream`, polled.
-//! - `client`: brings a controller up and opens its I/O queues, with the commands of `fabrics`.
+//! - `client`: brings a controller up and opens its I/O queues, with those of `command`.
 
 pub mod client;
+mod command;
 mod conn;
 mod conn_recv;
 mod conn_send;
-mod fabrics;
 mod queue_pair;
 
 pub use client::{Client, ClientOptions, ControllerInfo, NamespaceInfo};

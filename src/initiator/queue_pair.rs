@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+use super::command;
 use super::conn::{Data, HostCompletion, HostConfig, HostConnection, HostPhase};
-use super::fabrics;
 use crate::reactor::buf::IoBuf;
-use crate::wire::nvme::{Sqe, Status};
+use crate::wire::nvme::{Sqe, Status, opcode};
 use crate::wire::tcp::transmit::SEGMENTS_MAX;
 use crate::wire::tcp::{PduError, TransmitVec};
 
@@ -147,7 +147,11 @@ impl QueuePair {
     /// # Panics
     /// As [`QueuePair::submit`], and if `blocks` is 0.
     pub fn submit_read(&mut self, nsid: u32, lba: u64, blocks: u16, buf: IoBuf, tag: u64) {
-        self.submit(fabrics::transfer(0x02, nsid, lba, blocks), Data::ToHost(buf), tag);
+        self.submit(
+            command::transfer(opcode::nvm::READ, nsid, lba, blocks),
+            Data::ToHost(buf),
+            tag,
+        );
     }
 
     /// Queues a write of `blocks` blocks from `buf` to `lba`.
@@ -155,7 +159,11 @@ impl QueuePair {
     /// # Panics
     /// As [`QueuePair::submit`], and if `blocks` is 0.
     pub fn submit_write(&mut self, nsid: u32, lba: u64, blocks: u16, buf: IoBuf, tag: u64) {
-        self.submit(fabrics::transfer(0x01, nsid, lba, blocks), Data::ToController(buf), tag);
+        self.submit(
+            command::transfer(opcode::nvm::WRITE, nsid, lba, blocks),
+            Data::ToController(buf),
+            tag,
+        );
     }
 
     /// The next completion that has arrived.

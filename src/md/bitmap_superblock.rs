@@ -244,7 +244,8 @@ impl BitmapSuperblock {
         }
         // RAID10 maps array sectors, whose number follows from its layout: not judged here.
         let expected_sectors = array.size_sectors;
-        if array.level != Level::Raid10 && self.sync_size_sectors != expected_sectors {
+        let fits = self.sync_size_sectors == expected_sectors || mutant!(BitmapTooSmall);
+        if array.level != Level::Raid10 && !fits {
             let found_sectors = self.sync_size_sectors;
             return Err(BitmapError::SyncSize { found_sectors, expected_sectors });
         }
@@ -287,6 +288,7 @@ impl BitmapSuperblock {
         // mdadm's default log lies inside a lockless bitmap; while it is empty nobody writes it.
         let log = array.super_offset_sectors.checked_add_signed(array.bblog.offset_sectors.into());
         if array.features.contains(Features::BAD_BLOCKS)
+            && !mutant!(BadBlockLogInBitmap)
             && array.bblog.offset_sectors != 0
             && log.is_some_and(|log| overlaps(log, u64::from(array.bblog.size_sectors)))
         {
@@ -423,7 +425,8 @@ pub fn state_offset_bytes(bitmap_sector: u64, chunk: u64) -> u64 {
 /// behind the head. md's own rule forgets the head, and with between 130,049 and 131,072 chunks
 /// lets the last states lie behind the space set aside; for these sizes mdof doubles once more.
 pub fn chunk_sectors_for(sync_size_sectors: u64, sectors_reserved: u32) -> Option<u32> {
-    let space = (u64::from(sectors_reserved) * SECTOR_BYTES).checked_sub(STATES_OFFSET_BYTES)?;
+    let head = if mutant!(HeaderTakesNoSpace) { 0 } else { STATES_OFFSET_BYTES };
+    let space = (u64::from(sectors_reserved) * SECTOR_BYTES).checked_sub(head)?;
     let space = space.min(BITMAP_CHUNKS_MAX);
     let mut chunk_sectors = CHUNK_SECTORS_MIN;
     while sync_size_sectors.div_ceil(u64::from(chunk_sectors)) > space {

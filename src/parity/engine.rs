@@ -43,10 +43,6 @@ pub(super) trait Engine: Copy {
         unsafe { self.load_unchecked(block, 0) }
     }
 
-    /// Starts to fetch the block from byte `at` into the cache, if it is there at all.
-    #[inline(always)]
-    fn prefetch(self, _strip: &[u8], _at: usize) {}
-
     /// Writes a block from byte `at`, at any alignment.
     ///
     /// # Panics

@@ -6,7 +6,7 @@
 //!
 //! Strips usually start at the same offset in a page, so that all lines of a block compete for the
 //! same eight ways of the first-level cache. P and Q of many strips are therefore made of a few
-//! strips at a time, a tile of each: measured, a fifth faster from eight strips on than all at once.
+//! strips at a time, a tile of each: measured, a fifth faster with eight strips than all at once.
 
 use std::ops::Range;
 
@@ -60,7 +60,8 @@ pub(super) enum Job<'a> {
         p: &'a [u8],
         factor: u8,
     },
-    /// With dp and dq the differences of P and Q: x = factors[0] * dp ^ factors[1] * dq, y = dp ^ x.
+    /// With dp and dq the differences of P and Q: x = factors[0] * dp ^ factors[1] * dq,
+    /// y = dp ^ x.
     TwoData {
         x: &'a mut [u8],
         y: &'a mut [u8],
@@ -169,37 +170,28 @@ fn xor<E: Engine>(e: E, dst: &mut [u8], sources: &[&[u8]]) {
         for at in blocks(e, length_bytes) {
             // SAFETY: all strips have the same length, a multiple of a block's (asserts), and
             // `at` is the start of one of its blocks.
-            let sum = unsafe { xor_block::<E, true>(e, first, rest, at) };
+            let sum = unsafe { xor_block(e, first, rest, at) };
             e.stream(sum, dst, at);
         }
         e.end_stream();
     } else {
         for at in blocks(e, length_bytes) {
             // SAFETY: as above.
-            let sum = unsafe { xor_block::<E, false>(e, first, rest, at) };
+            let sum = unsafe { xor_block(e, first, rest, at) };
             e.store(sum, dst, at);
         }
     }
 }
 
-/// The XOR of the blocks at `at`; `AHEAD` asks for the next ones already, for stripes that the
-/// second-level cache does not hold.
+/// The XOR of the blocks at `at`.
 ///
 /// # Safety
 /// The block must lie inside every strip.
 #[inline(always)]
-unsafe fn xor_block<E: Engine, const AHEAD: bool>(
-    e: E,
-    first: &[u8],
-    rest: &[&[u8]],
-    at: usize,
-) -> E::Block {
+unsafe fn xor_block<E: Engine>(e: E, first: &[u8], rest: &[&[u8]], at: usize) -> E::Block {
     // SAFETY: the caller's promise.
     let mut sum = unsafe { e.load_unchecked(first, at) };
     for source in rest {
-        if AHEAD {
-            e.prefetch(source, at + E::BLOCK_BYTES);
-        }
         // SAFETY: as above.
         sum = e.xor(sum, unsafe { e.load_unchecked(source, at) });
     }

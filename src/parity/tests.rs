@@ -152,7 +152,7 @@ fn stripes() -> impl Strategy<Value = Stripe> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn parity_is_what_the_reference_says(stripe in stripes()) {
@@ -232,7 +232,8 @@ proptest! {
             let mut one = vec![0; stripe.length];
             one[at.index(stripe.length)] = seed.to_le_bytes()[0] | 1;
             for error in [noise, one] {
-                let mut strips: Vec<Vec<u8>> = stripe.data.iter().map(|b| b.strip().to_vec()).collect();
+                let mut strips: Vec<Vec<u8>> =
+                    stripe.data.iter().map(|buf| buf.strip().to_vec()).collect();
                 strips.extend([stripe.p.clone(), stripe.q.clone()]);
                 for (byte, error) in strips[victim].iter_mut().zip(&error) {
                     *byte ^= error;
@@ -247,7 +248,10 @@ proptest! {
                 };
                 prop_assert_eq!(kernels.check(&data, p, q), wanted);
                 // One parity alone sees the error where it covers it, and cannot tell whose it is.
-                let seen = |is_seen| if is_seen { Verdict::Inconsistent } else { Verdict::Consistent };
+                let seen = |is_seen| match is_seen {
+                    true => Verdict::Inconsistent,
+                    false => Verdict::Consistent,
+                };
                 prop_assert_eq!(kernels.check(&data, p, None), seen(victim <= n));
                 prop_assert_eq!(kernels.check(&data, None, q), seen(victim != n));
             }

@@ -28,7 +28,7 @@ impl Shared {
         let (unit_shift, unit) = self.discard_unit();
         let first = range.lba.div_ceil(unit);
         // The last chunk of the array may be short; it is whole if the range reaches the end.
-        let behind = match end == self.blocks {
+        let behind = match end == self.blocks || mutant!(DiscardTakesPartOfChunk) {
             true => end.div_ceil(unit),
             false => end / unit,
         };
@@ -98,7 +98,7 @@ impl Channel {
         let end = (u64::from(last) + 1) << self.shared.chunk_shift;
         let range = BlockRange { lba, blocks: end.min(self.shared.sync_blocks) - lba };
         // Chunks that are held may be on their way to Unwritten without being so durably.
-        if !self.is_locked(&range)
+        if (!self.is_locked(&range) || mutant!(UnwrittenBeforeDurable))
             && self.reads_as_zeroes_for_good(op, &(first as usize..=last as usize))
         {
             return self.next_part(op, out);

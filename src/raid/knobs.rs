@@ -1,7 +1,7 @@
 //! What an operator can set of a running array's bitmap.
 
 use super::message::Out;
-use super::owner::Owner;
+use super::owner::{Life, Owner};
 use crate::bitmap::Infection;
 
 /// Longest sleep of the daemon: a day. What is Dirty meanwhile is resynced after a crash.
@@ -49,6 +49,10 @@ impl Owner {
     /// A sentence for the operator; nothing is changed then.
     pub fn set_knobs(&mut self, knobs: &Knobs, out: &mut Out<'_>) -> Result<(), String> {
         knobs.check()?;
+        let runs = matches!(self.life(), Life::Starting | Life::Running);
+        if !runs && !mutant!(SettingsAtStop) {
+            return Err("the array is stopping".to_owned());
+        }
         let Some(bitmap) = &mut self.bitmap else {
             return Err("the array has no bitmap".to_owned());
         };

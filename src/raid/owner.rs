@@ -262,7 +262,9 @@ impl Owner {
                 self.arm_daemon(out);
                 self.announce_start(out);
                 out.mail.push_back(Mail::Started(Ok(())));
-                self.walker.look_again();
+                if !mutant!(DoubtWaitsForWrite) {
+                    self.walker.look_again();
+                }
             }
             Life::Closing if self.closed_count == self.cores => {
                 assert!(self.discarder.is_idle(), "a channel closed with a discard under way");

@@ -147,7 +147,9 @@ impl BitmapKeeper {
     /// The header is to carry this period of the daemon.
     pub(super) fn set_daemon_sleep_s(&mut self, sleep_s: u32) {
         self.header.daemon_sleep_s = sleep_s;
-        self.ledger.mark(0, Urgency::Now);
+        if !mutant!(SleepNotKept) {
+            self.ledger.mark(0, Urgency::Now);
+        }
     }
 
     /// The header is to carry this event count.
@@ -163,6 +165,9 @@ impl BitmapKeeper {
 
     /// A chunk became Clean: its unit may be written when nothing better is to do.
     pub(super) fn mark_lazy(&mut self, chunk: usize) {
+        if mutant!(ClearedInMemoryOnly) {
+            return;
+        }
         self.ledger.mark(self.ledger.unit_of(chunk), Urgency::Lazy);
     }
 
@@ -266,7 +271,7 @@ impl Owner {
         let mut blocked = None;
         for chunk in question.first..=question.last {
             let chunk = chunk as usize;
-            if self.discarder.holds(chunk) {
+            if self.discarder.holds(chunk) && !mutant!(DiscardHoldForgotten) {
                 return Some(Blocked::Held);
             }
             let state = self.shared.chunk_state(chunk).expect("a bitmap has a map");
@@ -308,7 +313,8 @@ impl Owner {
         let bitmap = self.bitmap.as_mut().expect("the array has a bitmap");
         map.change(chunk, next);
         bitmap.mark_now(chunk);
-        if next != ChunkState::Dirty || bitmap.infection() == Infection::Off {
+        let may_infect = next == ChunkState::Dirty || mutant!(InfectWhileDegraded);
+        if !may_infect || bitmap.infection() == Infection::Off {
             return;
         }
         let chunks = bitmap.ledger.chunks_of(bitmap.ledger.unit_of(chunk));
@@ -319,7 +325,13 @@ impl Owner {
             )
         };
         for other in bitmap.infection.spread(chunks, chunk, is_dirty) {
-            if map.state(other) == ChunkState::Clean {
+            let state = map.state(other);
+            if state == ChunkState::Clean && mutant!(InfectedCountsAsDurable) {
+                map.change_quietly(other, ChunkState::Dirty);
+            } else if state == ChunkState::Clean
+                || state == ChunkState::Unwritten && mutant!(InfectUnwritten)
+                || is_dirty(other) && mutant!(InfectInDoubt)
+            {
                 map.change(other, ChunkState::Dirty);
             }
         }
@@ -406,6 +418,10 @@ impl Owner {
             bitmap.header.encode_into(&mut header);
             let start = unit * bytes.len();
             bytes[..header_bytes].copy_from_slice(&header[start..start + header_bytes]);
+            if mutant!(HeaderIsInfected) {
+                let taken = bytes[..header_bytes].iter_mut().filter(|byte| **byte <= 1);
+                taken.for_each(|byte| *byte = ChunkState::Dirty as u8);
+            }
         }
         let chunks = bitmap.ledger.chunks_of(unit);
         map.snapshot(chunks.clone(), &mut bytes[header_bytes..header_bytes + chunks.len()]);

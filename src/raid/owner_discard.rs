@@ -26,7 +26,7 @@ use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
 use super::channel::DISCARD_WINDOW;
-use super::message::{Discard, Mail, Out, ToChannel};
+use super::message::{BlockRange, Discard, Mail, Out, ToChannel};
 use super::owner::{MemberRequest, Owner, OwnerOp};
 use super::{CHANNEL_OPS_MAX, MemberSlot, bit, slots};
 use crate::bdev::{IoOp, IoStatus};
@@ -178,6 +178,8 @@ impl Owner {
         let range = self.shared.blocks_of_chunks(&piece);
         self.discarder.piece = Some(piece);
         self.discarder.set_state(DiscardState::Locking { cores_left: self.cores });
+        let nothing = BlockRange { lba: self.shared.blocks, blocks: 0 };
+        let range = if mutant!(DiscardIgnoresWriters) { nothing } else { range };
         out.mail.push_back(Mail::Channels(ToChannel::Lock(DISCARD_WINDOW, range)));
     }
 
@@ -200,7 +202,9 @@ impl Owner {
             return self.release_piece(out);
         }
         let bitmap = self.bitmap.as_mut().expect("discards need a bitmap");
-        if bitmap.is_zeroing(&piece) || self.walker.works_in(&range) {
+        let is_zeroing = bitmap.is_zeroing(&piece) && !mutant!(DiscardIgnoresZeroing);
+        let is_copying = self.walker.works_in(&range) && !mutant!(DiscardIgnoresResync);
+        if is_zeroing || is_copying {
             return;
         }
         let map = self.shared.map.as_ref().expect("a bitmap has a map");
@@ -226,7 +230,8 @@ impl Owner {
         let open = (next..=*piece.end()).find(|&chunk| !map.is_durable(chunk));
         let next = open.unwrap_or(*piece.end() + 1);
         self.discarder.set_state(DiscardState::Recording { next });
-        if next > *piece.end() && self.absences_are_recorded() {
+        let is_durable = next > *piece.end() || mutant!(FreeBeforeDurable);
+        if is_durable && (self.absences_are_recorded() || mutant!(FreeBeforeAbsenceRecorded)) {
             let first = self.shared.blocks_of_chunk(*piece.start()).lba;
             self.free_piece(first, 0, out);
         }

@@ -134,7 +134,8 @@ impl Owner {
     /// Chunks that are zeroed and whose zeroes can't be taken back by a power cut become Dirty.
     pub(super) fn poll_zeroing(&mut self, out: &mut Out<'_>) {
         let waits = self.bitmap.as_ref().is_some_and(|bitmap| bitmap.zeroed > 0);
-        if !waits || self.failed || !self.absences_are_recorded() {
+        let is_recorded = self.absences_are_recorded() || mutant!(ZeroedBeforeAbsenceRecorded);
+        if !waits || self.failed || !is_recorded {
             return;
         }
         self.keeper().zeroed = 0;

@@ -26,6 +26,9 @@ mod isal {
 
     /// `int xor_gen(int vects, int len, void **array)`; `pq_gen` likewise: the last one or two of
     /// the array are written.
+    ///
+    /// # Safety
+    /// The array has `vects` strips of `len` bytes, aligned to 32.
     type Generate = unsafe extern "C" fn(c_int, c_int, *const *mut c_void) -> c_int;
 
     #[derive(Debug, Clone, Copy)]
@@ -126,8 +129,8 @@ fn measure(kernels: Kernels, isal: Option<isal::Isal>, data: usize, parity: usiz
     let mut parities = strips.split_off(data);
     let data: Strips<'_> = strips.iter().map(|strip| &**strip).collect();
     let times = TURN_BYTES / (STRIP_BYTES * data.len());
-    let gigabytes =
-        f64::from(u32::try_from(times * STRIP_BYTES * data.len()).expect("a short turn")) / 1e9;
+    let turn_bytes = u32::try_from(times * STRIP_BYTES * data.len()).expect("a short turn");
+    let gigabytes = f64::from(turn_bytes) / 1e9;
 
     generate(kernels, &data, &mut parities);
     if let Some(isal) = isal {
@@ -182,7 +185,7 @@ fn main() -> ExitCode {
     };
     let isal = isal::Isal::open();
     println!(
-        "{} kernels, strips of {} KiB in cache, {ROUNDS} rounds in turns, data bytes per CPU second",
+        "{} kernels, strips of {} KiB in cache, {ROUNDS} rounds in turns, data per CPU second",
         kernels.instructions().name(),
         STRIP_BYTES / 1024
     );

@@ -2,17 +2,16 @@
 #![expect(clippy::multiple_unsafe_ops_per_block, reason = "one reason holds for every instruction")]
 
 use std::arch::x86_64::{
-    __m256i, _MM_HINT_T0, _mm_load_si128, _mm_prefetch, _mm_sfence, _mm256_add_epi8,
-    _mm256_and_si256, _mm256_blendv_epi8, _mm256_broadcastsi128_si256, _mm256_loadu_si256,
-    _mm256_set1_epi8, _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_srli_epi16,
-    _mm256_storeu_si256, _mm256_stream_si256, _mm256_xor_si256,
+    __m256i, _mm_load_si128, _mm_sfence, _mm256_add_epi8, _mm256_and_si256, _mm256_blendv_epi8,
+    _mm256_broadcastsi128_si256, _mm256_loadu_si256, _mm256_set1_epi8, _mm256_setzero_si256,
+    _mm256_shuffle_epi8, _mm256_srli_epi16, _mm256_storeu_si256, _mm256_stream_si256,
+    _mm256_xor_si256,
 };
 
 use super::super::gf;
 use super::super::pass::{self, Job};
 use super::Engine;
 
-const LINE_BYTES: usize = 64;
 const VECTORS: usize = 4;
 const VECTOR_BYTES: usize = size_of::<__m256i>();
 
@@ -51,15 +50,6 @@ impl Engine for Avx2 {
             *vector = unsafe { _mm256_loadu_si256(from.add(i)) };
         }
         block
-    }
-
-    #[inline(always)]
-    fn prefetch(self, strip: &[u8], at: usize) {
-        for line in (0..Self::BLOCK_BYTES).step_by(LINE_BYTES) {
-            let line = strip.as_ptr().wrapping_add(at + line).cast();
-            // SAFETY: every x86-64 CPU has SSE; a prefetch may name any address.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
-        }
     }
 
     #[inline(always)]

@@ -2,16 +2,14 @@
 #![expect(clippy::multiple_unsafe_ops_per_block, reason = "one reason holds for every instruction")]
 
 use std::arch::x86_64::{
-    __m512i, _MM_HINT_T0, _mm_prefetch, _mm_sfence, _mm512_gf2p8affine_epi64_epi8,
-    _mm512_loadu_si512, _mm512_set1_epi64, _mm512_setzero_si512, _mm512_storeu_si512,
-    _mm512_stream_si512, _mm512_xor_si512,
+    __m512i, _mm_sfence, _mm512_gf2p8affine_epi64_epi8, _mm512_loadu_si512, _mm512_set1_epi64,
+    _mm512_setzero_si512, _mm512_storeu_si512, _mm512_stream_si512, _mm512_xor_si512,
 };
 
 use super::super::gf;
 use super::super::pass::{self, Job};
 use super::Engine;
 
-const LINE_BYTES: usize = 64;
 const VECTORS: usize = 4;
 const VECTOR_BYTES: usize = size_of::<__m512i>();
 
@@ -50,15 +48,6 @@ impl Engine for Avx512 {
             *vector = unsafe { _mm512_loadu_si512(from.add(i)) };
         }
         block
-    }
-
-    #[inline(always)]
-    fn prefetch(self, strip: &[u8], at: usize) {
-        for line in (0..Self::BLOCK_BYTES).step_by(LINE_BYTES) {
-            let line = strip.as_ptr().wrapping_add(at + line).cast();
-            // SAFETY: every x86-64 CPU has SSE; a prefetch may name any address.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
-        }
     }
 
     #[inline(always)]

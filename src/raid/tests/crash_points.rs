@@ -31,7 +31,7 @@ impl World {
             if self.running.as_ref().unwrap().started && next < STORY.len() && self.rng.one_in(6) {
                 let (op, fua, chunk, block, blocks) = STORY[next];
                 let lba = chunk * self.shape.chunk_blocks + block;
-                if op == IoOp::Flush || !self.host.is_being_written(lba, blocks) {
+                if op == IoOp::Flush || !self.host.is_being_changed(lba, blocks) {
                     let core = next % usize::from(self.shape.cores);
                     self.submit(core, op, fua, lba, blocks);
                     next += 1;

@@ -14,14 +14,28 @@ struct Block {
     /// What may be read now, apart from the write in flight: one version, unless a write failed
     /// or the power was cut since the last one that ended well.
     readable: Vec<u64>,
-    /// The last write, if it ended well while the power has been on.
+    /// The last write that ended, if its group ended well while the power has been on.
     acknowledged: Option<u64>,
-    in_flight: Option<u64>,
+    /// Changes in flight, and whether one of them is no discard of whole chunks.
+    in_flight: u16,
+    being_written: bool,
+    /// Changes that were in flight at once, in any order to the array, are a group: the number
+    /// of the first version of the last group and of the one before, and whether one failed.
+    group: usize,
+    group_before: usize,
+    group_failed: bool,
     /// Versions taken off the front of `possible` so far: gives each a number for good.
     dropped: usize,
     /// Several versions stay readable although one was read: a fault since has changed which
     /// member is asked.
     unsettled: bool,
+}
+
+impl Block {
+    /// The versions of the last group.
+    fn of_group(&self) -> &[u64] {
+        &self.possible[self.group - self.dropped..]
+    }
 }
 
 /// A request under way.
@@ -37,10 +51,13 @@ pub(super) struct Request {
     covered: Vec<(usize, usize)>,
     /// Read and compare: for each block, the versions that may be seen.
     allowed: Vec<Vec<u64>>,
+    /// And the last group of changes, if it had ended when this was sent.
+    after: Vec<Option<usize>>,
 }
 
 pub(super) struct Host {
     block_size: usize,
+    chunk_blocks: usize,
     blocks: Vec<Block>,
     /// By id modulo the length.
     sent: Vec<Option<(u32, Request)>>,
@@ -56,17 +73,22 @@ pub(super) struct Host {
 pub(super) const QUEUE_DEPTH: usize = 24;
 
 impl Host {
-    pub(super) fn new(blocks: usize, block_size: usize) -> Self {
+    pub(super) fn new(blocks: usize, block_size: usize, chunk_blocks: usize) -> Self {
         let block = Block {
             possible: vec![0],
             readable: vec![0],
             acknowledged: None,
-            in_flight: None,
+            in_flight: 0,
+            being_written: false,
+            group: 0,
+            group_before: 0,
+            group_failed: false,
             dropped: 0,
             unsettled: false,
         };
         Self {
             block_size,
+            chunk_blocks,
             blocks: vec![block; blocks],
             sent: (0..QUEUE_DEPTH).map(|_| None).collect(),
             in_flight: 0,
@@ -90,9 +112,29 @@ impl Host {
         self.in_flight < QUEUE_DEPTH
     }
 
-    /// Whether a write to the range is in flight: a host does not overlap its own writes.
-    pub(super) fn is_being_written(&self, lba: usize, blocks: usize) -> bool {
-        self.blocks[lba..lba + blocks].iter().any(|block| block.in_flight.is_some())
+    /// Whether a change of the range is in flight.
+    pub(super) fn is_being_changed(&self, lba: usize, blocks: usize) -> bool {
+        self.blocks[lba..lba + blocks].iter().any(|block| block.in_flight > 0)
+    }
+
+    /// Discards of whole chunks may overlap anything; a host does not overlap its other writes,
+    /// because then members may end up with different ones of them, as with any RAID1.
+    pub(super) fn may_send(&self, op: IoOp, lba: usize, blocks: usize) -> bool {
+        self.is_of_whole_chunks(op, lba, blocks)
+            || !self.blocks[lba..lba + blocks].iter().any(|block| block.being_written)
+    }
+
+    fn is_of_whole_chunks(&self, op: IoOp, lba: usize, blocks: usize) -> bool {
+        let end = lba + blocks;
+        matches!(op, IoOp::WriteZeroes | IoOp::Unmap)
+            && lba.is_multiple_of(self.chunk_blocks)
+            && (end.is_multiple_of(self.chunk_blocks) || end == self.len())
+    }
+
+    /// Whether a write of data met another change of the block: either may have come first.
+    pub(super) fn is_contested(&self, lba: usize) -> bool {
+        let group = self.blocks[lba].of_group();
+        group.len() > 1 && group.iter().any(|&version| version != 0)
     }
 
     /// Whether the block may hold this after a power cut.
@@ -140,6 +182,7 @@ impl Host {
             buf: buf.clone(),
             covered: Vec::new(),
             allowed: Vec::new(),
+            after: Vec::new(),
         };
         self.note_sent(&mut request);
         self.sent[slot] = Some((id, request));
@@ -161,23 +204,34 @@ impl Host {
             IoOp::Read | IoOp::Compare => {
                 for block in &self.blocks[range] {
                     let mut allowed = block.readable.clone();
-                    allowed.extend(block.in_flight);
+                    if block.in_flight > 0 {
+                        allowed.extend(block.of_group());
+                    }
                     request.allowed.push(allowed);
+                    request.after.push((block.in_flight == 0).then_some(block.group));
                 }
             }
             IoOp::Flush => {
                 for (lba, block) in self.blocks.iter().enumerate() {
                     if block.acknowledged.is_some() && block.possible.len() > 1 {
-                        // The one in flight is at the end.
-                        let ended = block.possible.len() - usize::from(block.in_flight.is_some());
-                        request.covered.push((lba, block.dropped + ended - 1));
+                        let is_going_on = block.in_flight > 0;
+                        let group = if is_going_on { block.group_before } else { block.group };
+                        request.covered.push((lba, group));
                     }
                 }
             }
             IoOp::Write | IoOp::WriteZeroes | IoOp::Unmap => {
+                let is_discard = self.is_of_whole_chunks(request.op, request.lba, request.blocks);
                 for lba in range {
-                    self.blocks[lba].possible.push(request.version);
-                    self.blocks[lba].in_flight = Some(request.version);
+                    let block = &mut self.blocks[lba];
+                    if block.in_flight == 0 {
+                        let group = block.dropped + block.possible.len();
+                        block.group_before = std::mem::replace(&mut block.group, group);
+                        block.group_failed = false;
+                    }
+                    block.possible.push(request.version);
+                    block.in_flight += 1;
+                    block.being_written |= !is_discard;
                     self.allow_more(lba, request.version);
                 }
             }
@@ -238,18 +292,21 @@ impl Host {
 
     fn write_done(&mut self, request: &Request, ok: bool) {
         self.writes += 1;
+        let is_discard = self.is_of_whole_chunks(request.op, request.lba, request.blocks);
         for lba in request.lba..request.lba + request.blocks {
             let block = &mut self.blocks[lba];
-            block.in_flight = None;
-            block.acknowledged = ok.then_some(request.version);
-            block.unsettled = !ok;
+            block.in_flight -= 1;
+            block.being_written &= is_discard;
+            block.group_failed |= !ok;
+            block.acknowledged = (!block.group_failed).then_some(request.version);
+            block.unsettled = block.group_failed;
             if ok {
-                block.readable.clear();
+                block.readable = block.of_group().to_vec();
+            } else {
+                block.readable.push(request.version);
             }
-            block.readable.push(request.version);
             if ok && request.fua {
-                // A host does not overlap its writes, so this one is the last.
-                let number = block.dropped + block.possible.len() - 1;
+                let number = block.group;
                 self.promise(lba, number);
             }
         }
@@ -275,7 +332,8 @@ impl Host {
             self.blocks_read += 1;
             let block = &mut self.blocks[lba];
             // What was read once is read again.
-            if !block.unsettled && block.in_flight.is_none() && block.readable.contains(&version) {
+            let is_last = block.in_flight == 0 && request.after[index] == Some(block.group);
+            if !block.unsettled && is_last && block.readable.contains(&version) {
                 block.readable.clear();
                 block.readable.push(version);
             }
@@ -287,7 +345,8 @@ impl Host {
         self.sent.iter_mut().for_each(|sent| *sent = None);
         self.in_flight = 0;
         for block in &mut self.blocks {
-            block.in_flight = None;
+            block.in_flight = 0;
+            block.being_written = false;
             block.acknowledged = None;
             block.unsettled = false;
             block.readable.clone_from(&block.possible);
@@ -300,7 +359,7 @@ impl Host {
         for lba in 0..self.blocks.len() {
             let block = &self.blocks[lba];
             if block.acknowledged.is_some() {
-                self.promise(lba, block.dropped + block.possible.len() - 1);
+                self.promise(lba, block.group);
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use super::disk::BITMAP_BYTE;
 use super::scenario;
+use super::trace::{self, Event};
 use super::world::{Shape, World};
 use crate::bdev::IoOp;
 use crate::bitmap::{ChunkState, Infection};
@@ -26,7 +27,8 @@ fn clean(seed: u64, policy: Infection) -> World {
 }
 
 impl World {
-    fn set(&mut self, knobs: Knobs) -> Result<(), String> {
+    pub(super) fn set(&mut self, knobs: Knobs) -> Result<(), String> {
+        trace::note(Event::Set(knobs));
         let mut result = Ok(());
         self.on_owner(|owner, out| result = owner.set_knobs(&knobs, out));
         result
@@ -90,7 +92,7 @@ fn unwritten_chunks_are_never_infected() {
 
 /// An absent member is given what was written, not what was infected.
 #[test]
-fn nothing_is_infected_while_the_array_is_degraded() {
+pub(super) fn nothing_is_infected_while_the_array_is_degraded() {
     let mut world = clean(32, Infection::Md);
     let chunk = world.chunk_blocks();
     world.disks[1].dead = true;
@@ -103,7 +105,7 @@ fn nothing_is_infected_while_the_array_is_degraded() {
 }
 
 #[test]
-fn settings_have_bounds_and_the_sleep_survives_a_restart() {
+pub(super) fn settings_have_bounds_and_the_sleep_survives_a_restart() {
     let mut world = clean(33, Infection::Off);
     let sleep = |s| Knobs { daemon_sleep_s: Some(s), ..Knobs::default() };
     assert!(world.set(sleep(0)).unwrap_err().contains("1 to 86400"));
@@ -123,7 +125,7 @@ fn settings_have_bounds_and_the_sleep_survives_a_restart() {
 
 /// A sleep of a day that is set to a second ends soon: the timer is armed in slices.
 #[test]
-fn a_shorter_sleep_counts_soon() {
+pub(super) fn a_shorter_sleep_counts_soon() {
     let mut world = clean(34, Infection::Off);
     let chunk = world.chunk_blocks();
     world.write(0, 1);
@@ -146,4 +148,20 @@ fn a_shorter_sleep_counts_soon() {
         world.run_until_quiet();
     }
     assert_eq!(world.chunks_in(ChunkState::Dirty), 0);
+}
+
+/// What the header would carry can't be written any more, and nobody waits for it.
+#[test]
+pub(super) fn an_array_that_stops_takes_no_settings() {
+    let mut world = clean(35, Infection::Off);
+    let sleep = Knobs { daemon_sleep_s: Some(17), ..Knobs::default() };
+    world.on_owner(|owner, out| owner.stop(out));
+    while !world.running.as_ref().unwrap().stopped {
+        assert!(world.set(sleep).is_err());
+        world.step();
+    }
+    assert!(world.set(sleep).unwrap_err().contains("stopping"));
+    world.forget_stopped();
+    assert!(!world.assemble().dirty);
+    world.cut_power();
 }

@@ -1,12 +1,16 @@
 //! Random lives of arrays: work, faults, clean stops, power cuts, starts with members missing.
 
+use std::fmt;
+
 use super::host::QUEUE_DEPTH;
 use super::oracle::violated;
 use super::rng::Rng;
 use super::trace::{self, Event};
 use super::world::{Faults, Shape, World};
 use crate::bdev::IoOp;
+use crate::bitmap::Infection;
 use crate::limits::IO_SIZE_BYTES_MAX;
+use crate::raid::Knobs;
 use crate::reactor::buf::BufPool;
 
 /// What a life, or many of them, amounted to.
@@ -22,6 +26,24 @@ pub(super) struct Figures {
     pub(super) split_brains: u64,
     /// Of the log, if wanted.
     pub(super) digest: (u64, u64),
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} lives, {} host writes, {} power cuts, {} blocks read and checked, {} chunks \
+             resynced, {} member requests, {} requests failed by faults, {} split brains",
+            self.lives,
+            self.writes,
+            self.cuts,
+            self.blocks_read,
+            self.copied,
+            self.events,
+            self.failed,
+            self.split_brains
+        )
+    }
 }
 
 impl Figures {
@@ -41,6 +63,8 @@ impl Figures {
 #[derive(Clone, Copy)]
 struct Habits {
     faults: Faults,
+    /// The operator sets something once in so many steps.
+    settings: usize,
     /// One start in so many leaves out a member.
     leave_out: usize,
     /// Steps of work in a round, at most.
@@ -74,6 +98,7 @@ fn shape(rng: &mut Rng) -> Shape {
         assume_clean: rng.one_in(4),
         unmap: rng.one_in(2),
         raid10: None,
+        infection: Infection::ALL[rng.below(Infection::ALL.len())],
     }
 }
 
@@ -120,6 +145,7 @@ fn habits(rng: &mut Rng, shape: &Shape) -> Habits {
     };
     Habits {
         faults,
+        settings: if rng.one_in(2) { 150 } else { 0 },
         leave_out: if rng.one_in(3) { 3 } else { 0 },
         steps: [60, 300, 1500, 3000][rng.below(4)],
         hot,
@@ -208,11 +234,34 @@ impl World {
             0 => self.submit(core, IoOp::Flush, false, 0, 0),
             1..6 => self.submit(core, IoOp::Read, false, lba, blocks),
             6 => self.submit(core, IoOp::Compare, false, lba, blocks),
-            _ if self.host.is_being_written(lba, blocks) => {}
-            7 => self.submit(core, IoOp::WriteZeroes, fua, lba, blocks),
-            8 => self.submit(core, IoOp::Unmap, fua, lba, blocks),
-            _ => self.submit(core, IoOp::Write, fua, lba, blocks),
+            7 => self.submit_if_may(core, IoOp::WriteZeroes, fua, lba, blocks),
+            8 => self.submit_if_may(core, IoOp::Unmap, fua, lba, blocks),
+            9 => {
+                let chunk = self.blocks_of(self.chunk_of(lba));
+                let blocks_max = IO_SIZE_BYTES_MAX / self.shape.block;
+                if chunk.len() <= blocks_max {
+                    self.submit_if_may(core, IoOp::Unmap, fua, chunk.start, chunk.len());
+                }
+            }
+            _ => self.submit_if_may(core, IoOp::Write, fua, lba, blocks),
         }
+    }
+
+    fn submit_if_may(&mut self, core: usize, op: IoOp, fua: bool, lba: usize, blocks: usize) {
+        if self.host.may_send(op, lba, blocks) {
+            self.submit(core, op, fua, lba, blocks);
+        }
+    }
+
+    /// The operator turns a knob, or all.
+    fn some_setting(&mut self) {
+        let rng = &mut self.rng;
+        let knobs = Knobs {
+            daemon_sleep_s: rng.one_in(2).then(|| [1, 30, 70][rng.below(3)]),
+            barrier_idle_s: rng.one_in(2).then(|| [0, 5][rng.below(2)]),
+            infection: rng.one_in(2).then(|| Infection::ALL[rng.below(Infection::ALL.len())]),
+        };
+        self.set(knobs).expect("the array runs");
     }
 
     /// `true`: the power goes now, soon after a fault.
@@ -232,6 +281,9 @@ impl World {
             }
             if self.rng.one_in(40) {
                 self.fire_timer();
+            }
+            if self.rng.one_in(habits.settings) {
+                self.some_setting();
             }
             self.step();
         }
@@ -290,8 +342,8 @@ impl World {
         if self.rng.one_in(leave_out) {
             let slot = self.rng.below(self.disks.len());
             self.present[slot] = false;
-            let missed = &self.watch.missed;
-            let useful = (0..missed.len()).filter(|&at| self.present[at] && !missed[at]);
+            let useful = (0..self.disks.len())
+                .filter(|&slot| self.present[slot] && self.watch.has_all(slot));
             let mask = useful.fold(0, |mask, slot| mask | 1 << slot);
             self.present[slot] = !self.geometry.is_readable(mask);
         }
@@ -317,7 +369,7 @@ impl World {
 pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
     trace::begin(with_digest);
     let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x6d64_6f66);
-    let shape = striped(seed, shape(&mut rng));
+    let shape = striped(seed, shape(&mut rng)).exact();
     let habits = habits(&mut rng, &shape);
     let mut world = World::create(rng.next(), shape, pool);
     world.faults = habits.faults;

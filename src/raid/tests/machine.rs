@@ -284,6 +284,9 @@ impl World {
             Station::App => {
                 trace::note(Event::HostDone { id: tag.op, status });
                 let request = self.host.done(tag.op, status);
+                if status.is_ok() && request.op == IoOp::Flush {
+                    self.watch.promised_without(self.in_sync());
+                }
                 if status.is_ok() && request.op.modifies() {
                     self.check_acknowledged(&request);
                 }

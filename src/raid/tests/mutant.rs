@@ -64,10 +64,55 @@ pub(crate) enum Mutant {
     SuperblockBeforeHeader,
     /// A member that the others have thrown out is taken back as it is.
     StaleMemberAccepted,
+    /// A discard's chunks are not held: writes in flight and later ones go on in them.
+    DiscardIgnoresWriters,
+    /// Writers' questions about chunks that a discard holds are answered.
+    DiscardHoldForgotten,
+    /// A discard does not wait for a chunk that is being zeroed before its first write.
+    DiscardIgnoresZeroing,
+    /// A discard does not wait for resync or repair in its chunks.
+    DiscardIgnoresResync,
+    /// Members free a discard's space before the Unwritten states are durable.
+    FreeBeforeDurable,
+    /// They free it while a member that lacks those states would still come back as equal.
+    FreeBeforeAbsenceRecorded,
+    /// The last chunk of a discard becomes Unwritten though only a part of it was meant.
+    DiscardTakesPartOfChunk,
+    /// A discard finds nothing to do where another one is not durable yet.
+    UnwrittenBeforeDurable,
+    /// A chunk that a member failed to zero is opened before that failure is on record.
+    ZeroedBeforeAbsenceRecorded,
+    /// Chunks never written are infected.
+    InfectUnwritten,
+    /// Chunks in doubt are infected, and so forgotten.
+    InfectInDoubt,
+    /// Infected chunks are open before the unit is written.
+    InfectedCountsAsDurable,
+    /// Chunks are infected while a member is absent, which would be given them all.
+    InfectWhileDegraded,
+    /// A new sleep of the daemon is not written to the bitmap's header.
+    SleepNotKept,
+    /// A sleep that is under way is slept to its end though a shorter one was set.
+    LongSleepRunsOn,
+    /// Settings are taken from an array that stops, which then writes to its members.
+    SettingsAtStop,
+    /// Bytes of the header that share a block with states are taken for states.
+    HeaderIsInfected,
+    /// A bad-block log that is in use may lie inside the bitmap.
+    BadBlockLogInBitmap,
+    /// A bitmap for fewer sectors than the array has is taken.
+    BitmapTooSmall,
+    /// What the daemon clears is not written.
+    ClearedInMemoryOnly,
+    /// Nobody looks for chunks in doubt when the array starts.
+    DoubtWaitsForWrite,
+    /// The space for states is counted without the header before them.
+    HeaderTakesNoSpace,
 }
 
-/// Every bug.
-pub(super) const ALL: [Mutant; 28] = [
+/// Every bug that random lives or a story of the simulator must find. Those that stand for a
+/// defect of the kernel's and that no oracle forbids are in `super::defects`.
+pub(super) const ALL: [Mutant; 44] = [
     Mutant::SkipWaitForBlockInFlight,
     Mutant::OpenBeforeDurableOnAll,
     Mutant::OpenLaterChanges,
@@ -96,6 +141,22 @@ pub(super) const ALL: [Mutant; 28] = [
     Mutant::UnwrittenReadAsFound,
     Mutant::SuperblockBeforeHeader,
     Mutant::StaleMemberAccepted,
+    Mutant::DiscardIgnoresWriters,
+    Mutant::DiscardHoldForgotten,
+    Mutant::DiscardIgnoresZeroing,
+    Mutant::DiscardIgnoresResync,
+    Mutant::FreeBeforeDurable,
+    Mutant::FreeBeforeAbsenceRecorded,
+    Mutant::DiscardTakesPartOfChunk,
+    Mutant::UnwrittenBeforeDurable,
+    Mutant::ZeroedBeforeAbsenceRecorded,
+    Mutant::InfectUnwritten,
+    Mutant::InfectInDoubt,
+    Mutant::InfectedCountsAsDurable,
+    Mutant::InfectWhileDegraded,
+    Mutant::SleepNotKept,
+    Mutant::LongSleepRunsOn,
+    Mutant::SettingsAtStop,
 ];
 
 thread_local! {
@@ -107,6 +168,11 @@ impl Mutant {
     pub(crate) fn is_on(self) -> bool {
         PLANTED.get() == Some(self)
     }
+}
+
+/// The bug of that name.
+pub(super) fn by_name(name: &str) -> Option<Mutant> {
+    ALL.into_iter().find(|mutant| format!("{mutant:?}") == name)
 }
 
 /// Plants a bug, or none, on this thread.

@@ -39,6 +39,8 @@ pub(super) struct Watch {
     pub(super) chunks: usize,
     /// By slot: it has missed an acknowledged write.
     pub(super) missed: Vec<bool>,
+    /// By slot: it was out when a write ended of which nobody can tell whether it has it.
+    may_lack: Vec<bool>,
     /// By chunk: somebody has missed an acknowledged write to it.
     owed: Vec<bool>,
     /// By chunk: writes of data, and writes of any kind, that members have not answered.
@@ -59,6 +61,7 @@ impl Watch {
         Self {
             chunks,
             missed: vec![false; members],
+            may_lack: vec![false; members],
             owed: vec![false; chunks],
             writing_data: vec![0; chunks],
             writing: vec![0; chunks],
@@ -68,6 +71,18 @@ impl Watch {
             copied: 0,
             copied_in_all: 0,
         }
+    }
+
+    /// Data became durable for the host on these members: the caches of others may not hold.
+    pub(super) fn promised_without(&mut self, in_sync: SlotMask) {
+        for (slot, may_lack) in self.may_lack.iter_mut().enumerate() {
+            *may_lack |= in_sync & 1 << slot == 0;
+        }
+    }
+
+    /// Whether the member can be left alone.
+    pub(super) fn has_all(&self, slot: usize) -> bool {
+        !self.missed[slot] && !self.may_lack[slot]
     }
 
     pub(super) fn power_cut(&mut self) {
@@ -178,6 +193,12 @@ impl World {
             if !(first..=last).all(is_recorded) {
                 violated(6, &format!("chunk {first} is freed and not durably Unwritten"));
             }
+            // Who lacks that record must not come back as equal.
+            let lacks = |slot: &usize| {
+                let may_hold = |chunk| self.disks[*slot].state_byte(chunk) != UNWRITTEN;
+                self.in_sync() & 1 << slot == 0 && (first..=last).any(may_hold)
+            };
+            (0..self.disks.len()).filter(lacks).for_each(|slot| self.check_recorded(slot));
             return;
         }
         for other in &self.running.as_ref().unwrap().in_flight {
@@ -272,10 +293,21 @@ impl World {
         let shared = self.running.as_ref().unwrap().shared.clone();
         for lba in request.lba..request.lba + request.blocks {
             let chunk = self.chunk_of(lba);
-            if shared.chunk_state(chunk) == Some(ChunkState::Unwritten) {
-                // Discarded as a whole: what members hold does not matter, what they know does.
+            let is_unwritten = shared.chunk_state(chunk) == Some(ChunkState::Unwritten);
+            if self.host.is_contested(lba) {
+                // Nobody can tell what a member is to hold; who is out may lack it.
+                for slot in (0..self.disks.len()).filter(|slot| in_sync & 1 << slot == 0) {
+                    self.watch.may_lack[slot] = true;
+                }
+                continue;
+            }
+            if is_unwritten {
+                // Discarded as a whole: what members hold does not matter, what they know does;
+                // unless this is a write of zeroes, and another discard is under way.
                 for slot in 0..self.disks.len() {
-                    let knows = self.disks[slot].state_byte(chunk) == UNWRITTEN;
+                    let disk = &self.disks[slot];
+                    let knows = disk.state_byte(chunk) == UNWRITTEN
+                        || disk.holds(lba).is_none_or(|(live, _)| live == request.version);
                     if !knows && in_sync & 1 << slot != 0 {
                         let what = format!("chunk {chunk} discarded, member {slot} lacks that");
                         violated(5, &what);
@@ -340,6 +372,7 @@ impl World {
             if self.watch.missed[slot] {
                 violated(5, &format!("member {slot} missed an acknowledged write and is in sync"));
             }
+            self.watch.may_lack[slot] = false;
         }
         let shared = self.running.as_ref().unwrap().shared.clone();
         for chunk in 0..self.watch.chunks {

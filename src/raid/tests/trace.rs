@@ -6,8 +6,9 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use crate::bdev::{IoOp, IoStatus};
+use crate::bitmap::Infection;
 use crate::raid::message::{ArrayEvent, ArrayTimer, SlotMask};
-use crate::raid::{ToChannel, ToOwner};
+use crate::raid::{Knobs, ToChannel, ToOwner};
 
 /// Events that are kept for the story of a failure, unless `MDOF_SIM_STORY` says otherwise.
 const RING: usize = 400;
@@ -44,6 +45,7 @@ pub(super) enum Event {
         block: usize,
         chunk_blocks: usize,
         blocks: usize,
+        infection: Infection,
     },
     Host {
         id: u32,
@@ -71,6 +73,8 @@ pub(super) enum Event {
     ToOwner(usize, ToOwner),
     ToChannel(usize, ToChannel),
     Timer(ArrayTimer),
+    /// The operator sets something.
+    Set(Knobs),
     Says(ArrayEvent),
     Died(usize),
     Cut,
@@ -106,10 +110,11 @@ fn state_name(byte: u8) -> &'static str {
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Created { members, cores, block, chunk_blocks, blocks } => write!(
+            Self::Created { members, cores, block, chunk_blocks, blocks, infection } => write!(
                 f,
                 "created: {members} members, {cores} cores, {blocks} blocks of {block} bytes, \
-                 {chunk_blocks} a chunk"
+                 {chunk_blocks} a chunk, infection {}",
+                infection.name()
             ),
             Self::Host { id, core, op, fua, lba, blocks, version } => {
                 let fua = if fua { " fua" } else { "" };
@@ -127,6 +132,7 @@ impl fmt::Display for Event {
             Self::ToOwner(core, message) => write!(f, "core {core} -> owner: {message:?}"),
             Self::ToChannel(core, message) => write!(f, "owner -> core {core}: {message:?}"),
             Self::Timer(timer) => write!(f, "timer {timer:?}"),
+            Self::Set(knobs) => write!(f, "set {knobs:?}"),
             Self::Says(event) => write!(f, "array: {event}"),
             Self::Died(member) => write!(f, "*** member {member} dies"),
             Self::Cut => f.write_str("*** power cut"),

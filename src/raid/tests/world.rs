@@ -10,6 +10,7 @@ use super::oracle::Watch;
 use super::rng::Rng;
 use super::trace::{self, Event};
 use crate::bdev::{BdevId, BdevIo, IoQueue, IoStatus};
+use crate::bitmap::Infection;
 use crate::md;
 use crate::raid;
 use crate::raid::Geometry;
@@ -31,6 +32,8 @@ pub(super) struct Shape {
     pub(super) unmap: bool,
     /// md's layout word and the blocks of a strip; `None` is a mirror.
     pub(super) raid10: Option<(u32, usize)>,
+    /// The policy that each start begins with.
+    pub(super) infection: Infection,
 }
 
 impl Shape {
@@ -44,6 +47,7 @@ impl Shape {
         assume_clean: false,
         unmap: true,
         raid10: None,
+        infection: Infection::Adaptive,
     };
 
     /// The array's geometry; of a RAID10 about as large as `blocks` says.
@@ -73,7 +77,7 @@ impl Shape {
     }
 
     /// The same shape with the size that the array really has.
-    fn exact(self) -> Self {
+    pub(super) fn exact(self) -> Self {
         Self { blocks: usize::try_from(self.geometry().blocks()).unwrap(), ..self }
     }
 }
@@ -165,7 +169,7 @@ fn bdevs(shape: &Shape) -> Vec<CandidateBdev> {
 }
 
 /// A creation of the shipped code, cut down to the size of the simulated members.
-fn creation(shape: &Shape) -> md::Creation {
+pub(super) fn creation(shape: &Shape) -> md::Creation {
     let sectors_per_block = shape.block / 512;
     let mut creation = md::create(&md::NewArray {
         name: "sim".to_owned(),
@@ -226,12 +230,13 @@ impl World {
             block: shape.block,
             chunk_blocks: shape.chunk_blocks,
             blocks: shape.blocks,
+            infection: shape.infection,
         });
         let mut world = Self {
             rng,
             faults: Faults::default(),
             disks,
-            host: Host::new(shape.blocks, shape.block),
+            host: Host::new(shape.blocks, shape.block, shape.chunk_blocks),
             watch: Watch::new(shape.members, chunks),
             running: None,
             pool,
@@ -247,11 +252,12 @@ impl World {
             shape,
             geometry,
         };
-        world.start(&config);
+        world.start(config);
         world
     }
 
-    fn start(&mut self, config: &ArrayConfig) {
+    fn start(&mut self, config: ArrayConfig) {
+        let config = &ArrayConfig { infection: self.shape.infection, ..config };
         let shared = crate::raid::prepare(config, BdevId(100)).unwrap();
         let cores = self.shape.cores;
         let owner = Owner::from_config(config, shared.clone(), cores, self.pool).unwrap();
@@ -283,7 +289,7 @@ impl World {
             Ok(assembly) => assembly,
             Err(md::AssembleError::SplitBrain { .. }) => {
                 self.split_brains += 1;
-                let has_all = present.iter().copied().filter(|&slot| !self.watch.missed[slot]);
+                let has_all = present.iter().copied().filter(|&slot| self.watch.has_all(slot));
                 let mut chosen: Vec<usize> = has_all.collect();
                 // Of a mirror any one will do.
                 chosen.truncate(if self.shape.raid10.is_some() { chosen.len() } else { 1 });
@@ -321,12 +327,13 @@ impl World {
             let all: Vec<usize> = (0..self.disks.len()).collect();
             return self.assemble_from(&all);
         }
-        self.start(&config);
+        let in_sync = config.in_sync();
+        self.start(config);
         let running = self.running.as_ref().unwrap();
         let need_sync = running.shared.map.as_ref().unwrap().histogram()[3];
         trace::note(Event::Assembled {
             present: present.iter().fold(0, |mask, slot| mask | 1 << slot),
-            in_sync: config.in_sync(),
+            in_sync,
             dirty: assembly.dirty,
             need_sync: usize::try_from(need_sync).unwrap(),
         });
@@ -368,6 +375,7 @@ impl World {
         trace::note(Event::Stopped);
         if running.stopped_ok {
             self.host.stopped();
+            self.watch.promised_without(running.owner.in_sync);
         }
         for disk in &mut self.disks {
             disk.dead = false;

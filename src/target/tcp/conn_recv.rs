@@ -6,13 +6,12 @@ use super::conn::{Connection, Phase};
 use super::request::RequestState;
 use crate::reactor::buf::{BufPool, IoBuf};
 use crate::wire::nvme::Status;
-use crate::wire::tcp::digest::DIGEST_BYTES;
 use crate::wire::tcp::header::alignment_bytes;
 use crate::wire::tcp::pdu::{
-    ALIGNMENT_MAX, CapsuleCmd, CommonHeader, DGST_DATA, DGST_HEADER, Flags, H2cData,
-    HEADER_BYTES_MAX, IcReq, PduType, field_offset,
+    ALIGNMENT_MAX, CapsuleCmd, CommonHeader, DGST_DATA, DGST_HEADER, Flags, H2cData, IcReq,
+    PduType, field_offset,
 };
-use crate::wire::tcp::{DataDigest, FatalError, PduError, PduHeader, crc32c};
+use crate::wire::tcp::{Assembly, FatalError, PayloadEnd, PduError, PduHeader, check_prologue};
 
 const COMMON_BYTES: usize = size_of::<CommonHeader>();
 
@@ -41,18 +40,10 @@ pub enum RxState {
 #[derive(Debug)]
 pub(super) struct Receive {
     pub(super) state: RxState,
-    /// Header and its digest as they arrive; later the data digest.
-    header: [u8; HEADER_BYTES_MAX + DIGEST_BYTES],
-    header_bytes: usize,
-    /// The PDU being received. Meaningful from AwaitSpecific on.
-    pdu: Option<PduHeader>,
+    /// The PDU being received; its header is there from AwaitSpecific on.
+    assembly: Assembly,
     /// The request that the payload belongs to.
     pub(super) slot: u16,
-    padding_left_bytes: usize,
-    payload_left_bytes: usize,
-    /// Where in the request's buffer the next payload byte goes.
-    payload_at: usize,
-    digest: DataDigest,
     /// The driver has a receive into the request's buffer in flight.
     pub(super) direct_in_flight: bool,
 }
@@ -61,14 +52,8 @@ impl Receive {
     pub(super) fn new() -> Self {
         Self {
             state: RxState::AwaitHeader,
-            header: [0; HEADER_BYTES_MAX + DIGEST_BYTES],
-            header_bytes: 0,
-            pdu: None,
+            assembly: Assembly::new(),
             slot: 0,
-            padding_left_bytes: 0,
-            payload_left_bytes: 0,
-            payload_at: 0,
-            digest: DataDigest::new(),
             direct_in_flight: false,
         }
     }
@@ -100,7 +85,7 @@ impl Connection {
     pub fn handle_bytes(&mut self, bytes: &[u8], pool: &BufPool) -> usize {
         assert!(!self.rx.direct_in_flight, "bytes overtake a direct receive");
         if self.rx.state == RxState::AwaitSlot && !self.free.is_empty() {
-            let header = self.rx.header;
+            let header = self.rx.assembly.kept_header();
             self.rx.state = RxState::AwaitSpecific;
             self.take_capsule(&header[..size_of::<CapsuleCmd>()], pool);
         }
@@ -122,7 +107,7 @@ impl Connection {
     fn take_header(&mut self, bytes: &[u8], pool: &BufPool) -> usize {
         // The common case: the whole header lies in front of us.
         if self.rx.state == RxState::AwaitHeader
-            && self.rx.header_bytes == 0
+            && self.rx.assembly.is_empty()
             && bytes.len() >= COMMON_BYTES
         {
             let Some(pdu) = self.take_common(bytes) else { return bytes.len() };
@@ -132,17 +117,13 @@ impl Connection {
                 return prologue_bytes;
             }
         }
-        let want = match (self.rx.state, self.rx.pdu) {
+        let want = match (self.rx.state, self.rx.assembly.pdu) {
             (RxState::AwaitSpecific, Some(pdu)) => usize::from(pdu.prologue_bytes),
             _ => COMMON_BYTES,
         };
-        let have = self.rx.header_bytes;
-        let n = (want - have).min(bytes.len());
-        self.rx.header[have..have + n].copy_from_slice(&bytes[..n]);
-        self.rx.header_bytes += n;
-        if self.rx.header_bytes == want {
-            let header = self.rx.header;
-            match (self.rx.state, self.rx.pdu) {
+        let (n, gathered) = self.rx.assembly.gather(want, bytes);
+        if let Some(header) = gathered {
+            match (self.rx.state, self.rx.assembly.pdu) {
                 (RxState::AwaitSpecific, Some(pdu)) => {
                     self.take_prologue(&header[..want], pdu, pool);
                 }
@@ -164,7 +145,7 @@ impl Connection {
         };
         match parsed {
             Ok(pdu) => {
-                self.rx.pdu = Some(pdu);
+                self.rx.assembly.pdu = Some(pdu);
                 self.rx.state = RxState::AwaitSpecific;
                 Some(pdu)
             }
@@ -188,16 +169,11 @@ impl Connection {
 
     /// The whole header is here, with its digest.
     fn take_prologue(&mut self, bytes: &[u8], pdu: PduHeader, pool: &BufPool) {
-        self.rx.header_bytes = 0;
-        let (header, digest) = bytes.split_at(usize::from(pdu.header_bytes));
-        if let Ok(digest) = <[u8; DIGEST_BYTES]>::try_from(digest) {
-            let digest = u32::from_le_bytes(digest);
-            if digest != crc32c(header) {
-                let error = PduError { fes: FatalError::HeaderDigestError, fei: digest };
-                self.terminate(error, header);
-                return;
-            }
-        }
+        self.rx.assembly.forget_header();
+        let header = match check_prologue(bytes, &pdu) {
+            Ok(header) => header,
+            Err((error, header)) => return self.terminate(error, header),
+        };
         match pdu.pdu_type {
             PduType::CapsuleCmd => self.take_capsule(header, pool),
             PduType::H2cData => self.take_h2c_data(header, pdu),
@@ -230,7 +206,7 @@ impl Connection {
 
     fn take_capsule(&mut self, header: &[u8], pool: &BufPool) {
         let capsule = CapsuleCmd::ref_from_bytes(header).expect("the parser checked HLEN");
-        let pdu = self.rx.pdu.expect("a header was parsed");
+        let pdu = self.rx.assembly.pdu.expect("a header was parsed");
         let Some(slot) = self.free.pop() else {
             let sending = self.population(RequestState::TransferringC2h)
                 + self.population(RequestState::Responding);
@@ -238,7 +214,7 @@ impl Connection {
                 // Every command of the queue is in flight and unanswered.
                 return self.terminate(PduError::plain(FatalError::SequenceError), header);
             }
-            self.rx.header[..header.len()].copy_from_slice(header);
+            self.rx.assembly.keep_header(header);
             self.rx.state = RxState::AwaitSlot;
             return;
         };
@@ -275,31 +251,25 @@ impl Connection {
 
     /// The payload of the current PDU goes to the request in `slot`.
     pub(super) fn expect_payload(&mut self, slot: u16, payload_at: usize) {
-        let pdu = self.rx.pdu.expect("a header was parsed");
-        assert!(pdu.payload_bytes > 0, "a PDU without payload expects none");
         self.rx.slot = slot;
-        self.rx.payload_at = payload_at;
-        self.rx.payload_left_bytes = pdu.payload_bytes as usize;
-        self.rx.padding_left_bytes = usize::from(pdu.padding_bytes);
-        if pdu.has_data_digest {
-            self.rx.digest.reset();
-        }
-        let padded = pdu.padding_bytes > 0;
+        let padded = self.rx.assembly.expect_payload(payload_at);
+        let expected = self.rx.assembly.payload_left_bytes();
+        assert!(expected > 0, "a PDU without payload expects none");
         self.rx.state = if padded { RxState::AwaitPadding } else { RxState::AwaitPayload };
     }
 
     fn take_padding(&mut self, bytes: &[u8]) -> usize {
-        let n = self.rx.padding_left_bytes.min(bytes.len());
-        self.rx.padding_left_bytes -= n;
-        if self.rx.padding_left_bytes == 0 {
+        let (n, ends) = self.rx.assembly.skip_padding(bytes);
+        if ends {
             self.rx.state = RxState::AwaitPayload;
         }
         n
     }
 
     fn take_payload(&mut self, bytes: &[u8]) -> usize {
-        let n = self.rx.payload_left_bytes.min(bytes.len());
-        let at = self.rx.payload_at;
+        let range = self.rx.assembly.payload_range();
+        let n = range.len().min(bytes.len());
+        let at = range.start;
         let slot = self.rx.slot;
         // A refused command has no buffer: its data is thrown away.
         if let Some(buf) = &mut self.request_at(slot).buf {
@@ -310,30 +280,17 @@ impl Connection {
     }
 
     fn payload_arrived(&mut self, bytes: &[u8]) {
-        let has_digest = self.rx.pdu.expect("a header was parsed").has_data_digest;
-        if has_digest {
-            self.rx.digest.update(bytes);
-        }
-        self.rx.payload_at += bytes.len();
-        self.rx.payload_left_bytes -= bytes.len();
-        if self.rx.payload_left_bytes == 0 {
-            if has_digest {
-                self.rx.state = RxState::AwaitDataDigest;
-            } else {
-                self.end_payload();
-            }
+        match self.rx.assembly.payload_arrived(bytes) {
+            PayloadEnd::Open => {}
+            PayloadEnd::Digest => self.rx.state = RxState::AwaitDataDigest,
+            PayloadEnd::Ended => self.end_payload(),
         }
     }
 
     fn take_data_digest(&mut self, bytes: &[u8]) -> usize {
-        let have = self.rx.header_bytes;
-        let n = (DIGEST_BYTES - have).min(bytes.len());
-        self.rx.header[have..have + n].copy_from_slice(&bytes[..n]);
-        self.rx.header_bytes += n;
-        if self.rx.header_bytes == DIGEST_BYTES {
-            self.rx.header_bytes = 0;
-            let [a, b, c, d, ..] = self.rx.header;
-            if u32::from_le_bytes([a, b, c, d]) != self.rx.digest.value() {
+        let (n, is_right) = self.rx.assembly.take_data_digest(bytes);
+        if let Some(is_right) = is_right {
+            if !is_right {
                 // Not fatal to the connection (section 3.6.1.3): the command fails, and the host
                 // may send it again.
                 let slot = self.rx.slot;
@@ -347,7 +304,7 @@ impl Connection {
 
     fn end_payload(&mut self) {
         self.rx.state = RxState::AwaitHeader;
-        let payload_bytes = self.rx.pdu.expect("a header was parsed").payload_bytes;
+        let payload_bytes = self.rx.assembly.pdu.expect("a header was parsed").payload_bytes;
         self.payload_complete(self.rx.slot, payload_bytes);
     }
 
@@ -362,17 +319,19 @@ impl Connection {
         if self.rx.state != RxState::AwaitPayload {
             return None;
         }
-        let (at, left, slot) =
-            (self.rx.payload_at, self.rx.payload_left_bytes, usize::from(self.rx.slot));
+        let slot = usize::from(self.rx.slot);
         let buf = self.requests[slot].buf.as_mut()?;
         self.rx.direct_in_flight = true;
-        Some(&mut buf.as_mut_slice()[at..at + left])
+        Some(&mut buf.as_mut_slice()[self.rx.assembly.payload_range()])
     }
 
     /// Bytes of payload still expected: what [`Connection::direct_target`] would offer.
     #[must_use]
     pub fn payload_left_bytes(&self) -> usize {
-        if self.rx.state == RxState::AwaitPayload { self.rx.payload_left_bytes } else { 0 }
+        match self.rx.state {
+            RxState::AwaitPayload => self.rx.assembly.payload_left_bytes(),
+            _ => 0,
+        }
     }
 
     /// The direct receive ended with `n` bytes in the region (0: nothing, or it failed).
@@ -385,8 +344,9 @@ impl Connection {
         if self.rx.state == RxState::Stopped {
             return self.release_unstarted();
         }
-        assert!(n <= self.rx.payload_left_bytes, "more bytes than the region holds");
-        let (at, slot) = (self.rx.payload_at, self.rx.slot);
+        let range = self.rx.assembly.payload_range();
+        assert!(n <= range.len(), "more bytes than the region holds");
+        let (at, slot) = (range.start, self.rx.slot);
         // The handle is set aside so that its bytes can be read while the rest of `self` changes.
         let buf: Option<IoBuf> = self.request_at(slot).buf.take();
         let filled = buf.as_ref().expect("a direct receive has a buffer").slice(at, n);

@@ -4,9 +4,9 @@
 use std::mem::{offset_of, size_of};
 
 use zerocopy::little_endian::{U16, U32, U64};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::wire::nvme::Sqe;
+use crate::wire::nvme::{Sqe, opcode};
 
 /// Fabrics command types (FCTYPE; Base, figure "Fabrics Command Types").
 #[allow(missing_docs)]
@@ -126,6 +126,25 @@ const _: () = {
 };
 
 impl ConnectCommand {
+    /// A host's Connect for a queue of `depth` entries, at least one.
+    #[must_use]
+    pub fn new(qid: u16, depth: u16, no_flow_control: bool, kato_ms: u32) -> Self {
+        let mut command = Self::new_zeroed();
+        command.opcode = opcode::FABRICS;
+        command.fctype = fctype::CONNECT;
+        command.qid = U16::new(qid);
+        command.sqsize = U16::new(depth - 1);
+        command.cattr = if no_flow_control { CATTR_DISABLE_SQ_FLOW_CONTROL } else { 0 };
+        command.kato_ms = U32::new(kato_ms);
+        command
+    }
+
+    /// The command as a queue takes it.
+    #[must_use]
+    pub fn to_sqe(self) -> Sqe {
+        zerocopy::transmute!(self)
+    }
+
     /// The entry seen as Connect.
     #[must_use]
     pub fn from_sqe(sqe: &Sqe) -> Self {
@@ -133,7 +152,51 @@ impl ConnectCommand {
     }
 }
 
+impl ConnectData {
+    /// A host's data for Connect.
+    ///
+    /// # Panics
+    /// If an NQN has more than [`NQN_BYTES_MAX`] bytes.
+    #[must_use]
+    pub fn new(hostid: [u8; 16], cntlid: u16, subsystem_nqn: &str, host_nqn: &str) -> Self {
+        let mut data = Self::new_zeroed();
+        data.hostid = hostid;
+        data.cntlid = U16::new(cntlid);
+        for (field, nqn) in [(&mut data.subnqn, subsystem_nqn), (&mut data.hostnqn, host_nqn)] {
+            assert!(nqn.len() <= NQN_BYTES_MAX, "an NQN is too long: {nqn}");
+            field[..nqn.len()].copy_from_slice(nqn.as_bytes());
+        }
+        data
+    }
+}
+
 impl PropertyCommand {
+    /// Property Get of 8 bytes if `is_wide`, else of 4.
+    #[must_use]
+    pub fn get(offset: u32, is_wide: bool) -> Self {
+        let mut command = Self::new_zeroed();
+        command.opcode = opcode::FABRICS;
+        command.fctype = fctype::PROPERTY_GET;
+        command.attrib = u8::from(is_wide);
+        command.offset = U32::new(offset);
+        command
+    }
+
+    /// Property Set of 4 bytes.
+    #[must_use]
+    pub fn set(offset: u32, value: u32) -> Self {
+        let mut command = Self::get(offset, false);
+        command.fctype = fctype::PROPERTY_SET;
+        command.value = U64::new(value.into());
+        command
+    }
+
+    /// The command as a queue takes it.
+    #[must_use]
+    pub fn to_sqe(self) -> Sqe {
+        zerocopy::transmute!(self)
+    }
+
     /// The entry seen as Property Get or Set.
     #[must_use]
     pub fn from_sqe(sqe: &Sqe) -> Self {
@@ -161,7 +224,6 @@ pub const fn invalid_parameter(in_data: bool, offset: u16) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use zerocopy::FromZeros;
 
     #[test]
     fn sqe_views() {
@@ -179,6 +241,27 @@ mod tests {
         let property = PropertyCommand::from_sqe(&sqe);
         assert_eq!((property.size_bytes(), property.offset.get()), (Some(8), 0x14));
         assert_eq!(property.value.get(), 0x0046_0001);
+    }
+
+    #[test]
+    fn golden_commands_of_a_host() {
+        // Fields of Connect by byte: 40 RECFMT, 42 QID, 44 SQSIZE, 46 CATTR, 48 KATO.
+        let connect = ConnectCommand::new(0x0102, 0x80, true, 15_000);
+        let sqe = connect.to_sqe();
+        let bytes = sqe.as_bytes();
+        assert_eq!((bytes[0], bytes[4]), (0x7f, 1));
+        assert_eq!(bytes[40..52], [0, 0, 2, 1, 0x7f, 0, 4, 0, 0x98, 0x3a, 0, 0]);
+        assert_eq!(ConnectCommand::from_sqe(&sqe), connect);
+        let data = ConnectData::new([9; 16], 0xffff, "nqn.sub", "nqn.host");
+        let bytes = data.as_bytes();
+        assert_eq!(bytes[..18], [9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 255, 255]);
+        assert_eq!((&bytes[256..264], &bytes[512..521]), (&b"nqn.sub\0"[..], &b"nqn.host\0"[..]));
+        let set = PropertyCommand::set(0x14, 0x0046_0001).to_sqe();
+        assert_eq!((set.opcode, set.nsid.get(), set.cdw10.get()), (0x7f, 0, 0));
+        assert_eq!(set.as_bytes()[44..56], [0x14, 0, 0, 0, 1, 0, 0x46, 0, 0, 0, 0, 0]);
+        let get = PropertyCommand::get(0, true).to_sqe();
+        assert_eq!((get.opcode, get.nsid.get()), (0x7f, 4));
+        assert_eq!(get.as_bytes()[40..48], [1, 0, 0, 0, 0, 0, 0, 0]);
     }
 
     #[test]

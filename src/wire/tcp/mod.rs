@@ -5,14 +5,17 @@
 //!
 //! - `pdu`: the structs, byte for byte.
 //! - `header`: validates a received common header and says how the rest of the PDU is cut.
+//! - `assembly`: puts a received PDU together from pieces of the stream.
 //! - `digest`: CRC32C.
 //! - `transmit`: headers and data in the order they leave, as segments for one `sendmsg`.
 
+pub mod assembly;
 pub mod digest;
 pub mod header;
 pub mod pdu;
 pub mod transmit;
 
+pub use assembly::{Assembly, PayloadEnd, check_prologue};
 pub use digest::{DIGEST_BYTES, DataDigest, crc32c};
 pub use header::{FatalError, LinkRules, PduError, PduHeader, Receiver};
 pub use pdu::{
