@@ -98,6 +98,7 @@ fn shape(rng: &mut Rng) -> Shape {
         assume_clean: rng.one_in(4),
         unmap: rng.one_in(2),
         raid10: None,
+        parity: None,
         infection: Infection::ALL[rng.below(Infection::ALL.len())],
     }
 }
@@ -114,6 +115,25 @@ fn striped(seed: u64, shape: Shape) -> Shape {
     let members = rng.between(copies, copies + 3);
     let strip = (4096 / shape.block) << rng.below(3);
     Shape { members, raid10: Some((layout, strip)), ..shape }
+}
+
+/// Lives from this seed on are those of levels with parity.
+pub(super) const PARITY: u64 = 1 << 32;
+
+fn parity(seed: u64, shape: Shape) -> Shape {
+    if seed < PARITY {
+        return shape;
+    }
+    let rng = &mut Rng(seed);
+    let (level, layout) = match rng.below(8) {
+        0 => (4, 0),
+        1..5 => (5, [2, 2, 2, 0, 1, 3, 4, 5][rng.below(8)]),
+        _ => (6, [2, 2, 2, 0, 1, 3, 4, 5, 8, 9, 10, 16, 17, 18, 19, 20][rng.below(16)]),
+    };
+    let least = if level == 6 { 4 } else { 2 };
+    let members = rng.between(least, least + 3);
+    let strip = (4096 / shape.block) << rng.below(3);
+    Shape { members, raid10: None, parity: Some((level, layout, strip)), ..shape }
 }
 
 fn habits(rng: &mut Rng, shape: &Shape) -> Habits {
@@ -137,7 +157,8 @@ fn habits(rng: &mut Rng, shape: &Shape) -> Habits {
             };
         }
     }
-    let chunks = shape.blocks.div_ceil(shape.chunk_blocks);
+    let blocks = usize::try_from(shape.geometry().sync_blocks()).unwrap();
+    let chunks = blocks.div_ceil(shape.chunk_blocks);
     let hot_chunks = rng.between(1, 6).min(chunks);
     let hot = match rng.one_in(2) && chunks > 512 {
         true => (chunks - hot_chunks).min(510),
@@ -215,7 +236,7 @@ impl World {
             true => self.rng.below(self.watch.chunks),
             false => habits.hot + self.rng.below(habits.hot_chunks),
         };
-        let range = self.blocks_of(chunk);
+        let range = self.array_blocks_of(chunk);
         let blocks_max = IO_SIZE_BYTES_MAX / self.shape.block;
         let (lba, blocks) = match self.rng.below(8) {
             0 => (range.start, range.len()),
@@ -369,8 +390,12 @@ impl World {
 pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
     trace::begin(with_digest);
     let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x6d64_6f66);
-    let shape = striped(seed, shape(&mut rng)).exact();
-    let habits = habits(&mut rng, &shape);
+    let shape = parity(seed, striped(seed, shape(&mut rng))).exact();
+    let mut habits = habits(&mut rng, &shape);
+    if shape.parity.is_some() {
+        // A write of a row has more than one request for a member.
+        habits.faults.lost = 0;
+    }
     let mut world = World::create(rng.next(), shape, pool);
     world.faults = habits.faults;
     for _ in 0..rng.between(3, 14) {
@@ -379,7 +404,7 @@ pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
         world.assemble();
     }
     // At last everything comes to rest and is looked at.
-    let had_faults = world.faults.any();
+    let had_faults = world.faults.any() || world.is_doubtful;
     world.faults = Faults::default();
     if !world.wait_started() {
         violated(0, "no start although nothing fails");

@@ -45,6 +45,7 @@ mod life;
 mod machine;
 pub(crate) mod mutant;
 mod oracle;
+mod parity;
 mod rng;
 mod run;
 mod scenario;

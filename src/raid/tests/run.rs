@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use super::life::{Figures, life};
+use super::life::{Figures, PARITY, life};
 use super::mutant::{self, Mutant};
 use super::{copies, defects, discard, infection, pool, scenario, trace};
 
@@ -83,6 +83,20 @@ fn random_lives_break_no_promise() {
     }
     println!("{sum}");
     assert!(sum.writes > 10_000 && sum.cuts > 1000 && sum.copied > 1000, "{sum:?}");
+}
+
+/// The same on levels with parity.
+#[test]
+fn random_lives_of_parity_break_no_promise() {
+    let mut sum = Figures::default();
+    for seed in PARITY..PARITY + SEEDS {
+        match try_life(seed, false) {
+            Ok(figures) => sum.add(&figures),
+            Err(what) => tell(seed, &what),
+        }
+    }
+    println!("{sum}");
+    assert!(sum.writes > 10_000 && sum.cuts > 1000 && sum.copied > 500, "{sum:?}");
 }
 
 /// Oracle 7.

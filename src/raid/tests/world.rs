@@ -32,6 +32,8 @@ pub(super) struct Shape {
     pub(super) unmap: bool,
     /// md's layout word and the blocks of a strip; `None` is a mirror.
     pub(super) raid10: Option<(u32, usize)>,
+    /// Level with parity, md's layout word and the blocks of a strip.
+    pub(super) parity: Option<(i32, u32, usize)>,
     /// The policy that each start begins with.
     pub(super) infection: Infection,
 }
@@ -47,20 +49,26 @@ impl Shape {
         assume_clean: false,
         unmap: true,
         raid10: None,
+        parity: None,
         infection: Infection::Adaptive,
     };
 
-    /// The array's geometry; of a RAID10 about as large as `blocks` says.
-    fn geometry(&self) -> Geometry {
+    /// The array's geometry; but of a mirror about as large as `blocks` says.
+    pub(super) fn geometry(&self) -> Geometry {
         let sectors_per_block = self.block / 512;
-        let (level, layout, strip) = match self.raid10 {
-            Some((layout, strip)) => (10, layout, strip),
-            None => (1, 0, 1),
+        let (level, layout, strip) = match (self.raid10, self.parity) {
+            (Some((layout, strip)), _) => (10, layout, strip),
+            (None, Some(parity)) => parity,
+            (None, None) => (1, 0, 1),
         };
         let copies = usize::try_from((layout & 0xff).max(1) * (layout >> 8 & 0xff).max(1)).unwrap();
         let member_blocks = match self.raid10 {
             Some(_) => {
                 (self.blocks * copies).div_ceil(self.members).next_multiple_of(strip * copies)
+            }
+            None if self.parity.is_some() => {
+                let data = self.members - if level == 6 { 2 } else { 1 };
+                self.blocks.div_ceil(data).next_multiple_of(strip)
             }
             None => self.blocks,
         };
@@ -118,6 +126,8 @@ pub(super) struct Running {
     pub(super) shared: Arc<Shared>,
     pub(super) to_owner: Vec<VecDeque<ToOwner>>,
     pub(super) to_channel: Vec<VecDeque<ToChannel>>,
+    /// From channel to channel: all of the first one's, then of the second's.
+    pub(super) to_peer: Vec<VecDeque<ToChannel>>,
     /// When they are due.
     pub(super) timers: Vec<(u64, ArrayTimer)>,
     pub(super) in_flight: Vec<Flight>,
@@ -150,6 +160,8 @@ pub(super) struct World {
     /// The host write that fails on every member: core, channel's operation, answers to come.
     pub(super) doomed: Option<(usize, u32, u32)>,
     pub(super) split_brains: u64,
+    /// It was started with a member missing and parity in doubt: some reads may fail.
+    pub(super) is_doubtful: bool,
     /// Members that the operator gives to the next assembly.
     pub(super) present: Vec<bool>,
 }
@@ -190,6 +202,15 @@ pub(super) fn creation(shape: &Shape) -> md::Creation {
         superblock.size_sectors = geometry.member_blocks(0) * sectors_per_block as u64;
         if let Some((layout, strip)) = shape.raid10 {
             superblock.level = md::Level::Raid10;
+            superblock.layout = layout;
+            superblock.chunk_sectors = u32::try_from(strip * sectors_per_block).unwrap();
+        }
+        if let Some((level, layout, strip)) = shape.parity {
+            superblock.level = match level {
+                4 => md::Level::Raid4,
+                5 => md::Level::Raid5,
+                _ => md::Level::Raid6,
+            };
             superblock.layout = layout;
             superblock.chunk_sectors = u32::try_from(strip * sectors_per_block).unwrap();
         }
@@ -248,6 +269,7 @@ impl World {
             fault_seen: false,
             doomed: None,
             split_brains: 0,
+            is_doubtful: false,
             present: vec![true; shape.members],
             shape,
             geometry,
@@ -261,7 +283,12 @@ impl World {
         let shared = crate::raid::prepare(config, BdevId(100)).unwrap();
         let cores = self.shape.cores;
         let owner = Owner::from_config(config, shared.clone(), cores, self.pool).unwrap();
-        let channels = (0..cores).map(|_| Channel::new(shared.clone(), config.in_sync()));
+        let channels = (0..cores).map(|core| {
+            let channel = Channel::new(shared.clone(), config.in_sync());
+            channel.on_core(core, cores, self.pool).unwrap()
+        });
+        self.is_doubtful |=
+            shared.doubt.count() > 0 && config.in_sync() != shared.geometry.all_slots();
         let cores = usize::from(cores);
         self.running = Some(Running {
             owner,
@@ -269,6 +296,7 @@ impl World {
             shared,
             to_owner: vec![VecDeque::new(); cores],
             to_channel: vec![VecDeque::new(); cores],
+            to_peer: vec![VecDeque::new(); cores * cores],
             timers: Vec::new(),
             in_flight: Vec::new(),
             started: false,
@@ -292,7 +320,7 @@ impl World {
                 let has_all = present.iter().copied().filter(|&slot| self.watch.has_all(slot));
                 let mut chosen: Vec<usize> = has_all.collect();
                 // Of a mirror any one will do.
-                chosen.truncate(if self.shape.raid10.is_some() { chosen.len() } else { 1 });
+                chosen.truncate(if self.is_mirror() { 1 } else { chosen.len() });
                 self.assemble_from(&chosen).unwrap()
             }
             Err(error) => super::oracle::violated(2, &format!("no assembly: {error}")),
@@ -319,8 +347,9 @@ impl World {
         let all = bdevs(&self.shape);
         let bdevs: Vec<_> = present.iter().map(|&slot| all[slot]).collect();
         let options = options(&self.shape);
-        let config =
+        let mut config =
             assembly::from_assembly(options, &assembly, &candidates, &bdevs, &states).unwrap();
+        config.force = true;
         if !self.geometry.is_readable(config.in_sync()) {
             assert!(raid::prepare(&config, BdevId(100)).is_err(), "data are missing");
             assert!(present.len() < self.disks.len(), "too many members are out");
@@ -389,13 +418,27 @@ impl World {
         self.running.as_ref().map_or(0, |running| running.owner.in_sync)
     }
 
+    fn is_mirror(&self) -> bool {
+        self.shape.raid10.is_none() && self.shape.parity.is_none()
+    }
+
+    /// The chunk of a block of the sync space.
     pub(super) fn chunk_of(&self, lba: usize) -> usize {
         lba / self.shape.chunk_blocks
     }
 
+    /// The blocks of a chunk, in the sync space.
     pub(super) fn blocks_of(&self, chunk: usize) -> std::ops::Range<usize> {
         let first = chunk * self.shape.chunk_blocks;
-        first..(first + self.shape.chunk_blocks).min(self.shape.blocks)
+        let blocks = usize::try_from(self.geometry.sync_blocks()).unwrap();
+        first..(first + self.shape.chunk_blocks).min(blocks)
+    }
+
+    /// Blocks of the array that lie in a chunk, or with parity mostly.
+    pub(super) fn array_blocks_of(&self, chunk: usize) -> std::ops::Range<usize> {
+        let range = self.blocks_of(chunk);
+        let data = self.shape.blocks / usize::try_from(self.geometry.sync_blocks()).unwrap();
+        range.start * data..range.end * data
     }
 }
 
