@@ -408,7 +408,10 @@ impl Channel {
         for op in 0..u32::try_from(self.ops.len()).expect("a small constant") {
             if self.ops[op as usize].state() == OpState::LockWait {
                 self.ops[op as usize].set_state(OpState::Ready);
-                self.start_write(op, out);
+                match self.ops[op as usize].io().op {
+                    IoOp::Read | IoOp::Compare => self.start_read(op, out),
+                    _ => self.start_write(op, out),
+                }
             }
         }
     }

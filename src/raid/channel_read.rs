@@ -37,8 +37,7 @@ impl Channel {
         let legs = self.ops[op as usize].legs;
         let Some(slot) = self.choose(legs & !tried, survey.in_doubt) else {
             if self.stripes.is_some() {
-                self.ops[op as usize].set_state(OpState::Members);
-                return self.give_to_stripe(op, true);
+                return self.recover_read(op);
             }
             let failure = match self.ops[op as usize].failure {
                 IoStatus::Ok => IoStatus::Removed,
@@ -119,7 +118,8 @@ impl Channel {
     #[cold]
     fn start_read_elsewhere(&mut self, op: u32, out: &mut Out<'_>) {
         if self.stripes.is_some() {
-            return self.give_to_stripe(op, true);
+            self.ops[op as usize].set_state(OpState::Ready);
+            return self.start_read(op, out);
         }
         let range = self.ops[op as usize].range;
         let (lba, in_doubt) = (range.lba, self.survey(&range).in_doubt);

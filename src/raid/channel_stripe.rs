@@ -1,6 +1,7 @@
 //! Levels with parity: how requests come to a stripe, get its lock and leave it again.
 
 use super::channel::Channel;
+use super::channel_op::OpState;
 use super::message::{BlockRange, Mail, Out, SlotMask, ToChannel};
 use super::stripe::plan::{Method, Plan, Question};
 use super::stripe::{Kind, OpList, StripeState, Stripes};
@@ -50,6 +51,20 @@ impl Channel {
     pub(super) fn give_to_stripe(&mut self, op: u32, is_read: bool) {
         let stripes = self.stripes.as_mut().expect("a level with parity, on a core");
         stripes.take(op, is_read, &mut self.ops);
+    }
+
+    /// A read that is `Ready` and that no member can answer alone. The members are not read at one
+    /// moment, so nobody but the row's holder may change it meanwhile: what the owner does to whole
+    /// chunks waits for it as for a write.
+    pub(super) fn recover_read(&mut self, op: u32) {
+        if self.is_locked(&self.ops[op as usize].sync) {
+            return self.ops[op as usize].set_state(OpState::LockWait);
+        }
+        if !mutant!(RecoveryNotCounted) {
+            self.count(op);
+        }
+        self.ops[op as usize].set_state(OpState::Members);
+        self.give_to_stripe(op, true);
     }
 
     fn ask_row(&mut self, index: u32, out: &mut Out<'_>) {

@@ -253,6 +253,10 @@ impl Disk {
     fn read(&mut self, io: &BdevIo) -> IoStatus {
         let first = self.member_block(io).expect("the array reads no metadata");
         let buf = io.buf.as_ref().unwrap();
+        if self.places.has_parity {
+            // What lies between is compared when it is recovered.
+            buf.zero_range(0, buf.len());
+        }
         for (index, &cell) in self.live[first..first + io.blocks as usize].iter().enumerate() {
             put_cell(buf, self.block, index, cell);
         }

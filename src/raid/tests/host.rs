@@ -163,6 +163,7 @@ impl Host {
         let mut buf = None;
         if matches!(op, IoOp::Read | IoOp::Write | IoOp::Compare) {
             let data = pool.get(blocks * self.block_size).expect("the pool is large enough");
+            data.zero_range(0, data.len());
             for index in 0..blocks {
                 let value = match op {
                     IoOp::Write => version,

@@ -258,7 +258,7 @@ impl World {
             7 => self.submit_if_may(core, IoOp::WriteZeroes, fua, lba, blocks),
             8 => self.submit_if_may(core, IoOp::Unmap, fua, lba, blocks),
             9 => {
-                let chunk = self.blocks_of(self.chunk_of(lba));
+                let chunk = self.discardable(lba);
                 let blocks_max = IO_SIZE_BYTES_MAX / self.shape.block;
                 if chunk.len() <= blocks_max {
                     self.submit_if_may(core, IoOp::Unmap, fua, chunk.start, chunk.len());

@@ -122,12 +122,15 @@ pub(crate) enum Mutant {
     LostWriteLeavesNoDoubt,
     /// After a crash parity is trusted.
     CrashLeavesNoDoubt,
+    /// A chunk is discarded while what a member had in it is recovered.
+    RecoveryNotCounted,
     /// A member is rebuilt from parity that may not fit.
     RebuildFromDoubt,
 }
 
 /// Bugs of levels with parity, found in their lives.
-pub(super) const OF_PARITY: [Mutant; 8] = [
+pub(super) const OF_PARITY: [Mutant; 9] = [
+    Mutant::RecoveryNotCounted,
     Mutant::NoRowLock,
     Mutant::ModifyInDoubt,
     Mutant::ParityForgotten,

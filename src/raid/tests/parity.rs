@@ -243,7 +243,7 @@ impl World {
                 continue;
             }
             if shared.chunk_state(chunk) == Some(ChunkState::Unwritten) {
-                self.check_discard_known(chunk, at, in_sync);
+                self.check_discard_known(chunk, lba, request.version, in_sync);
                 continue;
             }
             let row = self.parity().row(strip.row);
@@ -294,10 +294,13 @@ impl World {
         })
     }
 
-    fn check_discard_known(&mut self, chunk: usize, at: usize, in_sync: SlotMask) {
+    /// As on mirrors: what members hold does not matter, what they know does; unless this is a
+    /// write of zeroes, and another discard is under way.
+    fn check_discard_known(&mut self, chunk: usize, lba: usize, version: u64, in_sync: SlotMask) {
         for slot in 0..self.disks.len() {
             let disk = &self.disks[slot];
-            let knows = disk.state_byte(chunk) == 0 || disk.live[at] == [0; 3];
+            let knows = disk.state_byte(chunk) == 0
+                || disk.holds(lba).is_none_or(|(live, _)| live == version);
             if !knows && in_sync & 1 << slot != 0 {
                 violated(5, &format!("chunk {chunk} discarded, member {slot} lacks that"));
             }

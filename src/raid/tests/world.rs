@@ -434,6 +434,18 @@ impl World {
         first..(first + self.shape.chunk_blocks).min(blocks)
     }
 
+    /// The run of array blocks with this one that can be discarded.
+    pub(super) fn discardable(&self, lba: usize) -> std::ops::Range<usize> {
+        let (strip, data) = match &self.geometry {
+            Geometry::Copies(_) => (1, 1),
+            Geometry::Parity(parity) => (parity.strip_blocks(), parity.data_members()),
+        };
+        let strip = usize::try_from(strip).unwrap();
+        let unit = self.shape.chunk_blocks.max(strip) * usize::from(data);
+        let first = lba / unit * unit;
+        first..(first + unit).min(self.shape.blocks)
+    }
+
     /// Blocks of the array that lie in a chunk, or with parity mostly.
     pub(super) fn array_blocks_of(&self, chunk: usize) -> std::ops::Range<usize> {
         let range = self.blocks_of(chunk);
