@@ -1,6 +1,7 @@
 //! Levels with parity: what a stripe's batch reads, computes and writes.
 
 use super::channel::Channel;
+use super::channel_op::Op;
 use super::message::{BlockRange, Mail, Out, SlotMask, ToOwner};
 use super::stripe::compute::{Bufs, Computer};
 use super::stripe::plan::Method;
@@ -262,7 +263,7 @@ impl Channel {
         let parity = self.shared.parity().expect("a level with parity");
         let block = self.shared.block_size_bytes as usize;
         let bytes = image.as_mut_slice();
-        for op in stripe.batch.iter(&self.ops) {
+        for op in in_order(stripe.batch, &self.ops) {
             let this = &self.ops[op as usize];
             for segment in segments(parity, this.range).filter(|segment| segment.slot == slot) {
                 let at = offset_bytes(segment.column - stripe.hull.lba, block);
@@ -316,6 +317,21 @@ impl Channel {
         stripes.settling += 1;
         stripes.put_bufs(index);
     }
+}
+
+/// The requests of a batch as they came.
+#[cfg(not(test))]
+fn in_order(batch: OpList, ops: &[Op]) -> impl Iterator<Item = u32> + use<'_> {
+    batch.iter(ops)
+}
+
+#[cfg(test)]
+fn in_order(batch: OpList, ops: &[Op]) -> Vec<u32> {
+    let mut ops: Vec<u32> = batch.iter(ops).collect();
+    if mutant!(BatchReversed) {
+        ops.reverse();
+    }
+    ops
 }
 
 fn offset_bytes(blocks: u64, block: usize) -> usize {

@@ -380,7 +380,9 @@ impl Owner {
             let chunk = chunk as usize;
             let state = map.state(chunk);
             // Parity may have been called right since the channel doubted it.
-            self.shared.doubt.raise(chunk);
+            if !mutant!(LostWriteLeavesNoDoubt) {
+                self.shared.doubt.raise(chunk);
+            }
             let next = state.after(Action::Stale);
             if next != state {
                 // NeedSync on disk is as cautious as the Dirty that is there.

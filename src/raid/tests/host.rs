@@ -108,6 +108,10 @@ impl Host {
         self.in_flight
     }
 
+    pub(super) fn last_version(&self) -> u64 {
+        self.next_version - 1
+    }
+
     pub(super) fn has_room(&self) -> bool {
         self.in_flight < QUEUE_DEPTH
     }

@@ -47,6 +47,7 @@ pub(crate) mod mutant;
 mod oracle;
 mod parity;
 mod rng;
+mod rows;
 mod run;
 mod scenario;
 mod stale;

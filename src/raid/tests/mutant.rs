@@ -122,6 +122,8 @@ pub(crate) enum Mutant {
     LostWriteLeavesNoDoubt,
     /// After a crash parity is trusted.
     CrashLeavesNoDoubt,
+    /// The writes of a batch apply in the wrong order.
+    BatchReversed,
     /// A chunk is discarded while what a member had in it is recovered.
     RecoveryNotCounted,
     /// A member is rebuilt from parity that may not fit.
@@ -129,7 +131,8 @@ pub(crate) enum Mutant {
 }
 
 /// Bugs of levels with parity, found in their lives.
-pub(super) const OF_PARITY: [Mutant; 9] = [
+pub(super) const OF_PARITY: [Mutant; 10] = [
+    Mutant::BatchReversed,
     Mutant::RecoveryNotCounted,
     Mutant::NoRowLock,
     Mutant::ModifyInDoubt,

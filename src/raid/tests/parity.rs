@@ -321,7 +321,8 @@ impl World {
         let is_settling = running.channels.iter().any(|channel| {
             channel.in_sync != in_sync || channel.stripes.as_ref().is_some_and(|it| it.settling > 0)
         });
-        let in_doubt = running.shared.doubt.is_in_doubt(self.chunk_of(at));
+        // A write makes its own columns right; one that failed since may have spoilt them.
+        let in_doubt = running.shared.doubt.is_in_doubt(self.chunk_of(at)) && self.faults.any();
         if self.is_moving(at) || is_settling || in_doubt {
             return;
         }

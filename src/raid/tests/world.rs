@@ -327,7 +327,17 @@ impl World {
         }
     }
 
-    fn assemble_from(&mut self, present: &[usize]) -> Result<md::Assembly, md::AssembleError> {
+    /// What those that are given to the next assembly make, as it stands.
+    pub(super) fn config_of_present(&mut self) -> ArrayConfig {
+        let present: Vec<usize> =
+            (0..self.disks.len()).filter(|&slot| self.present[slot]).collect();
+        self.read_members(&present).unwrap().1
+    }
+
+    fn read_members(
+        &mut self,
+        present: &[usize],
+    ) -> Result<(md::Assembly, ArrayConfig), md::AssembleError> {
         let mut states = Vec::new();
         let candidates: Vec<md::Candidate> = present
             .iter()
@@ -347,8 +357,13 @@ impl World {
         let all = bdevs(&self.shape);
         let bdevs: Vec<_> = present.iter().map(|&slot| all[slot]).collect();
         let options = options(&self.shape);
-        let mut config =
+        let config =
             assembly::from_assembly(options, &assembly, &candidates, &bdevs, &states).unwrap();
+        Ok((assembly, config))
+    }
+
+    fn assemble_from(&mut self, present: &[usize]) -> Result<md::Assembly, md::AssembleError> {
+        let (assembly, mut config) = self.read_members(present)?;
         config.force = true;
         if !self.geometry.is_readable(config.in_sync()) {
             assert!(raid::prepare(&config, BdevId(100)).is_err(), "data are missing");
