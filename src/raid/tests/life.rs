@@ -402,6 +402,9 @@ pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
         world.round(&habits);
         world.choose_present(habits.leave_out);
         world.assemble();
+        if world.running.is_none() {
+            return world.figures();
+        }
     }
     // At last everything comes to rest and is looked at.
     let had_faults = world.faults.any() || world.is_doubtful;

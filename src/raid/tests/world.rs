@@ -367,7 +367,12 @@ impl World {
         config.force = true;
         if !self.geometry.is_readable(config.in_sync()) {
             assert!(raid::prepare(&config, BdevId(100)).is_err(), "data are missing");
-            assert!(present.len() < self.disks.len(), "too many members are out");
+            if present.len() == self.disks.len() {
+                // A member that the array can't do without failed two updates of its superblock in
+                // a row: as in md, the operator has to decide. This life is over.
+                assert!(self.faults.any(), "too many members are out");
+                return Ok(assembly);
+            }
             let all: Vec<usize> = (0..self.disks.len()).collect();
             return self.assemble_from(&all);
         }
