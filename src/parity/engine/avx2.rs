@@ -41,6 +41,7 @@ impl Engine for Avx2 {
     }
 
     #[inline(always)]
+    // SAFETY: as the trait demands of its callers.
     unsafe fn load_unchecked(self, strip: &[u8], at: usize) -> Self::Block {
         let from: *const __m256i = strip.as_ptr().wrapping_add(at).cast();
         let mut block = self.zero();

@@ -39,6 +39,7 @@ impl Engine for Neon {
     }
 
     #[inline(always)]
+    // SAFETY: as the trait demands of its callers.
     unsafe fn load_unchecked(self, strip: &[u8], at: usize) -> Self::Block {
         let from = strip.as_ptr().wrapping_add(at);
         let mut block = self.zero();

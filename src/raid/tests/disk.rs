@@ -1,7 +1,8 @@
 //! A member: a medium, a volatile cache over it, and what can go wrong with both.
 //!
 //! Of a data block only its stamp is kept (version 0: zeroes); requests carry it at both ends of
-//! the block together with the block's place. Parity is computed of stamps as of any bytes. Metadata are kept byte for byte.
+//! the block together with the block's place. Parity is computed of stamps as of any bytes.
+//! Metadata are kept byte for byte.
 //!
 //! What is assumed of a device, as md does: a logical block of data is written whole or not at
 //! all. Of metadata only 512-byte sectors are: a 4096-byte block with a superblock or bitmap
