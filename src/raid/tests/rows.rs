@@ -195,6 +195,30 @@ fn a_dirty_degraded_array_is_started_by_force_only() {
     assert_eq!(refused, 20);
 }
 
+/// Host requests hold all buffers while they wait: each channel has enough for one row at a time.
+#[test]
+fn rows_get_on_without_a_free_buffer() {
+    for (level, members) in [(5, 4), (6, 6)] {
+        let mut world = started(5, shape(level, members));
+        world.write(0, 200);
+        world.disks[1].dead = true;
+        for lba in (0..160).step_by(8) {
+            world.submit(lba / 8 % 2, IoOp::Write, true, lba, 5);
+        }
+        world.submit(1, IoOp::Read, false, 0, 200);
+        let pool = world.pool;
+        let mut held = Vec::new();
+        while let Some(buf) = pool.get(1) {
+            held.push(buf);
+        }
+        world.run_until("the host's requests end", |world| world.host.in_flight() == 0);
+        assert_eq!(world.host.failed, 0);
+        drop(held);
+        world.read_all();
+        world.stop();
+    }
+}
+
 /// A life is told twice alike, as every other.
 #[test]
 fn the_same_seed_of_parity_gives_the_same_log() {
