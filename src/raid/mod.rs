@@ -19,6 +19,17 @@
 //!    on all members. Chunks become Unwritten again only as a whole, while the owner holds them.
 //!    In an array that Linux md has run Unwritten chunks may hold data: they are read as chunks in
 //!    doubt, the first write makes them NeedSync, and nothing becomes Unwritten.
+//!
+//! Levels with parity ([`stripe`]) keep further ones:
+//!
+//! 6. Who changes a row's columns, or recovers them, holds the lock of its slice, on whatever core.
+//!    The slice stays locked until what a member missed in it is durably of no consequence.
+//! 7. Parity that may not fit the data ([`crate::bitmap::Doubt`]) is made anew from all data or not
+//!    used: nothing is recovered from it, and a read of what is lost there fails. After an unclean
+//!    stop that is so in every chunk under a write; with a member missing such an array starts by
+//!    force only. (The write hole: a log that closes it is still to come.)
+//! 8. What reads a row by recovery counts as a write to the owner's holds: the members' blocks are
+//!    not read at one moment.
 
 pub mod assembly;
 mod channel;
