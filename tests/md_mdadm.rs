@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use mdof::md::{
-    BITMAP_HEAD_BYTES, Creation, NewArray, NewMember, Role, Superblock, Timestamp, create,
-    format_uuid,
+    BITMAP_HEAD_BYTES, BitmapSuperblock, BitmapVersion, Creation, NewArray, NewMember, Role,
+    Superblock, Timestamp, create, format_uuid,
 };
 
 fn mdadm() -> Option<PathBuf> {
@@ -137,4 +137,46 @@ fn mdadm_sees_a_flipped_bit() {
     std::fs::remove_file(&path).unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(!text.contains("- correct"), "the comparison above can fail: {text}");
+}
+
+/// With the bitmap elsewhere a member is one of an array without, which a start has to resync.
+#[test]
+fn mdadm_examines_members_whose_bitmap_is_elsewhere() {
+    let Some(mdadm) = mdadm() else { return };
+    let mut creation = new_array(1 << 21);
+    creation.make_external();
+    let path = write_member(&creation, &creation.superblocks[0], "external");
+    let shown = examine(&mdadm, &path);
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(shown["Feature Map"], "0x0");
+    assert_eq!(shown["State"], "active");
+    assert!(!shown.contains_key("Internal Bitmap"), "{shown:?}");
+    assert!(shown["Checksum"].ends_with("- correct"), "{}", shown["Checksum"]);
+}
+
+/// What mdof takes for a file bitmap of mdadm is one to mdadm: bits from byte 256 on.
+#[test]
+fn mdadm_examines_a_classic_bitmap_in_a_file() {
+    let Some(mdadm) = mdadm() else { return };
+    let creation = new_array(1 << 21);
+    let mut head = creation.bitmap.clone();
+    head.version = BitmapVersion::Classic;
+    head.chunk_raw = 64 << 20;
+    head.events = 77;
+    let mut bytes = [0; BITMAP_HEAD_BYTES];
+    head.encode_into(&mut bytes);
+    bytes[256..].fill(0);
+    bytes[256] = 0b101;
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let path = folder.join(format!("mdadm-{}-file.bitmap", std::process::id()));
+    std::fs::write(&path, bytes).unwrap();
+    let output = Command::new(mdadm).arg("--examine-bitmap").arg(&path).output().unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    for part in ["Version : 4", "Events : 77", "Chunksize : 64 MB", "16 bits (chunks), 2 dirty"] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+    let own = &creation.superblocks[0];
+    let found = BitmapSuperblock::parse_external(&bytes, own, bytes.len() as u64).unwrap();
+    assert_eq!((found.version, found.chunk_count()), (BitmapVersion::Classic, 16));
 }

@@ -197,3 +197,42 @@ fn a_full_file_system_is_told() {
     assert!(text.contains("is full"), "{text}");
     assert_eq!(left, 0, "nothing is left behind");
 }
+
+/// Settings made at run time are in the bitmap's header; what the file says goes before them.
+#[test]
+fn settings_of_the_bitmap_survive_a_restart() {
+    let dir = TestDir::new("settings");
+    let config = config(&dir, free_port(), ["a.img", "b.img"]);
+    let settings = |mdof: &Mdof| {
+        let bitmap = mdof.rpc("bdev_raid_get_bitmap", &json!({ "name": "raid1" })).unwrap();
+        ["daemon_sleep_s", "barrier_idle_s", "infection"].map(|key| bitmap[key].clone())
+    };
+    let first = Mdof::start(&dir, &config, &[]);
+    assert_eq!(settings(&first), [json!(30), json!(5), json!("adaptive")]);
+    let set = json!({
+        "name": "raid1", "daemon_sleep_s": 11, "barrier_idle_s": 7, "infection": "off"
+    });
+    first.rpc("bdev_raid_set_bitmap", &set).unwrap();
+    stop(first);
+    let second = Mdof::start(&dir, &config, &[]);
+    assert_eq!(settings(&second), [json!(11), json!(7), json!("off")]);
+    let set = json!({ "name": "raid1", "infection": "md" });
+    second.rpc("bdev_raid_set_bitmap", &set).unwrap();
+    // A clean stop is not needed for it: the header is written at once.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    second.signal("KILL");
+    second.wait();
+    let third = Mdof::start(&dir, &config, &[]);
+    assert_eq!(settings(&third), [json!(11), json!(7), json!("md")]);
+    stop(third);
+    let text = fs::read_to_string(&config).unwrap();
+    let keys = "level = 1\nbarrier_idle_s = 3\ninfection = \"adaptive\"\n";
+    fs::write(&config, text.replace("level = 1\n", keys)).unwrap();
+    let fourth = Mdof::start(&dir, &config, &[]);
+    assert_eq!(settings(&fourth), [json!(11), json!(3), json!("adaptive")]);
+    stop(fourth);
+    let text = fs::read_to_string(&config).unwrap().replace("\"adaptive\"", "\"on\"");
+    fs::write(&config, text).unwrap();
+    let text = refused(&dir, &config, &[]);
+    assert!(text.contains("infection is one of off, md, adaptive, not \"on\""), "{text}");
+}

@@ -53,6 +53,33 @@ impl Infection {
     /// All policies.
     pub const ALL: [Self; 3] = [Self::Off, Self::Md, Self::Adaptive];
 
+    /// The policy's number on disk, which never changes.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Off => 0,
+            Self::Md => 1,
+            Self::Adaptive => 2,
+        }
+    }
+
+    /// The policy with this number.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|policy| policy.number() == number)
+    }
+
+    /// The policy of this name.
+    ///
+    /// # Errors
+    /// A sentence with the names there are.
+    pub fn parse(name: &str) -> Result<Self, String> {
+        Self::from_name(name).ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            format!("infection is one of {names}, not \"{name}\"")
+        })
+    }
+
     /// The policy's name in configuration and RPC.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -1,7 +1,7 @@
 //! `mdof assemble`: a target for one array, configured by what its members say.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
@@ -15,6 +15,8 @@ use super::names;
 pub struct Options {
     /// Files and block devices.
     pub members: Vec<PathBuf>,
+    /// File or block device of the bitmap, if it is not on the members.
+    pub bitmap_file: Option<PathBuf>,
     /// Where to listen.
     pub listen: SocketAddr,
     /// NQN of the subsystem; `None` makes one of the array's name.
@@ -112,6 +114,13 @@ fn configure(report: &Report, options: &Options) -> Result<(String, Config), Str
     Ok((text, config))
 }
 
+/// A relative path would be taken from the state directory.
+fn absolute(path: &Path) -> Result<String, String> {
+    let shown = path.display();
+    let path = std::path::absolute(path).map_err(|error| format!("{shown}: {error}"))?;
+    path.to_str().map(str::to_owned).ok_or_else(|| format!("{shown}: the path is not UTF-8"))
+}
+
 /// The target as a configuration file.
 fn config_text(report: &Report, array: &ArrayReport, options: &Options) -> Result<String, String> {
     let superblock = &array.superblock;
@@ -128,12 +137,9 @@ fn config_text(report: &Report, array: &ArrayReport, options: &Options) -> Resul
     let mut text = String::new();
     let mut members = Vec::with_capacity(report.probes.len());
     for (index, probe) in report.probes.iter().enumerate() {
-        let shown = probe.path.display();
-        // A relative path would be taken from the state directory.
-        let path = std::path::absolute(&probe.path).map_err(|error| format!("{shown}: {error}"))?;
-        let path = path.to_str().ok_or_else(|| format!("{shown}: the path is not UTF-8"))?;
+        let path = absolute(&probe.path)?;
         text += &format!("[[bdev]]\nname = \"member{index}\"\nkind = \"uring\"\n");
-        text += &format!("path = {}\n", quoted(path));
+        text += &format!("path = {}\n", quoted(&path));
         if superblock.logical_block_size != 0 {
             text += &format!("block_size_bytes = {}\n", superblock.logical_block_size);
         }
@@ -149,6 +155,9 @@ fn config_text(report: &Report, array: &ArrayReport, options: &Options) -> Resul
     }
     let (name, nqn) = (quoted(&name), quoted(&nqn));
     text += &format!("[[array]]\nname = {name}\nlevel = 1\nmembers = [{}]\n", members.join(", "));
+    if let Some(path) = &options.bitmap_file {
+        text += &format!("bitmap_file = {}\n", quoted(absolute(path)?.as_str()));
+    }
     if options.start_degraded {
         text += "start_degraded = \"start\"\n";
     }

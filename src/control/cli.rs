@@ -93,6 +93,9 @@ struct CreateArgs {
     /// Size of a bitmap chunk, a power of two from 4k to 1G [default: by size]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     chunk_size: Option<u64>,
+    /// Keep the bitmap in this file or block device, not on the members
+    #[arg(long, value_name = "FILE")]
+    bitmap_file: Option<PathBuf>,
     /// The members hold equal data already: keep it, all chunks begin clean
     #[arg(long)]
     assume_clean: bool,
@@ -115,6 +118,9 @@ struct AssembleArgs {
     /// Files or block devices
     #[arg(required = true, value_name = "MEMBER")]
     members: Vec<PathBuf>,
+    /// The bitmap is in this file or block device, not on the members
+    #[arg(long, value_name = "FILE")]
+    bitmap_file: Option<PathBuf>,
     /// NVMe/TCP address to listen on
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:4420")]
     listen: SocketAddr,
@@ -209,6 +215,7 @@ fn run_create(arguments: CreateArgs) -> Result<(), String> {
         name,
         members: arguments.members,
         new_file_bytes: size,
+        bitmap_file: arguments.bitmap_file,
         chunk_bytes: chunk_size,
         block_size_bytes: block_size,
         assume_clean,
@@ -219,12 +226,12 @@ fn run_create(arguments: CreateArgs) -> Result<(), String> {
 }
 
 fn run_assemble(arguments: AssembleArgs) -> Result<(), String> {
-    let AssembleArgs { members, listen, nqn, dry_run, common } = arguments;
+    let AssembleArgs { members, bitmap_file, listen, nqn, dry_run, common } = arguments;
     let Common { state_dir, rpc_socket, start_degraded } = common;
     if listen.port() == 0 {
         return Err(format!("{listen} has no port; NVMe/TCP's own is 4420"));
     }
-    let options = assemble::Options { members, listen, nqn, start_degraded };
+    let options = assemble::Options { members, bitmap_file, listen, nqn, start_degraded };
     let assembled = assemble::assemble(&options).map_err(|(report, error)| {
         let shown = if dry_run { print(&report.to_text(Style::of_stdout())) } else { Ok(()) };
         shown.err().unwrap_or(error)
@@ -232,9 +239,15 @@ fn run_assemble(arguments: AssembleArgs) -> Result<(), String> {
     if dry_run {
         let text = assembled.report.to_text(Style::of_stdout());
         let nqn = &assembled.config.subsystems[0].nqn;
+        let bitmap = match &assembled.config.arrays[0].external {
+            Some(_) => {
+                "\nwhat is resynced depends on its bitmap, which a start reads from its file\n"
+            }
+            None => "",
+        };
         return print(&format!(
-            "{text}\nwould be served as namespace 1 of {nqn} on {listen}; nothing was started or \
-             written (--dry-run). As a configuration file for mdof target:\n\n{}",
+            "{text}{bitmap}\nwould be served as namespace 1 of {nqn} on {listen}; nothing was \
+             started or written (--dry-run). As a configuration file for mdof target:\n\n{}",
             assembled.config_text
         ));
     }

@@ -29,6 +29,8 @@ pub struct Options {
     pub members: Vec<PathBuf>,
     /// Size of the files that do not exist yet.
     pub new_file_bytes: Option<u64>,
+    /// File or block device for the bitmap, which then is not on the members.
+    pub bitmap_file: Option<PathBuf>,
     /// Bytes a bitmap chunk covers; `None` lets mdof choose.
     pub chunk_bytes: Option<u64>,
     /// Logical block size; `None` takes the device's own, 512 for a file.
@@ -97,7 +99,9 @@ struct Place {
 pub fn create(options: &Options) -> Result<String, CreateArrayError> {
     names::check_array_name(&options.name).map_err(CreateArrayError::Refused)?;
     let mut places = places(options)?;
+    let bitmap = bitmap_place(options, &places)?;
     check_loss(options, &places)?;
+    check_loss(options, bitmap.as_slice())?;
     for place in places.iter_mut().filter(|place| place.found != Found::Missing) {
         place.open(options)?;
     }
@@ -112,12 +116,16 @@ pub fn create(options: &Options) -> Result<String, CreateArrayError> {
         Err(error) => Err(error),
     };
     let creation = creation.inspect_err(|_| remove_new_files(&places))?;
+    if let Some(place) = bitmap {
+        write_bitmap(&creation, place)?;
+    }
     write(&creation, &places)?;
-    let paths: Vec<String> = options.members.iter().map(|path| quoted(path)).collect();
+    let paths = options.members.iter().map(|path| quoted(path));
+    let bitmap = options.bitmap_file.iter().map(|path| format!("--bitmap-file {}", quoted(path)));
     Ok(format!(
         "{text}created, array uuid {}\nserve it with:  mdof assemble {}\n",
         creation.superblocks[0].set_uuid_text(),
-        paths.join(" ")
+        bitmap.chain(paths).collect::<Vec<_>>().join(" ")
     ))
 }
 
@@ -149,6 +157,42 @@ fn places(options: &Options) -> Result<Vec<Place>, CreateArrayError> {
         places.push(Place { path, found, carries, device: None, is_made: false });
     }
     Ok(places)
+}
+
+/// Looks at the place of an external bitmap without changing it.
+fn bitmap_place(options: &Options, members: &[Place]) -> Result<Option<Place>, CreateArrayError> {
+    let Some(given) = &options.bitmap_file else { return Ok(None) };
+    let path = std::path::absolute(given)
+        .map_err(|error| CreateArrayError::Refused(format!("{}: {error}", given.display())))?;
+    let path = path.canonicalize().unwrap_or(path);
+    if members.iter().any(|place| place.path == path) {
+        let text = format!("{} is a member: the bitmap takes a file of its own", path.display());
+        return Err(CreateArrayError::Refused(text));
+    }
+    let found = member_file::inspect(&path)?;
+    let carries = (found == Found::Data).then(|| carries(&path));
+    Ok(Some(Place { path, found, carries, device: None, is_made: false }))
+}
+
+/// Makes the file of an external bitmap where it is missing, and writes it, durably.
+fn write_bitmap(creation: &Creation, mut place: Place) -> Result<(), CreateArrayError> {
+    let area = creation.bitmap_area();
+    if place.found == Found::Missing {
+        member_file::check_room(&place.path, 1)?;
+        let bytes = (area.len() as u64).max(md::BITMAP_AREA_BYTES_MAX);
+        member_file::create_sparse(&place.path, bytes)?;
+    }
+    let block = creation.superblocks[0].logical_block_size;
+    let device = place.open_with(Some(block))?;
+    let have = device.geometry().size_bytes();
+    if have < area.len() as u64 {
+        return Err(CreateArrayError::Refused(format!(
+            "{} has {have} bytes, the bitmap takes {}; no member was written",
+            place.path.display(),
+            area.len()
+        )));
+    }
+    place.write(|file, _| file.write_all_at(&area, 0))
 }
 
 /// What is on a member that is not blank.
@@ -183,14 +227,17 @@ fn check_loss(options: &Options, places: &[Place]) -> Result<(), CreateArrayErro
 
 impl Place {
     fn open(&mut self, options: &Options) -> Result<(), DeviceError> {
+        self.open_with(options.block_size_bytes).map(|_| ())
+    }
+
+    fn open_with(&mut self, block_size_bytes: Option<u32>) -> Result<&UringDevice, DeviceError> {
         let device = UringDevice::open(UringOptions {
             name: self.path.display().to_string(),
             path: self.path.clone(),
-            block_size_bytes: options.block_size_bytes,
+            block_size_bytes,
             uuid: Uuid::nil(),
         })?;
-        self.device = Some(device);
-        Ok(())
+        Ok(self.device.insert(device))
     }
 
     /// Sectors and logical block size; of a file that is to be made, what was asked for.
@@ -221,7 +268,7 @@ fn plan(options: &Options, set_uuid: Uuid, places: &[Place]) -> Result<Creation,
         assume_clean: options.assume_clean,
         members: places.iter().map(member).collect(),
     };
-    md::create_with_chunk(&array, options.chunk_bytes).map_err(|source| {
+    let planned = md::create_with_chunk(&array, options.chunk_bytes).map_err(|source| {
         let number =
             |(index, place): (usize, &Place)| format!("member {index} is {}", place.path.display());
         let members: Vec<String> = places.iter().enumerate().map(number).collect();
@@ -229,6 +276,12 @@ fn plan(options: &Options, set_uuid: Uuid, places: &[Place]) -> Result<Creation,
         let members =
             if speaks_of_one { format!(" ({})", members.join(", ")) } else { String::new() };
         CreateArrayError::Plan { name: options.name.clone(), source, members }
+    });
+    planned.map(|mut creation| {
+        if options.bitmap_file.is_some() {
+            creation.make_external();
+        }
+        creation
     })
 }
 
@@ -254,9 +307,12 @@ fn plan_text(options: &Options, creation: &Creation, places: &[Place]) -> String
     line(
         "layout",
         format!(
-            "superblock at {}, bitmap at {} ({} set aside), data from {}",
+            "superblock at {}, bitmap {} ({} set aside), data from {}",
             bytes(superblock.super_offset_sectors),
-            bytes(creation.bitmap_sector),
+            match &options.bitmap_file {
+                None => format!("at {}", bytes(creation.bitmap_sector)),
+                Some(path) => format!("in {}", path.display()),
+            },
             bytes(creation.bitmap_area_sectors),
             bytes(superblock.data_offset_sectors)
         ),
@@ -300,7 +356,8 @@ fn remove_new_files(places: &[Place]) {
 /// Writes everything: old superblocks go first, then the bitmaps, durably on all members, before
 /// the first superblock makes one of them a member.
 fn write(creation: &Creation, places: &[Place]) -> Result<(), CreateArrayError> {
-    let area = creation.bitmap_area();
+    let is_external = creation.superblocks.iter().all(|own| own.bitmap_sector().is_none());
+    let area = if is_external { Vec::new() } else { creation.bitmap_area() };
     for place in places {
         place.write(|file, sectors| {
             if place.carries.is_some() {

@@ -13,8 +13,8 @@ use super::config::{ArrayConfig, BdevConfig, BdevKind, Config, SubsystemConfig};
 use super::member_file::{self, Found, MemberFileError};
 use super::state_dir::{ArrayNote, ArrayPhase, StateDir, StateDirError};
 use super::target::{
-    ArrayOptions, BdevSpec, CreateOptions, Members, NewNamespace, StartedHow, Takeover, Target,
-    TargetError, listen_error,
+    ArrayOptions, BdevSpec, BitmapPlace, CreateOptions, Members, NewNamespace, StartedHow,
+    Takeover, Target, TargetError, listen_error,
 };
 use crate::limits::NAMESPACES_MAX;
 use crate::target::subsystem::SubsystemSpec;
@@ -316,8 +316,11 @@ fn start_array(
     state: &StateDir,
     start_degraded: bool,
 ) -> Result<ArrayReport, StartError> {
-    let options =
-        ArrayOptions { daemon_sleep_s: array.daemon_sleep_s, barrier_idle_s: array.barrier_idle_s };
+    let external = match &array.external {
+        Some(BitmapPlace::File(path)) => Some(BitmapPlace::File(state.resolve(path))),
+        place => place.clone(),
+    };
+    let options = ArrayOptions { knobs: array.knobs, external };
     let paths: Vec<PathBuf> = array
         .members
         .iter()
@@ -338,8 +341,11 @@ fn start_array(
                 convert_bitmap: array.convert_bitmap,
                 bitmap_lost_resync: array.bitmap_lost_resync,
             };
-            let how =
-                target.assemble_array(&array.name, &present, degraded, &options, &takeover)?;
+            // The file of an external bitmap is opened here, and may be in use as members may.
+            let in_use = |error: &TargetError| matches!(error, TargetError::Busy(_));
+            let assemble =
+                || target.assemble_array(&array.name, &present, degraded, &options, &takeover);
+            let how = patiently(assemble, in_use)?;
             let note = ArrayNote { uuid, phase: ArrayPhase::Created };
             if state.read_note(&array.name)?.as_ref() != Some(&note) {
                 state.write_note(&array.name, &note)?;

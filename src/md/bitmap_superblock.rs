@@ -6,7 +6,8 @@
 //! ```
 //!
 //! mdadm fills bytes 256 to 1023 with 0xff and the kernel writes them back as it read them. mdof
-//! writes 0xff too, so that a head goes through it unchanged.
+//! writes 0xff too, so that a head goes through it unchanged; settings that md has no field for
+//! lie at their beginning, see [`super::Settings`].
 
 use core::mem::{offset_of, size_of};
 
@@ -15,6 +16,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::error::BitmapError;
+use super::settings::{SETTINGS_OFFSET_BYTES, Settings};
 use super::superblock::SUPERBLOCK_SECTORS;
 use super::types::{Features, Level, MinorVersion};
 use super::{SECTOR_BYTES, Superblock, format_uuid};
@@ -44,6 +46,7 @@ const RESERVED_SECTORS: u32 = super::create::BITMAP_SECTORS_MIN;
 const UNUSED_BYTE: u8 = 0xff;
 
 const _: () = assert!(BITMAP_HEAD_BYTES as u64 == STATES_OFFSET_BYTES);
+const _: () = assert!(SETTINGS_OFFSET_BYTES == size_of::<BitmapRaw>());
 
 /// `bitmap_super_t` (md-bitmap.h, "the superblock at the front of the bitmap file").
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -185,12 +188,41 @@ pub struct BitmapSuperblock {
     pub nodes: u32,
     /// Cluster only.
     pub cluster_name: [u8; 64],
+    /// What mdof keeps behind md's header.
+    pub settings: Option<Settings>,
 }
 
 impl BitmapSuperblock {
     /// Reads the head that lies at [`Superblock::bitmap_sector`] of the member that `array` was
     /// read from, and holds it against that superblock.
     pub fn parse(bytes: &[u8], array: &Superblock) -> Result<BitmapSuperblock, BitmapError> {
+        let head = Self::decode(bytes, array)?;
+        head.check_all(array)?;
+        Ok(head)
+    }
+
+    /// Reads the head of a bitmap of `array` that lies at the beginning of a device of its own.
+    pub fn parse_external(
+        bytes: &[u8],
+        array: &Superblock,
+        device_bytes: u64,
+    ) -> Result<BitmapSuperblock, BitmapError> {
+        let head = Self::decode(bytes, array)?;
+        let sectors = head.check(array)?;
+        let have_sectors = device_bytes / SECTOR_BYTES;
+        // The bits of a classic one that are not there are in doubt.
+        if head.version == BitmapVersion::Lockless && sectors > have_sectors {
+            return Err(BitmapError::ChunkTooSmall {
+                chunk_sectors: head.chunk_raw,
+                chunks: head.chunk_count(),
+                sectors_reserved: u32::try_from(have_sectors).unwrap_or(u32::MAX),
+            });
+        }
+        Ok(head)
+    }
+
+    /// The fields of a head of this array's, not held against anything else.
+    fn decode(bytes: &[u8], array: &Superblock) -> Result<BitmapSuperblock, BitmapError> {
         let (raw, _) = BitmapRaw::ref_from_prefix(bytes)
             .map_err(|_| BitmapError::Truncated { have_bytes: bytes.len() })?;
         if raw.magic.get() != MAGIC {
@@ -210,7 +242,7 @@ impl BitmapSuperblock {
                 expected: array.set_uuid_text(),
             });
         }
-        let head = BitmapSuperblock {
+        Ok(BitmapSuperblock {
             version,
             uuid: raw.uuid,
             events: raw.events.get(),
@@ -223,13 +255,13 @@ impl BitmapSuperblock {
             sectors_reserved: raw.sectors_reserved.get(),
             nodes: raw.nodes.get(),
             cluster_name: raw.cluster_name,
-        };
-        head.check(array)?;
-        Ok(head)
+            settings: Settings::parse(bytes),
+        })
     }
 
-    /// The checks that md makes at load, and the ranges that mdof's arithmetic relies on.
-    fn check(&self, array: &Superblock) -> Result<(), BitmapError> {
+    /// The checks that md makes at load, and the ranges that mdof's arithmetic relies on. Returns
+    /// the sectors from the head on that belong to the bitmap.
+    fn check(&self, array: &Superblock) -> Result<u64, BitmapError> {
         if self.daemon_sleep_s == 0 {
             return Err(BitmapError::DaemonSleep);
         }
@@ -237,7 +269,7 @@ impl BitmapSuperblock {
             if self.version == BitmapVersion::Classic && !self.chunk_raw.is_power_of_two() {
                 return Err(BitmapError::ChunkNotPowerOfTwo { found: self.chunk_raw });
             }
-            return self.check_position(array, u64::from(self.sectors_reserved));
+            return Ok(u64::from(self.sectors_reserved));
         }
         if !self.chunk_raw.is_power_of_two() {
             return Err(BitmapError::ChunkNotPowerOfTwo { found: self.chunk_raw });
@@ -262,7 +294,11 @@ impl BitmapSuperblock {
                 sectors_reserved: self.sectors_reserved,
             });
         }
-        self.check_position(array, (STATES_OFFSET_BYTES + chunks).div_ceil(SECTOR_BYTES))
+        Ok((STATES_OFFSET_BYTES + chunks).div_ceil(SECTOR_BYTES))
+    }
+
+    fn check_all(&self, array: &Superblock) -> Result<(), BitmapError> {
+        self.check_position(array, self.check(array)?)
     }
 
     /// `sectors` from the head on must not be the superblock's or the data's.
@@ -323,7 +359,7 @@ impl BitmapSuperblock {
         self.chunk_raw = chunk;
         self.daemon_sleep_s = DAEMON_SLEEP_S;
         self.sync_size_sectors = array.size_sectors;
-        self.check(array)?;
+        self.check_all(array)?;
         Ok(state)
     }
 
@@ -349,7 +385,7 @@ impl BitmapSuperblock {
                 sectors_reserved: reserved,
             })?;
         let head = Self::created(array, chunk, reserved);
-        head.check(array)?;
+        head.check_all(array)?;
         Ok(head)
     }
 
@@ -368,6 +404,7 @@ impl BitmapSuperblock {
             sectors_reserved,
             nodes: 0,
             cluster_name: [0; 64],
+            settings: None,
         }
     }
 
@@ -412,6 +449,9 @@ impl BitmapSuperblock {
         let (header, unused) = out.split_at_mut(size_of::<BitmapRaw>());
         header.copy_from_slice(raw.as_bytes());
         unused.fill(UNUSED_BYTE);
+        if let Some(settings) = self.settings {
+            settings.encode_into(unused);
+        }
     }
 }
 

@@ -33,7 +33,7 @@ pub enum ConvertError {
     #[error(
         "its members have {free_sectors} free sectors beside superblock and data, too few for a \
          lockless bitmap; remove the bitmap with Linux (mdadm --grow --bitmap=none) and start the \
-         array without one"
+         array without one, or with one in a file (bitmap_file)"
     )]
     NoRoom {
         /// Free sectors.

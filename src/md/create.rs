@@ -32,6 +32,8 @@ const FIXED_SECTORS: u64 = 24;
 pub(super) const BITMAP_SECTORS_MIN: u32 = 256;
 /// Space for 2^24 chunks: 1 MiB each up to 16 TiB.
 const BITMAP_SECTORS_MAX: u32 = 32_776;
+/// Bytes of the largest area that mdof chooses by itself.
+pub const BITMAP_AREA_BYTES_MAX: u64 = BITMAP_SECTORS_MAX as u64 * SECTOR_BYTES;
 /// The chunk size that the space is chosen for: 1 MiB.
 const CHUNK_SECTORS_TARGET: u64 = 2048;
 /// Data starts at a multiple of 1 MiB.
@@ -51,6 +53,7 @@ const MAX_DEV: usize = 128;
 
 const _: () = {
     assert!(MEMBERS_MAX <= MAX_DEV);
+    assert!(BITMAP_AREA_BYTES_MAX.is_multiple_of(4096));
     assert!(BITMAP_SECTORS_MAX as u64 * SECTOR_BYTES >= (1 << 24) + STATES_OFFSET_BYTES);
     assert!(1 << 24 <= BITMAP_CHUNKS_MAX);
     // As the error says them.
@@ -191,6 +194,26 @@ pub struct Creation {
 }
 
 impl Creation {
+    /// The bitmap is to lie elsewhere, at the beginning of a device of its own: the superblocks
+    /// know of none, and call the array clean only if its members are alike without it.
+    pub fn make_external(&mut self) {
+        self.remove_bitmap();
+        self.bitmap_sector = 0;
+        for superblock in &mut self.superblocks {
+            if self.initial_state == InitialState::Unwritten {
+                superblock.resync_offset_sectors = 0;
+            }
+        }
+    }
+
+    /// The superblocks are to know of no bitmap.
+    pub fn remove_bitmap(&mut self) {
+        for superblock in &mut self.superblocks {
+            superblock.features.remove(Features::BITMAP_OFFSET);
+            superblock.bitmap_offset_sectors = 0;
+        }
+    }
+
     /// The bytes of the whole bitmap area, head and states, as they lie on every member.
     #[must_use]
     pub fn bitmap_area(&self) -> Vec<u8> {
@@ -292,7 +315,7 @@ fn check_members(members: &[NewMember]) -> Result<u64, CreateError> {
 }
 
 /// Space for the bitmap of members of this size: mdadm's, or what 1 MiB chunks take.
-fn bitmap_sectors(device_sectors: u64) -> u32 {
+pub(super) fn bitmap_sectors(device_sectors: u64) -> u32 {
     area_sectors(device_sectors.div_ceil(CHUNK_SECTORS_TARGET)).min(BITMAP_SECTORS_MAX)
 }
 

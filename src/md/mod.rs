@@ -16,7 +16,9 @@ mod classic;
 mod create;
 mod display;
 mod error;
+mod external;
 mod raw;
+mod settings;
 mod superblock;
 mod types;
 
@@ -33,11 +35,13 @@ pub use classic::{
     CLASSIC_BITS_OFFSET_BYTES, Conversion, ConvertError, classic_bits_bytes, mark_in_doubt,
 };
 pub use create::{
-    CHUNK_KIB_MAX, CHUNK_KIB_MIN, CreateError, Creation, NewArray, NewMember, create,
-    create_with_chunk,
+    BITMAP_AREA_BYTES_MAX, CHUNK_KIB_MAX, CHUNK_KIB_MIN, CreateError, Creation, NewArray,
+    NewMember, create, create_with_chunk,
 };
 pub use display::Examine;
 pub use error::{BitmapError, SuperblockError};
+pub use external::{ExternalError, ExternalHead, ExternalPermits, ExternalPlan};
+pub use settings::Settings;
 pub use superblock::{Reshape, SUPERBLOCK_READ_BYTES, Superblock, Unverified, candidate_sectors};
 pub use types::{
     BadBlockLog, DevFlags, Features, Level, MinorVersion, Role, Timestamp, format_uuid,

@@ -20,12 +20,16 @@
 //! Wherever the copies were not all alike, or the array was not stopped cleanly, all units are
 //! written again and are durable before the array serves; the one with the header comes last, so
 //! that a crash on the way leaves what was doubtful doubtful. Control logs what it found.
+//!
+//! A bitmap on a device of its own has a table of its own, in `md::external`.
 
 use super::{ArrayConfig, BitmapConfig, MemberConfig};
 use crate::bdev::BdevId;
 use crate::bitmap::state::safer_byte;
 use crate::bitmap::{ChunkState, Infection};
-use crate::md::{Assembly, BitmapError, BitmapPlan, BitmapSuperblock, Candidate, Creation, Slot};
+use crate::md::{
+    Assembly, BitmapError, BitmapPlan, BitmapSuperblock, Candidate, Creation, ExternalPlan, Slot,
+};
 
 /// What the operator decides about an array, beside its members.
 #[derive(Debug, Clone)]
@@ -68,6 +72,7 @@ pub fn from_creation(
         states: vec![creation.initial_state.byte(); chunks],
         stale: false,
         rewrite: false,
+        external: None,
     };
     config(options, members.collect(), bitmap)
 }
@@ -84,9 +89,57 @@ pub fn from_assembly(
     bdevs: &[CandidateBdev],
     states: &[Option<Vec<u8>>],
 ) -> Result<ArrayConfig, BitmapError> {
-    let array = &assembly.superblock;
     let sources: Vec<usize> = assembly.slots.iter().filter_map(in_sync).collect();
-    let (bitmap, unwritten_reads_zero) = bitmap_config(assembly, candidates, &sources, states)?;
+    let (bitmap, reads_zero) = bitmap_config(assembly, candidates, &sources, states)?;
+    Ok(config(options, members(assembly, candidates, bdevs, reads_zero), bitmap))
+}
+
+/// The configuration of an assembled array whose bitmap is on the device `external`, where `plan`
+/// was made of its head. `states` holds what a plan to load or convert it needs: the state of each
+/// chunk.
+#[must_use]
+pub fn from_external(
+    options: ArrayOptions,
+    assembly: &Assembly,
+    candidates: &[Candidate],
+    bdevs: &[CandidateBdev],
+    external: BdevId,
+    plan: &ExternalPlan,
+    states: Option<Vec<u8>>,
+) -> ArrayConfig {
+    let (superblock, state) = match plan {
+        ExternalPlan::Load { superblock } | ExternalPlan::Convert { superblock, .. } => {
+            (superblock, None)
+        }
+        ExternalPlan::Fresh { superblock } => (superblock, Some(ChunkState::Clean)),
+        ExternalPlan::Stale { superblock, .. } | ExternalPlan::Replace { superblock } => {
+            (superblock, Some(ChunkState::NeedSync))
+        }
+    };
+    let chunks = usize::try_from(superblock.chunk_count()).expect("bounded by BITMAP_CHUNKS_MAX");
+    let states = match state {
+        None => states.expect("the plan needs the states"),
+        Some(state) => vec![state as u8; chunks],
+    };
+    let bitmap = BitmapConfig::Lockless {
+        superblock: superblock.clone(),
+        states,
+        stale: false,
+        rewrite: assembly.dirty || !matches!(plan, ExternalPlan::Load { .. }),
+        external: Some(external),
+    };
+    // A bitmap that is loaded has the mark behind it, the others call no chunk Unwritten.
+    config(options, members(assembly, candidates, bdevs, Some(true)), bitmap)
+}
+
+/// The members that take part, by slot.
+fn members(
+    assembly: &Assembly,
+    candidates: &[Candidate],
+    bdevs: &[CandidateBdev],
+    unwritten_reads_zero: Option<bool>,
+) -> Vec<Option<MemberConfig>> {
+    let array = &assembly.superblock;
     let member = |slot: &Slot| {
         // A member that was being rebuilt holds old data; it stays out until it is rebuilt anew.
         let candidate = in_sync(slot)?;
@@ -101,7 +154,7 @@ pub fn from_assembly(
         let CandidateBdev { bdev, unmap } = bdevs[candidate];
         Some(MemberConfig { bdev, unmap, superblock })
     };
-    Ok(config(options, assembly.slots.iter().map(member).collect(), bitmap))
+    assembly.slots.iter().map(member).collect()
 }
 
 fn in_sync(slot: &Slot) -> Option<usize> {
@@ -123,7 +176,8 @@ fn bitmap_config(
         let chunks =
             usize::try_from(superblock.chunk_count()).expect("bounded by BITMAP_CHUNKS_MAX");
         let states = vec![state; chunks];
-        BitmapConfig::Lockless { superblock, states, stale: false, rewrite: true }
+        let (stale, rewrite) = (false, true);
+        BitmapConfig::Lockless { superblock, states, stale, rewrite, external: None }
     };
     Ok(match &assembly.bitmap {
         BitmapPlan::None => (BitmapConfig::None { resync: assembly.full_resync_needed }, None),
@@ -154,6 +208,7 @@ fn bitmap_config(
                 states,
                 stale: *stale,
                 rewrite: assembly.dirty || differ || incomplete,
+                external: None,
             };
             // What an old bitmap calls Unwritten may have been written since.
             (config, stale.then_some(false))

@@ -3,9 +3,16 @@
 use super::message::Out;
 use super::owner::{Life, Owner};
 use crate::bitmap::Infection;
+use crate::md::{BitmapSuperblock, Settings};
 
 /// Longest sleep of the daemon: a day. What is Dirty meanwhile is resynced after a crash.
 pub const DAEMON_SLEEP_S_MAX: u32 = 86_400;
+
+/// Seconds between two passes of the daemon unless told otherwise: md's value.
+pub const DAEMON_SLEEP_S_DEFAULT: u32 = 30;
+
+/// Idle seconds before a chunk may be cleared unless told otherwise: md's value.
+pub const BARRIER_IDLE_S_DEFAULT: u32 = 5;
 
 /// Longest idle time before a chunk may be cleared: an hour.
 pub const BARRIER_IDLE_S_MAX: u32 = 3600;
@@ -15,13 +22,35 @@ pub const BARRIER_IDLE_S_MAX: u32 = 3600;
 pub struct Knobs {
     /// Seconds between two passes of the daemon. Kept in the bitmap's header, as md does.
     pub daemon_sleep_s: Option<u32>,
-    /// Seconds a chunk must be idle before the daemon may clear it. Not kept, as in md.
+    /// Seconds a chunk must be idle before the daemon may clear it. Kept in mdof's part of the
+    /// header.
     pub barrier_idle_s: Option<u32>,
-    /// Which neighbours of a chunk turn Dirty with it. Not kept.
+    /// Which neighbours of a chunk turn Dirty with it. Kept in mdof's part of the header.
     pub infection: Option<Infection>,
 }
 
 impl Knobs {
+    /// What a bitmap's header holds of them. A foreign value may be beyond bounds.
+    #[must_use]
+    pub fn kept(header: &BitmapSuperblock) -> Self {
+        let settings = header.settings;
+        Self {
+            daemon_sleep_s: Some(header.daemon_sleep_s.clamp(1, DAEMON_SLEEP_S_MAX)),
+            barrier_idle_s: settings.map(|it| it.barrier_idle_s.min(BARRIER_IDLE_S_MAX)),
+            infection: settings.and_then(|it| Infection::from_number(it.infection)),
+        }
+    }
+
+    /// These where they say something, else `others`.
+    #[must_use]
+    pub fn or(self, others: Self) -> Self {
+        Self {
+            daemon_sleep_s: self.daemon_sleep_s.or(others.daemon_sleep_s),
+            barrier_idle_s: self.barrier_idle_s.or(others.barrier_idle_s),
+            infection: self.infection.or(others.infection),
+        }
+    }
+
     /// Whether the values are within their bounds.
     ///
     /// # Errors
@@ -39,6 +68,13 @@ impl Knobs {
             _ => Ok(()),
         }
     }
+}
+
+/// What the header is to hold of settings that md does not keep: nothing where they are the
+/// defaults, so that a header of md stays as it is.
+pub(super) fn settings(barrier_idle_s: u32, infection: Infection) -> Option<Settings> {
+    let is_default = barrier_idle_s == BARRIER_IDLE_S_DEFAULT && infection == Infection::default();
+    (!is_default).then(|| Settings { barrier_idle_s, infection: infection.number() })
 }
 
 impl Owner {
@@ -66,6 +102,7 @@ impl Owner {
         if let Some(policy) = knobs.infection {
             bitmap.set_infection(policy);
         }
+        bitmap.keep_settings(settings(self.daemon.idle_s(), bitmap.infection()));
         self.poll(out);
         Ok(())
     }

@@ -66,7 +66,9 @@ use crate::md::{BitmapSuperblock, Superblock};
 
 pub use channel::Channel;
 pub use geometry::Geometry;
-pub use knobs::{BARRIER_IDLE_S_MAX, DAEMON_SLEEP_S_MAX, Knobs};
+pub use knobs::{
+    BARRIER_IDLE_S_DEFAULT, BARRIER_IDLE_S_MAX, DAEMON_SLEEP_S_DEFAULT, DAEMON_SLEEP_S_MAX, Knobs,
+};
 pub use message::{ArrayEvent, ArrayTimer, Mail, Out, ToChannel, ToOwner};
 pub use owner::Owner;
 
@@ -115,7 +117,7 @@ pub enum BitmapConfig {
         /// The members may differ now.
         resync: bool,
     },
-    /// The lockless bitmap on every member.
+    /// The lockless bitmap, on every member or on a device of its own.
     Lockless {
         /// Header.
         superblock: BitmapSuperblock,
@@ -125,6 +127,9 @@ pub enum BitmapConfig {
         stale: bool,
         /// The members' copies may differ, so each unit is to be written again.
         rewrite: bool,
+        /// The device that holds the only copy, from its first block on; `None`: the members do,
+        /// where their superblocks say.
+        external: Option<BdevId>,
     },
 }
 

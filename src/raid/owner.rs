@@ -17,7 +17,7 @@ use super::owner_members::{Member, MemberState, Recorder};
 use super::owner_parity::ParityWork;
 use super::owner_resync::Walker;
 use super::{ArrayStatus, MemberPlace, MemberSlot, Shared};
-use crate::bdev::{BdevIo, Completion, IoOp, IoStatus, Station, Tag};
+use crate::bdev::{BdevId, BdevIo, Completion, IoOp, IoStatus, Station, Tag};
 use crate::reactor::buf::{BufPool, IoBuf};
 
 /// Where the array is in its life.
@@ -173,7 +173,7 @@ impl Owner {
     /// use. No host request may reach a channel before.
     pub fn start(&mut self, out: &mut Out<'_>) {
         assert_eq!(self.life, Life::Starting);
-        self.want_superblock();
+        self.want_recorded();
         self.poll(out);
     }
 
@@ -366,7 +366,18 @@ impl Owner {
         request: MemberRequest,
         out: &mut Out<'_>,
     ) {
-        let place = self.place(slot);
+        self.send_to(self.place(slot).bdev, slot, owner_op, request, out);
+    }
+
+    /// Sends a request to a bdev; `part` comes back with its answer.
+    pub(super) fn send_to(
+        &self,
+        bdev: BdevId,
+        part: MemberSlot,
+        owner_op: OwnerOp,
+        request: MemberRequest,
+        out: &mut Out<'_>,
+    ) {
         let io = BdevIo {
             op: request.op,
             fua: request.op != IoOp::Read,
@@ -375,12 +386,12 @@ impl Owner {
             buf: request.buf,
             completion: Completion::new(Tag {
                 station: Station::RaidOwner,
-                part: slot,
+                part,
                 object: self.shared.bdev.0,
                 op: owner_op.pack(),
             }),
         };
-        out.io.submit(place.bdev, io);
+        out.io.submit(bdev, io);
     }
 
     /// What an operator sees.

@@ -9,10 +9,10 @@ use super::message::{Mail, Out, SlotMask, StartWrite, ToChannel};
 use super::owner::{Life, MemberRequest, Owner, OwnerOp};
 use super::owner_zero::{ZERO_JOBS, ZeroJob};
 use super::{CHANNEL_OPS_MAX, MemberSlot, bit, slots};
-use crate::bdev::{IoOp, IoStatus};
+use crate::bdev::{BdevId, IoOp, IoStatus};
 use crate::bitmap::ledger::{HEADER_SIZE_BYTES, Urgency};
 use crate::bitmap::{Action, ChunkState, Infection, Ledger, state};
-use crate::md::BitmapSuperblock;
+use crate::md::{BitmapSuperblock, Settings};
 use crate::reactor::buf::{BufPool, IoBuf};
 
 /// Bitmap units that may be written at a time.
@@ -45,14 +45,25 @@ pub(super) struct Waiter {
     pub(super) next: u32,
 }
 
+/// Where the map is kept. A copy has a number: the slot of its member, or 0.
+#[derive(Debug)]
+pub(super) enum Copies {
+    /// On every member in sync: the block where it begins, by slot; 0 for an absent member.
+    Members(Vec<u64>),
+    /// On this device alone, from its first block on.
+    External(BdevId),
+}
+
+/// The number of the copy on a device of its own.
+const EXTERNAL_COPY: MemberSlot = 0;
+
 /// The bitmap's part of the owner.
 #[derive(Debug)]
 pub(super) struct BitmapKeeper {
     pub(super) ledger: Ledger,
     header: BitmapSuperblock,
     infection: Infection,
-    /// Block of a member where the bitmap begins, by slot; 0 for an absent member.
-    lbas: Vec<u64>,
+    copies: Copies,
     flushes: Vec<Flush>,
     pub(super) zero_jobs: [ZeroJob; ZERO_JOBS],
     /// Jobs that are zeroed and wait for a record.
@@ -74,7 +85,7 @@ impl BitmapKeeper {
         header: BitmapSuperblock,
         chunks: usize,
         unit_size_bytes: usize,
-        lbas: Vec<u64>,
+        copies: Copies,
         cores: u16,
         pool: &BufPool,
     ) -> Option<Self> {
@@ -92,7 +103,7 @@ impl BitmapKeeper {
             infection: Infection::default(),
             ledger,
             header,
-            lbas,
+            copies,
             flushes,
             zero_jobs: [ZeroJob::default(); ZERO_JOBS],
             zeroed: 0,
@@ -128,6 +139,16 @@ impl BitmapKeeper {
             || self.zero_jobs.iter().any(|job| job.pending != 0)
     }
 
+    /// The map is on a device of its own.
+    pub(super) fn is_external(&self) -> bool {
+        matches!(self.copies, Copies::External(_))
+    }
+
+    /// The copies that count while these members are in sync.
+    fn copies(&self, in_sync: SlotMask) -> SlotMask {
+        if self.is_external() { bit(EXTERNAL_COPY) } else { in_sync }
+    }
+
     pub(super) fn writes(&self) -> u64 {
         self.writes
     }
@@ -148,6 +169,14 @@ impl BitmapKeeper {
     pub(super) fn set_daemon_sleep_s(&mut self, sleep_s: u32) {
         self.header.daemon_sleep_s = sleep_s;
         if !mutant!(SleepNotKept) {
+            self.ledger.mark(0, Urgency::Now);
+        }
+    }
+
+    /// The header is to carry these settings.
+    pub(super) fn keep_settings(&mut self, settings: Option<Settings>) {
+        if self.header.settings != settings {
+            self.header.settings = settings;
             self.ledger.mark(0, Urgency::Now);
         }
     }
@@ -405,11 +434,11 @@ impl Owner {
     }
 
     fn begin_flush(&mut self, index: usize, unit: usize, out: &mut Out<'_>) {
-        let mut members = self.writable;
-        let forgotten = if mutant!(ForgetMembersBitmapWrite) { members & (members - 1) } else { 0 };
-        members &= !forgotten;
         let map = self.shared.map.as_ref().expect("a bitmap has a map");
         let bitmap = self.bitmap.as_mut().expect("the array has a bitmap");
+        let mut copies = bitmap.copies(self.writable);
+        let forgotten = if mutant!(ForgetMembersBitmapWrite) { copies & (copies - 1) } else { 0 };
+        copies &= !forgotten;
         bitmap.writes += 1;
         let flush = &mut bitmap.flushes[index];
         let bytes = flush.buf.as_mut_slice();
@@ -429,38 +458,42 @@ impl Owner {
         map.snapshot(chunks.clone(), &mut bytes[header_bytes..header_bytes + chunks.len()]);
         flush.busy = true;
         flush.unit = unit;
-        flush.pending = members;
+        flush.pending = copies;
         flush.ok = forgotten;
         flush.failed = 0;
         flush.events = bitmap.header.events;
         let buf = flush.buf.clone();
-        for slot in slots(members) {
-            let bitmap_lba = self.bitmap.as_ref().expect("asked for").lbas[usize::from(slot)];
+        for copy in slots(copies) {
+            let (bdev, lba) = match &self.bitmap.as_ref().expect("asked for").copies {
+                Copies::Members(lbas) => (self.place(copy).bdev, lbas[usize::from(copy)]),
+                Copies::External(bdev) => (*bdev, 0),
+            };
             let request = MemberRequest {
                 op: IoOp::Write,
-                lba: bitmap_lba + unit as u64,
+                lba: lba + unit as u64,
                 blocks: 1,
                 buf: Some(buf.clone()),
             };
-            self.send(slot, OwnerOp::Unit(index), request, out);
+            self.send_to(bdev, copy, OwnerOp::Unit(index), request, out);
         }
     }
 
-    /// A member has written a unit, or has not.
+    /// A copy of a unit is written, or is not. Where there is one copy only, and it fails, the
+    /// metadata are lost.
     pub(super) fn unit_answered(
         &mut self,
         index: usize,
-        slot: MemberSlot,
+        copy: MemberSlot,
         status: IoStatus,
         out: &mut Out<'_>,
     ) {
         let flush = &mut self.keeper().flushes[index];
-        assert!(flush.busy && flush.pending & bit(slot) != 0);
-        flush.pending &= !bit(slot);
+        assert!(flush.busy && flush.pending & bit(copy) != 0);
+        flush.pending &= !bit(copy);
         if status.is_ok() {
-            flush.ok |= bit(slot);
+            flush.ok |= bit(copy);
         } else {
-            flush.failed |= bit(slot);
+            flush.failed |= bit(copy);
         }
         if flush.pending != 0 {
             if mutant!(OpenBeforeDurableOnAll) {
@@ -472,7 +505,8 @@ impl Owner {
         }
         flush.busy = false;
         let (unit, ok, failed, events) = (flush.unit, flush.ok, flush.failed, flush.events);
-        if ok == 0 || !self.may_fail_all(failed) {
+        let in_sync = self.in_sync;
+        if ok & self.keeper().copies(in_sync) == 0 || !self.may_fail_all(failed) {
             return self.fail_array(out);
         }
         for slot in slots(failed) {

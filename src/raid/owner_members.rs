@@ -7,6 +7,7 @@
 
 use super::message::{ArrayEvent, BlockRange, Mail, Out, SlotMask, ToChannel};
 use super::owner::{Life, MemberRequest, Owner, OwnerOp};
+use super::owner_bitmap::BitmapKeeper;
 use super::{MemberSlot, bit, slots};
 use crate::bdev::{IoOp, IoStatus};
 use crate::md::{Role, SUPERBLOCK_READ_BYTES, Superblock};
@@ -138,6 +139,20 @@ impl Owner {
         self.recorder.wanted += 1;
     }
 
+    /// Asks for what starts and failures need on record. An external bitmap takes two updates, so
+    /// that its header, which is written before the superblocks, tells by more than one event who
+    /// was not there: see `md::external`.
+    pub(super) fn want_recorded(&mut self) {
+        self.want_superblock();
+        if self.is_external() && !mutant!(ExternalRecordedOnce) {
+            self.want_superblock();
+        }
+    }
+
+    fn is_external(&self) -> bool {
+        self.bitmap.as_ref().is_some_and(BitmapKeeper::is_external)
+    }
+
     /// A member failed a request that changes data or metadata: it is out, unless it is the last.
     pub(super) fn fail_member(&mut self, slot: MemberSlot, out: &mut Out<'_>) {
         let member = &mut self.members[usize::from(slot)];
@@ -155,7 +170,7 @@ impl Owner {
         for superblock in self.members.iter_mut().filter_map(|m| m.superblock.as_mut()) {
             superblock.set_role(dev_number, Role::Faulty);
         }
-        self.want_superblock();
+        self.want_recorded();
         self.recorder.unrecorded |= bit(slot);
         self.recorder.unrecorded_update = self.recorder.wanted;
         self.announce_members(out);
@@ -204,15 +219,16 @@ impl Owner {
         let wanted = self.recorder.state == RecordState::Idle && !self.recorder.is_durable();
         if wanted && !rewriting {
             self.recorder.set_state(RecordState::Header);
-            self.recorder.writing = self.recorder.wanted;
+            let each = self.is_external();
+            let recorder = &mut self.recorder;
+            recorder.writing = if each { recorder.durable + 1 } else { recorder.wanted };
             self.recorder.events += 1;
             if let Some(bitmap) = &mut self.bitmap {
                 bitmap.set_events(self.recorder.events);
             }
             self.poll_bitmap(out);
         }
-        let header_is_durable =
-            self.bitmap.as_ref().is_none_or(super::owner_bitmap::BitmapKeeper::events_are_durable);
+        let header_is_durable = self.bitmap.as_ref().is_none_or(BitmapKeeper::events_are_durable);
         if self.recorder.state == RecordState::Header
             && (header_is_durable || mutant!(SuperblockBeforeHeader))
         {
@@ -227,7 +243,8 @@ impl Owner {
         self.recorder.ok = 0;
         self.recorder.failed = 0;
         // What has no redundancy has nothing to resync.
-        let is_clean = self.is_clean() || self.shared.geometry.sync_blocks() == 0;
+        let is_clean =
+            self.is_clean() && !self.hides_unwritten() || self.shared.geometry.sync_blocks() == 0;
         let resync_offset = if is_clean { RESYNC_DONE } else { 0 };
         let block = self.shared.block_size_bytes as usize;
         let sectors_per_block = u64::from(self.shared.block_size_bytes / 512);
@@ -248,6 +265,14 @@ impl Owner {
             };
             self.send(slot, OwnerOp::Superblock, request, out);
         }
+    }
+
+    /// Members differ where chunks are Unwritten, and who starts the array without its external
+    /// bitmap does not know which these are.
+    fn hides_unwritten(&self) -> bool {
+        let unwritten = crate::bitmap::ChunkState::Unwritten as usize;
+        let map = self.shared.map.as_ref();
+        self.is_external() && map.is_some_and(|map| map.histogram()[unwritten] > 0)
     }
 
     /// A member has written its superblock, or has not.

@@ -486,7 +486,8 @@ impl Owner {
         if !self.walker.is_idle() {
             return;
         }
-        if self.life() == Life::Running && !self.can_walk() {
+        // Nothing will be found any more: the driver need not ask again.
+        if self.life() == Life::Running && (self.failed || !self.can_walk()) {
             self.walker.cursor = None;
         }
         if std::mem::take(&mut self.walker.active) {

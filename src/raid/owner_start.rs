@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::geometry::{Geometry, Shape};
+use super::knobs;
 use super::message::SlotMask;
 use super::owner::Owner;
-use super::owner_bitmap::BitmapKeeper;
+use super::owner_bitmap::{BitmapKeeper, Copies};
 use super::owner_daemon::Daemon;
 use super::owner_members::{Member, MemberState, Recorder};
 use super::{ArrayConfig, BitmapConfig, CHUNK_SIZE_BYTES_MIN, MemberPlace, Shared};
@@ -83,6 +84,9 @@ pub(super) fn shared(
     });
     let unwritten_reads_zero =
         config.members.iter().flatten().all(|member| member.superblock.unwritten_reads_zero());
+    // An external bitmap that was not named knows by the missing mark that it is out of date.
+    let unwritten_reads_zero =
+        unwritten_reads_zero && matches!(config.bitmap, BitmapConfig::Lockless { .. });
     let map = map(config, sync_blocks, chunk_shift, advise)?;
     let doubt = match &geometry {
         Geometry::Copies(_) => Doubt::default(),
@@ -96,7 +100,7 @@ pub(super) fn shared(
         blocks,
         sync_blocks,
         chunk_shift,
-        discards: unwritten_reads_zero && matches!(config.bitmap, BitmapConfig::Lockless { .. }),
+        discards: unwritten_reads_zero,
         members: members.collect::<Result<_, String>>()?,
         unwritten_reads_zero,
         doubt,
@@ -216,17 +220,31 @@ impl Owner {
             .iter()
             .flatten()
             .fold(events, |events, member| events.max(member.superblock.events));
+        // A header from further ahead takes the place of one that other members went on with.
+        let events = match &config.bitmap {
+            BitmapConfig::Lockless { superblock, external: Some(_), .. }
+                if superblock.events > events + 1 =>
+            {
+                superblock.events + 1
+            }
+            _ => events,
+        };
         let slots = config.members.len();
         let block = config.block_size_bytes as usize;
         let recorder = Recorder::new(events, slots, cores, &pool).ok_or_else(no_buffers)?;
         let bitmap = match &config.bitmap {
             BitmapConfig::None { .. } => None,
-            BitmapConfig::Lockless { superblock, states, stale, rewrite } => {
-                let lbas = bitmap_lbas(config)?;
+            BitmapConfig::Lockless { superblock, states, stale, rewrite, external } => {
+                let copies = match external {
+                    Some(bdev) => Copies::External(*bdev),
+                    None => Copies::Members(bitmap_lbas(config)?),
+                };
                 let mut header = superblock.clone();
                 header.daemon_sleep_s = config.daemon_sleep_s;
-                let mut keeper = BitmapKeeper::new(header, states.len(), block, lbas, cores, &pool)
-                    .ok_or_else(no_buffers)?;
+                header.settings = knobs::settings(config.barrier_idle_s, config.infection);
+                let mut keeper =
+                    BitmapKeeper::new(header, states.len(), block, copies, cores, &pool)
+                        .ok_or_else(no_buffers)?;
                 keeper.set_infection(config.infection);
                 if (*stale || *rewrite) && !mutant!(NoRewriteAfterCrash) {
                     keeper.rewrite_all();

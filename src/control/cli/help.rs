@@ -34,8 +34,10 @@ Examples:
   mdof rpc bdev_raid_get_bitmap '{\"name\": \"raid1\"}'
 
 bdev_raid_create takes, beside SPDK's parameters and each optional: bitmap (\"lockless\", the
-default, or \"none\"), chunk_size_kib (a power of two from 4 to 1048576), assume_clean,
-daemon_sleep_s, barrier_idle_s, start_degraded.
+default, or \"none\"), bitmap_bdev or bitmap_file (where it lies, if not on the
+members), chunk_size_kib (a power of two from 4 to 1048576), assume_clean, start_degraded, and the
+settings daemon_sleep_s, barrier_idle_s and infection (\"off\", \"md\" or \"adaptive\"), which
+bdev_raid_set_bitmap changes at run time and the bitmap's header keeps.
 
 SPDK's own client speaks to the same socket: spdk-rpc -s SOCKET bdev_get_bdevs";
 
@@ -63,6 +65,7 @@ pub(super) const CREATE_HELP: &str = "\
 Examples:
   mdof create --name r1 --size 1G a.img b.img --dry-run
   mdof create --name r1 --chunk-size 64k /dev/nvme0n1 /dev/nvme1n1
+  mdof create --name r1 --bitmap-file /var/lib/mdof/r1.bitmap /dev/nvme0n1 /dev/nvme1n1
 
 What is made is Linux md's metadata 1.2 with the lockless bitmap: mdadm --examine shows it, and a
 kernel with llbitmap assembles it. Without --chunk-size, chunks are at most 1 MiB on members up to

@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use crate::control::target::BitmapPlace;
+use crate::raid::Knobs;
+
 /// A configuration that has been checked as far as text can be checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -113,14 +116,15 @@ pub struct ArrayConfig {
     pub members: Vec<String>,
     /// With the lockless bitmap, or without any.
     pub bitmap: bool,
+    /// Where the bitmap lies, if not on the members; a relative path of a file is taken from the
+    /// state directory.
+    pub external: Option<BitmapPlace>,
     /// Bytes a bitmap chunk covers; `None` lets mdof choose by size.
     pub chunk_size_bytes: Option<u64>,
     /// At creation: members are known to be equal already.
     pub assume_clean: bool,
-    /// Seconds between two passes of the daemon; `None`: as it was last set.
-    pub daemon_sleep_s: Option<u32>,
-    /// Idle seconds before a Dirty chunk may turn Clean.
-    pub barrier_idle_s: u32,
+    /// The bitmap's settings; `None`: as they were last set.
+    pub knobs: Knobs,
     /// Start with members missing.
     pub start_degraded: bool,
     /// Turn the classic bitmap of an array of Linux md into a lockless one.
@@ -148,10 +152,6 @@ pub struct SubsystemConfig {
     pub listen: Vec<SocketAddr>,
 }
 
-/// Seconds between two daemon passes unless told otherwise (md's value for the lockless bitmap).
-pub const DAEMON_SLEEP_S_DEFAULT: u32 = 30;
-/// Idle seconds before the daemon may clear a chunk unless told otherwise (md's value).
-pub const BARRIER_IDLE_S_DEFAULT: u32 = 5;
 /// Serial number of a subsystem that was given none.
 pub const SERIAL_DEFAULT: &str = "00000000000000000000";
 /// Model number of a subsystem that was given none.

@@ -60,11 +60,14 @@ pub(super) struct RawArray {
     pub(super) level: Spanned<i32>,
     pub(super) members: Spanned<Vec<Spanned<String>>>,
     pub(super) bitmap: Option<Spanned<String>>,
+    pub(super) bitmap_bdev: Option<Spanned<String>>,
+    pub(super) bitmap_file: Option<Spanned<String>>,
     pub(super) chunk_size_kib: Option<Spanned<u64>>,
     #[serde(default)]
     pub(super) assume_clean: bool,
     pub(super) daemon_sleep_s: Option<Spanned<u32>>,
     pub(super) barrier_idle_s: Option<Spanned<u32>>,
+    pub(super) infection: Option<Spanned<String>>,
     pub(super) start_degraded: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) convert_bitmap: bool,

@@ -8,10 +8,12 @@ use toml::Spanned;
 
 use super::raw::{RawArray, RawBdev, RawConfig, RawCores, RawSubsystem, RawTarget};
 use super::{
-    ArrayConfig, BARRIER_IDLE_S_DEFAULT, BdevConfig, BdevKind, Config, DelayLatency, Fault,
-    MODEL_DEFAULT, SERIAL_DEFAULT, SubsystemConfig, TargetConfig,
+    ArrayConfig, BdevConfig, BdevKind, Config, DelayLatency, Fault, MODEL_DEFAULT, SERIAL_DEFAULT,
+    SubsystemConfig, TargetConfig,
 };
+use crate::bitmap::Infection;
 use crate::control::names;
+use crate::control::target::BitmapPlace;
 use crate::limits::{BDEVS_MAX, CORES_MAX, MEMBERS_MAX, NAMESPACES_MAX, SUBSYSTEMS_MAX};
 use crate::md::{CHUNK_KIB_MAX, CHUNK_KIB_MIN};
 use crate::raid::Knobs;
@@ -310,10 +312,59 @@ fn array(
     let start_degraded =
         choice("start_degraded", raw.start_degraded.as_ref(), ["refuse", "start"])?;
     let bitmap_lost_resync = choice("bitmap_lost", raw.bitmap_lost.as_ref(), ["refuse", "resync"])?;
+    Ok(ArrayConfig {
+        name: enter(&raw.name, names)?,
+        members,
+        bitmap: !without_bitmap,
+        external: external(raw, names)?,
+        chunk_size_bytes: chunk_size(raw)?,
+        assume_clean: raw.assume_clean,
+        knobs: knobs(raw)?,
+        start_degraded,
+        convert_bitmap: raw.convert_bitmap,
+        bitmap_lost_resync,
+    })
+}
+
+/// Where the bitmap lies, if not on the members.
+fn external(
+    raw: &RawArray,
+    names: &mut HashMap<String, Option<String>>,
+) -> Result<Option<BitmapPlace>, Fault> {
+    let (place, key) = match (&raw.bitmap_bdev, &raw.bitmap_file) {
+        (None, None) => return Ok(None),
+        (Some(_), Some(file)) => {
+            return fault(file, "bitmap_bdev and bitmap_file: give one of them".to_owned());
+        }
+        (Some(bdev), None) => (bdev, "bitmap_bdev"),
+        (None, Some(file)) => (file, "bitmap_file"),
+    };
+    if raw.bitmap.as_ref().is_some_and(|bitmap| bitmap.get_ref() == "none") {
+        return fault(place, format!("{key} is of the bitmap, and bitmap = \"none\""));
+    }
+    if raw.bitmap_bdev.is_some() {
+        let user = format!("the bitmap of {}", user("array", &raw.name));
+        return Ok(Some(BitmapPlace::Bdev(claim(place, &user, names)?)));
+    }
+    if place.get_ref().is_empty() {
+        return fault(place, "bitmap_file is empty".to_owned());
+    }
+    Ok(Some(BitmapPlace::File(PathBuf::from(place.get_ref()))))
+}
+
+/// The bitmap's settings that are given.
+fn knobs(raw: &RawArray) -> Result<Knobs, Fault> {
+    let infection = match &raw.infection {
+        None => None,
+        Some(name) => match Infection::parse(name.get_ref()) {
+            Ok(policy) => Some(policy),
+            Err(text) => return fault(name, text),
+        },
+    };
     let knobs = Knobs {
         daemon_sleep_s: raw.daemon_sleep_s.as_ref().map(|sleep| *sleep.get_ref()),
         barrier_idle_s: raw.barrier_idle_s.as_ref().map(|idle| *idle.get_ref()),
-        infection: None,
+        infection,
     };
     if let Err(text) = knobs.check() {
         // The text names the key; any of the two shows the place.
@@ -321,18 +372,7 @@ fn array(
         let place = place.or(raw.daemon_sleep_s.as_ref()).expect("one of them is out of bounds");
         return fault(place, text);
     }
-    Ok(ArrayConfig {
-        name: enter(&raw.name, names)?,
-        members,
-        bitmap: !without_bitmap,
-        chunk_size_bytes: chunk_size(raw)?,
-        assume_clean: raw.assume_clean,
-        daemon_sleep_s: knobs.daemon_sleep_s,
-        barrier_idle_s: knobs.barrier_idle_s.unwrap_or(BARRIER_IDLE_S_DEFAULT),
-        start_degraded,
-        convert_bitmap: raw.convert_bitmap,
-        bitmap_lost_resync,
-    })
+    Ok(knobs)
 }
 
 /// A key that takes one of two words: whether it is the second. Absent, it is the first.

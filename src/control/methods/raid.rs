@@ -1,14 +1,17 @@
 //! Arrays.
 
+use std::path::PathBuf;
+
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::params::decode;
 use crate::bitmap::Infection;
-use crate::control::config::BARRIER_IDLE_S_DEFAULT;
 use crate::control::rpc::RpcError;
-use crate::control::target::{ArrayOptions, CreateOptions, Members, Takeover, Target, TargetError};
+use crate::control::target::{
+    ArrayOptions, BitmapPlace, CreateOptions, Members, Takeover, Target, TargetError,
+};
 use crate::md;
 use crate::raid::{ArrayStatus, Knobs};
 
@@ -24,6 +27,10 @@ struct Create {
     uuid: Option<Uuid>,
     /// Our own: "lockless" (default) or "none".
     bitmap: Option<String>,
+    /// Our own: the bdev that holds the bitmap, for members without room for one.
+    bitmap_bdev: Option<String>,
+    /// Our own: the same as a file, by its absolute path; mdof makes it for a new array.
+    bitmap_file: Option<PathBuf>,
     /// Our own: KiB that a bitmap chunk covers, a power of two; chosen by size where absent. Only
     /// for a new array.
     chunk_size_kib: Option<u64>,
@@ -35,6 +42,8 @@ struct Create {
     daemon_sleep_s: Option<u32>,
     /// Our own: idle seconds before a Dirty chunk may turn Clean.
     barrier_idle_s: Option<u32>,
+    /// Our own: "off", "md" or "adaptive": which neighbours of a chunk turn Dirty with it.
+    infection: Option<String>,
     /// Our own: assemble with members missing.
     #[serde(default)]
     start_degraded: bool,
@@ -46,6 +55,20 @@ struct Create {
 }
 
 impl Create {
+    fn external(&self) -> Option<BitmapPlace> {
+        let bdev = self.bitmap_bdev.clone().map(BitmapPlace::Bdev);
+        bdev.or_else(|| self.bitmap_file.clone().map(BitmapPlace::File))
+    }
+
+    fn knobs(&self) -> Result<Knobs, String> {
+        let knobs = Knobs {
+            daemon_sleep_s: self.daemon_sleep_s,
+            barrier_idle_s: self.barrier_idle_s,
+            infection: self.infection.as_deref().map(Infection::parse).transpose()?,
+        };
+        knobs.check().map(|()| knobs)
+    }
+
     fn check(&self) -> Result<bool, RpcError> {
         let invalid = |text: &str| Err(RpcError::params(format!("Invalid parameters: {text}")));
         if !matches!(self.raid_level.as_str(), "raid1" | "1") {
@@ -60,12 +83,7 @@ impl Create {
                  that missed writes could not be told from a good one after a restart",
             );
         }
-        let knobs = Knobs {
-            daemon_sleep_s: self.daemon_sleep_s,
-            barrier_idle_s: self.barrier_idle_s,
-            infection: None,
-        };
-        if let Err(text) = knobs.check() {
+        if let Err(text) = self.knobs() {
             return invalid(&text);
         }
         let fits = |kib: u64| {
@@ -80,6 +98,17 @@ impl Create {
         if self.chunk_size_kib.is_some() && self.bitmap.as_deref() == Some("none") {
             return invalid("chunk_size_kib is of the bitmap, and bitmap is \"none\"");
         }
+        if self.bitmap_bdev.is_some() && self.bitmap_file.is_some() {
+            return invalid("bitmap_bdev and bitmap_file: give one of them");
+        }
+        if self.external().is_some() && self.bitmap.as_deref() == Some("none") {
+            return invalid(
+                "bitmap_bdev and bitmap_file are of the bitmap, and bitmap is \"none\"",
+            );
+        }
+        if self.bitmap_file.as_ref().is_some_and(|path| !path.is_absolute()) {
+            return invalid("bitmap_file is an absolute path");
+        }
         match self.bitmap.as_deref() {
             None | Some("lockless") => Ok(true),
             Some("none") => Ok(false),
@@ -93,8 +122,8 @@ pub(super) fn create(target: &mut Target, params: Option<Value>) -> Result<Value
     let params: Create = decode(params)?;
     let bitmap = params.check()?;
     let options = ArrayOptions {
-        daemon_sleep_s: params.daemon_sleep_s,
-        barrier_idle_s: params.barrier_idle_s.unwrap_or(BARRIER_IDLE_S_DEFAULT),
+        knobs: params.knobs().map_err(RpcError::params)?,
+        external: params.external(),
     };
     match target.examine(&params.base_bdevs)? {
         Members::Blank => {
@@ -217,6 +246,7 @@ fn describe_with(target: &Target, name: &str, status: &ArrayStatus) -> Result<Va
         "num_base_bdevs_operational": count(&["in_sync", "rebuilding"]),
         "base_bdevs_list": list,
         "bitmap": if array.bitmap { "lockless" } else { "none" },
+        "bitmap_bdev": array.external.as_ref().map(|external| &external.bdev),
         "events": status.events,
     });
     if let Some((done, all)) = status.resync {
@@ -279,13 +309,7 @@ struct SetBitmap {
 
 impl SetBitmap {
     fn knobs(&self) -> Result<Knobs, String> {
-        let infection = match &self.infection {
-            None => None,
-            Some(name) => Some(Infection::from_name(name).ok_or_else(|| {
-                let names = Infection::ALL.map(Infection::name).join(", ");
-                format!("infection is one of {names}, not \"{name}\"")
-            })?),
-        };
+        let infection = self.infection.as_deref().map(Infection::parse).transpose()?;
         let knobs = Knobs {
             daemon_sleep_s: self.daemon_sleep_s,
             barrier_idle_s: self.barrier_idle_s,

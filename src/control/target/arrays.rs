@@ -2,29 +2,29 @@
 
 use uuid::Uuid;
 
+use super::external::{BitmapPlace, External};
 use super::takeover::{Given, Takeover};
 use super::{Array, Backing, Bdev, Member, Target, TargetError, io_error};
 use crate::bdev::BdevId;
 use crate::control::carried::{Carried, short_name};
-use crate::control::config::DAEMON_SLEEP_S_DEFAULT;
 use crate::control::{names, units};
 use crate::md::{
-    self, Assembly, BitmapPlan, BitmapVersion, Candidate, CreateError, Creation, Features,
-    NewArray, NewMember, Slot,
+    self, Assembly, BitmapPlan, BitmapVersion, Candidate, CreateError, Creation, NewArray,
+    NewMember, Slot,
 };
 use crate::raid::assembly::{self, CandidateBdev, from_assembly, from_creation};
 use crate::raid::{
-    ArrayConfig, ArrayStatus, BitmapConfig, DAEMON_SLEEP_S_MAX, Knobs, MemberConfig,
+    ArrayConfig, ArrayStatus, BARRIER_IDLE_S_DEFAULT, BitmapConfig, DAEMON_SLEEP_S_DEFAULT, Knobs,
+    MemberConfig,
 };
 
 /// How an array runs, created or assembled.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Default)]
 pub struct ArrayOptions {
-    /// Seconds between two passes of the daemon; `None`: as the bitmap's header says, 30 for a
-    /// new array.
-    pub daemon_sleep_s: Option<u32>,
-    /// Idle seconds before a Dirty chunk may turn Clean.
-    pub barrier_idle_s: u32,
+    /// The bitmap's settings; `None`: as its header says, the defaults for a new array.
+    pub knobs: Knobs,
+    /// Where the bitmap lies, if not on the members.
+    pub external: Option<BitmapPlace>,
 }
 
 /// How a new array is made.
@@ -114,6 +114,7 @@ impl Target {
         before_writing: impl FnOnce() -> Result<(), TargetError>,
     ) -> Result<StartedHow, TargetError> {
         let members = self.check_members(name, members)?;
+        self.check_place(&members, options)?;
         let mut new_members = Vec::with_capacity(members.len());
         for member in &members {
             let geometry = &self.bdev(member)?.geometry;
@@ -131,21 +132,48 @@ impl Target {
             members: new_members,
         };
         let text = |error: String| TargetError::Invalid(format!("array {name}: {error}"));
-        let creation = planned(&plan, create).map_err(|error| text(error.to_string()))?;
-        before_writing()?;
-        self.write_creation(&members, &creation, create.bitmap)?;
+        let mut creation = planned(&plan, create).map_err(|error| text(error.to_string()))?;
+        let external = match &options.external {
+            None => None,
+            Some(place) => {
+                creation.make_external();
+                Some(self.new_external(name, place, &creation)?)
+            }
+        };
+        let used = external.clone();
+        let slots = plan.members.len();
+        let started = before_writing().and_then(|()| {
+            let external = external.as_ref().map(|it| it.bdev.as_str());
+            self.write_creation(&members, &creation, create.bitmap, external)?;
+            self.start_created(name, &members, &creation, create, options, used)
+        });
+        if let (Err(_), Some(external)) = (&started, &external) {
+            self.close_external(external);
+        }
+        started.map(|()| StartedHow { slots, in_sync: slots, dirty: false })
+    }
 
-        let mut config = from_creation(
-            self.raid_options(name, &members, options)?,
-            &creation,
-            &self.candidates(&members)?,
-        );
+    fn start_created(
+        &mut self,
+        name: &str,
+        members: &[String],
+        creation: &Creation,
+        create: &CreateOptions,
+        options: &ArrayOptions,
+        external: Option<External>,
+    ) -> Result<(), TargetError> {
+        let mut config =
+            from_creation(self.raid_options(name, members)?, creation, &self.candidates(members)?);
+        set_knobs(&mut config, options.knobs);
         if !create.bitmap {
             config.bitmap = BitmapConfig::None { resync: !create.assume_clean };
         }
-        let slots = plan.members.len();
-        self.start(config)?;
-        Ok(StartedHow { slots, in_sync: slots, dirty: false })
+        if let (BitmapConfig::Lockless { external: place, .. }, Some(external)) =
+            (&mut config.bitmap, &external)
+        {
+            *place = Some(self.bdev(&external.bdev)?.id);
+        }
+        self.start(config, external)
     }
 
     /// Starts an array from the superblocks of those of `members` that carry one.
@@ -158,11 +186,12 @@ impl Target {
         takeover: &Takeover,
     ) -> Result<StartedHow, TargetError> {
         let members = self.check_members(name, members)?;
+        self.check_place(&members, options)?;
         let given = self.read_members(&members)?;
         let given = self.take_over(name, given, start_degraded, takeover)?;
         let assembly = given.assemble(name, takeover)?;
         let Given { names, candidates } = &given;
-        let how = StartedHow {
+        let mut how = StartedHow {
             slots: assembly.slots.len(),
             in_sync: assembly.in_sync_count(),
             dirty: assembly.dirty,
@@ -170,20 +199,30 @@ impl Target {
         if assembly.is_degraded() && !start_degraded {
             return Err(TargetError::Invalid(degraded_text(name, &assembly, names)));
         }
-        Self::report_bitmaps(name, &given, &assembly);
-        let states = self.read_all_states(name, &given, &assembly);
-        let raid_options = self.raid_options(name, names, options)?;
-        let bdevs = self.candidates(names)?;
-        let mut config = from_assembly(raid_options, &assembly, candidates, &bdevs, &states)
-            .map_err(|error| TargetError::Invalid(format!("array {name}: {error}")))?;
-        if let (None, BitmapConfig::Lockless { superblock, .. }) =
-            (options.daemon_sleep_s, &config.bitmap)
-        {
-            // Set at run time before, or by the kernel. A foreign value may be beyond bounds.
-            config.daemon_sleep_s = superblock.daemon_sleep_s.min(DAEMON_SLEEP_S_MAX);
+        let raid_options = self.raid_options(name, names)?;
+        let (mut config, external) = if let Some(place) = &options.external {
+            let (config, external, in_doubt) =
+                self.assemble_external(raid_options, &given, &assembly, place, takeover)?;
+            how.dirty = in_doubt;
+            (config, Some(external))
+        } else {
+            Self::report_bitmaps(name, &given, &assembly);
+            let states = self.read_all_states(name, &given, &assembly);
+            let bdevs = self.candidates(names)?;
+            let config = from_assembly(raid_options, &assembly, candidates, &bdevs, &states)
+                .map_err(|error| TargetError::Invalid(format!("array {name}: {error}")))?;
+            (config, None)
+        };
+        if let BitmapConfig::Lockless { superblock, .. } = &config.bitmap {
+            // Set at run time before, or by the kernel.
+            let kept = Knobs::kept(superblock);
+            set_knobs(&mut config, options.knobs.or(kept));
         }
-        self.start(config)?;
-        Ok(how)
+        let started = self.start(config, external.clone());
+        if let (Err(_), Some(external)) = (&started, &external) {
+            self.close_external(external);
+        }
+        started.map(|()| how)
     }
 
     /// The chunk states of every in-sync member whose bitmap can be read.
@@ -217,19 +256,18 @@ impl Target {
         &self,
         name: &str,
         members: &[String],
-        options: &ArrayOptions,
     ) -> Result<assembly::ArrayOptions, TargetError> {
         let first = members.first().expect("an array starts with members");
         Ok(assembly::ArrayOptions {
             name: name.to_owned(),
             block_size_bytes: self.bdev(first)?.geometry.block_size_bytes,
             owner_core: 0,
-            daemon_sleep_s: options.daemon_sleep_s.unwrap_or(DAEMON_SLEEP_S_DEFAULT),
-            barrier_idle_s: options.barrier_idle_s,
+            daemon_sleep_s: DAEMON_SLEEP_S_DEFAULT,
+            barrier_idle_s: BARRIER_IDLE_S_DEFAULT,
         })
     }
 
-    fn candidates(&self, members: &[String]) -> Result<Vec<CandidateBdev>, TargetError> {
+    pub(super) fn candidates(&self, members: &[String]) -> Result<Vec<CandidateBdev>, TargetError> {
         let candidate = |name: &String| {
             let bdev = self.bdev(name)?;
             Ok(CandidateBdev { bdev: bdev.id, unmap: bdev.geometry.unmap })
@@ -252,7 +290,22 @@ impl Target {
         Ok(resolved)
     }
 
-    fn start(&mut self, config: ArrayConfig) -> Result<(), TargetError> {
+    /// Refuses a member as the place of the bitmap.
+    fn check_place(&self, members: &[String], options: &ArrayOptions) -> Result<(), TargetError> {
+        let Some(BitmapPlace::Bdev(name)) = &options.external else { return Ok(()) };
+        let own = &self.free_bdev(name)?.geometry.name;
+        if members.contains(own) {
+            let text = format!("bdev {own} is a member: its bitmap takes a bdev of its own");
+            return Err(TargetError::Invalid(text));
+        }
+        Ok(())
+    }
+
+    fn start(
+        &mut self,
+        config: ArrayConfig,
+        external: Option<External>,
+    ) -> Result<(), TargetError> {
         let name = config.name.clone();
         let any = config.members.iter().flatten().next().expect("an array starts with members");
         let uuid = Uuid::from_bytes(any.superblock.set_uuid);
@@ -270,7 +323,10 @@ impl Target {
         for member in members.iter().flatten() {
             self.set_user(&member.name, Some(format!("array {name}")));
         }
-        let array = Array { uuid, members, data_offset_blocks, bitmap };
+        if let Some(external) = &external {
+            self.set_user(&external.bdev, Some(format!("array {name}, as its bitmap")));
+        }
+        let array = Array { uuid, members, data_offset_blocks, bitmap, external };
         let bdev = Bdev { id, geometry, backing: Backing::Array(array), user: None };
         self.bdevs.insert(name, bdev);
         Ok(())
@@ -306,6 +362,7 @@ impl Target {
         let (id, array) = self.array(&name)?;
         let members: Vec<String> =
             array.members.iter().flatten().map(|member| member.name.clone()).collect();
+        let external = array.external.clone();
         self.free_bdev(&name)?;
         // The engine lets go of the array in any case; what it could not write is reported below.
         let stopped = self.engine.stop_array(id);
@@ -313,7 +370,18 @@ impl Target {
         for member in &members {
             self.set_user(member, None);
         }
-        stopped.map_err(|status| io_error(&format!("stopping array {name}"), status))?;
+        if let Some(external) = &external {
+            self.set_user(&external.bdev, None);
+        }
+        let stopped = stopped.map_err(|status| io_error(&format!("stopping array {name}"), status));
+        let erased = match &external {
+            Some(external) if erase && stopped.is_ok() => self.erase_head(&external.bdev),
+            _ => Ok(()),
+        };
+        if let Some(external) = &external {
+            self.close_external(external);
+        }
+        stopped.and(erased)?;
         if erase {
             for member in &members {
                 self.erase_superblock(member)?;
@@ -336,14 +404,18 @@ impl Target {
     }
 }
 
+/// Sets what is given of the bitmap's settings.
+fn set_knobs(config: &mut ArrayConfig, knobs: Knobs) {
+    config.daemon_sleep_s = knobs.daemon_sleep_s.unwrap_or(config.daemon_sleep_s);
+    config.barrier_idle_s = knobs.barrier_idle_s.unwrap_or(config.barrier_idle_s);
+    config.infection = knobs.infection.unwrap_or(config.infection);
+}
+
 /// Plans an array as the operator wishes it.
 fn planned(plan: &NewArray, create: &CreateOptions) -> Result<Creation, CreateError> {
     let mut creation = md::create_with_chunk(plan, create.chunk_size_bytes)?;
     if !create.bitmap {
-        for superblock in &mut creation.superblocks {
-            superblock.features.remove(Features::BITMAP_OFFSET);
-            superblock.bitmap_offset_sectors = 0;
-        }
+        creation.remove_bitmap();
     }
     Ok(creation)
 }
@@ -364,7 +436,7 @@ pub(super) fn degraded_text(name: &str, assembly: &Assembly, names: &[String]) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::md::Timestamp;
+    use crate::md::{Features, Timestamp};
 
     fn creation(create: &CreateOptions) -> Result<Creation, CreateError> {
         let member = |tag: u8| NewMember {

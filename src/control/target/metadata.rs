@@ -137,15 +137,18 @@ impl Target {
         self.write_bytes(name, superblock.super_offset_sectors * SECTOR_BYTES, &bytes)
     }
 
-    /// Writes a new array's metadata: on each member the whole bitmap area, on all of them, before
-    /// the first superblock makes one of them a member.
+    /// Writes a new array's metadata: the whole bitmap area, on the bdev `external` or on all
+    /// members, before the first superblock makes one of them a member.
     pub(super) fn write_creation(
         &mut self,
         members: &[String],
         creation: &Creation,
         bitmap: bool,
+        external: Option<&str>,
     ) -> Result<(), TargetError> {
-        if bitmap {
+        if let Some(name) = external {
+            self.write_bytes(name, 0, &creation.bitmap_area())?;
+        } else if bitmap {
             let bytes = creation.bitmap_area();
             for name in members {
                 self.write_bytes(name, creation.bitmap_sector * SECTOR_BYTES, &bytes)?;
@@ -155,6 +158,11 @@ impl Target {
             self.write_superblock(name, superblock)?;
         }
         Ok(())
+    }
+
+    /// Overwrites the head of an external bitmap that is to be none any more.
+    pub(super) fn erase_head(&mut self, name: &str) -> Result<(), TargetError> {
+        self.write_bytes(name, 0, &[0; SUPERBLOCK_READ_BYTES])
     }
 
     /// Overwrites the superblock of a member that is to be none any more.

@@ -3,6 +3,7 @@
 
 mod arrays;
 mod bdevs;
+mod external;
 mod metadata;
 mod nvmf;
 mod takeover;
@@ -14,6 +15,7 @@ use uuid::Uuid;
 
 pub use arrays::{ArrayOptions, CreateOptions, Members, StartedHow};
 pub use bdevs::BdevSpec;
+pub use external::{BitmapPlace, External};
 pub use nvmf::{NewNamespace, Transport, listen_error};
 pub use takeover::Takeover;
 
@@ -121,6 +123,8 @@ pub struct Array {
     pub data_offset_blocks: u64,
     /// Whether there is a bitmap.
     pub bitmap: bool,
+    /// Where it lies, if not on the members.
+    pub external: Option<External>,
 }
 
 /// A member as control remembers it.

@@ -2,7 +2,8 @@
 //!
 //! Of a data block only its stamp is kept (version 0: zeroes); requests carry it at both ends of
 //! the block together with the block's place. Parity is computed of stamps as of any bytes.
-//! Metadata are kept byte for byte.
+//! Metadata are kept byte for byte. The device of an external bitmap is one without
+//! data.
 //!
 //! What is assumed of a device, as md does: a logical block of data is written whole or not at
 //! all. Of metadata only 512-byte sectors are: a 4096-byte block with a superblock or bitmap
@@ -108,6 +109,8 @@ pub(super) struct Disk {
     block: usize,
     data_lba: usize,
     places: Places,
+    /// Where the bitmap begins.
+    bitmap_byte: usize,
     pub(super) live_meta: Vec<u8>,
     pub(super) durable_meta: Vec<u8>,
     pub(super) live: Vec<Cell>,
@@ -135,6 +138,7 @@ impl Disk {
             places,
             block,
             data_lba,
+            bitmap_byte: BITMAP_BYTE,
             durable_meta: meta.clone(),
             live_meta: meta,
             durable: data.clone(),
@@ -143,6 +147,18 @@ impl Disk {
             cached: Vec::new(),
             dead: false,
         }
+    }
+
+    /// A device that holds a bitmap from its first byte on, and no data.
+    pub(super) fn external(block: usize, meta: Vec<u8>) -> Self {
+        Self {
+            bitmap_byte: 0,
+            ..Self::new(block, META_BYTES / block, meta, Places::default(), || 0)
+        }
+    }
+
+    pub(super) fn bitmap_byte(&self) -> usize {
+        self.bitmap_byte
     }
 
     fn meta_cells(&self) -> usize {
@@ -235,7 +251,7 @@ impl Disk {
             let all = rng.one_in(2);
             let first = sector * 512;
             for (offset, &byte) in (first..first + 512).zip(&data[first..]) {
-                let may_tear = at + offset >= STATES_BYTE && !whole;
+                let may_tear = at + offset >= self.bitmap_byte + md::BITMAP_HEAD_BYTES && !whole;
                 if if may_tear { rng.one_in(2) } else { all } {
                     self.live_meta[at + offset] = byte;
                     self.durable_meta[at + offset] = byte;
@@ -341,6 +357,6 @@ impl Disk {
 
     /// The byte of a chunk on the medium.
     pub(super) fn state_byte(&self, chunk: usize) -> u8 {
-        self.durable_meta[STATES_BYTE + chunk]
+        self.durable_meta[self.bitmap_byte + md::BITMAP_HEAD_BYTES + chunk]
     }
 }

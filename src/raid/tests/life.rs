@@ -72,6 +72,8 @@ struct Habits {
     /// The chunks that most requests go to.
     hot: usize,
     hot_chunks: usize,
+    /// One start in so many finds an old copy of the external bitmap.
+    old_copy: usize,
 }
 
 fn shape(rng: &mut Rng) -> Shape {
@@ -99,6 +101,7 @@ fn shape(rng: &mut Rng) -> Shape {
         unmap: rng.one_in(2),
         raid10: None,
         parity: None,
+        external: false,
         infection: Infection::ALL[rng.below(Infection::ALL.len())],
     }
 }
@@ -117,11 +120,11 @@ fn striped(seed: u64, shape: Shape) -> Shape {
     Shape { members, raid10: Some((layout, strip)), ..shape }
 }
 
-/// Lives from this seed on are those of levels with parity.
-pub(super) const PARITY: u64 = 1 << 32;
+/// Lives of seeds with this bit are those of levels with parity.
+pub(super) const PARITY: u64 = 1 << 33;
 
 fn parity(seed: u64, shape: Shape) -> Shape {
-    if seed < PARITY {
+    if seed & PARITY == 0 {
         return shape;
     }
     let rng = &mut Rng(seed);
@@ -171,6 +174,7 @@ fn habits(rng: &mut Rng, shape: &Shape) -> Habits {
         steps: [60, 300, 1500, 3000][rng.below(4)],
         hot,
         hot_chunks,
+        old_copy: 0,
     }
 }
 
@@ -255,6 +259,8 @@ impl World {
             0 => self.submit(core, IoOp::Flush, false, 0, 0),
             1..6 => self.submit(core, IoOp::Read, false, lba, blocks),
             6 => self.submit(core, IoOp::Compare, false, lba, blocks),
+            // What an old bitmap does not know to be discarded is what the members hold.
+            7..10 if habits.old_copy > 0 => {}
             7 => self.submit_if_may(core, IoOp::WriteZeroes, fua, lba, blocks),
             8 => self.submit_if_may(core, IoOp::Unmap, fua, lba, blocks),
             9 => {
@@ -370,6 +376,19 @@ impl World {
         }
     }
 
+    /// Somebody keeps a copy of the external bitmap, or puts an old one in its place: one that the
+    /// array was run without since, as its events must tell.
+    fn change_copy(&mut self, old_copy: usize, copy: &mut Option<Vec<u8>>) {
+        let (Some(disk), Some(copy)) = (&mut self.external, copy) else { return };
+        if self.rng.one_in(old_copy) {
+            disk.live_meta.clone_from(copy);
+            disk.durable_meta.clone_from(copy);
+            trace::note(Event::OldCopy);
+        } else if self.rng.one_in(2) {
+            copy.clone_from(&disk.live_meta);
+        }
+    }
+
     fn figures(&self) -> Figures {
         Figures {
             lives: 1,
@@ -385,22 +404,32 @@ impl World {
     }
 }
 
+/// Seeds with this bit live with an external bitmap.
+pub(super) const EXTERNAL_SEEDS: u64 = 1 << 32;
+
 /// One seed: an array lives through work, faults, stops and power cuts. Panics when a promise is
 /// broken; the story is in [`trace`] then.
 pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
     trace::begin(with_digest);
     let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x6d64_6f66);
-    let shape = parity(seed, striped(seed, shape(&mut rng))).exact();
+    let mut shape = parity(seed, striped(seed, shape(&mut rng))).exact();
     let mut habits = habits(&mut rng, &shape);
     if shape.parity.is_some() {
         // A write of a row has more than one request for a member.
         habits.faults.lost = 0;
     }
+    if seed & EXTERNAL_SEEDS != 0 {
+        shape.external = true;
+        habits.old_copy = if shape.assume_clean { rng.between(0, 4) } else { 0 };
+    }
     let mut world = World::create(rng.next(), shape, pool);
     world.faults = habits.faults;
+    world.watch.may_be_stale = habits.old_copy > 0;
+    let mut copy = world.external.as_ref().map(|disk| disk.live_meta.clone());
     for _ in 0..rng.between(3, 14) {
         world.round(&habits);
         world.choose_present(habits.leave_out);
+        world.change_copy(habits.old_copy, &mut copy);
         world.assemble();
         if world.running.is_none() {
             return world.figures();

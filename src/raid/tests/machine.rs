@@ -1,6 +1,7 @@
 //! What moves the world: one random event at a time, and delivery of what the machines say.
 
-use super::disk::{BITMAP_BYTE, SUPER_BYTE};
+use super::disk::{Disk, SUPER_BYTE};
+use super::rng::Rng;
 use super::trace::{self, Event, Place, Sent};
 use super::world::{Flight, Running, World};
 use crate::bdev::{BdevIo, IoOp, IoStatus, Station, Tag};
@@ -133,7 +134,7 @@ impl World {
     /// The chance of a single error, by the kind of request.
     fn error_chance(&self, flight: &Flight) -> usize {
         let is_metadata =
-            flight.io.op.modifies() && self.disks[flight.disk].data_block(&flight.io).is_none();
+            flight.io.op.modifies() && self.disk(flight.disk).data_block(&flight.io).is_none();
         match flight.io.op {
             IoOp::Read | IoOp::Compare => self.faults.read_error,
             _ if is_metadata => self.faults.metadata_error,
@@ -144,7 +145,7 @@ impl World {
     fn execute(&mut self, flight: Flight) {
         self.events += 1;
         if self.rng.one_in(self.faults.death) {
-            self.disks[flight.disk].dead = true;
+            self.disk_mut(flight.disk).dead = true;
             trace::note(Event::Died(flight.disk));
         }
         let chance = self.error_chance(&flight);
@@ -154,10 +155,10 @@ impl World {
         let before = self.unit_bytes(disk, &sent);
         let status = match fails {
             true => IoStatus::MediaError,
-            false => self.disks[disk].execute(&io, sent_at, self.events, &mut self.rng),
+            false => self.on_disk(disk, |disk, now, rng| disk.execute(&io, sent_at, now, rng)),
         };
         if !status.is_ok() && status != IoStatus::CompareMismatch {
-            self.disks[disk].execute_torn(&io, self.events, &mut self.rng);
+            self.on_disk(disk, |disk, now, rng| disk.execute_torn(&io, now, rng));
             self.unsettle_doubtful();
             self.fault_seen = true;
         }
@@ -166,6 +167,11 @@ impl World {
         self.check_executed(&io, &sent);
         io.complete(status, &mut self.io[core]);
         self.deliver(core);
+    }
+
+    fn on_disk<T>(&mut self, at: usize, act: impl FnOnce(&mut Disk, u64, &mut Rng) -> T) -> T {
+        let disk = self.disks.get_mut(at).or(self.external.as_mut()).expect("it exists");
+        act(disk, self.events, &mut self.rng)
     }
 
     /// A member has failed a request: another one may be asked from now on about chunks in
@@ -185,14 +191,14 @@ impl World {
     fn unit_bytes(&self, disk: usize, sent: &Sent) -> Vec<u8> {
         let Place::Unit(unit) = sent.place else { return Vec::new() };
         let range = self.watch.chunks_of_unit(unit, self.shape.block);
-        range.map(|chunk| self.disks[disk].state_byte(chunk)).collect()
+        range.map(|chunk| self.disk(disk).state_byte(chunk)).collect()
     }
 
     fn note_bytes(&self, member: usize, sent: &Sent, before: &[u8]) {
         let Place::Unit(unit) = sent.place else { return };
         let range = self.watch.chunks_of_unit(unit, self.shape.block);
         for (chunk, &before) in range.zip(before) {
-            let now = self.disks[member].state_byte(chunk);
+            let now = self.disk(member).state_byte(chunk);
             if now != before {
                 trace::note(Event::Byte { member, chunk, before, now });
             }
@@ -201,15 +207,16 @@ impl World {
 
     fn describe(&self, core: usize, member: usize, io: &BdevIo) -> Sent {
         let at = usize::try_from(io.lba).unwrap() * self.shape.block;
-        let place = match self.disks[member].data_block(io) {
+        let disk = self.disk(member);
+        let place = match disk.data_block(io) {
             _ if io.op == IoOp::Flush => Place::Member,
             Some(lba) => {
                 let blocks = io.blocks as usize;
                 let (first, last) = (self.chunk_of(lba), self.chunk_of(lba + blocks - 1));
                 Place::Data { lba, blocks, first, last }
             }
-            None if at == SUPER_BYTE => Place::Superblock,
-            None => Place::Unit((at - BITMAP_BYTE) / self.shape.block),
+            None if at == SUPER_BYTE && disk.bitmap_byte() > 0 => Place::Superblock,
+            None => Place::Unit((at - disk.bitmap_byte()) / self.shape.block),
         };
         let by_owner = io.completion.tag().station == Station::RaidOwner;
         Sent { core, member, op: io.op, fua: io.fua, by_owner, place }

@@ -39,6 +39,7 @@ mod crash_points;
 mod defects;
 mod discard;
 mod disk;
+mod external;
 mod host;
 mod infection;
 mod life;

@@ -64,6 +64,12 @@ pub(crate) enum Mutant {
     SuperblockBeforeHeader,
     /// A member that the others have thrown out is taken back as it is.
     StaleMemberAccepted,
+    /// An external bitmap that the array was run without is believed.
+    ExternalStaleTrusted,
+    /// An external bitmap is believed that went on with members that are not here.
+    ExternalAheadTrusted,
+    /// With an external bitmap starts and failures take one update of the superblocks.
+    ExternalRecordedOnce,
     /// A discard's chunks are not held: writes in flight and later ones go on in them.
     DiscardIgnoresWriters,
     /// Writers' questions about chunks that a discard holds are answered.
@@ -146,7 +152,7 @@ pub(super) const OF_PARITY: [Mutant; 10] = [
 
 /// Every bug that random lives or a story of the simulator must find. Those that stand for a
 /// defect of the kernel's and that no oracle forbids are in `super::defects`.
-pub(super) const ALL: [Mutant; 44] = [
+pub(super) const ALL: [Mutant; 47] = [
     Mutant::SkipWaitForBlockInFlight,
     Mutant::OpenBeforeDurableOnAll,
     Mutant::OpenLaterChanges,
@@ -175,6 +181,9 @@ pub(super) const ALL: [Mutant; 44] = [
     Mutant::UnwrittenReadAsFound,
     Mutant::SuperblockBeforeHeader,
     Mutant::StaleMemberAccepted,
+    Mutant::ExternalStaleTrusted,
+    Mutant::ExternalAheadTrusted,
+    Mutant::ExternalRecordedOnce,
     Mutant::DiscardIgnoresWriters,
     Mutant::DiscardHoldForgotten,
     Mutant::DiscardIgnoresZeroing,

@@ -112,7 +112,7 @@ impl World {
     /// A request is on its way to a member.
     pub(super) fn check_issued(&mut self, disk: usize, io: &BdevIo, sent: &Sent) {
         match sent.place {
-            Place::Unit(unit) => self.check_unit(unit, io),
+            Place::Unit(unit) => self.check_unit(disk, unit, io),
             Place::Data { lba, blocks, first, last } => {
                 if io.op.modifies() {
                     self.check_overlap(disk, lba, blocks);
@@ -131,7 +131,7 @@ impl World {
     /// A member has done, or failed, a request.
     pub(super) fn check_executed(&mut self, io: &BdevIo, sent: &Sent) {
         match sent.place {
-            Place::Unit(unit) => self.check_unit(unit, io),
+            Place::Unit(unit) => self.check_unit(sent.member, unit, io),
             Place::Data { first, last, .. } if io.op.modifies() && !sent.by_owner => {
                 self.count(io.op, first, last, false);
             }
@@ -153,7 +153,7 @@ impl World {
     fn check_marked(&self, op: IoOp, first: usize, last: usize) {
         for chunk in first..=last {
             for slot in self.in_sync_slots() {
-                let byte = self.disks[slot].state_byte(chunk);
+                let byte = self.state_byte(slot, chunk);
                 // Zeroes may go to a chunk that reads as zeroes whatever is there.
                 if !((2..=4).contains(&byte) || (byte == UNWRITTEN && op != IoOp::Write)) {
                     violated(1, &format!("{op:?} to chunk {chunk}, {byte} on member {slot}"));
@@ -166,7 +166,7 @@ impl World {
     /// choose differently differ for good.
     fn check_overlap(&self, disk: usize, lba: usize, blocks: usize) {
         for other in &self.running.as_ref().unwrap().in_flight {
-            let Some(at) = self.disks[other.disk].data_block(&other.io) else { continue };
+            let Some(at) = self.disk(other.disk).data_block(&other.io) else { continue };
             let overlaps = at < lba + blocks && lba < at + other.io.blocks as usize;
             if other.disk == disk && other.io.op.modifies() && overlaps {
                 violated(6, &format!("two writes at once to block {} of {disk}", at.max(lba)));
@@ -188,7 +188,7 @@ impl World {
         if io.op == IoOp::Unmap {
             let is_recorded = |chunk| {
                 shared.chunk_state(chunk) == Some(ChunkState::Unwritten)
-                    && self.in_sync_slots().all(|slot| self.disks[slot].state_byte(chunk) == 0)
+                    && self.in_sync_slots().all(|slot| self.state_byte(slot, chunk) == 0)
             };
             if !(first..=last).all(is_recorded) {
                 violated(6, &format!("chunk {first} is freed and not durably Unwritten"));
@@ -202,7 +202,7 @@ impl World {
             return;
         }
         for other in &self.running.as_ref().unwrap().in_flight {
-            let Some(at) = self.disks[other.disk].data_block(&other.io) else { continue };
+            let Some(at) = self.disk(other.disk).data_block(&other.io) else { continue };
             let overlaps = at < lba + blocks && lba < at + other.io.blocks as usize;
             let by_host = other.io.completion.tag().station == Station::RaidChannel;
             if overlaps && other.io.op.modifies() && by_host {
@@ -241,13 +241,13 @@ impl World {
     }
 
     /// Oracles 4 and 6: the states that go to a medium.
-    fn check_unit(&self, unit: usize, io: &BdevIo) {
+    fn check_unit(&self, disk: usize, unit: usize, io: &BdevIo) {
         let chunks = self.watch.chunks_of_unit(unit, self.shape.block);
         if chunks.is_empty() {
             return;
         }
-        let start =
-            STATES_BYTE + chunks.start - usize::try_from(io.lba).unwrap() * self.shape.block;
+        let start = self.disk(disk).bitmap_byte() + md::BITMAP_HEAD_BYTES + chunks.start
+            - usize::try_from(io.lba).unwrap() * self.shape.block;
         let bytes = &io.buf.as_ref().unwrap().as_slice()[start..start + chunks.len()];
         for (chunk, &byte) in chunks.zip(bytes) {
             if byte == UNWRITTEN && self.watch.writing_data[chunk] > 0 {
@@ -262,7 +262,7 @@ impl World {
             if self.watch.owed[chunk] {
                 violated(6, &format!("chunk {chunk} becomes Clean, an absent member lacks it"));
             }
-            let becomes = |slot: usize| self.disks[slot].state_byte(chunk) != CLEAN;
+            let becomes = |slot: usize| self.state_byte(slot, chunk) != CLEAN;
             if self.in_sync_slots().any(becomes) {
                 self.check_alike(4, chunk, self.in_sync());
             }
@@ -312,9 +312,10 @@ impl World {
                 // Discarded as a whole: what members hold does not matter, what they know does;
                 // unless this is a write of zeroes, and another discard is under way.
                 for slot in 0..self.disks.len() {
-                    let disk = &self.disks[slot];
-                    let knows = disk.state_byte(chunk) == UNWRITTEN
-                        || disk.holds(lba).is_none_or(|(live, _)| live == request.version);
+                    let knows = self.state_byte(slot, chunk) == UNWRITTEN
+                        || self.disks[slot]
+                            .holds(lba)
+                            .is_none_or(|(live, _)| live == request.version);
                     if !knows && in_sync & 1 << slot != 0 {
                         let what = format!("chunk {chunk} discarded, member {slot} lacks that");
                         violated(5, &what);

@@ -288,7 +288,7 @@ impl World {
     /// Whether something is being written to the column.
     fn is_moving(&self, at: usize) -> bool {
         self.running.as_ref().unwrap().in_flight.iter().any(|flight| {
-            let first = self.disks[flight.disk].data_block(&flight.io);
+            let first = self.disk(flight.disk).data_block(&flight.io);
             let blocks = flight.io.blocks as usize;
             flight.io.op.modifies() && first.is_some_and(|it| (it..it + blocks).contains(&at))
         })

@@ -78,6 +78,8 @@ pub(super) enum Event {
     Says(ArrayEvent),
     Died(usize),
     Cut,
+    /// The external bitmap is one of old.
+    OldCopy,
     Stopped,
     Assembled {
         present: SlotMask,
@@ -136,6 +138,7 @@ impl fmt::Display for Event {
             Self::Says(event) => write!(f, "array: {event}"),
             Self::Died(member) => write!(f, "*** member {member} dies"),
             Self::Cut => f.write_str("*** power cut"),
+            Self::OldCopy => f.write_str("*** an old copy of the external bitmap"),
             Self::Stopped => f.write_str("*** stopped"),
             Self::Assembled { present, in_sync, dirty, need_sync } => write!(
                 f,

@@ -10,13 +10,13 @@ use super::oracle::Watch;
 use super::rng::Rng;
 use super::trace::{self, Event};
 use crate::bdev::{BdevId, BdevIo, IoQueue, IoStatus};
-use crate::bitmap::Infection;
+use crate::bitmap::{ChunkState, Infection};
 use crate::md;
 use crate::raid;
 use crate::raid::Geometry;
 use crate::raid::assembly::{self, ArrayOptions, CandidateBdev};
 use crate::raid::message::{ArrayTimer, SlotMask};
-use crate::raid::{ArrayConfig, Channel, Mail, Owner, Shared, ToChannel, ToOwner};
+use crate::raid::{ArrayConfig, BitmapConfig, Channel, Mail, Owner, Shared, ToChannel, ToOwner};
 use crate::reactor::buf::BufPool;
 
 /// What kind of array it is.
@@ -34,6 +34,8 @@ pub(super) struct Shape {
     pub(super) raid10: Option<(u32, usize)>,
     /// Level with parity, md's layout word and the blocks of a strip.
     pub(super) parity: Option<(i32, u32, usize)>,
+    /// The bitmap is on a device of its own.
+    pub(super) external: bool,
     /// The policy that each start begins with.
     pub(super) infection: Infection,
 }
@@ -50,6 +52,7 @@ impl Shape {
         unmap: true,
         raid10: None,
         parity: None,
+        external: false,
         infection: Infection::Adaptive,
     };
 
@@ -144,6 +147,8 @@ pub(super) struct World {
     pub(super) geometry: Geometry,
     pub(super) faults: Faults,
     pub(super) disks: Vec<Disk>,
+    /// The external bitmap's, which follows the members' in number.
+    pub(super) external: Option<Disk>,
     pub(super) host: Host,
     pub(super) watch: Watch,
     pub(super) running: Option<Running>,
@@ -178,6 +183,25 @@ fn bdevs(shape: &Shape) -> Vec<CandidateBdev> {
             unmap: shape.unmap,
         })
         .collect()
+}
+
+/// Why nothing was assembled.
+#[derive(Debug)]
+pub(super) enum Refused {
+    Members(md::AssembleError),
+    /// The external bitmap went on with other members.
+    Ahead,
+}
+
+fn external_bdev(shape: &Shape) -> BdevId {
+    BdevId(u16::try_from(shape.members).unwrap())
+}
+
+/// The head and the first states.
+fn put_bitmap(creation: &md::Creation, area: &mut [u8]) {
+    creation.bitmap.encode_into(area.first_chunk_mut().unwrap());
+    let chunks = usize::try_from(creation.chunk_count).unwrap();
+    area[md::BITMAP_HEAD_BYTES..][..chunks].fill(creation.initial_state.byte());
 }
 
 /// A creation of the shipped code, cut down to the size of the simulated members.
@@ -219,6 +243,9 @@ pub(super) fn creation(shape: &Shape) -> md::Creation {
     creation.bitmap.chunk_raw = u32::try_from(shape.chunk_blocks * sectors_per_block).unwrap();
     creation.chunk_count = creation.bitmap.chunk_count();
     assert_eq!(creation.bitmap_sector * 512, BITMAP_BYTE as u64);
+    if shape.external {
+        creation.make_external();
+    }
     creation
 }
 
@@ -232,18 +259,24 @@ impl World {
         let disks = creation.superblocks.iter().enumerate().map(|(slot, superblock)| {
             let mut meta = vec![0xee; META_BYTES];
             superblock.encode_into(&mut meta[SUPER_BYTE..BITMAP_BYTE]);
-            let mut head = [0; md::BITMAP_HEAD_BYTES];
-            creation.bitmap.encode_into(&mut head);
-            meta[BITMAP_BYTE..STATES_BYTE].copy_from_slice(&head);
-            let chunks = usize::try_from(creation.chunk_count).unwrap();
-            meta[STATES_BYTE..STATES_BYTE + chunks].fill(creation.initial_state.byte());
+            if !shape.external {
+                put_bitmap(&creation, &mut meta[BITMAP_BYTE..]);
+            }
             let data_byte = usize::try_from(superblock.data_offset_sectors).unwrap() * 512;
             let data_lba = data_byte / shape.block;
             let fill = || if shape.assume_clean { 0 } else { noise(&mut rng) };
             Disk::new(shape.block, data_lba, meta, Places::new(&geometry, slot), fill)
         });
         let disks: Vec<Disk> = disks.collect();
-        let config = assembly::from_creation(options(&shape), &creation, &bdevs(&shape));
+        let external = shape.external.then(|| {
+            let mut meta = vec![0xee; META_BYTES];
+            put_bitmap(&creation, &mut meta);
+            Disk::external(shape.block, meta)
+        });
+        let mut config = assembly::from_creation(options(&shape), &creation, &bdevs(&shape));
+        if let BitmapConfig::Lockless { external, .. } = &mut config.bitmap {
+            *external = shape.external.then(|| external_bdev(&shape));
+        }
         let chunks = usize::try_from(creation.chunk_count).unwrap();
         trace::note(Event::Created {
             members: shape.members,
@@ -257,6 +290,7 @@ impl World {
             rng,
             faults: Faults::default(),
             disks,
+            external,
             host: Host::new(shape.blocks, shape.block, shape.chunk_blocks),
             watch: Watch::new(shape.members, chunks),
             running: None,
@@ -315,15 +349,22 @@ impl World {
             (0..self.disks.len()).filter(|&slot| self.present[slot]).collect();
         match self.assemble_from(&present) {
             Ok(assembly) => assembly,
-            Err(md::AssembleError::SplitBrain { .. }) => {
+            Err(Refused::Members(md::AssembleError::SplitBrain { .. })) => {
                 self.split_brains += 1;
-                let has_all = present.iter().copied().filter(|&slot| self.watch.has_all(slot));
-                let mut chosen: Vec<usize> = has_all.collect();
+                let chosen: Vec<usize> =
+                    present.into_iter().filter(|&slot| self.watch.has_all(slot)).collect();
+                if !self.is_mirror() {
+                    return self.assemble_from(&chosen).expect("they have everything");
+                }
                 // Of a mirror any one will do.
-                chosen.truncate(if self.is_mirror() { 1 } else { chosen.len() });
-                self.assemble_from(&chosen).unwrap()
+                let mut tried = chosen.into_iter().map(|slot| self.assemble_from(&[slot]));
+                tried.find_map(Result::ok).expect("somebody has everything")
             }
-            Err(error) => super::oracle::violated(2, &format!("no assembly: {error}")),
+            Err(Refused::Ahead) if present.len() < self.disks.len() => {
+                self.present.fill(true);
+                self.assemble()
+            }
+            Err(error) => super::oracle::violated(2, &format!("no assembly: {error:?}")),
         }
     }
 
@@ -334,35 +375,36 @@ impl World {
         self.read_members(&present).unwrap().1
     }
 
-    fn read_members(
-        &mut self,
-        present: &[usize],
-    ) -> Result<(md::Assembly, ArrayConfig), md::AssembleError> {
+    fn read_members(&mut self, present: &[usize]) -> Result<(md::Assembly, ArrayConfig), Refused> {
         let mut states = Vec::new();
         let candidates: Vec<md::Candidate> = present
             .iter()
             .map(|&slot| {
                 let meta = &self.disks[slot].live_meta;
                 let superblock = md::Unverified::parse(&meta[SUPER_BYTE..BITMAP_BYTE], 8).unwrap();
-                let bitmap = md::BitmapSuperblock::parse(&meta[BITMAP_BYTE..], &superblock);
-                states.push(bitmap.as_ref().ok().map(|head| {
+                let bitmap = (!self.shape.external)
+                    .then(|| md::BitmapSuperblock::parse(&meta[BITMAP_BYTE..], &superblock));
+                states.push(bitmap.as_ref().and_then(|head| head.as_ref().ok()).map(|head| {
                     let chunks = usize::try_from(head.chunk_count()).unwrap();
                     meta[STATES_BYTE..STATES_BYTE + chunks].to_vec()
                 }));
-                md::Candidate { device_sectors: 1 << 16, superblock, bitmap: Some(bitmap) }
+                md::Candidate { device_sectors: 1 << 16, superblock, bitmap }
             })
             .collect();
-        let assembly = md::assemble(&candidates)?;
-        self.check_plan(&assembly);
+        let assembly = md::assemble(&candidates).map_err(Refused::Members)?;
         let all = bdevs(&self.shape);
         let bdevs: Vec<_> = present.iter().map(|&slot| all[slot]).collect();
         let options = options(&self.shape);
-        let config =
-            assembly::from_assembly(options, &assembly, &candidates, &bdevs, &states).unwrap();
+        let config = if self.shape.external {
+            self.config_external(options, &assembly, &candidates, &bdevs)?
+        } else {
+            self.check_plan(&assembly);
+            assembly::from_assembly(options, &assembly, &candidates, &bdevs, &states).unwrap()
+        };
         Ok((assembly, config))
     }
 
-    fn assemble_from(&mut self, present: &[usize]) -> Result<md::Assembly, md::AssembleError> {
+    pub(super) fn assemble_from(&mut self, present: &[usize]) -> Result<md::Assembly, Refused> {
         let (assembly, mut config) = self.read_members(present)?;
         config.force = true;
         if !self.geometry.is_readable(config.in_sync()) {
@@ -389,6 +431,62 @@ impl World {
         Ok(assembly)
     }
 
+    /// As control does, with the head and the states of the device that holds the bitmap.
+    fn config_external(
+        &mut self,
+        options: ArrayOptions,
+        assembly: &md::Assembly,
+        candidates: &[md::Candidate],
+        bdevs: &[CandidateBdev],
+    ) -> Result<ArrayConfig, Refused> {
+        let meta = &self.external.as_ref().expect("it has one").live_meta;
+        let bytes = META_BYTES as u64;
+        let head = md::BitmapSuperblock::parse_external(meta, &assembly.superblock, bytes);
+        let head = md::ExternalHead::Found(head.expect("nobody damages a head"));
+        let permits = md::ExternalPermits::default();
+        let plan = match md::ExternalPlan::new(assembly, &head, bytes, permits) {
+            Ok(plan) => plan,
+            Err(md::ExternalError::Ahead { .. }) => return Err(Refused::Ahead),
+            Err(error) => panic!("{error}"),
+        };
+        let states = match &plan {
+            md::ExternalPlan::Load { .. } => {
+                meta[md::BITMAP_HEAD_BYTES..][..self.watch.chunks].to_vec()
+            }
+            md::ExternalPlan::Stale { .. } if self.watch.may_be_stale => {
+                // The new one would have chunks of another size, for which the world is too small.
+                vec![ChunkState::NeedSync as u8; self.watch.chunks]
+            }
+            plan => super::oracle::violated(6, &format!("the bitmap is of no use: {plan:?}")),
+        };
+        let bdev = external_bdev(&self.shape);
+        let md::ExternalHead::Found(found) = head else { unreachable!() };
+        let is_stale = matches!(plan, md::ExternalPlan::Stale { .. });
+        let (events, superblock) = (assembly.superblock.events, found);
+        let plan = if is_stale {
+            let superblock = md::BitmapSuperblock { events, ..superblock };
+            md::ExternalPlan::Convert { classic: superblock.clone(), superblock, stale: true }
+        } else {
+            plan
+        };
+        let states = Some(states);
+        Ok(assembly::from_external(options, assembly, candidates, bdevs, bdev, &plan, states))
+    }
+
+    /// A member's disk, or behind them that of the external bitmap.
+    pub(super) fn disk(&self, at: usize) -> &Disk {
+        self.disks.get(at).or(self.external.as_ref()).expect("there is such a disk")
+    }
+
+    pub(super) fn disk_mut(&mut self, at: usize) -> &mut Disk {
+        self.disks.get_mut(at).or(self.external.as_mut()).expect("there is such a disk")
+    }
+
+    /// The byte of a chunk on the medium that counts for a member.
+    pub(super) fn state_byte(&self, slot: usize, chunk: usize) -> u8 {
+        self.external.as_ref().unwrap_or(&self.disks[slot]).state_byte(chunk)
+    }
+
     /// Cuts the power: caches lose what they like, requests in flight did or did not happen.
     pub(super) fn cut_power(&mut self) {
         trace::note(Event::Cut);
@@ -397,7 +495,9 @@ impl World {
         if let Some(mut running) = self.running.take() {
             for Flight { core, disk, io, .. } in running.in_flight.drain(..) {
                 if self.rng.one_in(2) {
-                    self.disks[disk].execute_torn(&io, self.events, &mut self.rng);
+                    let (disks, external) = (&mut self.disks, &mut self.external);
+                    let disk = disks.get_mut(disk).or(external.as_mut()).unwrap();
+                    disk.execute_torn(&io, self.events, &mut self.rng);
                 }
                 io.complete(IoStatus::Aborted, &mut self.io[core]);
             }
@@ -405,7 +505,7 @@ impl World {
                 channel.abandon(&mut self.io[0]);
             }
         }
-        for disk in &mut self.disks {
+        for disk in self.disks.iter_mut().chain(&mut self.external) {
             disk.cut(&mut self.rng);
         }
         for io in &mut self.io {
@@ -426,7 +526,7 @@ impl World {
             self.host.stopped();
             self.watch.promised_without(running.owner.in_sync);
         }
-        for disk in &mut self.disks {
+        for disk in self.disks.iter_mut().chain(&mut self.external) {
             disk.dead = false;
         }
         self.host.power_cut();
