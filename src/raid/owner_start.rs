@@ -88,10 +88,7 @@ pub(super) fn shared(
     let unwritten_reads_zero =
         unwritten_reads_zero && matches!(config.bitmap, BitmapConfig::Lockless { .. });
     let map = map(config, sync_blocks, chunk_shift, advise)?;
-    let doubt = match &geometry {
-        Geometry::Copies(_) => Doubt::default(),
-        Geometry::Parity(_) => doubt(config, &map, sync_blocks.div_ceil(1 << chunk_shift))?,
-    };
+    let doubt = doubt(config, &geometry, &map, sync_blocks.div_ceil(1 << chunk_shift))?;
     Ok(Shared {
         bdev,
         block_size_bytes: config.block_size_bytes,
@@ -109,7 +106,15 @@ pub(super) fn shared(
 
 /// Where parity may not fit the data: in chunks that are NeedSync for another reason than a member
 /// that was away.
-fn doubt(config: &ArrayConfig, map: &Option<ChunkMap>, chunks: u64) -> Result<Doubt, String> {
+fn doubt(
+    config: &ArrayConfig,
+    geometry: &Geometry,
+    map: &Option<ChunkMap>,
+    chunks: u64,
+) -> Result<Doubt, String> {
+    if matches!(geometry, Geometry::Copies(_)) {
+        return Ok(Doubt::default());
+    }
     let members = || config.members.iter().flatten();
     let was_stopped = members().all(|it| it.superblock.resync_offset_sectors == u64::MAX);
     let is_own = members().all(|it| it.superblock.unwritten_reads_zero());
