@@ -144,17 +144,20 @@ pub(super) struct Segment {
 
 /// The strips of a run of array blocks in one row.
 pub(super) fn segments(parity: &Parity, range: BlockRange) -> impl Iterator<Item = Segment> {
-    let end = range.lba + range.blocks;
-    let mut lba = range.lba;
+    let first = parity.strip(range.lba);
+    let row = parity.row(first.row);
+    let (strip_blocks, row_lba) = (parity.strip_blocks(), first.member_lba - first.offset);
+    let (mut index, mut offset, mut done) = (first.index, first.offset, 0);
     std::iter::from_fn(move || {
-        if lba == end {
+        let left = range.blocks - done;
+        let blocks = left.min(strip_blocks - offset);
+        if left == 0 {
             return None;
         }
-        let strip = parity.strip(lba);
-        let blocks = strip.blocks.min(end - lba);
-        let offset = lba - range.lba;
-        lba += blocks;
-        Some(Segment { slot: strip.slot, column: strip.member_lba, blocks, offset })
+        let slot = row.data_slot(index);
+        let segment = Segment { slot, column: row_lba + offset, blocks, offset: done };
+        (index, offset, done) = (index + 1, 0, done + blocks);
+        Some(segment)
     })
 }
 
@@ -164,24 +167,36 @@ pub(super) struct Columns([u64; COLUMNS_MAX / 64]);
 
 impl Columns {
     pub(super) fn add(&mut self, first: usize, count: usize) {
-        for column in first..first + count {
-            self.0[column / 64] |= 1 << (column % 64);
+        for (word, bits) in (0..).zip(&mut self.0) {
+            let from = first.saturating_sub(word * 64).min(64);
+            let to = (first + count).saturating_sub(word * 64).min(64);
+            if from < to {
+                *bits |= u64::MAX >> (64 - (to - from)) << from;
+            }
         }
-    }
-
-    fn has(&self, column: usize) -> bool {
-        column < COLUMNS_MAX && self.0[column / 64] & (1 << (column % 64)) != 0
     }
 
     fn count(&self) -> u32 {
         self.0.iter().map(|word| word.count_ones()).sum()
     }
 
+    /// The first column at or behind `from` that is in the set, or is not.
+    fn find(&self, from: usize, is_in: bool) -> usize {
+        let (mut word, mut mask) = (from / 64, u64::MAX << (from % 64));
+        while let Some(&bits) = self.0.get(word) {
+            let found = if is_in { bits } else { !bits } & mask;
+            if found != 0 {
+                return word * 64 + found.trailing_zeros() as usize;
+            }
+            (word, mask) = (word + 1, u64::MAX);
+        }
+        COLUMNS_MAX
+    }
+
     /// The next run of columns at or behind `from`: first and number.
     pub(super) fn run(&self, from: usize) -> Option<(usize, usize)> {
-        let first = (from..COLUMNS_MAX).find(|&column| self.has(column))?;
-        let count = (first..).take_while(|&column| self.has(column)).count();
-        Some((first, count))
+        let first = self.find(from, true);
+        (first < COLUMNS_MAX).then(|| (first, self.find(first, false) - first))
     }
 }
 
@@ -453,5 +468,34 @@ impl Stripes {
     /// Nothing is under work here.
     pub(super) fn is_idle(&self) -> bool {
         self.free.len() == STRIPES_MAX && self.overflow.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn columns_are_sets_of_runs(
+            parts in proptest::collection::vec((0..COLUMNS_MAX, 1..COLUMNS_MAX), 0..5),
+        ) {
+            let (mut columns, mut model) = (Columns::default(), [false; COLUMNS_MAX]);
+            for (first, count) in parts {
+                let count = count.min(COLUMNS_MAX - first);
+                columns.add(first, count);
+                model[first..first + count].fill(true);
+            }
+            prop_assert_eq!(columns.count() as usize, model.iter().filter(|&&it| it).count());
+            let (mut told, mut from) = ([false; COLUMNS_MAX], 0);
+            while let Some((first, count)) = columns.run(from) {
+                prop_assert!(first >= from && count > 0);
+                prop_assert!(first + count == COLUMNS_MAX || !model[first + count]);
+                told[first..first + count].fill(true);
+                from = first + count;
+            }
+            prop_assert_eq!(told, model);
+        }
     }
 }
