@@ -130,11 +130,15 @@ impl Channel {
     #[cold]
     fn report_lost(&mut self, op: u32, out: &mut Out<'_>) {
         let this = &self.ops[op as usize];
-        if this.io().op != IoOp::Flush && self.shared.map.is_some() {
-            let chunks = self.shared.chunks(this.sync.lba, this.sync.blocks);
-            if !mutant!(LostWriteLeavesNoDoubt) {
-                chunks.clone().for_each(|chunk| self.shared.doubt.raise(chunk));
-            }
+        if this.io().op == IoOp::Flush {
+            return;
+        }
+        let chunks = self.shared.chunks(this.sync.lba, this.sync.blocks);
+        if !mutant!(LostWriteLeavesNoDoubt) {
+            // At once: the row is free before the owner hears of it.
+            chunks.clone().for_each(|chunk| self.shared.doubt.raise(chunk));
+        }
+        if self.shared.map.is_some() {
             out.mail.push_back(Mail::Owner(ToOwner::WriteLost {
                 first: u32::try_from(*chunks.start()).expect("chunks fit u32"),
                 last: u32::try_from(*chunks.end()).expect("chunks fit u32"),

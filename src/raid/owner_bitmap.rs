@@ -547,14 +547,16 @@ impl Owner {
         if self.life() != Life::Sealing {
             return false;
         }
+        if self.shared.doubt.count() > 0 {
+            return false;
+        }
         let Some(map) = &self.shared.map else { return true };
         let histogram = map.histogram();
         let in_doubt =
             histogram[ChunkState::NeedSync as usize] + histogram[ChunkState::Syncing as usize];
         if self.shared.parity().is_some() {
-            // What an absent member lacks can be recovered while the parity is right.
-            let is_owed = in_doubt > 0 && !self.is_degraded();
-            return self.shared.doubt.count() == 0 && !is_owed;
+            // What an absent member lacks can be recovered: the parity is right.
+            return in_doubt == 0 || self.is_degraded();
         }
         // A degraded array keeps NeedSync for the member that is away; a single member has
         // nobody to differ from.
