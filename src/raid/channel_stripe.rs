@@ -172,6 +172,7 @@ impl Channel {
             in_doubt |= self.shared.is_in_doubt(&self.ops[op as usize].sync);
         }
         stripe.hull = BlockRange { lba: first, blocks: end - first };
+        stripe.writable = self.writable;
         stripes.survey.look(stripe.batch, stripe.hull, &self.ops, parity);
         let row = parity.row(first / parity.strip_blocks());
         let (p, q) = (bit(row.p()), row.q().map_or(0, bit));

@@ -157,7 +157,10 @@ impl Channel {
         let fua = batch.iter(&self.ops).any(|op| self.ops[op as usize].io().fua);
         let data = touched & self.writable;
         let parity = parity & self.writable & !forgotten;
-        self.rows().stripes[index as usize].sent = data | parity;
+        let writable = self.writable;
+        let stripe = &mut self.rows().stripes[index as usize];
+        stripe.sent = data | parity;
+        stripe.writable &= writable;
         for slot in slots(data | parity) {
             let mut from = 0;
             while let Some((buf, first, count)) = self.next_run(index, slot, parity, from) {
@@ -289,7 +292,9 @@ impl Channel {
         let (ok, failed) = (stripe.sent & !stripe.failed, stripe.failed);
         let failure = if failed == 0 { IoStatus::Removed } else { stripe.failure };
         let mut batch = std::mem::replace(&mut stripe.batch, OpList::EMPTY);
-        let mut touched = row.parity_mask();
+        // Who has joined since is given the row by its rebuild, which waits for what is counted.
+        let concerned = !(self.writable & !stripe.writable);
+        let mut touched = row.parity_mask() & concerned;
         if ok != 0 {
             slots(failed).for_each(|slot| self.report_member(slot, out));
         }
@@ -298,6 +303,7 @@ impl Channel {
             let this = &mut self.ops[op as usize];
             let legs = segments(parity, this.range)
                 .fold(row.parity_mask(), |mask, segment| mask | bit(segment.slot));
+            let legs = legs & concerned;
             touched |= legs;
             this.legs = legs;
             this.ok = legs & ok;

@@ -278,6 +278,8 @@ pub(super) struct Stripe {
     pub(super) pending: u32,
     /// Members that failed to read for this batch.
     pub(super) unread: SlotMask,
+    /// Members that were written when the plan was made.
+    pub(super) writable: SlotMask,
     /// Members that were sent a write, and those of them that failed one.
     pub(super) sent: SlotMask,
     pub(super) failed: SlotMask,
@@ -301,6 +303,7 @@ impl Stripe {
             bufs: (0..slots).map(|_| None).collect(),
             pending: 0,
             unread: 0,
+            writable: 0,
             sent: 0,
             failed: 0,
             failure: IoStatus::Ok,

@@ -354,7 +354,7 @@ impl World {
                 let chosen: Vec<usize> =
                     present.into_iter().filter(|&slot| self.watch.has_all(slot)).collect();
                 if !self.is_mirror() {
-                    return self.assemble_from(&chosen).expect("they have everything");
+                    return self.assemble_some(&chosen);
                 }
                 // Of a mirror any one will do.
                 let mut tried = chosen.into_iter().map(|slot| self.assemble_from(&[slot]));
@@ -366,6 +366,20 @@ impl World {
             }
             Err(error) => super::oracle::violated(2, &format!("no assembly: {error:?}")),
         }
+    }
+
+    /// Of members with everything as many as agree: all, or all but one that was used alone.
+    fn assemble_some(&mut self, chosen: &[usize]) -> md::Assembly {
+        let without =
+            |out: usize| chosen.iter().copied().filter(|&slot| slot != out).collect::<Vec<usize>>();
+        let candidates = std::iter::once(usize::MAX).chain(chosen.iter().copied()).map(without);
+        let is_enough = |slots: &Vec<usize>| {
+            let mask = slots.iter().fold(0, |mask, slot| mask | 1 << slot);
+            self.geometry.is_readable(mask)
+        };
+        let candidates: Vec<Vec<usize>> = candidates.filter(is_enough).collect();
+        let mut tried = candidates.iter().map(|slots| self.assemble_from(slots));
+        tried.find_map(Result::ok).expect("they have everything")
     }
 
     /// What those that are given to the next assembly make, as it stands.
