@@ -11,6 +11,7 @@ use super::world::World;
 use crate::bitmap::ChunkState;
 use crate::raid::geometry::{Parity, Row};
 use crate::raid::message::SlotMask;
+use crate::raid::stripe::StripeState;
 use crate::raid::{bit, slots};
 
 /// The product of two bytes in the field of Q.
@@ -291,6 +292,17 @@ impl World {
             let first = self.disk(flight.disk).data_block(&flight.io);
             let blocks = flight.io.blocks as usize;
             flight.io.op.modifies() && first.is_some_and(|it| (it..it + blocks).contains(&at))
+        }) || self.is_in_work(at)
+    }
+
+    /// Whether a batch of writes to the column has not come to its end, good or bad.
+    fn is_in_work(&self, at: usize) -> bool {
+        let channels = self.running.as_ref().unwrap().channels.iter();
+        let mut stripes =
+            channels.filter_map(|it| it.stripes.as_ref()).flat_map(|it| it.stripes.iter());
+        stripes.any(|stripe| {
+            let hull = stripe.hull.lba..stripe.hull.lba + stripe.hull.blocks;
+            stripe.state() == StripeState::Writing && hull.contains(&(at as u64))
         })
     }
 
