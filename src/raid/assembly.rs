@@ -246,5 +246,6 @@ fn config(
         infection: Infection::default(),
         members,
         bitmap,
+        force: false,
     }
 }

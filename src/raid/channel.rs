@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::channel_op::{Op, OpSet, OpState};
 use super::channel_split::{PIECE, PIECES_MAX, SPLITS_MAX, Split};
 use super::message::{BlockRange, Mail, Out, SlotMask, ToChannel, ToOwner};
+use super::stripe::{STRIPE_TAG, Stripes};
 use super::{CHANNEL_OPS_MAX, MemberPlace, MemberSlot, Shared, bit};
 use crate::bdev::{BdevId, BdevIo, Completion, IoOp, IoStatus, Station, Tag};
 
@@ -47,7 +48,7 @@ pub struct Channel {
     pub(super) free_splits: Vec<u32>,
     pub(super) waiting_splits: VecDeque<BdevIo>,
     /// Where each slot's data lie; `None` for an empty slot.
-    places: Box<[Option<MemberPlace>]>,
+    pub(super) places: Box<[Option<MemberPlace>]>,
     /// Members that are read.
     pub(super) in_sync: SlotMask,
     /// Members that are written: those in sync and those being rebuilt.
@@ -77,6 +78,8 @@ pub struct Channel {
     failed: bool,
     closing: bool,
     closed: bool,
+    /// Rows under work; levels with parity only.
+    pub(super) stripes: Option<Box<Stripes>>,
 }
 
 impl Channel {
@@ -116,6 +119,7 @@ impl Channel {
             failed: false,
             closing: false,
             closed: false,
+            stripes: None,
         }
     }
 
@@ -156,7 +160,7 @@ impl Channel {
 
     fn begin(&mut self, op: u32, io: BdevIo, out: &mut Out<'_>) {
         let kind = io.op;
-        self.ops[op as usize].accept(io);
+        self.ops[op as usize].accept(io, &self.shared);
         self.ops[op as usize].legs = match kind {
             _ if self.is_mirror => self.all,
             IoOp::Flush => self.all,
@@ -172,13 +176,17 @@ impl Channel {
 
     #[inline(never)]
     fn legs_of(&self, op: u32) -> SlotMask {
-        self.shared.holders(self.ops[op as usize].range.lba)
+        let this = &self.ops[op as usize];
+        self.shared.run(this.range.lba, this.io().op.modifies()).legs
     }
 
     /// A member has answered, or a piece of a request has ended.
     pub fn member_done(&mut self, op: u32, slot: MemberSlot, status: IoStatus, out: &mut Out<'_>) {
         if slot == PIECE {
             return self.piece_done(op, status, out);
+        }
+        if op & STRIPE_TAG != 0 {
+            return self.stripe_answered(op & !STRIPE_TAG, slot, status, out);
         }
         let this = &mut self.ops[op as usize];
         assert_eq!(this.state(), OpState::Members, "an answer to a request not sent");
@@ -227,6 +235,13 @@ impl Channel {
                 self.failed = true;
                 self.recheck_recorded(out);
             }
+            ToChannel::RowWanted(core, slice) => self.row_wanted(core, slice, out),
+            ToChannel::RowGranted(slice) => self.row_granted(slice, out),
+            ToChannel::RowFreed(slice) => self.row_freed(slice, out),
+            ToChannel::Leaving(core) => {
+                out.mail.push_back(Mail::Channel(core, ToChannel::LeaveTaken));
+            }
+            ToChannel::LeaveTaken => self.leave_taken(out),
             ToChannel::Close => {
                 self.closing = true;
                 let waiting = self.waiting.drain(..).chain(self.waiting_splits.drain(..));
@@ -364,7 +379,7 @@ impl Channel {
         let mut waits_for = 0;
         for op in self.in_flight_writes.iter() {
             let op = &mut self.ops[op as usize];
-            if range.overlaps(&op.range) && !mutant!(LockIgnoresInFlight) {
+            if range.overlaps(&op.sync) && !mutant!(LockIgnoresInFlight) {
                 op.holds_up |= 1 << window;
                 waits_for += 1;
             }
@@ -398,12 +413,18 @@ impl Channel {
         // Those that meet another lock wait again.
         for op in std::mem::take(&mut self.lock_waiters).iter() {
             self.ops[op as usize].set_state(OpState::Ready);
-            self.start_write(op, out);
+            match self.ops[op as usize].io().op {
+                IoOp::Read | IoOp::Compare => self.start_read(op, out),
+                _ => self.start_write(op, out),
+            }
         }
     }
 
     pub(super) fn report_closed(&mut self, out: &mut Out<'_>) {
-        if self.closing && self.in_flight() == 0 && !std::mem::replace(&mut self.closed, true) {
+        if !self.closing || self.in_flight() > 0 || !self.has_taken_leave(out) {
+            return;
+        }
+        if !std::mem::replace(&mut self.closed, true) {
             out.mail.push_back(Mail::Owner(ToOwner::Closed));
         }
     }
@@ -414,6 +435,7 @@ impl Channel {
         let held = self.ops.iter_mut().filter_map(|op| op.io.take());
         let split = self.splits.iter_mut().filter_map(|split| split.io.take());
         let waiting = self.waiting.drain(..).chain(self.waiting_splits.drain(..));
+        self.stripes = None;
         held.chain(split).chain(waiting).for_each(|io| io.complete(IoStatus::Aborted, queue));
     }
 

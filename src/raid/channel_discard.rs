@@ -24,21 +24,27 @@ impl Shared {
             return None;
         }
         let end = range.lba + range.blocks;
-        let first = range.lba.div_ceil(1 << self.chunk_shift);
+        // Blocks of the sync space that a run of array blocks can cover, and how many that takes.
+        let (unit_shift, unit) = self.discard_unit();
+        let first = range.lba.div_ceil(unit);
         // The last chunk of the array may be short; it is whole if the range reaches the end.
-        let behind = match end == self.sync_blocks || mutant!(DiscardTakesPartOfChunk) {
-            true => end.div_ceil(1 << self.chunk_shift),
-            false => end >> self.chunk_shift,
+        let behind = match end == self.blocks || mutant!(DiscardTakesPartOfChunk) {
+            true => end.div_ceil(unit),
+            false => end / unit,
         };
         if first >= behind {
             return None;
         }
         let part = |lba: u64, end: u64| (lba < end).then(|| BlockRange { lba, blocks: end - lba });
         let chunk = |chunk: u64| u32::try_from(chunk).expect("chunks fit u32");
+        let last_block = (behind << unit_shift).min(self.sync_blocks) - 1;
         Some(Later {
-            head: part(range.lba, first << self.chunk_shift),
-            tail: part(behind << self.chunk_shift, end),
-            chunks: Some((chunk(first), chunk(behind - 1))),
+            head: part(range.lba, first * unit),
+            tail: part(behind * unit, end),
+            chunks: Some((
+                chunk(first << unit_shift >> self.chunk_shift),
+                chunk(last_block >> self.chunk_shift),
+            )),
         })
     }
 }
@@ -48,7 +54,7 @@ impl Later {
     fn next_run(&mut self, shared: &Shared) -> Option<BlockRange> {
         let part = if self.head.is_some() { &mut self.head } else { &mut self.tail };
         let BlockRange { lba, blocks } = (*part)?;
-        let run = shared.run_blocks(lba).min(blocks);
+        let run = shared.run(lba, true).blocks.min(blocks);
         let rest = BlockRange { lba: lba + run, blocks: blocks - run };
         *part = (rest.blocks > 0).then_some(rest);
         Some(BlockRange { lba, blocks: run })
@@ -77,8 +83,8 @@ impl Channel {
     pub(super) fn next_part(&mut self, op: u32, out: &mut Out<'_>) {
         let this = &mut self.ops[op as usize];
         if let Some(part) = this.later.next_run(&self.shared) {
-            this.range = part;
-            this.legs = self.shared.holders(part.lba);
+            this.set_range(part, &self.shared);
+            this.legs = self.shared.run(part.lba, true).legs;
             this.forget_answers();
             return self.start_write(op, out);
         }
@@ -145,6 +151,7 @@ mod tests {
             discards,
             members: Vec::new(),
             unwritten_reads_zero: true,
+            doubt: crate::bitmap::Doubt::default(),
         }
     }
 

@@ -13,7 +13,7 @@ use crate::bitmap::ChunkState;
 impl Channel {
     /// Looks at a write that is `Ready`: it is sent, or waits for what keeps it.
     pub(super) fn start_write(&mut self, op: u32, out: &mut Out<'_>) {
-        let range = self.ops[op as usize].range;
+        let range = self.ops[op as usize].sync;
         if self.is_failed() {
             return self.finish(op, IoStatus::MediaError, out);
         }
@@ -61,6 +61,10 @@ impl Channel {
 
     #[inline]
     fn fan_out(&mut self, op: u32, out: &mut Out<'_>) {
+        if self.stripes.is_some() && self.ops[op as usize].io().op != IoOp::Flush {
+            self.ops[op as usize].set_state(OpState::Members);
+            return self.give_to_stripe(op, false);
+        }
         let members = self.ops[op as usize].legs & self.writable;
         if members == 0 {
             return self.finish(op, IoStatus::Removed, out);
@@ -105,7 +109,7 @@ impl Channel {
         }
     }
 
-    fn all_answered(&mut self, op: u32, out: &mut Out<'_>) {
+    pub(super) fn all_answered(&mut self, op: u32, out: &mut Out<'_>) {
         let this = &self.ops[op as usize];
         if this.ok == 0 {
             let failure = this.failure;
@@ -127,8 +131,15 @@ impl Channel {
     #[cold]
     fn report_lost(&mut self, op: u32, out: &mut Out<'_>) {
         let this = &self.ops[op as usize];
-        if this.io().op != IoOp::Flush && self.shared.map.is_some() {
-            let chunks = self.shared.chunks(this.range.lba, this.range.blocks);
+        if this.io().op == IoOp::Flush {
+            return;
+        }
+        let chunks = self.shared.chunks(this.sync.lba, this.sync.blocks);
+        if !mutant!(LostWriteLeavesNoDoubt) {
+            // At once: the row is free before the owner hears of it.
+            chunks.clone().for_each(|chunk| self.shared.doubt.raise(chunk));
+        }
+        if self.shared.map.is_some() {
             out.mail.push_back(Mail::Owner(ToOwner::WriteLost {
                 first: u32::try_from(*chunks.start()).expect("chunks fit u32"),
                 last: u32::try_from(*chunks.end()).expect("chunks fit u32"),
@@ -178,5 +189,6 @@ impl Channel {
                 self.acknowledge(op, out);
             }
         }
+        self.settle_stripes(out);
     }
 }

@@ -79,7 +79,7 @@ pub enum ToOwner {
     Closed,
 }
 
-/// From the owner to a channel.
+/// From the owner to a channel, or between the channels of a level with parity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToChannel {
     /// The chunks of this operation were open; try again.
@@ -110,6 +110,18 @@ pub enum ToChannel {
     Lock(u8, BlockRange),
     /// The window's range is free again.
     Unlock(u8),
+    /// From the channel on this core: it wants the lock of this slice, whose home is here; answer
+    /// [`ToChannel::RowGranted`] when it is its turn.
+    RowWanted(u16, u64),
+    /// From the slice's home: the lock is yours until you say [`ToChannel::RowFreed`].
+    RowGranted(u64),
+    /// To the slice's home: its holder is done.
+    RowFreed(u64),
+    /// From the channel on this core: it has nothing under way any more. Answer
+    /// [`ToChannel::LeaveTaken`]: all it ever sent has arrived then.
+    Leaving(u16),
+    /// The channel that answers has heard all that this one ever sent.
+    LeaveTaken,
     /// The array has lost what it needs; refuse everything that changes data.
     Failed,
     /// Refuse new requests, finish the others, answer [`ToOwner::Closed`].

@@ -19,6 +19,17 @@
 //!    on all members. Chunks become Unwritten again only as a whole, while the owner holds them.
 //!    In an array that Linux md has run Unwritten chunks may hold data: they are read as chunks in
 //!    doubt, the first write makes them NeedSync, and nothing becomes Unwritten.
+//!
+//! Levels with parity ([`stripe`]) keep further ones:
+//!
+//! 6. Who changes a row's columns, or recovers them, holds the lock of its slice, on whatever core.
+//!    The slice stays locked until what a member missed in it is durably of no consequence.
+//! 7. Parity that may not fit the data ([`crate::bitmap::Doubt`]) is made anew from all data or not
+//!    used: nothing is recovered from it, and a read of what is lost there fails. After an unclean
+//!    stop that is so in every chunk under a write; with a member missing such an array starts by
+//!    force only. (The write hole: a log that closes it is still to come.)
+//! 8. What reads a row by recovery counts as a write to the owner's holds: the members' blocks are
+//!    not read at one moment.
 
 pub mod assembly;
 mod channel;
@@ -26,6 +37,8 @@ mod channel_discard;
 mod channel_op;
 mod channel_read;
 mod channel_split;
+mod channel_stripe;
+mod channel_stripe_io;
 mod channel_write;
 pub mod geometry;
 mod knobs;
@@ -36,16 +49,18 @@ mod owner_bitmap;
 mod owner_daemon;
 mod owner_discard;
 mod owner_members;
+mod owner_parity;
 mod owner_resync;
 mod owner_start;
 mod owner_zero;
+mod stripe;
 #[cfg(test)]
 pub(crate) mod tests;
 
 use std::sync::Arc;
 
 use crate::bdev::BdevId;
-use crate::bitmap::{Advise, ChunkMap, Infection};
+use crate::bitmap::{Advise, ChunkMap, Doubt, Infection};
 use crate::limits::{IO_SIZE_BYTES_MAX, MEMBERS_MAX};
 use crate::md::{BitmapSuperblock, Superblock};
 
@@ -89,6 +104,9 @@ pub struct ArrayConfig {
     pub members: Vec<Option<MemberConfig>>,
     /// How the array remembers which chunks may differ.
     pub bitmap: BitmapConfig,
+    /// Start although what missing members held can't be recovered everywhere: levels with parity
+    /// after an unclean stop.
+    pub force: bool,
 }
 
 /// How an array remembers which chunks may differ.
@@ -174,6 +192,8 @@ pub struct Shared {
     /// Chunks called Unwritten read as zeroes. Not so in an array that Linux md has run: there
     /// they may hold data, see [`Superblock::unwritten_reads_zero`].
     pub unwritten_reads_zero: bool,
+    /// Levels with parity: where it may not fit the data.
+    pub doubt: Doubt,
 }
 
 /// Where a member's data lie.

@@ -14,6 +14,7 @@ use super::owner_bitmap::BitmapKeeper;
 use super::owner_daemon::Daemon;
 use super::owner_discard::Discarder;
 use super::owner_members::{Member, MemberState, Recorder};
+use super::owner_parity::ParityWork;
 use super::owner_resync::Walker;
 use super::{ArrayStatus, MemberPlace, MemberSlot, Shared};
 use crate::bdev::{BdevId, BdevIo, Completion, IoOp, IoStatus, Station, Tag};
@@ -119,6 +120,8 @@ pub struct Owner {
     pub(super) bitmap: Option<BitmapKeeper>,
     pub(super) daemon: Daemon,
     pub(super) walker: Walker,
+    /// Levels with parity only.
+    pub(super) parity_work: Option<Box<ParityWork>>,
     pub(super) discarder: Discarder,
     /// No member holds the metadata any more.
     pub(super) failed: bool,
@@ -143,6 +146,7 @@ impl Owner {
             .zip(0u32..)
             .filter(|(member, _)| member.state == MemberState::InSync)
             .fold(0, |mask, (_, slot)| mask | 1 << slot);
+        let parity_work = shared.parity().map(|parity| Box::new(ParityWork::new(parity)));
         Self {
             places: shared.members.clone(),
             shared,
@@ -156,6 +160,7 @@ impl Owner {
             bitmap,
             daemon,
             walker: Walker::default(),
+            parity_work,
             discarder: Discarder::new(cores),
             failed: false,
             closed_count: 0,

@@ -27,7 +27,7 @@ const REPAIRS_MAX: usize = 64;
 
 /// What a window is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Job {
+pub(super) enum Job {
     /// Copy a chunk to all members.
     Resync { chunk: usize },
     /// Rewrite a range on the member that failed to read it.
@@ -36,7 +36,7 @@ enum Job {
 
 /// Where a window stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum WindowState {
+pub(super) enum WindowState {
     /// Not in use.
     Free,
     /// Channels are asked to hold back writes to the range.
@@ -157,6 +157,28 @@ impl Walker {
         })
     }
 
+    /// Of a window: its job, the next block, how many are held from there on, who can't read them.
+    pub(super) fn piece_of(&self, index: usize) -> (Job, u64, u64, SlotMask) {
+        let window = &self.windows[index];
+        let left = window.locked.lba + window.locked.blocks - window.next;
+        (window.job, window.next, left, window.tried)
+    }
+
+    /// The window's piece is being read or written.
+    pub(super) fn window_begins(&mut self, index: usize, state: WindowState) {
+        self.windows[index].set_state(state);
+    }
+
+    pub(super) fn is_reading(&self, index: usize) -> bool {
+        matches!(self.windows[index].state, WindowState::Reading { .. })
+    }
+
+    /// The window's piece is to be read again, without these.
+    pub(super) fn exclude(&mut self, index: usize, failed: SlotMask) {
+        self.windows[index].tried |= failed;
+        self.windows[index].set_state(WindowState::NeedBuffer);
+    }
+
     /// The next repair that crosses no window: a repair from one member and a resync from
     /// another that work on the same blocks would exchange what the two hold.
     fn next_repair(&mut self) -> Option<(MemberSlot, BlockRange)> {
@@ -188,7 +210,7 @@ impl Owner {
                 self.read_piece(index, out);
             }
         }
-        if self.life() != Life::Running || self.failed || self.writable.count_ones() < 2 {
+        if self.life() != Life::Running || self.failed || !self.can_walk() {
             return self.end_resync(out);
         }
         while let Some(index) = self.walker.windows.iter().position(Window::is_free) {
@@ -256,6 +278,7 @@ impl Owner {
             out.mail.push_back(Mail::Event(ArrayEvent::ResyncStarted { chunks }));
         }
         map.change_quietly(chunk, ChunkState::NeedSync.after(Action::Startsync));
+        self.shared.doubt.begin(chunk);
         self.begin_window(index, Job::Resync { chunk }, self.shared.blocks_of_chunk(chunk), out);
     }
 
@@ -292,22 +315,28 @@ impl Owner {
     }
 
     /// Blocks of the piece that the window copies next.
-    fn piece_blocks(&self, index: usize) -> u32 {
+    fn piece_blocks(&mut self, index: usize) -> u32 {
+        if self.parity_work.is_some() {
+            return self.columns_blocks(index);
+        }
         let window = &self.walker.windows[index];
         let blocks_max = IO_SIZE_BYTES_MAX as u64 / u64::from(self.shared.block_size_bytes);
         let left = window.locked.lba + window.locked.blocks - window.next;
-        let run = self.shared.run_blocks(window.next);
+        let run = self.shared.run(window.next, false).blocks;
         u32::try_from(left.min(blocks_max).min(run)).expect("a piece fits a buffer")
     }
 
     fn read_piece(&mut self, index: usize, out: &mut Out<'_>) {
+        if self.parity_work.is_some() {
+            return self.read_columns(index, out);
+        }
         let blocks = self.piece_blocks(index);
         let window = &mut self.walker.windows[index];
         let excluded = match window.job {
             Job::Resync { .. } => window.tried,
             Job::Repair { slot } => window.tried | bit(slot),
         };
-        let legs = self.shared.holders(window.next);
+        let legs = self.shared.run(window.next, false).legs;
         let Some(source) = source_of(self.in_sync & legs & !excluded) else {
             return self.end_window(index, false, out);
         };
@@ -330,6 +359,9 @@ impl Owner {
         status: IoStatus,
         out: &mut Out<'_>,
     ) {
+        if self.parity_work.is_some() {
+            return self.columns_answered(index, slot, status, out);
+        }
         match self.walker.windows[index].state {
             WindowState::Reading { source } => {
                 assert_eq!(source, slot);
@@ -369,7 +401,7 @@ impl Owner {
             return self.read_piece(index, out);
         }
         let next = window.next;
-        let legs = self.shared.holders(next);
+        let legs = self.shared.run(next, false).legs;
         let targets = legs
             & match window.job {
                 Job::Resync { .. }
@@ -394,12 +426,12 @@ impl Owner {
         }
     }
 
-    fn piece_written(&mut self, index: usize, failed: SlotMask, out: &mut Out<'_>) {
+    pub(super) fn piece_written(&mut self, index: usize, failed: SlotMask, out: &mut Out<'_>) {
         let blocks = u64::from(self.piece_blocks(index));
         for slot in slots(failed) {
             self.fail_member(slot, out);
         }
-        let goes_on = self.life() == Life::Running && self.writable.count_ones() > 1;
+        let goes_on = self.life() == Life::Running && self.can_walk();
         let window = &mut self.walker.windows[index];
         window.next += blocks;
         window.tried = 0;
@@ -422,7 +454,7 @@ impl Owner {
     }
 
     /// The window's job is over, completed or not; the range is free again.
-    fn end_window(&mut self, index: usize, completed: bool, out: &mut Out<'_>) {
+    pub(super) fn end_window(&mut self, index: usize, completed: bool, out: &mut Out<'_>) {
         let window = &mut self.walker.windows[index];
         window.set_state(WindowState::Free);
         window.buf = None;
@@ -433,6 +465,9 @@ impl Owner {
                 let action = if completed { Action::Endsync } else { Action::Abortsync };
                 // A host write may have left it Syncing or, by a lost write, NeedSync.
                 map.change_quietly(chunk, map.state(chunk).after(action));
+                if completed {
+                    self.shared.doubt.end(chunk);
+                }
                 self.walker.done += u64::from(completed);
                 self.walker.unreadable += u64::from(!completed);
             }
@@ -452,7 +487,7 @@ impl Owner {
             return;
         }
         // Nothing will be found any more: the driver need not ask again.
-        if self.life() == Life::Running && (self.failed || self.writable.count_ones() < 2) {
+        if self.life() == Life::Running && (self.failed || !self.can_walk()) {
             self.walker.cursor = None;
         }
         if std::mem::take(&mut self.walker.active) {

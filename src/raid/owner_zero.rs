@@ -144,6 +144,7 @@ impl Owner {
                 continue;
             }
             let job = std::mem::take(&mut self.keeper().zero_jobs[index]);
+            self.shared.doubt.clear(job.chunk);
             let mut next = state::on_write(ChunkState::Unwritten, self.is_degraded());
             if self.writable & !job.members != 0 {
                 // Somebody came while it was zeroed, and has not been asked for all of it.

@@ -13,7 +13,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::mpsc::{Receiver, Sender, channel};
 use loom::thread;
 use mdof::bdev::{BdevId, BdevIo, Completion, IoOp, IoQueue, IoStatus, Station, Tag};
-use mdof::bitmap::{ChunkMap, ChunkState};
+use mdof::bitmap::{ChunkMap, ChunkState, Doubt};
 use mdof::raid::geometry::{Geometry, Shape};
 use mdof::raid::message::StartWrite;
 use mdof::raid::{Channel, Mail, MemberPlace, Out, Shared, ToChannel, ToOwner};
@@ -87,6 +87,7 @@ impl World {
             members: vec![Some(place)],
             discards: false,
             unwritten_reads_zero: true,
+            doubt: Doubt::default(),
         };
         let is_clean = states.map(|state| state == ChunkState::Clean);
         Arc::new(Self {

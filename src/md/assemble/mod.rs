@@ -126,7 +126,10 @@ fn check_supported(superblock: &Superblock) -> Result<(), AssembleError> {
     if !refused.is_empty() {
         return Err(AssembleError::UnsupportedFeatures { uuid, features: refused.names() });
     }
-    if !matches!(superblock.level, Level::Raid1 | Level::Raid10) {
+    if !matches!(
+        superblock.level,
+        Level::Raid1 | Level::Raid4 | Level::Raid5 | Level::Raid6 | Level::Raid10
+    ) {
         return Err(AssembleError::UnsupportedLevel { uuid, level: superblock.level.name() });
     }
     let slots = superblock.raid_disks;

@@ -100,6 +100,7 @@ fn shape(rng: &mut Rng) -> Shape {
         assume_clean: rng.one_in(4),
         unmap: rng.one_in(2),
         raid10: None,
+        parity: None,
         external: false,
         infection: Infection::ALL[rng.below(Infection::ALL.len())],
     }
@@ -117,6 +118,25 @@ fn striped(seed: u64, shape: Shape) -> Shape {
     let members = rng.between(copies, copies + 3);
     let strip = (4096 / shape.block) << rng.below(3);
     Shape { members, raid10: Some((layout, strip)), ..shape }
+}
+
+/// Lives of seeds with this bit are those of levels with parity.
+pub(super) const PARITY: u64 = 1 << 33;
+
+fn parity(seed: u64, shape: Shape) -> Shape {
+    if seed & PARITY == 0 {
+        return shape;
+    }
+    let rng = &mut Rng(seed);
+    let (level, layout) = match rng.below(8) {
+        0 => (4, 0),
+        1..5 => (5, [2, 2, 2, 0, 1, 3, 4, 5][rng.below(8)]),
+        _ => (6, [2, 2, 2, 0, 1, 3, 4, 5, 8, 9, 10, 16, 17, 18, 19, 20][rng.below(16)]),
+    };
+    let least = if level == 6 { 4 } else { 2 };
+    let members = rng.between(least, least + 3);
+    let strip = (4096 / shape.block) << rng.below(3);
+    Shape { members, raid10: None, parity: Some((level, layout, strip)), ..shape }
 }
 
 fn habits(rng: &mut Rng, shape: &Shape) -> Habits {
@@ -140,7 +160,8 @@ fn habits(rng: &mut Rng, shape: &Shape) -> Habits {
             };
         }
     }
-    let chunks = shape.blocks.div_ceil(shape.chunk_blocks);
+    let blocks = usize::try_from(shape.geometry().sync_blocks()).unwrap();
+    let chunks = blocks.div_ceil(shape.chunk_blocks);
     let hot_chunks = rng.between(1, 6).min(chunks);
     let hot = match rng.one_in(2) && chunks > 512 {
         true => (chunks - hot_chunks).min(510),
@@ -219,7 +240,7 @@ impl World {
             true => self.rng.below(self.watch.chunks),
             false => habits.hot + self.rng.below(habits.hot_chunks),
         };
-        let range = self.blocks_of(chunk);
+        let range = self.array_blocks_of(chunk);
         let blocks_max = IO_SIZE_BYTES_MAX / self.shape.block;
         let (lba, blocks) = match self.rng.below(8) {
             0 => (range.start, range.len()),
@@ -243,7 +264,7 @@ impl World {
             7 => self.submit_if_may(core, IoOp::WriteZeroes, fua, lba, blocks),
             8 => self.submit_if_may(core, IoOp::Unmap, fua, lba, blocks),
             9 => {
-                let chunk = self.blocks_of(self.chunk_of(lba));
+                let chunk = self.discardable(lba);
                 let blocks_max = IO_SIZE_BYTES_MAX / self.shape.block;
                 if chunk.len() <= blocks_max {
                     self.submit_if_may(core, IoOp::Unmap, fua, chunk.start, chunk.len());
@@ -394,9 +415,13 @@ pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
     let is_external = seed & EXTERNAL_SEEDS != 0;
     let mut shape = shape(&mut rng);
     if !is_external {
-        shape = striped(seed, shape).exact();
+        shape = parity(seed, striped(seed, shape)).exact();
     }
     let mut habits = habits(&mut rng, &shape);
+    if shape.parity.is_some() {
+        // A write of a row has more than one request for a member.
+        habits.faults.lost = 0;
+    }
     if is_external {
         shape.external = true;
         habits.old_copy = if shape.assume_clean { rng.between(0, 4) } else { 0 };
@@ -410,9 +435,12 @@ pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
         world.choose_present(habits.leave_out);
         world.change_copy(habits.old_copy, &mut copy);
         world.assemble();
+        if world.running.is_none() {
+            return world.figures();
+        }
     }
     // At last everything comes to rest and is looked at.
-    let had_faults = world.faults.any();
+    let had_faults = world.faults.any() || world.is_doubtful;
     world.faults = Faults::default();
     if !world.wait_started() {
         violated(0, "no start although nothing fails");

@@ -40,9 +40,9 @@ pub(super) struct Watch {
     /// By slot: it has missed an acknowledged write.
     pub(super) missed: Vec<bool>,
     /// By slot: it was out when a write ended of which nobody can tell whether it has it.
-    may_lack: Vec<bool>,
+    pub(super) may_lack: Vec<bool>,
     /// By chunk: somebody has missed an acknowledged write to it.
-    owed: Vec<bool>,
+    pub(super) owed: Vec<bool>,
     /// By chunk: writes of data, and writes of any kind, that members have not answered.
     writing_data: Vec<u16>,
     writing: Vec<u16>,
@@ -118,7 +118,7 @@ impl World {
                     self.check_overlap(disk, lba, blocks);
                 }
                 if sent.by_owner {
-                    self.check_copy(io, lba, blocks);
+                    self.check_copy(disk, io, lba, blocks);
                 } else if io.op.modifies() {
                     self.check_marked(io.op, first, last);
                     self.count(io.op, first, last, true);
@@ -176,7 +176,7 @@ impl World {
 
     /// Oracle 6: what the owner itself reads and writes of the data, and whether a host write
     /// could mix with it.
-    fn check_copy(&mut self, io: &BdevIo, lba: usize, blocks: usize) {
+    fn check_copy(&mut self, disk: usize, io: &BdevIo, lba: usize, blocks: usize) {
         let shared = self.running.as_ref().unwrap().shared.clone();
         let (first, last) = (self.chunk_of(lba), self.chunk_of(lba + blocks - 1));
         if io.op == IoOp::WriteZeroes {
@@ -218,7 +218,8 @@ impl World {
         if !is_resync && !is_repair {
             violated(6, &format!("{:?} of chunk {first}, which is not in doubt", io.op));
         }
-        if is_resync && io.op == IoOp::Read && lba == self.blocks_of(first).start {
+        let is_first = Some(disk) == self.in_sync_slots().next() || self.shape.parity.is_none();
+        if is_resync && is_first && io.op == IoOp::Read && lba == self.blocks_of(first).start {
             self.watch.copied += 1;
             self.watch.copied_in_all += 1;
         }
@@ -270,6 +271,9 @@ impl World {
 
     /// The members hold the same, on their media.
     fn check_alike(&self, oracle: u32, chunk: usize, in_sync: SlotMask) {
+        if self.shape.parity.is_some() {
+            return self.check_rows_clean(oracle, chunk, in_sync);
+        }
         for lba in self.blocks_of(chunk) {
             let mut first = None;
             for slot in slots(in_sync).map(usize::from) {
@@ -289,6 +293,9 @@ impl World {
 
     /// Oracle 5: whoever lacks an acknowledged write is out; remember who that is.
     pub(super) fn check_acknowledged(&mut self, request: &Request) {
+        if self.shape.parity.is_some() {
+            return self.check_rows_acknowledged(request);
+        }
         let in_sync = self.in_sync();
         let shared = self.running.as_ref().unwrap().shared.clone();
         for lba in request.lba..request.lba + request.blocks {
@@ -337,7 +344,7 @@ impl World {
     }
 
     /// Oracle 5: the superblocks of all members in sync know that this one is out.
-    fn check_recorded(&self, slot: usize) {
+    pub(super) fn check_recorded(&self, slot: usize) {
         let number = u32::try_from(slot).unwrap();
         for survivor in self.in_sync_slots() {
             let meta = &self.disks[survivor].durable_meta[SUPER_BYTE..BITMAP_BYTE];
@@ -350,7 +357,7 @@ impl World {
     }
 
     /// Oracle 5 while the power is on: no channel goes on using a member that lacks something.
-    fn check_nobody_reads(&self, slot: usize) {
+    pub(super) fn check_nobody_reads(&self, slot: usize) {
         let channels = &self.running.as_ref().unwrap().channels;
         if let Some(core) = channels.iter().position(|it| it.in_sync & 1 << slot != 0) {
             let what = format!("core {core} uses member {slot}, which lacks what was acknowledged");
@@ -374,6 +381,9 @@ impl World {
                 violated(5, &format!("member {slot} missed an acknowledged write and is in sync"));
             }
             self.watch.may_lack[slot] = false;
+        }
+        if self.shape.parity.is_some() {
+            return self.check_rows_assembled(in_sync);
         }
         let shared = self.running.as_ref().unwrap().shared.clone();
         for chunk in 0..self.watch.chunks {
