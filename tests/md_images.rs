@@ -12,8 +12,8 @@ use std::path::Path;
 
 use mdof::md::{
     AssembleError, BITMAP_HEAD_BYTES, BadRange, BitmapPlan, BitmapSuperblock, BitmapVersion,
-    Candidate, Features, RejectionReason, Role, Slot, Superblock, Unverified, assemble,
-    format_uuid, parse_bad_blocks, state_offset_bytes,
+    Candidate, Features, MemberState, RejectionReason, Role, Slot, Superblock, Unverified,
+    assemble, format_uuid, parse_bad_blocks, state_offset_bytes,
 };
 
 #[path = "support/md_images.rs"]
@@ -233,6 +233,32 @@ fn images_assemble_as_md_assembles_them() {
         .map(|name| with_members(&images, name, |members| members[0].candidate()))
         .collect();
     assert!(matches!(assemble(&mixed), Err(AssembleError::DifferentArrays { .. })));
+}
+
+#[test]
+fn members_of_images_say_what_they_are() {
+    let Some(images) = images() else { return };
+    let states = |name: &str| -> Vec<MemberState> {
+        with_members(&images, name, |members| {
+            members.iter().map(|m| m.superblock().unwrap().0.member_state()).collect()
+        })
+    };
+    let in_sync = |slot| MemberState::InSync { slot };
+    let replace = states("feat-raid1-replace-half");
+    assert_eq!(replace[..2], [in_sync(0), in_sync(1)]);
+    assert!(
+        matches!(replace[2], MemberState::Replacing { slot: 0, done_sectors } if done_sectors > 0),
+        "{replace:?}"
+    );
+    let again = states("raid5-readdhalf");
+    let is_guided =
+        |s: &MemberState| matches!(s, MemberState::Rebuilding { bitmap_guided: true, .. });
+    assert_eq!(again.iter().filter(|state| is_guided(state)).count(), 1, "{again:?}");
+    let lazy = states("raid5-lazystop");
+    assert_eq!(lazy, [in_sync(0), in_sync(1), MemberState::ParityPending { slot: 2 }]);
+    let journal = states("feat-raid5-journal-cut");
+    assert_eq!(journal[3], MemberState::Journal { tail_sectors: 8 });
+    assert!(journal[..3].iter().all(|s| !matches!(s, MemberState::Journal { .. })), "{journal:?}");
 }
 
 #[test]

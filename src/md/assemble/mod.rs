@@ -132,6 +132,9 @@ fn check_supported(superblock: &Superblock) -> Result<(), AssembleError> {
     ) {
         return Err(AssembleError::UnsupportedLevel { uuid, level: superblock.level.name() });
     }
+    superblock
+        .check_layout()
+        .map_err(|error| AssembleError::Layout { uuid: uuid.clone(), error })?;
     let slots = superblock.raid_disks;
     if usize::try_from(slots).map_or(true, |slots| slots > MEMBERS_MAX) {
         return Err(AssembleError::TooManySlots { uuid, slots });
