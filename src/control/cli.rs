@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 
 use super::examine::{self, Style};
+use super::policy::DegradedStart;
 use super::rpc::client;
 use super::run::{self, Options};
 use super::units::parse_size;
@@ -35,9 +36,19 @@ struct Common {
     /// JSON-RPC socket [default: mdof.sock in the state directory]
     #[arg(long, value_name = "PATH")]
     rpc_socket: Option<PathBuf>,
-    /// Start arrays with the members that are left when some are missing
-    #[arg(long)]
-    start_degraded: bool,
+    /// When arrays start with members missing: start, wait:SECONDS, refuse
+    #[arg(
+        long,
+        value_name = "WHEN",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "start",
+        value_parser = DegradedStart::parse
+    )]
+    start_degraded: Option<DegradedStart>,
+    /// Keeps changes made at run time [default: state.json in the state directory]
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -179,8 +190,8 @@ fn log_to_stderr() {
 }
 
 fn run_target(config: Option<PathBuf>, common: Common) -> Result<(), String> {
-    let Common { state_dir, rpc_socket, start_degraded } = common;
-    let options = Options { config, state_dir, rpc_socket, start_degraded };
+    let Common { state_dir, rpc_socket, start_degraded, state } = common;
+    let options = Options { config, state_dir, rpc_socket, start_degraded, state };
     run::run(&options).map_err(|error| error.to_string())
 }
 
@@ -227,7 +238,7 @@ fn run_create(arguments: CreateArgs) -> Result<(), String> {
 
 fn run_assemble(arguments: AssembleArgs) -> Result<(), String> {
     let AssembleArgs { members, bitmap_file, listen, nqn, dry_run, common } = arguments;
-    let Common { state_dir, rpc_socket, start_degraded } = common;
+    let Common { state_dir, rpc_socket, start_degraded, state } = common;
     if listen.port() == 0 {
         return Err(format!("{listen} has no port; NVMe/TCP's own is 4420"));
     }
@@ -255,8 +266,13 @@ fn run_assemble(arguments: AssembleArgs) -> Result<(), String> {
     let base = run::state_dir_path(state_dir.as_deref(), None);
     let own = base.join("assembled").join(assembled.uuid.to_string());
     let socket = rpc_socket.unwrap_or_else(|| base.join(run::SOCKET_NAME));
-    let options =
-        Options { config: None, state_dir: Some(own), rpc_socket: Some(socket), start_degraded };
+    let options = Options {
+        config: None,
+        state_dir: Some(own),
+        rpc_socket: Some(socket),
+        start_degraded,
+        state,
+    };
     run::run_config(&assembled.config, &options).map_err(|error| error.to_string())
 }
 
@@ -285,7 +301,7 @@ mod tests {
         assert!(cli.command.is_none());
         let cli = Cli::try_parse_from(["mdof", "target", "--config", "x", "--start-degraded"]);
         let Some(Command::Target { config, common }) = cli.unwrap().command else { panic!() };
-        assert!(config.ends_with("x") && common.start_degraded);
+        assert!(config.ends_with("x") && common.start_degraded == Some(DegradedStart::Start));
         assert!(Cli::try_parse_from(["mdof", "target"]).is_err());
     }
 

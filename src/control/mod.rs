@@ -13,6 +13,7 @@ pub mod examine;
 pub mod member_file;
 mod methods;
 pub mod names;
+pub mod policy;
 pub mod rpc;
 pub mod run;
 pub mod signals;

@@ -9,6 +9,7 @@ use rustix::event::Timespec;
 
 use super::config::{Config, ConfigError};
 use super::cores;
+use super::policy::DegradedStart;
 use super::rpc::server::Server;
 use super::rpc::socket::{SocketError, SocketLock};
 use super::signals::StopSignals;
@@ -34,8 +35,10 @@ pub struct Options {
     pub state_dir: Option<PathBuf>,
     /// RPC socket.
     pub rpc_socket: Option<PathBuf>,
-    /// Start arrays with members missing.
-    pub start_degraded: bool,
+    /// When to start arrays with members missing, whatever else says so.
+    pub start_degraded: Option<DegradedStart>,
+    /// File that run-time changes are kept in.
+    pub state: Option<PathBuf>,
 }
 
 /// Why the target did not start, or had to end: one sentence.
@@ -135,11 +138,12 @@ fn serve(
     state: &StateDir,
     lock: SocketLock,
     signals: &StopSignals,
-    start_degraded: bool,
+    start_degraded: Option<DegradedStart>,
 ) -> Result<(), RunError> {
     let socket_path = lock.path().to_owned();
     let socket = lock.bind()?;
     let reports = startup::apply(target, config, state, start_degraded)?;
+    target.scan(!config.target.no_auto_assemble);
     let mut server = Server::new(socket);
     let cores = target.cores().to_vec();
     say(&startup::banner(config, &reports, state.path(), &socket_path, &cores));

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use crate::control::policy::DegradedStart;
 use crate::control::target::BitmapPlace;
 use crate::raid::Knobs;
 
@@ -41,6 +42,12 @@ pub struct TargetConfig {
     pub state_dir: Option<PathBuf>,
     /// Path of the JSON-RPC socket.
     pub rpc_socket: Option<PathBuf>,
+    /// File that run-time changes are kept in.
+    pub state: Option<PathBuf>,
+    /// `auto_assemble = false`: arrays that are found on bdevs are not started unless named.
+    pub no_auto_assemble: bool,
+    /// Bdevs that take the place of a member of any array.
+    pub spares: Vec<String>,
 }
 
 /// `[[bdev]]`: something that stores blocks.
@@ -125,8 +132,14 @@ pub struct ArrayConfig {
     pub assume_clean: bool,
     /// The bitmap's settings; `None`: as they were last set.
     pub knobs: Knobs,
-    /// Start with members missing.
-    pub start_degraded: bool,
+    /// When to start with members missing; `None`: as set at run time.
+    pub start_degraded: Option<DegradedStart>,
+    /// Bdevs that take the place of a member of this array.
+    pub spares: Vec<String>,
+    /// Bound of copying in MiB/s, 0 for none; `None`: as set at run time.
+    pub sync_max_mib_s: Option<u32>,
+    /// Hours between two checks, 0 for none; `None`: as set at run time.
+    pub scrub_every_hours: Option<u32>,
     /// Turn the classic bitmap of an array of Linux md into a lockless one.
     pub convert_bitmap: bool,
     /// Where no member has a bitmap that can be used: make one, and resync everything.

@@ -27,6 +27,10 @@ pub(super) struct RawTarget {
     pub(super) poll_mode: Option<Spanned<String>>,
     pub(super) state_dir: Option<String>,
     pub(super) rpc_socket: Option<String>,
+    pub(super) state: Option<String>,
+    pub(super) auto_assemble: Option<bool>,
+    #[serde(default)]
+    pub(super) spares: Vec<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -69,6 +73,10 @@ pub(super) struct RawArray {
     pub(super) barrier_idle_s: Option<Spanned<u32>>,
     pub(super) infection: Option<Spanned<String>>,
     pub(super) start_degraded: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) spares: Vec<Spanned<String>>,
+    pub(super) sync_max_mib_s: Option<Spanned<u32>>,
+    pub(super) scrub_every_hours: Option<Spanned<u32>>,
     #[serde(default)]
     pub(super) convert_bitmap: bool,
     pub(super) bitmap_lost: Option<Spanned<String>>,

@@ -13,10 +13,11 @@ use super::{
 };
 use crate::bitmap::Infection;
 use crate::control::names;
-use crate::control::target::BitmapPlace;
+use crate::control::policy::DegradedStart;
+use crate::control::target::{BitmapPlace, SCRUB_EVERY_HOURS_MAX};
 use crate::limits::{BDEVS_MAX, CORES_MAX, MEMBERS_MAX, NAMESPACES_MAX, SUBSYSTEMS_MAX};
 use crate::md::{CHUNK_KIB_MAX, CHUNK_KIB_MIN};
-use crate::raid::Knobs;
+use crate::raid::{Knobs, PACE_MIB_S_MAX};
 
 /// Bytes of one mebibyte.
 const MIB: u64 = 1 << 20;
@@ -27,7 +28,7 @@ fn fault<T, R>(place: &Spanned<T>, message: String) -> Result<R, Fault> {
 }
 
 pub(super) fn config(raw: &RawConfig) -> Result<Config, Fault> {
-    let target = target(&raw.target)?;
+    let mut target = target(&raw.target)?;
     let mut names: HashMap<String, Option<String>> = HashMap::new();
     let mut bdevs = Vec::with_capacity(raw.bdev.len());
     for raw in &raw.bdev {
@@ -38,6 +39,7 @@ pub(super) fn config(raw: &RawConfig) -> Result<Config, Fault> {
     for raw in &raw.array {
         arrays.push(array(raw, &mut names)?);
     }
+    target.spares = spares(&raw.target.spares, "the target", &mut names)?;
     if names.len() > BDEVS_MAX {
         let last = raw.bdev.last().map_or(0, |bdev| bdev.span().start);
         let message = format!("{} bdevs and arrays, but {BDEVS_MAX} are the most", names.len());
@@ -89,6 +91,9 @@ fn target(raw: &RawTarget) -> Result<TargetConfig, Fault> {
         poll_always,
         state_dir: raw.state_dir.as_ref().map(PathBuf::from),
         rpc_socket: raw.rpc_socket.as_ref().map(PathBuf::from),
+        state: raw.state.as_ref().map(PathBuf::from),
+        no_auto_assemble: raw.auto_assemble == Some(false),
+        spares: Vec::new(),
     })
 }
 
@@ -309,8 +314,6 @@ fn array(
         members.push(claim(member, &user, names)?);
     }
     let without_bitmap = choice("bitmap", raw.bitmap.as_ref(), ["lockless", "none"])?;
-    let start_degraded =
-        choice("start_degraded", raw.start_degraded.as_ref(), ["refuse", "start"])?;
     let bitmap_lost_resync = choice("bitmap_lost", raw.bitmap_lost.as_ref(), ["refuse", "resync"])?;
     Ok(ArrayConfig {
         name: enter(&raw.name, names)?,
@@ -320,10 +323,43 @@ fn array(
         chunk_size_bytes: chunk_size(raw)?,
         assume_clean: raw.assume_clean,
         knobs: knobs(raw)?,
-        start_degraded,
+        start_degraded: start_degraded(raw)?,
+        spares: spares(&raw.spares, &user, names)?,
+        sync_max_mib_s: bounded("sync_max_mib_s", raw.sync_max_mib_s.as_ref(), PACE_MIB_S_MAX)?,
+        scrub_every_hours: bounded(
+            "scrub_every_hours",
+            raw.scrub_every_hours.as_ref(),
+            SCRUB_EVERY_HOURS_MAX,
+        )?,
         convert_bitmap: raw.convert_bitmap,
         bitmap_lost_resync,
     })
+}
+
+/// When the array may start with members missing.
+fn start_degraded(raw: &RawArray) -> Result<Option<DegradedStart>, Fault> {
+    let Some(word) = &raw.start_degraded else { return Ok(None) };
+    DegradedStart::parse(word.get_ref()).map(Some).or_else(|text| fault(word, text))
+}
+
+/// Bdevs that wait for a member to fail.
+fn spares(
+    raw: &[Spanned<String>],
+    user: &str,
+    names: &mut HashMap<String, Option<String>>,
+) -> Result<Vec<String>, Fault> {
+    let user = format!("{user}, as a spare");
+    raw.iter().map(|name| claim(name, &user, names)).collect()
+}
+
+/// A number that has a maximum.
+fn bounded(key: &str, value: Option<&Spanned<u32>>, max: u32) -> Result<Option<u32>, Fault> {
+    match value {
+        Some(value) if *value.get_ref() > max => {
+            fault(value, format!("{key} = {}: it is at most {max}", value.get_ref()))
+        }
+        value => Ok(value.map(|value| *value.get_ref())),
+    }
 }
 
 /// Where the bitmap lies, if not on the members.

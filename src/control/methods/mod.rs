@@ -8,6 +8,7 @@ mod params;
 mod raid;
 mod raid_members;
 mod raid_scrub;
+mod raid_start;
 #[cfg(test)]
 mod tests;
 
@@ -47,8 +48,11 @@ const METHODS: &[(&str, Method)] = &[
     ("bdev_raid_remove_spare", raid_members::remove_spare),
     ("bdev_raid_scrub", raid_scrub::scrub),
     ("bdev_raid_set_bitmap", raid::set_bitmap),
+    ("bdev_raid_set_options", raid_start::set_options),
     ("bdev_raid_set_scrub_schedule", raid_scrub::set_schedule),
+    ("bdev_raid_set_start_policy", raid_start::set_start_policy),
     ("bdev_raid_set_sync", raid_members::set_sync),
+    ("bdev_raid_start", raid_start::start),
     ("bdev_uring_create", bdev::uring_create),
     ("bdev_uring_delete", bdev::uring_delete),
     ("bdev_wait_for_examine", bdev::wait_for_examine),

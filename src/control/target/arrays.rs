@@ -1,5 +1,7 @@
 //! Creating, assembling and stopping arrays.
 
+use std::collections::BTreeSet;
+
 use uuid::Uuid;
 
 use super::external::{BitmapPlace, External};
@@ -15,7 +17,7 @@ use crate::md::{
 use crate::raid::assembly::{self, CandidateBdev, from_assembly, from_creation};
 use crate::raid::{
     ArrayConfig, ArrayStatus, BARRIER_IDLE_S_DEFAULT, BitmapConfig, DAEMON_SLEEP_S_DEFAULT, Knobs,
-    MemberConfig,
+    MemberConfig, MemberSlot,
 };
 
 /// How an array runs, created or assembled.
@@ -49,6 +51,27 @@ pub struct StartedHow {
     pub in_sync: usize,
     /// It was in use when it was last written: what was in doubt is being resynced.
     pub dirty: bool,
+}
+
+/// What an array may start without, of the members that its superblocks count on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Permit {
+    /// Any of them.
+    pub any: bool,
+    /// The members of these slots.
+    pub slots: BTreeSet<MemberSlot>,
+}
+
+impl Permit {
+    /// Whatever is missing, as long as data are there.
+    #[must_use]
+    pub fn any() -> Self {
+        Self { any: true, slots: BTreeSet::new() }
+    }
+
+    fn allows(&self, slot: usize) -> bool {
+        self.any || MemberSlot::try_from(slot).is_ok_and(|slot| self.slots.contains(&slot))
+    }
 }
 
 /// What a set of bdevs carries, all together.
@@ -181,14 +204,14 @@ impl Target {
         &mut self,
         name: &str,
         members: &[String],
-        start_degraded: bool,
+        permit: &Permit,
         options: &ArrayOptions,
         takeover: &Takeover,
     ) -> Result<StartedHow, TargetError> {
         let members = self.check_members(name, members)?;
         self.check_place(&members, options)?;
         let given = self.read_members(&members)?;
-        let given = self.take_over(name, given, start_degraded, takeover)?;
+        let given = self.take_over(name, given, permit.any, takeover)?;
         let assembly = given.assemble(name, takeover)?;
         let Given { names, candidates } = &given;
         let mut how = StartedHow {
@@ -196,8 +219,9 @@ impl Target {
             in_sync: assembly.in_sync_count(),
             dirty: assembly.dirty,
         };
-        if assembly.lacks_members() && !start_degraded {
-            return Err(TargetError::Invalid(degraded_text(name, &assembly, names)));
+        let expected = assembly.expected_slots();
+        if !expected.iter().all(|&slot| permit.allows(slot)) {
+            return Err(TargetError::Lacking(lacking_text(&assembly, names, &expected)));
         }
         let raid_options = self.raid_options(name, names)?;
         let (mut config, external) = if let Some(place) = &options.external {
@@ -222,7 +246,10 @@ impl Target {
         if let (Err(_), Some(external)) = (&started, &external) {
             self.close_external(external);
         }
-        started.map(|()| how)
+        started?;
+        let slot = |slot| MemberSlot::try_from(slot).expect("few slots");
+        self.array_mut(name).awaited = expected.into_iter().map(slot).collect();
+        Ok(how)
     }
 
     /// The chunk states of every in-sync member whose bitmap can be read.
@@ -326,9 +353,11 @@ impl Target {
         if let Some(external) = &external {
             self.set_user(&external.bdev, Some(format!("array {name}, as its bitmap")));
         }
-        let array = Array { uuid, members, data_offset_blocks, bitmap, external };
+        let awaited = Vec::new();
+        let array = Array { uuid, members, data_offset_blocks, bitmap, external, awaited };
         let bdev = Bdev { id, geometry, backing: Backing::Array(array), user: None };
-        self.bdevs.insert(name, bdev);
+        self.bdevs.insert(name.clone(), bdev);
+        self.apply_settings(&name);
         Ok(())
     }
 
@@ -358,9 +387,12 @@ impl Target {
 
     /// Stops an array cleanly; its members are free then. `erase` makes them blank.
     pub fn delete_array(&mut self, name: &str, erase: bool) -> Result<(), TargetError> {
+        if self.waiting.contains_key(name) {
+            return self.delete_waiting(name, erase);
+        }
         let name = self.resolve(name)?;
         let (id, array) = self.array(&name)?;
-        let members: Vec<String> =
+        let mut members: Vec<String> =
             array.members.iter().flatten().map(|member| member.name.clone()).collect();
         let external = array.external.clone();
         self.free_bdev(&name)?;
@@ -373,7 +405,7 @@ impl Target {
         if let Some(external) = &external {
             self.set_user(&external.bdev, None);
         }
-        self.forget_spares_of(&name);
+        members.extend(self.forget_spares_of(&name));
         let stopped = stopped.map_err(|status| io_error(&format!("stopping array {name}"), status));
         let erased = match &external {
             Some(external) if erase && stopped.is_ok() => self.erase_head(&external.bdev),
@@ -387,6 +419,19 @@ impl Target {
             for member in &members {
                 self.erase_superblock(member)?;
             }
+            self.settings.remove(&name);
+        }
+        Ok(())
+    }
+
+    /// Part of [`Self::delete_array`], for one that has not started.
+    fn delete_waiting(&mut self, name: &str, erase: bool) -> Result<(), TargetError> {
+        let found = self.forget_waiting(name);
+        if erase {
+            for bdev in &found {
+                self.erase_superblock(bdev)?;
+            }
+            self.settings.remove(name);
         }
         Ok(())
     }
@@ -419,6 +464,21 @@ fn planned(plan: &NewArray, create: &CreateOptions) -> Result<Creation, CreateEr
         creation.remove_bitmap();
     }
     Ok(creation)
+}
+
+/// Why an array was not started whose superblocks count on members that are not here.
+fn lacking_text(assembly: &Assembly, names: &[String], expected: &[usize]) -> String {
+    let slots: Vec<String> = expected.iter().map(ToString::to_string).collect();
+    let mut text = format!(
+        "{} of {} members are in sync, and its superblocks count on the member of slot {} as well",
+        assembly.in_sync_count(),
+        assembly.slots.len(),
+        slots.join(" and ")
+    );
+    for rejection in &assembly.rejected {
+        text += &format!("; bdev {}: {}", names[rejection.candidate], rejection.reason);
+    }
+    text
 }
 
 /// Why an array with members missing was not started.

@@ -84,6 +84,10 @@ impl Target {
         if self.bdevs.contains_key(name) {
             return Err(TargetError::Exists(format!("a bdev called {name} exists already")));
         }
+        if self.waiting.contains_key(name) {
+            let text = format!("an array called {name} waits for its members");
+            return Err(TargetError::Exists(text));
+        }
         if self.bdevs.len() >= BDEVS_MAX {
             return Err(TargetError::NoSpace(format!(
                 "{BDEVS_MAX} bdevs exist, the most there can"
@@ -92,8 +96,20 @@ impl Target {
         Ok(())
     }
 
-    /// Makes a bdev.
+    /// Makes a bdev, and looks whether an array waits for it.
     pub fn create_bdev(
+        &mut self,
+        name: &str,
+        uuid: Option<Uuid>,
+        spec: &BdevSpec,
+    ) -> Result<(), TargetError> {
+        self.make_bdev(name, uuid, spec)?;
+        self.bdev_appeared(name);
+        Ok(())
+    }
+
+    /// Makes a bdev.
+    pub(super) fn make_bdev(
         &mut self,
         name: &str,
         uuid: Option<Uuid>,
@@ -158,14 +174,15 @@ impl Target {
         kind: &str,
         is_kind: fn(&Device) -> bool,
     ) -> Result<(), TargetError> {
-        let bdev = self.free_bdev(name)?;
+        let bdev = self.bdev(name)?;
         let name = bdev.geometry.name.clone();
-        let device = match &bdev.backing {
-            Backing::Device(device) if is_kind(device) => device,
+        let (id, below) = match &bdev.backing {
+            Backing::Device(device) if is_kind(device) => (bdev.id, device.base()),
             _ => return Err(TargetError::Invalid(format!("bdev {name} is no {kind} bdev"))),
         };
-        let below = device.base();
-        let id = bdev.id;
+        // An array that waits has no claim yet.
+        self.leave_waiting(&name);
+        self.free_bdev(&name)?;
         self.engine.remove_bdev(id);
         self.bdevs.remove(&name);
         let below = below.and_then(|below| self.name_of(below)).map(str::to_owned);

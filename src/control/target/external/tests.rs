@@ -8,7 +8,7 @@ use super::super::{Backing, BdevSpec, CreateOptions, StartedHow};
 use super::*;
 use crate::bdev::Device;
 use crate::bdev::error::{ErrorKind, Injection};
-use crate::control::target::ArrayOptions as Options;
+use crate::control::target::{ArrayOptions as Options, Permit};
 use crate::control::test_dir::TestDir;
 use crate::engine::handle::{EngineConfig, EngineHandle};
 use crate::raid::ArrayStatus;
@@ -73,7 +73,7 @@ impl Bench {
         let members: Vec<String> = members.iter().map(|&name| name.to_owned()).collect();
         let options = Options { external, ..Options::default() };
         self.target
-            .assemble_array("r", &members, true, &options, &takeover)
+            .assemble_array("r", &members, &Permit::any(), &options, &takeover)
             .map_err(|error| error.to_string())
     }
 
