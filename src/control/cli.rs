@@ -36,7 +36,7 @@ struct Common {
     /// JSON-RPC socket [default: mdof.sock in the state directory]
     #[arg(long, value_name = "PATH")]
     rpc_socket: Option<PathBuf>,
-    /// When arrays start with members missing: start, wait:SECONDS, refuse
+    /// When arrays start with members missing: start, wait:S, refuse
     #[arg(
         long,
         value_name = "WHEN",
@@ -46,7 +46,7 @@ struct Common {
         value_parser = DegradedStart::parse
     )]
     start_degraded: Option<DegradedStart>,
-    /// Keeps changes made at run time [default: state.json in the state directory]
+    /// Keeps run-time changes [default: state.json in the state directory]
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
 }

@@ -10,6 +10,7 @@ pub mod config;
 pub mod cores;
 pub mod create;
 pub mod examine;
+pub mod kept;
 pub mod member_file;
 mod methods;
 pub mod names;

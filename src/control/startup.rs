@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::config::{ArrayConfig, BdevConfig, BdevKind, Config, SubsystemConfig};
+use super::kept;
 use super::member_file::{self, Found, MemberFileError};
 use super::policy::DegradedStart;
 use super::state_dir::{ArrayNote, ArrayPhase, StateDir, StateDirError};
@@ -52,6 +53,9 @@ pub enum StartError {
     /// A bdev, array, subsystem or listener.
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// A call of a configuration in SPDK's shape.
+    #[error("{0}")]
+    Call(String),
     /// The members found do not make the array that the configuration names.
     #[error("{0}")]
     Members(String),
@@ -246,6 +250,9 @@ pub fn apply(
     }
     for subsystem in &config.subsystems {
         create_subsystem(target, subsystem)?;
+    }
+    for call in &config.calls {
+        kept::replay_one(target, call).map_err(StartError::Call)?;
     }
     for (array, spare) in spares(config) {
         add_spare(target, array, spare);

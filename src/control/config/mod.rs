@@ -5,6 +5,7 @@
 //! everything that can be known wrong without touching the machine has been refused.
 
 mod raw;
+mod spdk;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -29,6 +30,9 @@ pub struct Config {
     pub arrays: Vec<ArrayConfig>,
     /// `[[subsystem]]`
     pub subsystems: Vec<SubsystemConfig>,
+    /// JSON-RPC calls that make the rest: a file as SPDK's `save_config` writes it has nothing
+    /// else.
+    pub calls: Vec<serde_json::Value>,
 }
 
 /// `[target]`: the process as a whole.
@@ -204,8 +208,15 @@ impl Config {
         Self::parse(&text, &shown)
     }
 
-    /// Checks `text`; `path` is only named in errors.
+    /// Checks `text`, TOML or SPDK's JSON; `path` is only named in errors.
     pub fn parse(text: &str, path: &str) -> Result<Self, ConfigError> {
+        if text.trim_start().starts_with('{') {
+            return spdk::parse(text).map_err(|(line, message)| ConfigError::Line {
+                path: path.to_owned(),
+                line,
+                message,
+            });
+        }
         raw::parse(text)
             .and_then(|raw| validate::config(&raw))
             .map_err(|fault| fault.into_error(text, path))

@@ -57,7 +57,7 @@ pub(super) fn config(raw: &RawConfig) -> Result<Config, Fault> {
         }
         subsystems.push(subsystem);
     }
-    Ok(Config { target, bdevs, arrays, subsystems })
+    Ok(Config { target, bdevs, arrays, subsystems, calls: Vec::new() })
 }
 
 fn target(raw: &RawTarget) -> Result<TargetConfig, Fault> {

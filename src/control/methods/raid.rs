@@ -273,6 +273,7 @@ fn describe_with(target: &Target, name: &str, status: &ArrayStatus) -> Result<Va
             "read_errors": status.read_errors.get(slot).copied().unwrap_or(0),
         }));
     }
+    let settings = target.settings_of(name);
     let count =
         |wanted: &[&str]| status.members.iter().filter(|(_, state)| wanted.contains(state)).count();
     let mut value = json!({
@@ -289,7 +290,10 @@ fn describe_with(target: &Target, name: &str, status: &ArrayStatus) -> Result<Va
         "bitmap": if array.bitmap { "lockless" } else { "none" },
         "bitmap_bdev": array.external.as_ref().map(|external| &external.bdev),
         "events": status.events,
-        "start_degraded": target.settings_of(name).start_degraded.unwrap_or_default(),
+        "start_degraded": settings.start_degraded.unwrap_or_default(),
+        "sync_max_mib_s": status.pace.max_mib_s,
+        "scrub_every_hours": settings.scrub_every_hours.unwrap_or(0),
+        "scrub_next_s": settings.scrub_next_s,
     });
     if let Some(rebuild) = &status.rebuild {
         value["process"] = rebuild_value(target, status, rebuild);

@@ -354,7 +354,9 @@ impl Target {
             self.set_user(&external.bdev, Some(format!("array {name}, as its bitmap")));
         }
         let awaited = Vec::new();
-        let array = Array { uuid, members, data_offset_blocks, bitmap, external, awaited };
+        let is_found = false;
+        let array =
+            Array { uuid, members, data_offset_blocks, bitmap, external, awaited, is_found };
         let bdev = Bdev { id, geometry, backing: Backing::Array(array), user: None };
         self.bdevs.insert(name.clone(), bdev);
         self.apply_settings(&name);

@@ -1,6 +1,6 @@
 //! Making and unmaking bdevs that are not arrays.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
@@ -44,6 +44,11 @@ pub enum BdevSpec {
         /// The bdev below.
         base: String,
     },
+    /// Passes requests to `base` on.
+    Passthru {
+        /// The bdev below.
+        base: String,
+    },
     /// Delays requests to `base`.
     Delay {
         /// The bdev below.
@@ -51,6 +56,26 @@ pub enum BdevSpec {
         /// By how much.
         latency: DelayLatency,
     },
+}
+
+impl BdevSpec {
+    /// The bdev below a filter.
+    #[must_use]
+    pub fn base(&self) -> Option<&str> {
+        match self {
+            Self::Error { base } | Self::Passthru { base } | Self::Delay { base, .. } => Some(base),
+            Self::Malloc { .. } | Self::Null { .. } | Self::Uring { .. } => None,
+        }
+    }
+
+    /// The file or device behind it.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Uring { path, .. } => Some(path),
+            _ => None,
+        }
+    }
 }
 
 impl From<DeviceError> for TargetError {
@@ -143,6 +168,11 @@ impl Target {
                 let bdev = self.free_bdev(base)?;
                 below = Some(bdev.geometry.name.clone());
                 Device::Error(ErrorDevice::new(name, uuid, bdev.id, &bdev.geometry))
+            }
+            BdevSpec::Passthru { base } => {
+                let bdev = self.free_bdev(base)?;
+                below = Some(bdev.geometry.name.clone());
+                Device::Error(ErrorDevice::passthru(name, uuid, bdev.id, &bdev.geometry))
             }
             BdevSpec::Delay { base, latency } => {
                 let bdev = self.free_bdev(base)?;

@@ -140,6 +140,8 @@ pub struct Array {
     /// Slots that it was started without though it counted on their members: these may come back
     /// by themselves.
     pub awaited: Vec<MemberSlot>,
+    /// Nobody named it: it was found on its members, and will be again.
+    pub is_found: bool,
 }
 
 /// A member as control remembers it.

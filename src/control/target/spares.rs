@@ -121,10 +121,7 @@ impl Target {
 
     /// An array has started: free bdevs may be spares of it.
     pub(super) fn find_spares(&mut self) {
-        let is_free =
-            |bdev: &super::Bdev| bdev.user.is_none() && matches!(bdev.backing, Backing::Device(_));
-        let free: Vec<String> =
-            self.bdevs.iter().filter(|(_, it)| is_free(it)).map(|(name, _)| name.clone()).collect();
+        let free = self.free_devices();
         for bdev in free {
             if let Ok(Carried::Member(candidate)) = self.read_superblock(&bdev)
                 && candidate.superblock.own_role() == Role::Spare

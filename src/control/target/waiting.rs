@@ -110,6 +110,13 @@ impl Target {
         self.waiting.iter().map(|(name, waiting)| (name.as_str(), waiting))
     }
 
+    /// An array that nobody named: it was found on its members, and will be again.
+    #[must_use]
+    pub fn is_found(&self, name: &str) -> bool {
+        let waits = self.waiting.get(name).is_some_and(|it| it.wish.members.is_empty());
+        waits || self.array(name).is_ok_and(|(_, array)| array.is_found)
+    }
+
     /// What an array waits for, and what the operator can do.
     #[must_use]
     pub fn waits_for(&self, name: &str) -> String {
@@ -122,14 +129,7 @@ impl Target {
     /// those that are there already. Arrays that may start without missing members do.
     pub fn scan(&mut self, all: bool) {
         self.auto_assemble = all;
-        let is_free =
-            |bdev: &super::Bdev| bdev.user.is_none() && matches!(bdev.backing, Backing::Device(_));
-        let free: Vec<String> = self
-            .bdevs
-            .iter()
-            .filter(|(_, bdev)| is_free(bdev))
-            .map(|(name, _)| name.clone())
-            .collect();
+        let free = self.free_devices();
         for name in free {
             self.bdev_appeared(&name);
         }
@@ -140,6 +140,31 @@ impl Target {
         for name in names {
             let _ = self.try_start(&name, true);
         }
+    }
+
+    /// Bdevs that are made when their files or devices are there.
+    pub fn absent(&self) -> impl Iterator<Item = &AbsentBdev> {
+        self.absent.iter()
+    }
+
+    /// A bdev is to be made when its file or device is there.
+    #[must_use]
+    pub fn is_awaited(&self, bdev: &str) -> bool {
+        self.absent.iter().any(|absent| absent.name == bdev)
+    }
+
+    /// Namespaces of a subsystem that arrays get when they start: array and namespace id.
+    pub fn deferred_namespaces(&self, nqn: &str) -> impl Iterator<Item = (&str, u32)> {
+        let of = move |it: &&Deferred| it.nqn == nqn;
+        self.waiting.iter().flat_map(move |(name, waiting)| {
+            waiting.namespaces.iter().filter(of).map(move |it| (name.as_str(), it.nsid))
+        })
+    }
+
+    /// New bdevs are looked at for arrays that they belong to.
+    #[must_use]
+    pub fn auto_assemble(&self) -> bool {
+        self.auto_assemble
     }
 
     /// New bdevs are looked at for arrays that they belong to, or not.
@@ -181,6 +206,11 @@ impl Target {
                 Err(_) => names::check_bdev_name(&member).map_err(TargetError::Invalid)?,
             }
         }
+        if let Some(uuid) = waiting.wish.uuid {
+            // A spare may have taken the place of a member that is named.
+            let others = self.members_of(uuid, &waiting.found);
+            waiting.found.extend(others);
+        }
         for bdev in waiting.found.clone() {
             self.set_user(&bdev, Some(user(name)));
         }
@@ -194,6 +224,29 @@ impl Target {
                 Err(error)
             }
         }
+    }
+
+    /// Free bdevs beside `known` that carry an active member of an array.
+    fn members_of(&mut self, uuid: Uuid, known: &[String]) -> Vec<String> {
+        let mut free = self.free_devices();
+        free.retain(|bdev| {
+            let is_it = |superblock: &Superblock| {
+                superblock.set_uuid == uuid.into_bytes()
+                    && matches!(superblock.own_role(), Role::Active(_))
+            };
+            !known.contains(bdev)
+                && matches!(self.read_superblock(bdev), Ok(Carried::Member(candidate))
+                    if is_it(&candidate.superblock))
+        });
+        free
+    }
+
+    /// Bdevs that nobody uses and that are no arrays.
+    pub(super) fn free_devices(&self) -> Vec<String> {
+        let is_free =
+            |bdev: &super::Bdev| bdev.user.is_none() && matches!(bdev.backing, Backing::Device(_));
+        let free = self.bdevs.iter().filter(|(_, bdev)| is_free(bdev));
+        free.map(|(name, _)| name.clone()).collect()
     }
 
     /// Starts an array that waits, if it may; `any`: whatever members are missing.
@@ -214,6 +267,7 @@ impl Target {
                         waiting.why
                     );
                 }
+                self.array_mut(name).is_found = waiting.wish.members.is_empty();
                 self.add_deferred(name, &waiting.namespaces);
                 if self.auto_assemble {
                     self.find_spares();
@@ -415,12 +469,8 @@ impl Target {
 
     /// Whether the bdev was made; `None`: not yet.
     fn make_absent(&mut self, absent: &AbsentBdev) -> Option<bool> {
-        let is_there = match &absent.spec {
-            BdevSpec::Uring { path, .. } => is_there(path),
-            BdevSpec::Error { base } | BdevSpec::Delay { base, .. } => self.free_bdev(base).is_ok(),
-            BdevSpec::Malloc { .. } | BdevSpec::Null { .. } => true,
-        };
-        if !is_there {
+        let has_base = absent.spec.base().is_none_or(|base| self.free_bdev(base).is_ok());
+        if !has_base || !absent.spec.path().is_none_or(is_there) {
             return None;
         }
         match self.make_bdev(&absent.name, absent.uuid, &absent.spec) {
@@ -463,14 +513,24 @@ impl Target {
         }
     }
 
+    /// As for a new bdev, though nobody may have asked for that.
+    ///
+    /// # Errors
+    /// If it is in use.
+    pub fn examine_bdev(&mut self, bdev: &str) -> Result<(), TargetError> {
+        let own = self.free_bdev(bdev)?.geometry.name.clone();
+        let auto = std::mem::replace(&mut self.auto_assemble, true);
+        self.bdev_appeared(&own);
+        self.auto_assemble = auto;
+        Ok(())
+    }
+
     fn member_appeared(&mut self, bdev: &str, superblock: &Superblock) {
         if superblock.own_role() == Role::Spare {
             return self.spare_appeared(bdev, superblock);
         }
         let uuid = Uuid::from_bytes(superblock.set_uuid);
-        let waits = |(_, waiting): &(&String, &Waiting)| {
-            waiting.wish.uuid == Some(uuid) && waiting.wish.members.is_empty()
-        };
+        let waits = |(_, waiting): &(&String, &Waiting)| waiting.wish.uuid == Some(uuid);
         if let Some(name) = self.waiting.iter().find(waits).map(|(name, _)| name.clone()) {
             return self.hold(&name, bdev);
         }
