@@ -282,6 +282,7 @@ impl Owner {
         let piece = self.discarder.piece.take().expect("a piece is held");
         self.discarder.next = *piece.end() + 1;
         self.discarder.set_state(DiscardState::Idle);
+        self.rebuilder.unblock();
         out.mail.push_back(Mail::Channels(ToChannel::Unlock(DISCARD_WINDOW)));
         self.advance_held(out);
     }

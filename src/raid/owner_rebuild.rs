@@ -98,7 +98,7 @@ impl Rebuilder {
         Some(RebuildStatus { slot, done, total, began_s })
     }
 
-    /// A window has ended.
+    /// A window has ended, or a discard's hold.
     pub(super) fn unblock(&mut self) {
         if let Some(pass) = &mut self.pass {
             pass.is_blocked = false;
@@ -259,13 +259,13 @@ impl Owner {
         }
         let (from, lacks) = (pass.next, pass.lacks);
         let end = self.chunk_count().min(from + CHUNKS_PER_POLL);
-        // What is held for a discard will be Unwritten before anybody looks again.
-        let wanted = |chunk: usize| match self.discarder.holds(chunk) {
-            true => Wanted::Nothing,
-            false => self.wanted(chunk, lacks),
+        let wanted = |chunk: usize| self.wanted(chunk, lacks);
+        // A window that works there may have begun without the member. What is held for a discard
+        // will be Unwritten, but until that is durable a power cut leaves it as it was, and a
+        // member called whole would lack it.
+        let is_worked = |chunk: usize| {
+            self.walker.works_in(&self.shared.blocks_of_chunk(chunk)) || self.discarder.holds(chunk)
         };
-        // A window that works there may have begun without the member.
-        let is_worked = |chunk: usize| self.walker.works_in(&self.shared.blocks_of_chunk(chunk));
         let first = (from..end).find(|&chunk| wanted(chunk) != Wanted::Nothing);
         let is_blocked = first.is_some_and(is_worked);
         let found = first.filter(|_| !is_blocked).map(|first| {

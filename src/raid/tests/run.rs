@@ -28,7 +28,10 @@ const SEEDS: u64 = 300;
 ///   unit with its chunk had been written anew (oracle 1).
 /// - 2395 with an external bitmap: an array that had lost its metadata went on searching for chunks
 ///   to copy, and never came to rest (oracle 0).
-const FOUND: [u64; 6] = [215, 326, 560, 620, 1152, EXTERNAL_SEEDS + 2395];
+/// - 31565 with members that come and go: a rebuild passed over chunks that a discard held, and
+///   called the member whole; a power cut before the discard was durable left them as they were,
+///   which the member lacked (oracle 3).
+const FOUND: [u64; 7] = [215, 326, 560, 620, 1152, EXTERNAL_SEEDS + 2395, MEMBER_SEEDS + 31565];
 
 thread_local! {
     static QUIET: Cell<bool> = const { Cell::new(false) };
