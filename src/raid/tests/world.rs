@@ -366,7 +366,14 @@ impl World {
                 }
                 // Of a mirror any one will do.
                 let mut tried = chosen.into_iter().map(|slot| self.assemble_from(&[slot]));
-                tried.find_map(Result::ok).expect("somebody has everything")
+                let started = tried.find_map(Result::ok);
+                // The only one in sync may have been left out, and a member that the operator
+                // failed before it missed anything is refused, because the bitmap is ahead of it.
+                if started.is_none() && self.present.contains(&false) {
+                    self.present.fill(true);
+                    return self.assemble();
+                }
+                started.expect("somebody has everything")
             }
             // The one that has everything was left out: a member that the operator failed may have
             // missed nothing, but the others say that it did.
