@@ -55,18 +55,7 @@ pub(super) fn shared(
         return Err(format!("array {name}: more than {MEMBERS_MAX} members"));
     }
     let superblock = config.first_superblock()?;
-    let block = u64::from(config.block_size_bytes);
-    if !matches!(block, 512 | 4096) {
-        return Err(format!("array {name}: block size {block} is neither 512 nor 4096"));
-    }
-    let array_block = u64::from(superblock.logical_block_size);
-    // 0: made by an older kernel, or never started.
-    if array_block != 0 && array_block != block {
-        return Err(format!(
-            "array {name} has logical blocks of {array_block} bytes, its member bdevs have blocks \
-             of {block}; set block_size_bytes = {array_block} for them"
-        ));
-    }
+    let block = block_size_bytes(config, superblock)?;
     let sectors_per_block = block / SECTOR_BYTES;
     let geometry = geometry(config, superblock)?;
     check_enough(config, &geometry)?;
@@ -116,6 +105,23 @@ pub(super) fn shared(
         unwritten_reads_zero,
         doubt,
     })
+}
+
+/// The size of the members' blocks, which must be that of the array's.
+fn block_size_bytes(config: &ArrayConfig, superblock: &Superblock) -> Result<u64, String> {
+    let (name, block) = (&config.name, u64::from(config.block_size_bytes));
+    if !matches!(block, 512 | 4096) {
+        return Err(format!("array {name}: block size {block} is neither 512 nor 4096"));
+    }
+    let array_block = u64::from(superblock.logical_block_size);
+    // 0: made by an older kernel, or never started.
+    if array_block != 0 && array_block != block {
+        return Err(format!(
+            "array {name} has logical blocks of {array_block} bytes, its member bdevs have blocks \
+             of {block}; set block_size_bytes = {array_block} for them"
+        ));
+    }
+    Ok(block)
 }
 
 /// Where parity may not fit the data: in chunks that are NeedSync for another reason than a member

@@ -459,7 +459,8 @@ pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
         violated(0, "no start although nothing fails");
     }
     world.read_all();
-    if habits.operator > 0 {
+    // What is lost with a member in doubtful rows is given to nobody.
+    if habits.operator > 0 && !world.is_doubtful {
         world.make_whole();
         world.read_all();
     }
