@@ -155,7 +155,9 @@ fn config_text(report: &Report, array: &ArrayReport, options: &Options) -> Resul
         members.push(format!("\"missing{slot}\""));
     }
     let (name, nqn) = (quoted(&name), quoted(&nqn));
-    text += &format!("[[array]]\nname = {name}\nlevel = 1\nmembers = [{}]\n", members.join(", "));
+    let level = superblock.level.name();
+    let members = members.join(", ");
+    text += &format!("[[array]]\nname = {name}\nlevel = \"{level}\"\nmembers = [{members}]\n");
     if let Some(path) = &options.bitmap_file {
         text += &format!("bitmap_file = {}\n", quoted(absolute(path)?.as_str()));
     }

@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 
 use super::examine::{self, Style};
+use super::level::LevelChoice;
 use super::policy::DegradedStart;
 use super::rpc::client;
 use super::run::{self, Options};
@@ -95,9 +96,15 @@ struct CreateArgs {
     /// Name of the array, at most 32 bytes
     #[arg(long)]
     name: String,
-    /// RAID level; this version makes RAID1
-    #[arg(long, default_value = "1", value_parser = ["1", "raid1"], hide_possible_values = true)]
+    /// RAID level: 0, 1, 4, 5, 6, 10 or concat
+    #[arg(long, default_value = "1")]
     level: String,
+    /// Layout by mdadm's name, such as left-symmetric or n2 [default: mdadm's]
+    #[arg(long)]
+    layout: Option<String>,
+    /// Size of a strip, a power of two from 4k to 1G [default: 512k]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    strip_size: Option<u64>,
     /// Make files that do not exist, sparse, of this size
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     size: Option<u64>,
@@ -221,9 +228,15 @@ fn run_examine(files: &[PathBuf], json: bool) -> Result<(), String> {
 }
 
 fn run_create(arguments: CreateArgs) -> Result<(), String> {
-    let CreateArgs { name, level: _, size, chunk_size, assume_clean, block_size, .. } = arguments;
+    let CreateArgs { name, level, layout, size, chunk_size, assume_clean, block_size, .. } =
+        arguments;
+    let strip_kib = match arguments.strip_size {
+        Some(bytes) if bytes % 1024 != 0 => return Err(format!("a strip has no {bytes} bytes")),
+        bytes => bytes.map(|bytes| bytes >> 10),
+    };
     let options = create::Options {
         name,
+        level: LevelChoice::parse(&level, layout.as_deref(), strip_kib)?,
         members: arguments.members,
         new_file_bytes: size,
         bitmap_file: arguments.bitmap_file,
@@ -316,8 +329,7 @@ mod tests {
             panic!()
         };
         assert_eq!((found.size, found.chunk_size), (Some(1 << 30), Some(65_536)));
-        let bad: [&[&str]; 4] =
-            [&["--size", "1X"], &["--chunk-size", "x"], &["--level", "5"], &["--block-size", "1"]];
+        let bad: [&[&str]; 3] = [&["--size", "1X"], &["--chunk-size", "x"], &["--block-size", "1"]];
         for bad in bad {
             assert!(create(bad).is_err(), "{bad:?} was taken");
         }

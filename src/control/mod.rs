@@ -11,6 +11,7 @@ pub mod cores;
 pub mod create;
 pub mod examine;
 pub mod kept;
+pub mod level;
 pub mod member_file;
 mod methods;
 pub mod names;

@@ -441,6 +441,7 @@ fn create_array(
     };
     let create = CreateOptions {
         uuid,
+        level: array.level,
         bitmap: array.bitmap,
         chunk_size_bytes: array.chunk_size_bytes,
         // All members are blank: without a bitmap to say Unwritten they are equal all the same.
@@ -525,8 +526,9 @@ fn report_array(report: &ArrayReport, lines: &mut Vec<String>) {
         }
     };
     let verb = if report.created { "created" } else { "re-assembled" };
-    let StartedHow { in_sync, slots, dirty } = *how;
-    lines.push(format!("array {} {verb}: RAID1 of {slots} members{on}", report.name));
+    let StartedHow { level, in_sync, slots, dirty } = *how;
+    let level = level.name().to_uppercase();
+    lines.push(format!("array {} {verb}: {level} of {slots} members{on}", report.name));
     if in_sync < slots {
         lines.push(format!("  WARNING: degraded, {in_sync} of {slots} members are in sync"));
     }

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use crate::control::level::LevelChoice;
 use crate::control::policy::DegradedStart;
 use crate::control::target::BitmapPlace;
 use crate::raid::Knobs;
@@ -118,11 +119,13 @@ pub struct DelayLatency {
     pub p99_write_us: u64,
 }
 
-/// `[[array]]`: a RAID1 array that is created on blank members and re-assembled ever after.
+/// `[[array]]`: an array that is created on blank members and re-assembled ever after.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArrayConfig {
     /// Name of the array and of its bdev.
     pub name: String,
+    /// Level, layout and strip, for a new array.
+    pub level: LevelChoice,
     /// Names of the member bdevs, in slot order.
     pub members: Vec<String>,
     /// With the lockless bitmap, or without any.

@@ -58,10 +58,19 @@ pub(super) struct RawBdev {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "level must be a number such as 5, or a word such as \"raid5\"")]
+pub(super) enum RawLevel {
+    Number(i32),
+    Word(String),
+}
+
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawArray {
     pub(super) name: Spanned<String>,
-    pub(super) level: Spanned<i32>,
+    pub(super) level: Spanned<RawLevel>,
+    pub(super) layout: Option<Spanned<String>>,
+    pub(super) strip_size_kib: Option<Spanned<u64>>,
     pub(super) members: Spanned<Vec<Spanned<String>>>,
     pub(super) bitmap: Option<Spanned<String>>,
     pub(super) bitmap_bdev: Option<Spanned<String>>,

@@ -6,12 +6,13 @@ use std::path::PathBuf;
 
 use toml::Spanned;
 
-use super::raw::{RawArray, RawBdev, RawConfig, RawCores, RawSubsystem, RawTarget};
+use super::raw::{RawArray, RawBdev, RawConfig, RawCores, RawLevel, RawSubsystem, RawTarget};
 use super::{
     ArrayConfig, BdevConfig, BdevKind, Config, DelayLatency, Fault, MODEL_DEFAULT, SERIAL_DEFAULT,
     SubsystemConfig, TargetConfig,
 };
 use crate::bitmap::Infection;
+use crate::control::level::LevelChoice;
 use crate::control::names;
 use crate::control::policy::DegradedStart;
 use crate::control::target::{BitmapPlace, SCRUB_EVERY_HOURS_MAX};
@@ -299,13 +300,10 @@ fn array(
     if let Err(reason) = names::check_array_name(raw.name.get_ref()) {
         return fault(&raw.name, reason);
     }
-    if *raw.level.get_ref() != 1 {
-        let message = format!("level = {}: this version serves level 1 only", raw.level.get_ref());
-        return fault(&raw.level, message);
-    }
+    let level = level(raw)?;
     let count = raw.members.get_ref().len();
     if !(2..=MEMBERS_MAX).contains(&count) {
-        let message = format!("{count} members; a RAID1 array has 2 to {MEMBERS_MAX}");
+        let message = format!("{count} members; an array has 2 to {MEMBERS_MAX}");
         return fault(&raw.members, message);
     }
     let user = user("array", &raw.name);
@@ -317,6 +315,7 @@ fn array(
     let bitmap_lost_resync = choice("bitmap_lost", raw.bitmap_lost.as_ref(), ["refuse", "resync"])?;
     Ok(ArrayConfig {
         name: enter(&raw.name, names)?,
+        level,
         members,
         bitmap: !without_bitmap,
         external: external(raw, names)?,
@@ -334,6 +333,24 @@ fn array(
         convert_bitmap: raw.convert_bitmap,
         bitmap_lost_resync,
     })
+}
+
+/// Level, layout and strip.
+fn level(raw: &RawArray) -> Result<LevelChoice, Fault> {
+    let word = match raw.level.get_ref() {
+        RawLevel::Number(number) => number.to_string(),
+        RawLevel::Word(word) => word.clone(),
+    };
+    if let Err(text) = LevelChoice::parse(&word, None, None) {
+        return fault(&raw.level, text);
+    }
+    let layout = raw.layout.as_ref();
+    if let Err(text) = LevelChoice::parse(&word, layout.map(|it| it.get_ref().as_str()), None) {
+        return fault(layout.expect("without one it was taken"), text);
+    }
+    let strip = raw.strip_size_kib.as_ref();
+    LevelChoice::parse(&word, layout.map(|it| it.get_ref().as_str()), strip.map(|it| *it.get_ref()))
+        .or_else(|text| fault(strip.expect("without one it was taken"), text))
 }
 
 /// When the array may start with members missing.

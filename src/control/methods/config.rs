@@ -6,8 +6,13 @@ use serde_json::{Value, json};
 
 use super::params::{NoParams, decode};
 use crate::bdev::Device;
+use crate::control::level;
 use crate::control::rpc::RpcError;
-use crate::control::target::{AbsentBdev, Array, Backing, Bdev, BdevSpec, Target, Waiting};
+use crate::control::target::{
+    AbsentBdev, Array, ArrayShape, Backing, Bdev, BdevSpec, CreateOptions, NewArrayWish, Target,
+    Waiting,
+};
+use crate::md::{Level, layout_by_name, layout_name};
 use crate::target::subsystem::{Subsystem, SubsystemKind};
 
 /// SPDK's names of the parts, in the order in which they are to be made.
@@ -214,13 +219,23 @@ fn array_entry(target: &Target, name: &str, array: &Array) -> Value {
     let mut params = json!({
         "name": name,
         "uuid": array.uuid,
-        "raid_level": "raid1",
+        "raid_level": array.shape.level.name(),
         "superblock": true,
         "base_bdevs": members,
         "existing": members.iter().any(|member| is_lasting(target, member)),
         "start_degraded": target.settings_of(name).start_degraded.unwrap_or_default(),
         "bitmap": if array.bitmap { "lockless" } else { "none" },
     });
+    let ArrayShape { level, strip_bytes, layout } = array.shape;
+    if level == Level::Linear {
+        params["raid_level"] = json!("concat");
+    }
+    if strip_bytes != 0 {
+        params["strip_size_kb"] = json!(strip_bytes >> 10);
+    }
+    if let Some(word) = short_layout(level, layout) {
+        params["layout"] = json!(word);
+    }
     if let Some(external) = &array.external {
         match target.bdev(&external.bdev).map(|bdev| &bdev.backing) {
             Ok(Backing::Device(Device::Uring(device))) if external.is_own() => {
@@ -232,18 +247,42 @@ fn array_entry(target: &Target, name: &str, array: &Array) -> Value {
     entry("bdev_raid_create", &params)
 }
 
+/// Level of an array that waits; of one that exists its members know better.
+pub(super) fn level_word(wish: &NewArrayWish) -> &'static str {
+    level::spdk_name(wish.create.as_ref().map_or(Level::Raid1, |create| create.level.level))
+}
+
+/// The layout in the words that are read again.
+fn short_layout(level: Level, layout: u32) -> Option<String> {
+    let is_it = |name: &String| layout_by_name(level, name) == Some(layout);
+    match level {
+        Level::Raid10 => (2..=16)
+            .flat_map(|copies| ["n", "f", "o"].map(|kind| format!("{kind}{copies}")))
+            .find(is_it),
+        _ => layout_name(level, layout).filter(is_it),
+    }
+}
+
 fn waiting_entry(target: &Target, name: &str, waiting: &Waiting) -> Value {
     let wish = &waiting.wish;
     let members = if wish.members.is_empty() { &waiting.found } else { &wish.members };
     let mut params = json!({
         "name": name,
-        "raid_level": "raid1",
+        "raid_level": level_word(wish),
         "superblock": true,
         "base_bdevs": members,
         "existing": wish.create.is_none()
             || waiting.found.iter().any(|member| is_lasting(target, member)),
         "start_degraded": wish.policy,
     });
+    if let Some(CreateOptions { level: choice, .. }) = &wish.create {
+        if !matches!(choice.level, Level::Raid1 | Level::Linear) {
+            params["strip_size_kb"] = json!(choice.strip_bytes >> 10);
+        }
+        if let Some(word) = short_layout(choice.level, choice.layout) {
+            params["layout"] = json!(word);
+        }
+    }
     if let Some(uuid) = wish.uuid {
         params["uuid"] = json!(uuid);
     }

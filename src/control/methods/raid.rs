@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::params::decode;
 use super::raid_start;
 use crate::bitmap::Infection;
+use crate::control::level::{self, LevelChoice};
 use crate::control::policy::DegradedStart;
 use crate::control::rpc::RpcError;
 use crate::control::target::{
@@ -25,7 +26,9 @@ struct Create {
     name: String,
     raid_level: String,
     base_bdevs: Vec<String>,
-    strip_size_kb: Option<u32>,
+    strip_size_kb: Option<u64>,
+    /// Our own: mdadm's name of the layout, such as "left-symmetric" or "n2".
+    layout: Option<String>,
     superblock: Option<bool>,
     uuid: Option<Uuid>,
     /// Our own: "lockless" (default) or "none".
@@ -82,6 +85,10 @@ impl Create {
         bdev.or_else(|| self.bitmap_file.clone().map(BitmapPlace::File))
     }
 
+    fn level(&self) -> Result<LevelChoice, String> {
+        LevelChoice::parse(&self.raid_level, self.layout.as_deref(), self.strip_size_kb)
+    }
+
     fn knobs(&self) -> Result<Knobs, String> {
         let knobs = Knobs {
             daemon_sleep_s: self.daemon_sleep_s,
@@ -93,11 +100,8 @@ impl Create {
 
     fn check(&self) -> Result<bool, RpcError> {
         let invalid = |text: &str| Err(RpcError::params(format!("Invalid parameters: {text}")));
-        if !matches!(self.raid_level.as_str(), "raid1" | "1") {
-            return invalid("this version serves raid_level raid1 only");
-        }
-        if self.strip_size_kb.is_some_and(|size| size != 0) {
-            return invalid("raid1 has no strip size");
+        if let Err(text) = self.level() {
+            return invalid(&text);
         }
         if self.superblock == Some(false) {
             return invalid(
@@ -149,6 +153,7 @@ pub(super) fn create(target: &mut Target, params: Option<Value>) -> Result<Value
     };
     let create = CreateOptions {
         uuid: params.uuid.unwrap_or_else(Uuid::new_v4),
+        level: params.level().map_err(RpcError::params)?,
         bitmap,
         chunk_size_bytes: params.chunk_size_kib.map(|kib| kib * 1024),
         assume_clean: params.assume_clean,
@@ -279,9 +284,11 @@ fn describe_with(target: &Target, name: &str, status: &ArrayStatus) -> Result<Va
     let mut value = json!({
         "name": name,
         "uuid": array.uuid,
-        "strip_size_kb": 0,
+        "strip_size_kb": array.shape.strip_bytes >> 10,
         "state": if status.failed { "offline" } else { "online" },
-        "raid_level": "raid1",
+        "raid_level": level::spdk_name(array.shape.level),
+        "md_level": array.shape.level.name(),
+        "layout": md::layout_name(array.shape.level, array.shape.layout),
         "superblock": true,
         "num_base_bdevs": status.members.len(),
         "num_base_bdevs_discovered": count(&["in_sync", "rebuilding", "faulty"]),
@@ -483,7 +490,8 @@ mod tests {
         assert_eq!(parse(&ok), Ok(true));
         assert_eq!(parse(&format!(r#"{head}"raid_level":"1","strip_size_kb":0}}"#)), Ok(true));
         for bad in [
-            r#""raid_level":"raid0"}"#,
+            r#""raid_level":"raid7"}"#,
+            r#""raid_level":"raid5","layout":"n2"}"#,
             r#""raid_level":"raid1","strip_size_kb":64}"#,
             r#""raid_level":"raid1","superblock":false}"#,
             r#""raid_level":"raid1","chunk_size_kib":3}"#,

@@ -8,6 +8,7 @@ use super::params::decode;
 use crate::control::policy::DegradedStart;
 use crate::control::rpc::RpcError;
 use crate::control::target::{ProcessOptions, Target, Waiting};
+use crate::md::Level;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -79,12 +80,16 @@ pub(super) fn describe(target: &Target, name: &str, waiting: &Waiting) -> Value 
             })
         })
         .collect();
+    let strip_kib = wish.create.as_ref().map_or(0, |create| match create.level.level {
+        Level::Raid1 | Level::Linear => 0,
+        _ => create.level.strip_bytes >> 10,
+    });
     json!({
         "name": name,
         "uuid": wish.uuid.or(wish.create.as_ref().map(|create| create.uuid)),
-        "strip_size_kb": 0,
+        "strip_size_kb": strip_kib,
         "state": "configuring",
-        "raid_level": "raid1",
+        "raid_level": super::config::level_word(wish),
         "superblock": true,
         "num_base_bdevs": list.len(),
         "num_base_bdevs_discovered": waiting.found.len(),

@@ -30,6 +30,7 @@ pub use waiting::{AbsentBdev, NewArrayWish, Waiting};
 use crate::bdev::{BdevId, Device, Geometry, IoStatus};
 use crate::control::rpc::RpcError;
 use crate::engine::handle::{EngineError, EngineHandle};
+use crate::md::Level;
 use crate::raid::MemberSlot;
 use crate::target::subsystem::SubsystemTable;
 
@@ -124,11 +125,24 @@ pub enum Backing {
     Array(Array),
 }
 
+/// How an array's data lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ArrayShape {
+    /// Level.
+    pub level: Level,
+    /// md's word for its layout.
+    pub layout: u32,
+    /// Bytes of a strip; 0 for a level without.
+    pub strip_bytes: u64,
+}
+
 /// What control remembers of an array.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Array {
     /// Identity, as in the members' superblocks.
     pub uuid: Uuid,
+    /// Level, layout and strip.
+    pub shape: ArrayShape,
     /// Member bdevs by slot, `None` where the array started without.
     pub members: Vec<Option<Member>>,
     /// First data block on the members, in their logical blocks.

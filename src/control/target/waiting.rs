@@ -48,6 +48,8 @@ pub struct Waiting {
     since: Instant,
     /// The policy has been acted on, in vain, with the members that are here.
     is_tried: bool,
+    /// The operator has forced it in vain.
+    is_forced: bool,
     namespaces: Vec<Deferred>,
 }
 
@@ -86,6 +88,7 @@ impl Waiting {
             given_up: BTreeSet::new(),
             since: Instant::now(),
             is_tried: false,
+            is_forced: false,
             namespaces: Vec::new(),
         }
     }
@@ -251,11 +254,20 @@ impl Target {
 
     /// Starts an array that waits, if it may; `any`: whatever members are missing.
     fn try_start(&mut self, name: &str, any: bool) -> Result<StartedHow, TargetError> {
+        self.try_start_with(name, any, false)
+    }
+
+    fn try_start_with(
+        &mut self,
+        name: &str,
+        any: bool,
+        force: bool,
+    ) -> Result<StartedHow, TargetError> {
         let mut waiting = self.waiting.remove(name).expect("the caller has seen it");
         for bdev in &waiting.found {
             self.set_user(bdev, None);
         }
-        let permit = Permit { any, slots: waiting.given_up.clone() };
+        let permit = Permit { any, force, slots: waiting.given_up.clone() };
         match self.start_with(name, &waiting, &permit) {
             Ok(how) => {
                 if how.in_sync < how.slots && any {
@@ -278,13 +290,14 @@ impl Target {
                 for bdev in &waiting.found {
                     self.set_user(bdev, Some(user(name)));
                 }
+                waiting.is_tried |= any;
+                waiting.is_forced |= force;
                 let why = error.to_string();
                 if why != waiting.why {
                     waiting.why = why;
                     let (text, advice) = (waiting.text(), advice(name, &waiting));
                     tracing::warn!("array {name} is not started: {text}{advice}");
                 }
-                waiting.is_tried |= any;
                 self.waiting.insert(name.to_owned(), waiting);
                 Err(error)
             }
@@ -341,7 +354,7 @@ impl Target {
             self.array(name)?;
             return Err(TargetError::Exists(format!("array {name} runs already")));
         }
-        self.try_start(name, force).map(drop)
+        self.try_start_with(name, force, force).map(drop)
     }
 
     /// The operator says that the member of a slot will never come.
@@ -395,6 +408,7 @@ impl Target {
         let place = |bdev: &String| members.iter().position(|member| member == bdev);
         waiting.found.sort_by_key(place);
         waiting.is_tried = false;
+        waiting.is_forced = false;
         if self.try_start(name, false).is_ok() {
             tracing::info!("array {name} has started: bdev {bdev} was the last that it waited for");
         }
@@ -415,6 +429,7 @@ impl Target {
         let waiting = self.waiting.get_mut(&name).expect("just found");
         waiting.found.retain(|it| it != bdev);
         waiting.is_tried = false;
+        waiting.is_forced = false;
         if waiting.found.is_empty() && waiting.wish.members.is_empty() {
             self.waiting.remove(&name);
         }
@@ -677,6 +692,9 @@ impl Target {
 
 /// What the operator can do about an array that waits.
 fn advice(name: &str, waiting: &Waiting) -> String {
+    if waiting.is_forced {
+        return ". Without more of its members it can't be started: bring them back".to_owned();
+    }
     let force = format!(
         "bring the member back and it starts, or start it without: mdof rpc bdev_raid_start \
          '{{\"name\": \"{name}\", \"force\": true}}'"
