@@ -1,5 +1,6 @@
 //! The RAID level as operators write it, in the configuration, on the command line and in calls.
 
+use crate::control::target::ArrayShape;
 use crate::md::{Level, NewLevel, NewLog, STRIP_BYTES_DEFAULT, default_layout, layout_by_name};
 
 /// Level, layout and strip of an array to be made.
@@ -52,6 +53,14 @@ impl LevelChoice {
             choice.strip_bytes = kib << 10;
         }
         Ok(choice)
+    }
+
+    /// How the array's data are to lie.
+    #[must_use]
+    pub fn shape(self) -> ArrayShape {
+        let has_strips = !matches!(self.level, Level::Raid1 | Level::Linear);
+        let strip_bytes = if has_strips { self.strip_bytes } else { 0 };
+        ArrayShape { level: self.level, layout: self.layout, strip_bytes }
     }
 
     /// What md is to make.

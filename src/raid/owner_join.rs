@@ -166,6 +166,9 @@ impl Owner {
             Some(MemberState::InSync) if self.in_sync == bit(slot) => {
                 Err(format!("member {slot} is the last one in sync"))
             }
+            Some(MemberState::InSync) if !self.shared.geometry.may_fail(self.in_sync, slot) => {
+                Err(format!("member {slot} holds data that no other member has or can compute"))
+            }
             Some(MemberState::InSync | MemberState::Rebuilding) => {
                 self.fail_member(slot, out);
                 self.go_on(out);
