@@ -269,6 +269,13 @@ fn raid_superblock_test() {
     superblock("raid5f");
 }
 
+/// All that there is to know of a rebuild.
+fn assert_process_is_whole(process: &Value) {
+    for key in ["mib_s", "chunks", "chunks_done", "checkpoint_chunk", "slot"] {
+        assert!(process[key].is_u64(), "{key}: {process}");
+    }
+}
+
 /// `raid_rebuild_test`, with notifications of what goes on.
 fn rebuild(level: &str, count: usize) {
     let Some(bench) = Bench::new(&format!("rebuild-{level}-{count}")) else { return };
@@ -296,10 +303,7 @@ fn rebuild(level: &str, count: usize) {
     let rebuilds = |bench: &Bench| bench.process() == (json!("rebuild"), json!("spare"));
     bench.ok(&["bdev_raid_add_base_bdev", "r", "spare"]);
     bench.wait_until("the rebuild", rebuilds);
-    let process = bench.array()["process"].clone();
-    for key in ["mib_s", "chunks", "chunks_done", "checkpoint_chunk", "slot"] {
-        assert!(process[key].is_u64(), "{key}: {process}");
-    }
+    assert_process_is_whole(&bench.array()["process"]);
     // The target of the rebuild goes, and comes again.
     bench.ok(&["bdev_raid_remove_base_bdev", "spare"]);
     bench.assert_state("online", level, count - 1, count);
