@@ -204,6 +204,18 @@ fn a_target_that_was_made_by_calls() {
         std::thread::sleep(Duration::from_millis(50));
     }
     assert_eq!(picture(&mdof), before);
+    // One that can't be used at a start is not forgotten for that.
+    stop(mdof);
+    let path = dir.file("a.img");
+    fs::rename(&path, dir.file("a.away")).unwrap();
+    fs::create_dir(&path).unwrap();
+    let mdof = Mdof::start(&dir, &config, &arguments);
+    assert_eq!(array(&mdof)["state"], "configuring");
+    stop(mdof);
+    fs::remove_dir(&path).unwrap();
+    fs::rename(dir.file("a.away"), &path).unwrap();
+    let mdof = Mdof::start(&dir, &config, &arguments);
+    assert_eq!(picture(&mdof), before);
     // What is unmade stays so.
     mdof.rpc("nvmf_delete_subsystem", &json!({ "nqn": NQN })).unwrap();
     mdof.rpc("bdev_raid_delete", &json!({ "name": "r", "clear_sb": true })).unwrap();

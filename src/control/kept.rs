@@ -10,12 +10,14 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::methods;
 use super::rpc::RpcError;
 use super::rpc::message::Dispatch;
+use super::startup::patiently;
 use super::target::{AbsentBdev, ProcessOptions, Settings, Target};
 
 /// Version of the file's shape.
@@ -56,6 +58,9 @@ pub struct StateFile {
     fixed: Vec<Value>,
     fixed_names: BTreeSet<String>,
     kept: Kept,
+    /// Calls that could not be made at this start. They stay, so that a device that fails once is
+    /// not forgotten.
+    unmade: Vec<Value>,
     /// The last attempt to write it has failed.
     is_behind: bool,
 }
@@ -84,6 +89,7 @@ impl StateFile {
             fixed: Vec::new(),
             fixed_names: BTreeSet::new(),
             kept,
+            unmade: Vec::new(),
             is_behind: false,
         })
     }
@@ -110,15 +116,22 @@ impl StateFile {
             entry["method"].as_str().is_some_and(|method| method.starts_with("nvmf_"))
         };
         let (nvmf, bdev): (Vec<&Value>, Vec<&Value>) = self.kept.made.iter().partition(is_nvmf);
-        replay(target, &bdev);
+        let mut unmade = replay(target, &bdev);
         target.scan(all);
-        replay(target, &nvmf);
+        unmade.extend(replay(target, &nvmf));
+        self.unmade = unmade;
     }
 
     /// Replaces the file if something has changed.
     pub fn keep(&mut self, target: &Target) {
-        let made =
+        let mut made: Vec<Value> =
             all_entries(target).into_iter().filter(|entry| !self.is_fixed(target, entry)).collect();
+        // What has been made meanwhile is as it is now.
+        self.unmade.retain(|entry| {
+            let name = made_name(entry);
+            !made.iter().any(|it| it == entry || name.is_some() && made_name(it) == name)
+        });
+        made.extend(self.unmade.iter().cloned());
         let settings = target.settings();
         let now = Kept {
             mdof_state: SHAPE,
@@ -148,6 +161,13 @@ impl StateFile {
                 }
             }
         }
+    }
+
+    /// What could not be made at this start is not wanted any more.
+    fn forget(&mut self, method: &str, params: Option<&Value>) {
+        let Some(params) = params.filter(|_| method.contains("_delete")) else { return };
+        let name = params["name"].as_str().or(params["nqn"].as_str());
+        self.unmade.retain(|entry| name.is_none() || made_name(entry) != name);
     }
 
     fn is_fixed(&self, target: &Target, entry: &Value) -> bool {
@@ -184,14 +204,20 @@ fn all_entries(target: &Target) -> Vec<Value> {
     methods::all_entries(target)
 }
 
-/// Makes calls that were kept. What can't be made any more is told and left out; bdevs whose files
-/// are not there are waited for.
-fn replay(target: &mut Target, entries: &[&Value]) {
+/// Makes calls that were kept; bdevs whose files are not there are waited for. Returns the calls
+/// that could not be made.
+fn replay(target: &mut Target, entries: &[&Value]) -> Vec<Value> {
+    let mut unmade = Vec::new();
     for entry in entries {
         if let Err(text) = replay_one(target, entry) {
-            tracing::error!("a call was kept from an earlier run, but: {text}");
+            tracing::error!(
+                "a call was kept from an earlier run, but: {text}; it stays in the state file for \
+                 the next start, until what it makes is made or deleted"
+            );
+            unmade.push((*entry).clone());
         }
     }
+    unmade
 }
 
 /// Makes one call, or awaits the bdev that it would make.
@@ -201,7 +227,10 @@ fn replay(target: &mut Target, entries: &[&Value]) {
 pub fn replay_one(target: &mut Target, entry: &Value) -> Result<(), String> {
     let method = entry["method"].as_str().unwrap_or_default();
     let params = entry.get("params").filter(|params| !params.is_null()).cloned();
-    let Err(error) = target.call(method, params.clone()) else { return Ok(()) };
+    // What a killed mdof held is free a moment later.
+    let in_use = |error: &RpcError| error.code == -Errno::BUSY.raw_os_error();
+    let made = patiently(|| target.call(method, params.clone()), in_use);
+    let Err(error) = made else { return Ok(()) };
     let absent = params.as_ref().and_then(|params| absent_bdev(target, method, params));
     let Some(absent) = absent else {
         let params = params.unwrap_or_default();
@@ -259,6 +288,7 @@ pub struct Keeper<'a> {
 
 impl Dispatch for Keeper<'_> {
     fn call(&mut self, method: &str, params: Option<Value>) -> Result<Value, RpcError> {
+        self.file.forget(method, params.as_ref());
         let result = self.target.call(method, params);
         // Also after an error: a call may have changed something before it failed.
         if !methods::only_reads(method) {

@@ -26,7 +26,7 @@ use crate::target::subsystem::SubsystemSpec;
 const LEFTOVER_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Tries again for a while as long as something is in use.
-fn patiently<T, E>(
+pub(super) fn patiently<T, E>(
     mut attempt: impl FnMut() -> Result<T, E>,
     in_use: impl Fn(&E) -> bool,
 ) -> Result<T, E> {
