@@ -33,10 +33,12 @@ Examples:
       \"base_bdevs\": [\"m0\", \"m1\"], \"chunk_size_kib\": 64, \"assume_clean\": true}'
   mdof rpc bdev_raid_get_bitmap '{\"name\": \"raid1\"}'
 
-bdev_raid_create takes, beside SPDK's parameters and each optional: bitmap (\"lockless\", the
-default, or \"none\"), bitmap_bdev or bitmap_file (where it lies, if not on the
-members), chunk_size_kib (a power of two from 4 to 1048576), assume_clean, start_degraded, and the
-settings daemon_sleep_s, barrier_idle_s and infection (\"off\", \"md\" or \"adaptive\"), which
+bdev_raid_create takes raid0, raid1, raid4, raid5 (or raid5f), raid6, raid10 and concat, and beside
+SPDK's parameters, each optional: layout (mdadm's name, such as \"n2\"), bitmap (\"lockless\", the
+default, or \"none\"), bitmap_bdev or bitmap_file (where it lies, if not on the members),
+chunk_size_kib (a power of two from 4 to 1048576), assume_clean, start_degraded (\"refuse\",
+\"wait:SECONDS\" or \"start\"), existing (never make a new array), and the settings
+daemon_sleep_s, barrier_idle_s and infection (\"off\", \"md\" or \"adaptive\"), which
 bdev_raid_set_bitmap changes at run time and the bitmap's header keeps.
 
 SPDK's own client speaks to the same socket: spdk-rpc -s SOCKET bdev_get_bdevs";

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{Backing, Target, TargetError};
 use crate::control::carried::Carried;
-use crate::md::{Role, SECTOR_BYTES, Superblock};
+use crate::md::{Role, SECTOR_BYTES, SUPERBLOCK_READ_BYTES, Superblock};
 use crate::raid::{self, Command, MemberSlot};
 
 /// A bdev that takes the place of a member that fails.
@@ -106,6 +106,13 @@ impl Target {
         let superblock =
             raid::newcomer::spare_superblock(&newest, &numbers, device_sectors, device_uuid)
                 .map_err(refused)?;
+        // As on members: mdadm takes a superblock without its bitmap's head for a damaged one.
+        if let (Some(from), Some(to), Some(member)) =
+            (newest.bitmap_sector(), superblock.bitmap_sector(), members.first())
+        {
+            let head = self.read_sectors(member, from, SUPERBLOCK_READ_BYTES)?;
+            self.write_bytes(bdev, to * SECTOR_BYTES, &head)?;
+        }
         self.write_superblock(bdev, &superblock)
     }
 
