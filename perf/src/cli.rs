@@ -44,6 +44,21 @@ pub(crate) enum Command {
     Ab(Box<AbArgs>),
     /// 4 KiB random writes without, with a classic and with the lockless bitmap: a table
     LlbitmapTable(Box<TableArgs>),
+    /// Small random and large sequential requests on every level of RAID: a table
+    Levels {
+        /// Size of the members
+        #[arg(long, value_name = "SIZE", default_value = "256m", value_parser = parse_size)]
+        member_size: u64,
+        /// Rounds, in each of which every cell has its turn
+        #[arg(long, value_name = "N", default_value_t = 5)]
+        rounds: u32,
+        /// How long to measure a cell in a round
+        #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = parse_duration)]
+        time: Duration,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Whether the daemon's pass over a large bitmap holds up host writes
     DaemonPass {
         /// Size of the members

@@ -102,8 +102,15 @@ impl Host {
         let prefix = format!("s{}", self.names);
         match stack {
             Stack::Bdev(leaf) => setup::add_leaf(self.engine(), &prefix, leaf),
-            Stack::Raid1 { members, bitmap } => {
-                let array = setup::add_raid1(self.engine(), &prefix, members, *bitmap, steady)?;
+            Stack::Raid { level, strip_size_bytes, members, bitmap } => {
+                let plan = setup::ArrayPlan {
+                    level: *level,
+                    strip_size_bytes: *strip_size_bytes,
+                    assume_clean: !bitmap,
+                    ..setup::ArrayPlan::new(*bitmap)
+                };
+                let plan = if steady { plan.steady() } else { plan };
+                let array = setup::add_with_members(self.engine(), &prefix, members, &plan)?;
                 self.arrays.push(array);
                 Ok(array)
             }

@@ -31,7 +31,7 @@ use crate::bitmap::state::safer_byte;
 use crate::bitmap::{ChunkState, Infection};
 use crate::md::{
     Assembly, BitmapError, BitmapPlan, BitmapSuperblock, Candidate, Creation, ExternalPlan,
-    SECTOR_BYTES, Slot, Superblock,
+    LevelCreation, MAX_SECTOR, SECTOR_BYTES, Slot, Superblock,
 };
 
 /// What the operator decides about an array, beside its members.
@@ -65,11 +65,6 @@ pub fn from_creation(
     creation: &Creation,
     bdevs: &[CandidateBdev],
 ) -> ArrayConfig {
-    assert_eq!(bdevs.len(), creation.superblocks.len());
-    let members = bdevs.iter().zip(&creation.superblocks).map(|(bdev, superblock)| {
-        let superblock = superblock.clone();
-        Some(MemberConfig { bdev: bdev.bdev, unmap: bdev.unmap, superblock, lacks: None })
-    });
     let chunks = usize::try_from(creation.chunk_count).expect("bounded by BITMAP_CHUNKS_MAX");
     let bitmap = BitmapConfig::Lockless {
         superblock: creation.bitmap.clone(),
@@ -78,7 +73,31 @@ pub fn from_creation(
         rewrite: false,
         external: None,
     };
-    config(options, members.collect(), bitmap)
+    config(options, created(&creation.superblocks, bdevs), bitmap)
+}
+
+/// The same of an array of any level.
+#[must_use]
+pub fn from_level(
+    options: ArrayOptions,
+    creation: &LevelCreation,
+    bdevs: &[CandidateBdev],
+) -> ArrayConfig {
+    let superblocks = match creation {
+        LevelCreation::Bitmap(creation) => return from_creation(options, creation, bdevs),
+        LevelCreation::Plain { superblocks, .. } => superblocks,
+    };
+    let resync = superblocks.iter().any(|own| own.resync_offset_sectors != MAX_SECTOR);
+    config(options, created(superblocks, bdevs), BitmapConfig::None { resync })
+}
+
+fn created(superblocks: &[Superblock], bdevs: &[CandidateBdev]) -> Vec<Option<MemberConfig>> {
+    assert_eq!(bdevs.len(), superblocks.len());
+    let member = |(bdev, superblock): (&CandidateBdev, &Superblock)| {
+        let superblock = superblock.clone();
+        Some(MemberConfig { bdev: bdev.bdev, unmap: bdev.unmap, superblock, lacks: None })
+    };
+    bdevs.iter().zip(superblocks).map(member).collect()
 }
 
 /// The configuration of an array that was assembled. `states` holds, by candidate, the state
