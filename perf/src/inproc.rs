@@ -13,6 +13,7 @@ use mdof::control::target::Target;
 use mdof::control::{run, startup};
 use mdof::engine::workload::Workload;
 use mdof::engine::{EngineConfig, EngineError, EngineHandle};
+use mdof::limits::PAGE_SIZE_BYTES;
 use mdof::raid::ArrayStatus;
 use mdof::reactor::buf::{CLASS_COUNTS, CLASS_SIZES_BYTES};
 use mdof::reactor::clock;
@@ -129,8 +130,12 @@ impl Host {
         }
     }
 
-    /// Writes once every so many bytes to an array, and checks that this has made all Dirty.
-    pub(crate) fn dirty_every(&mut self, bdev: BdevId, stride_bytes: u64) -> Result<(), PerfError> {
+    /// Writes a block to every page of a bdev.
+    pub(crate) fn touch_all(&mut self, bdev: BdevId) -> Result<(), PerfError> {
+        self.write_every(bdev, PAGE_SIZE_BYTES as u64)
+    }
+
+    fn write_every(&mut self, bdev: BdevId, stride_bytes: u64) -> Result<(), PerfError> {
         let geometry = self.engine().geometry(bdev).expect("it was built here");
         let (blocks, block_size_bytes) = (geometry.blocks, geometry.block_size_bytes);
         let stride = stride_bytes / u64::from(block_size_bytes);
@@ -139,6 +144,12 @@ impl Host {
             let FillResult(result) = *result.downcast().expect("what Fill gives back");
             result?;
         }
+        Ok(())
+    }
+
+    /// Writes once every so many bytes to an array, and checks that this has made all Dirty.
+    pub(crate) fn dirty_every(&mut self, bdev: BdevId, stride_bytes: u64) -> Result<(), PerfError> {
+        self.write_every(bdev, stride_bytes)?;
         let histogram = self.status(bdev)?.histogram;
         let dirty = histogram[ChunkState::Dirty as usize];
         let all: u64 = histogram.iter().sum();

@@ -123,7 +123,9 @@ pub(crate) fn run(options: &Options) -> Result<Table, PerfError> {
     {
         for (level, members) in ARRAYS {
             let bdev = host.build(&array(level, STRIP_BYTES_DEFAULT, leaf, members), true)?;
+            // Memory is touched before it is measured.
             host.dirty_all(bdev)?;
+            host.touch_all(bdev)?;
             cells.extend(JOBS.map(|job| (backing, level, members, bdev, job)));
         }
     }
@@ -156,32 +158,33 @@ pub(crate) fn run(options: &Options) -> Result<Table, PerfError> {
     Ok(Table { rounds: options.rounds.max(1), rows, full_stripe: FullStripe::new(&writes, &xors) })
 }
 
-/// The strips of a full stripe, as large as the array's.
+/// The strips of as many full stripes as the job has in flight: the caches hold no more of them
+/// than of the job's buffers.
 struct Strips {
     kernels: Kernels,
-    data: Vec<Vec<u8>>,
-    parity: Vec<u8>,
+    stripes: Vec<(Vec<Vec<u8>>, Vec<u8>)>,
 }
 
 impl Strips {
     fn new() -> Self {
         let strip = usize::try_from(FULL_STRIP_BYTES).expect("a small constant");
-        let data = (0..FULL_DATA_MEMBERS).map(|_| vec![0x5a; strip]).collect();
-        Self { kernels: Kernels::detect(), data, parity: vec![0; strip] }
+        let data = || (0..FULL_DATA_MEMBERS).map(|_| vec![0x5a; strip]).collect();
+        let stripes = (0..QUEUE_DEPTH).map(|_| (data(), vec![0; strip])).collect();
+        Self { kernels: Kernels::detect(), stripes }
     }
 
     /// Full stripes that get their parity by CPU second.
     fn xor_per_cpu_s(&mut self, time: Duration) -> f64 {
-        let data: Vec<&[u8]> = self.data.iter().map(Vec::as_slice).collect();
         let began = cpu::thread_time_ns();
         let limit_ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let mut stripes = 0u64;
         loop {
-            for _ in 0..256 {
-                self.kernels.xor(&mut self.parity, &data);
-                std::hint::black_box(&mut self.parity);
+            for (data, parity) in &mut self.stripes {
+                let data: [&[u8]; FULL_DATA_MEMBERS] = std::array::from_fn(|at| &data[at][..]);
+                self.kernels.xor(parity, &data);
+                std::hint::black_box(parity);
             }
-            stripes += 256;
+            stripes += u64::from(QUEUE_DEPTH);
             let spent = cpu::thread_time_ns() - began;
             if spent >= limit_ns.max(1) {
                 return stripes as f64 * 1e9 / spent as f64;
