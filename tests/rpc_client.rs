@@ -7,27 +7,17 @@
 #[path = "support/mdof.rs"]
 #[allow(dead_code, unreachable_pub, reason = "several tests share it and use parts of it")]
 mod mdof;
+#[path = "support/spdk.rs"]
+#[allow(unreachable_pub, reason = "several tests share it")]
+mod spdk;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use mdof::{Mdof, TestDir, answer, free_port};
 use serde_json::{Value, json};
-
-/// SPDK's client, beside the python that `scripts/test` names, if it is there.
-fn spdk_rpc() -> Option<PathBuf> {
-    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python");
-    let python = std::env::var_os("MDOF_TEST_PYTHON").map_or(venv, PathBuf::from);
-    let found = Some(python.with_file_name("spdk-rpc")).filter(|path| path.exists());
-    if found.is_none() {
-        let why = "SPDK's client (PyPI package spdk) is not there; scripts/test installs it";
-        assert!(std::env::var_os("MDOF_TEST_REQUIRE").is_none(), "{why}");
-        println!("left out: {why}");
-    }
-    found
-}
 
 struct Client<'a> {
     program: PathBuf,
@@ -55,7 +45,7 @@ const NQN: &str = "nqn.2016-06.io.spdk:cnode1";
 
 #[test]
 fn spdks_client_builds_and_takes_down_a_target() {
-    let Some(program) = spdk_rpc() else { return };
+    let Some(program) = spdk::client() else { return };
     let dir = TestDir::new("spdk-client");
     let mdof = Mdof::start(&dir, &dir.config(""), &[]);
     let client = Client { program, mdof: &mdof };

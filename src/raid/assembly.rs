@@ -100,6 +100,23 @@ fn created(superblocks: &[Superblock], bdevs: &[CandidateBdev]) -> Vec<Option<Me
     bdevs.iter().zip(superblocks).map(member).collect()
 }
 
+/// The configuration of an array without a bitmap that has just been created. Its members differ,
+/// if `resync`.
+#[must_use]
+pub fn from_plain_creation(
+    options: ArrayOptions,
+    superblocks: &[Superblock],
+    bdevs: &[CandidateBdev],
+    resync: bool,
+) -> ArrayConfig {
+    assert_eq!(bdevs.len(), superblocks.len());
+    let members = bdevs.iter().zip(superblocks).map(|(bdev, superblock)| {
+        let superblock = superblock.clone();
+        Some(MemberConfig { bdev: bdev.bdev, unmap: bdev.unmap, superblock, lacks: None })
+    });
+    config(options, members.collect(), BitmapConfig::None { resync })
+}
+
 /// The configuration of an array that was assembled. `states` holds, by candidate, the state
 /// bytes of every in-sync candidate whose bitmap could be read.
 ///

@@ -167,6 +167,37 @@ fn fresh(array: &ArrayNow<'_>, newcomer: &Newcomer) -> Result<Plan, String> {
     Ok(Plan { slot, superblock: common(array, superblock), lacks: Lacks::AllFrom(0) })
 }
 
+/// The superblock of a device that waits to become a member: its own word is that it is a spare,
+/// as md's is. `taken` are the device numbers of members and spares; the highest free one is its,
+/// so that members that join later, which take the lowest, never have the same.
+///
+/// # Errors
+/// A sentence for the operator.
+pub fn spare_superblock(
+    array: &Superblock,
+    taken: &[u32],
+    device_sectors: u64,
+    device_uuid: [u8; 16],
+) -> Result<Superblock, String> {
+    let mut superblock = array.clone();
+    let numbers = 0..u32::try_from(array.roles.len()).expect("md's table is short");
+    let is_free = |&at: &u32| array.role_of(at) == Role::Spare && !taken.contains(&at);
+    superblock.dev_number = numbers
+        .rev()
+        .find(is_free)
+        .ok_or_else(|| "the array's superblock has no number left for it".to_owned())?;
+    superblock.device_uuid = device_uuid;
+    superblock.corrected_reads = 0;
+    superblock.devflags = md::DevFlags::empty();
+    superblock.bblog.size_sectors = 0;
+    superblock.bblog.offset_sectors = 0;
+    superblock.recovery_offset_sectors = 0;
+    let of_a_member = Features::RECOVERY_OFFSET | Features::RECOVERY_BITMAP | Features::BAD_BLOCKS;
+    superblock.features.remove(of_a_member);
+    place_superblock(&mut superblock, device_sectors)?;
+    Ok(superblock)
+}
+
 /// Where superblock and data lie on a device of this size.
 fn place_superblock(superblock: &mut Superblock, device_sectors: u64) -> Result<(), String> {
     let too_small = |need: u64| {
@@ -336,6 +367,21 @@ mod tests {
         assert!(text.unwrap_err().contains("too small"));
         let text = scene.plan(|it| it.slot = Some(0)).unwrap_err();
         assert_eq!(text, "slot 0 is not empty");
+    }
+
+    #[test]
+    fn a_spare_says_that_it_is_one_and_keeps_out_of_the_way() {
+        let scene = Scene::new();
+        let spare = spare_superblock(&scene.first, &[0, 1, 127], 1 << 21, [0x55; 16]).unwrap();
+        assert_eq!((spare.own_role(), spare.device_uuid), (Role::Spare, [0x55; 16]));
+        let last = u32::try_from(scene.first.roles.len()).unwrap() - 1;
+        assert!(spare.dev_number == last || last == 127 && spare.dev_number == 126);
+        assert_eq!(spare.set_uuid, scene.first.set_uuid);
+        // It joins as a new member, under another number.
+        let plan = scene.plan(|it| it.superblock = Some(spare.clone())).unwrap();
+        assert_eq!(plan.lacks, Lacks::AllFrom(0));
+        assert_eq!(plan.superblock.dev_number, 2);
+        assert!(spare_superblock(&scene.first, &[], 4096, [1; 16]).unwrap_err().contains("small"));
     }
 
     #[test]

@@ -185,7 +185,7 @@ fn geometry(config: &ArrayConfig, superblock: &Superblock) -> Result<Geometry, S
         .collect();
     Geometry::new(&Shape {
         level: superblock.level.number(),
-        layout: superblock.layout,
+        layout: superblock.layout_word(),
         raid_disks: u32::try_from(config.members.len()).expect("bounded by MEMBERS_MAX"),
         chunk_sectors: superblock.chunk_sectors,
         size_sectors: superblock.size_sectors,

@@ -101,14 +101,6 @@ impl Mdof {
         self.restart();
     }
 
-    /// Starts the target and expects it to refuse; returns what it said.
-    pub(crate) fn restart_refused(&mut self) -> String {
-        self.spawn();
-        let status = self.wait_for_end();
-        assert!(!status.success(), "mdof was to refuse the start\n{}", self.log_tail());
-        self.log_tail()
-    }
-
     fn spawn(&mut self) {
         assert!(self.process.is_none(), "mdof already runs");
         let log = File::options()

@@ -214,11 +214,11 @@ fn namespace_value(target: &Target, namespace: &Namespace) -> Value {
     value
 }
 
-fn hex_text(bytes: &[u8]) -> String {
+pub(super) fn hex_text(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02X}")).collect()
 }
 
-fn address_value(address: SocketAddr) -> Value {
+pub(super) fn address_value(address: SocketAddr) -> Value {
     json!({
         "trtype": "TCP",
         "adrfam": if address.is_ipv4() { "IPv4" } else { "IPv6" },

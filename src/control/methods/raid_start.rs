@@ -1,0 +1,101 @@
+//! Arrays that wait for members, and what holds for all arrays.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::params::decode;
+use crate::control::policy::DegradedStart;
+use crate::control::rpc::RpcError;
+use crate::control::target::{ProcessOptions, Target, Waiting};
+use crate::md::Level;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Start {
+    name: String,
+    #[serde(default)]
+    force: bool,
+}
+
+/// Ours: starts an array that waits for members, with `force` without those that are missing.
+pub(super) fn start(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
+    let params: Start = decode(params)?;
+    target.start_waiting(&params.name, params.force)?;
+    Ok(json!(true))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SetStartPolicy {
+    name: String,
+    start_degraded: DegradedStart,
+}
+
+/// Ours: when the array starts with members missing: "refuse", "start" or "wait:SECONDS".
+pub(super) fn set_start_policy(
+    target: &mut Target,
+    params: Option<Value>,
+) -> Result<Value, RpcError> {
+    let params: SetStartPolicy = decode(params)?;
+    target.set_start_policy(&params.name, params.start_degraded)?;
+    Ok(json!(true))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SetOptions {
+    process_window_size_kb: Option<u32>,
+    process_max_bandwidth_mb_sec: Option<u32>,
+}
+
+/// Sets SPDK's options of all arrays; what is left out stays as it is.
+pub(super) fn set_options(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
+    let params: SetOptions = decode(params)?;
+    let now = target.process_options();
+    target.set_process_options(ProcessOptions {
+        process_window_size_kb: params.process_window_size_kb.unwrap_or(now.process_window_size_kb),
+        process_max_bandwidth_mb_sec: params
+            .process_max_bandwidth_mb_sec
+            .unwrap_or(now.process_max_bandwidth_mb_sec),
+    })?;
+    Ok(json!(true))
+}
+
+/// An array that waits, in the shape of `bdev_raid_get_bdevs`.
+pub(super) fn describe(target: &Target, name: &str, waiting: &Waiting) -> Value {
+    let wish = &waiting.wish;
+    let named = if wish.members.is_empty() { &waiting.found } else { &wish.members };
+    let list: Vec<Value> = named
+        .iter()
+        .map(|member| {
+            let is_here = waiting.found.contains(member);
+            json!({
+                "name": is_here.then_some(member),
+                "uuid": Uuid::nil(),
+                "is_configured": is_here,
+                "data_offset": 0,
+                "data_size": 0,
+                "state": if is_here { "waiting" } else { "missing" },
+            })
+        })
+        .collect();
+    let strip_kib = wish.create.as_ref().map_or(0, |create| match create.level.level {
+        Level::Raid1 | Level::Linear => 0,
+        _ => create.level.strip_bytes >> 10,
+    });
+    json!({
+        "name": name,
+        "uuid": wish.uuid.or(wish.create.as_ref().map(|create| create.uuid)),
+        "strip_size_kb": strip_kib,
+        "state": "configuring",
+        "raid_level": super::config::level_word(wish),
+        "superblock": true,
+        "num_base_bdevs": list.len(),
+        "num_base_bdevs_discovered": waiting.found.len(),
+        "num_base_bdevs_operational": list.len(),
+        "base_bdevs_list": list,
+        "why": target.waits_for(name),
+        "start_degraded": wish.policy,
+    })
+}
