@@ -75,7 +75,7 @@ impl Host {
             (cores, _) => cores_or_last(cores),
         };
         let mut target = Box::new(Target::new(start_engine(&cores, job)?, cores));
-        let made = startup::apply(&mut target, &config, &state, false)
+        let made = startup::apply(&mut target, &config, &state, None)
             .map_err(|error| text(&error))
             .and_then(|_| target.bdev(name).map(|bdev| bdev.id).map_err(|error| text(&error)));
         match made {

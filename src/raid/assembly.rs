@@ -31,7 +31,7 @@ use crate::bitmap::state::safer_byte;
 use crate::bitmap::{ChunkState, Infection};
 use crate::md::{
     Assembly, BitmapError, BitmapPlan, BitmapSuperblock, Candidate, Creation, ExternalPlan,
-    LevelCreation, MAX_SECTOR, SECTOR_BYTES, Slot, Superblock,
+    LevelCreation, SECTOR_BYTES, Slot, Superblock,
 };
 
 /// What the operator decides about an array, beside its members.
@@ -83,12 +83,13 @@ pub fn from_level(
     creation: &LevelCreation,
     bdevs: &[CandidateBdev],
 ) -> ArrayConfig {
-    let superblocks = match creation {
-        LevelCreation::Bitmap(creation) => return from_creation(options, creation, bdevs),
-        LevelCreation::Plain { superblocks, .. } => superblocks,
-    };
-    let resync = superblocks.iter().any(|own| own.resync_offset_sectors != MAX_SECTOR);
-    config(options, created(superblocks, bdevs), BitmapConfig::None { resync })
+    match creation {
+        LevelCreation::Bitmap(creation) => from_creation(options, creation, bdevs),
+        LevelCreation::Plain { superblocks, .. } => {
+            let resync = !superblocks[0].is_clean();
+            from_plain_creation(options, superblocks, bdevs, resync)
+        }
+    }
 }
 
 fn created(superblocks: &[Superblock], bdevs: &[CandidateBdev]) -> Vec<Option<MemberConfig>> {
@@ -109,12 +110,7 @@ pub fn from_plain_creation(
     bdevs: &[CandidateBdev],
     resync: bool,
 ) -> ArrayConfig {
-    assert_eq!(bdevs.len(), superblocks.len());
-    let members = bdevs.iter().zip(superblocks).map(|(bdev, superblock)| {
-        let superblock = superblock.clone();
-        Some(MemberConfig { bdev: bdev.bdev, unmap: bdev.unmap, superblock, lacks: None })
-    });
-    config(options, members.collect(), BitmapConfig::None { resync })
+    config(options, created(superblocks, bdevs), BitmapConfig::None { resync })
 }
 
 /// The configuration of an array that was assembled. `states` holds, by candidate, the state
