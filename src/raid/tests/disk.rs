@@ -105,6 +105,7 @@ impl Places {
     }
 }
 
+#[derive(Clone)]
 pub(super) struct Disk {
     block: usize,
     data_lba: usize,
@@ -161,6 +162,17 @@ impl Disk {
     pub(super) fn spoil(&mut self, lba: usize, stamp: u64) {
         let at = self.places.member[lba].expect("the member holds it");
         (self.live[at], self.durable[at]) = (cell(stamp, lba), cell(stamp, lba));
+    }
+
+    /// A block of the member, parity perhaps, is not on the medium what it was.
+    pub(super) fn spoil_at(&mut self, at: usize, stamp: u64) {
+        (self.live[at], self.durable[at]) = (cell(stamp, at), cell(stamp, at));
+    }
+
+    /// Somebody else has written its superblock.
+    pub(super) fn put_superblock(&mut self, superblock: &md::Superblock) {
+        superblock.encode_into(&mut self.live_meta[SUPER_BYTE..BITMAP_BYTE]);
+        superblock.encode_into(&mut self.durable_meta[SUPER_BYTE..BITMAP_BYTE]);
     }
 
     /// A device that holds a bitmap from its first byte on, and no data.

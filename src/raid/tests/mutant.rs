@@ -36,6 +36,8 @@ pub(crate) enum Mutant {
     RecordedOnFirstSurvivor,
     /// A member that is missing at the start is not put on record.
     AbsenceAtStartForgotten,
+    /// An update of the superblocks that was cut off is followed by the next one.
+    UpdateNotFinished,
     /// Host requests are served before the superblocks say that the array is in use.
     ServeBeforeRecorded,
     /// Writes go on in a range that resync holds.
@@ -66,6 +68,8 @@ pub(crate) enum Mutant {
     StaleMemberAccepted,
     /// A former member is given only what changed, however long it was away.
     TooOldTakenForRecent,
+    /// A member that left the running array comes back as it was, whatever was done with it.
+    DepartedTrusted,
     /// The array is complete again and nobody notes who has seen that.
     EventsClearedForgotten,
     /// A member joins while its slot still answers for another.
@@ -159,7 +163,9 @@ pub(crate) enum Mutant {
 }
 
 /// Bugs of levels with parity, found in their lives.
-pub(super) const OF_PARITY: [Mutant; 10] = [
+pub(super) const OF_PARITY: [Mutant; 12] = [
+    Mutant::DepartedTrusted,
+    Mutant::UpdateNotFinished,
     Mutant::BatchReversed,
     Mutant::RecoveryNotCounted,
     Mutant::NoRowLock,
@@ -248,7 +254,7 @@ impl Mutant {
 
 /// The bug of that name.
 pub(super) fn by_name(name: &str) -> Option<Mutant> {
-    ALL.into_iter().find(|mutant| format!("{mutant:?}") == name)
+    ALL.into_iter().chain(OF_PARITY).find(|mutant| format!("{mutant:?}") == name)
 }
 
 /// Plants a bug, or none, on this thread.
