@@ -5,9 +5,10 @@
 //! as recorded when such an update that names it is durable and every channel has stopped using
 //! the member.
 
-use super::message::{ArrayEvent, BlockRange, Mail, Out, SlotMask, ToChannel};
+use super::message::{ArrayEvent, Mail, Out, SlotMask, ToChannel};
 use super::owner::{Life, MemberRequest, Owner, OwnerOp};
 use super::owner_bitmap::BitmapKeeper;
+use super::owner_errors::ReadErrors;
 use super::{Lacks, MemberSlot, bit, newcomer, slots};
 use crate::bdev::{IoOp, IoStatus};
 use crate::md::{Features, Role, SECTOR_BYTES, SUPERBLOCK_READ_BYTES, Superblock};
@@ -52,14 +53,14 @@ pub(super) struct Member {
     /// What it lacks, while it is being rebuilt.
     pub(super) rebuild: Option<Rebuild>,
     /// Reads that failed.
-    pub(super) read_errors: u64,
+    pub(super) read_errors: ReadErrors,
     /// Event count of the last superblock that it has; 0 before the first one since the start.
     pub(super) events: u64,
 }
 
 impl Member {
     pub(super) fn new(state: MemberState, superblock: Option<Superblock>) -> Self {
-        Self { state, superblock, rebuild: None, read_errors: 0, events: 0 }
+        Self { state, superblock, rebuild: None, read_errors: ReadErrors::default(), events: 0 }
     }
 }
 
@@ -350,20 +351,6 @@ impl Owner {
             _ => false,
         };
         self.is_degraded() && self.members.iter().all(is_there) && !mutant!(EventsClearedForgotten)
-    }
-
-    /// A read failed on a member and was served by another.
-    pub(super) fn read_failed(&mut self, slot: MemberSlot, range: BlockRange, out: &mut Out<'_>) {
-        let member = &mut self.members[usize::from(slot)];
-        member.read_errors += 1;
-        if member.state == MemberState::InSync {
-            // A bad medium must not flood the log; the count is in the array's status.
-            if member.read_errors.is_power_of_two() {
-                let event = ArrayEvent::ReadFailed { slot, lba: range.lba };
-                out.mail.push_back(Mail::Event(event));
-            }
-            self.walker.want_repair(slot, range);
-        }
     }
 
     /// Takes the update of the superblocks as far as it can go now.

@@ -231,6 +231,7 @@ fn describe_with(target: &Target, name: &str, status: &ArrayStatus) -> Result<Va
             "data_size": bdev.geometry.blocks,
             "state": state,
             "read_errors": status.read_errors.get(slot).copied().unwrap_or(0),
+            "corrected_sectors": status.corrected_sectors.get(slot).copied().unwrap_or(0),
         }));
     }
     let count =
@@ -249,6 +250,12 @@ fn describe_with(target: &Target, name: &str, status: &ArrayStatus) -> Result<Va
         "bitmap": if array.bitmap { "lockless" } else { "none" },
         "bitmap_bdev": array.external.as_ref().map(|external| &external.bdev),
         "events": status.events,
+        "sync": {
+            "max_mib_s": status.pace.max_mib_s,
+            "latency_us": status.pace.latency_us,
+            "latency_percent": status.pace.latency_percent,
+        },
+        "read_errors_max": status.error_policy.read_errors_max,
     });
     if let Some(rebuild) = &status.rebuild {
         value["process"] = rebuild_value(target, status, rebuild);

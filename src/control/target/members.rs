@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{Array, Backing, Member, Target, TargetError};
 use crate::control::carried::Carried;
 use crate::md::{SECTOR_BYTES, Superblock};
-use crate::raid::{Command, Joined, MemberSlot, Newcomer, Outcome, Pace};
+use crate::raid::{Command, ErrorPolicy, Joined, MemberSlot, Newcomer, Outcome, Pace};
 
 /// How long a call waits for requests to a removed member to end.
 const DRAIN_WAIT: Duration = Duration::from_secs(5);
@@ -241,6 +241,18 @@ impl Target {
     /// If there is no such array.
     pub fn set_pace(&mut self, array: &str, pace: Pace) -> Result<(), TargetError> {
         self.member_command(array, Command::SetPace(pace)).map(drop)
+    }
+
+    /// Sets what an array puts up with.
+    ///
+    /// # Errors
+    /// If there is no such array.
+    pub fn set_error_policy(
+        &mut self,
+        array: &str,
+        policy: ErrorPolicy,
+    ) -> Result<(), TargetError> {
+        self.member_command(array, Command::SetErrorPolicy(policy)).map(drop)
     }
 
     /// A bdev that takes the place of a member that fails: of one array, or of any.

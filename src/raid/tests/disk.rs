@@ -121,6 +121,9 @@ pub(super) struct Disk {
     is_cached: Vec<bool>,
     /// Every request fails.
     pub(super) dead: bool,
+    /// Blocks of the member's data that can't be read, and whether a write makes them good.
+    pub(super) rotten: Vec<usize>,
+    pub(super) heals: bool,
 }
 
 impl Disk {
@@ -147,6 +150,8 @@ impl Disk {
             live: data,
             cached: Vec::new(),
             dead: false,
+            rotten: Vec::new(),
+            heals: true,
         }
     }
 
@@ -229,6 +234,16 @@ impl Disk {
     ) -> IoStatus {
         if self.dead {
             return IoStatus::MediaError;
+        }
+        if !self.rotten.is_empty()
+            && let Some(first) = self.member_block(io)
+        {
+            let range = first..first + io.blocks as usize;
+            if io.op.modifies() && self.heals {
+                self.rotten.retain(|block| !range.contains(block));
+            } else if !io.op.modifies() && self.rotten.iter().any(|block| range.contains(block)) {
+                return IoStatus::MediaError;
+            }
         }
         match io.op {
             IoOp::Flush => {

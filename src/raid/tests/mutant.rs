@@ -70,6 +70,12 @@ pub(crate) enum Mutant {
     TooOldTakenForRecent,
     /// A member that left the running array comes back as it was, whatever was done with it.
     DepartedTrusted,
+    /// Copying goes on as it did when the host suffers.
+    CopyingNeverYields,
+    /// A member may fail any number of reads.
+    ReadErrorsForgiven,
+    /// Nobody asks whether a member kept what it was given for a read that failed.
+    RepairNotReread,
     /// The array is complete again and nobody notes who has seen that.
     EventsClearedForgotten,
     /// A member joins while its slot still answers for another.
@@ -180,7 +186,10 @@ pub(super) const OF_PARITY: [Mutant; 12] = [
 
 /// Every bug that random lives or a story of the simulator must find. Those that stand for a
 /// defect of the kernel's and that no oracle forbids are in `super::defects`.
-pub(super) const ALL: [Mutant; 58] = [
+pub(super) const ALL: [Mutant; 61] = [
+    Mutant::CopyingNeverYields,
+    Mutant::ReadErrorsForgiven,
+    Mutant::RepairNotReread,
     Mutant::SkipWaitForBlockInFlight,
     Mutant::OpenBeforeDurableOnAll,
     Mutant::OpenLaterChanges,

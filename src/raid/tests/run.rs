@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use super::life::{EXTERNAL_SEEDS, Figures, MEMBER_SEEDS, PARITY, life};
 use super::mutant::{self, Mutant};
 use super::{
-    copies, defects, discard, external, infection, pool, row_members, rows, scenario, trace,
+    copies, defects, discard, errors, external, infection, pool, row_members, rows, scenario, trace,
 };
+
+use crate::raid::owner_yield;
 
 /// Seeds of `scripts/test`.
 const SEEDS: u64 = 300;
@@ -130,7 +132,10 @@ fn the_same_seed_gives_the_same_log() {
 }
 
 /// Stories that find a bug which random lives meet seldom or have no oracle for.
-const STORIES: [(Mutant, fn()); 9] = [
+const STORIES: [(Mutant, fn()); 12] = [
+    (Mutant::CopyingNeverYields, owner_yield::tests::copying_goes_as_far_as_the_host_allows),
+    (Mutant::ReadErrorsForgiven, errors::too_many_read_errors_put_a_member_out),
+    (Mutant::RepairNotReread, errors::who_does_not_keep_what_it_is_given_is_out),
     (Mutant::ExternalAheadTrusted, external::a_member_left_behind_is_not_started_alone),
     (Mutant::ExternalRecordedOnce, external::a_member_left_behind_is_not_started_alone),
     (Mutant::NoUnionOfBitmaps, copies::what_any_copy_has_in_doubt_is_in_doubt),
