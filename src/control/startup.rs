@@ -344,6 +344,9 @@ fn start_array(
         &Settings {
             start_degraded: array.start_degraded,
             max_mib_s: array.sync_max_mib_s,
+            latency_us: array.sync_latency_us,
+            latency_percent: array.sync_latency_percent,
+            read_errors_max: array.read_errors_max,
             scrub_every_hours: array.scrub_every_hours,
             scrub_next_s: None,
         },

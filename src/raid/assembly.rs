@@ -205,7 +205,6 @@ fn members(
         };
         let mut superblock = candidates[candidate].superblock.clone();
         superblock.roles.clone_from(&array.roles);
-        superblock.events = array.events.max(superblock.events);
         // One event behind it may not know yet where the bitmap is.
         superblock.bitmap_offset_sectors = array.bitmap_offset_sectors;
         if let Some(reads_zero) = unwritten_reads_zero {

@@ -52,6 +52,7 @@ const METHODS: &[(&str, Method)] = &[
     ("bdev_raid_remove_spare", raid_members::remove_spare),
     ("bdev_raid_scrub", raid_scrub::scrub),
     ("bdev_raid_set_bitmap", raid::set_bitmap),
+    ("bdev_raid_set_errors", raid_members::set_errors),
     ("bdev_raid_set_options", raid_start::set_options),
     ("bdev_raid_set_scrub_schedule", raid_scrub::set_schedule),
     ("bdev_raid_set_start_policy", raid_start::set_start_policy),

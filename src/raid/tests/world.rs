@@ -318,6 +318,11 @@ impl World {
         world
     }
 
+    /// Starts what was made of the members.
+    pub(super) fn start_of(&mut self, config: ArrayConfig) {
+        self.start(config);
+    }
+
     fn start(&mut self, config: ArrayConfig) {
         let config = &ArrayConfig { infection: self.shape.infection, ..config };
         let shared = crate::raid::prepare(config, BdevId(100)).unwrap();
