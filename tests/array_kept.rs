@@ -5,7 +5,7 @@
 #[allow(dead_code, unreachable_pub, reason = "several tests share it and use parts of it")]
 mod mdof;
 #[path = "support/spdk.rs"]
-#[allow(unreachable_pub, reason = "several tests share it")]
+#[allow(dead_code, unreachable_pub, reason = "several tests share it and use parts of it")]
 mod spdk;
 
 use std::fs;

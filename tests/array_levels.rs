@@ -119,7 +119,7 @@ fn lives(case: &Case) {
     assert_eq!(made["layout"], json!(case.layout));
     let mut host = Host::connect(port, NQN);
     // 8 MiB a member but for the metadata, which take 1 MiB at the most.
-    let (least, most) = (case.halves * 7 << 10, case.halves * 8 << 10);
+    let (least, most) = ((case.halves * 7) << 10, (case.halves * 8) << 10);
     assert!((least..=most).contains(&host.blocks), "{} blocks", host.blocks);
     let half = host.blocks / 2;
     host.write(0, half, 1);
@@ -211,7 +211,7 @@ fn raid6() {
 }
 
 #[test]
-fn made_by_calls_and_on_the_command_line() {
+fn made_by_calls() {
     let dir = TestDir::new("level-calls");
     let mdof = Mdof::start(&dir, &dir.config(""), &[]);
     let names = ["a", "b", "c", "d"];
@@ -251,7 +251,11 @@ fn made_by_calls_and_on_the_command_line() {
         assert!(text.contains(part), "{level} {more}: {text}");
     }
     stop(mdof);
+}
 
+#[test]
+fn made_on_the_command_line() {
+    let dir = TestDir::new("level-cli");
     let mdof = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mdof"));
         let output = command.current_dir(&dir.0).args(arguments).output().unwrap();

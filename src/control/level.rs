@@ -1,5 +1,6 @@
 //! The RAID level as operators write it, in the configuration, on the command line and in calls.
 
+use crate::control::target::ArrayShape;
 use crate::md::{Level, NewLevel, NewLog, STRIP_BYTES_DEFAULT, default_layout, layout_by_name};
 
 /// Level, layout and strip of an array to be made.
@@ -42,7 +43,8 @@ impl LevelChoice {
         }
         // SPDK's clients say 0 for a level without strips.
         if let Some(kib) = strip_kib.filter(|&kib| kib != 0) {
-            if matches!(choice.level, Level::Raid1 | Level::Linear) {
+            // SPDK's concat must be given one; md's linear knows none, so it changes nothing.
+            if choice.level == Level::Raid1 {
                 return Err(format!("{name} has no strip size"));
             }
             let fits = kib.is_power_of_two() && (4..=1 << 20).contains(&kib);
@@ -52,6 +54,14 @@ impl LevelChoice {
             choice.strip_bytes = kib << 10;
         }
         Ok(choice)
+    }
+
+    /// How the array's data are to lie.
+    #[must_use]
+    pub fn shape(self) -> ArrayShape {
+        let has_strips = !matches!(self.level, Level::Raid1 | Level::Linear);
+        let strip_bytes = if has_strips { self.strip_bytes } else { 0 };
+        ArrayShape { level: self.level, layout: self.layout, strip_bytes }
     }
 
     /// What md is to make.
@@ -138,6 +148,7 @@ mod tests {
         assert_eq!(parse("raid5", Some("ra"), None).unwrap().layout, 1);
         assert_eq!(parse("raid6", None, None).unwrap().strip_bytes, 512 << 10);
         assert_eq!(parse("raid1", None, Some(0)).unwrap(), LevelChoice::default());
+        assert_eq!(parse("concat", None, Some(64)).unwrap().shape().strip_bytes, 0);
         assert!(parse("raid1", None, Some(64)).unwrap_err().contains("no strip size"));
         assert!(parse("raid1", Some("n2"), None).unwrap_err().contains("it has none"));
         assert!(parse("raid5", Some("n2"), None).unwrap_err().contains("left-symmetric"));

@@ -148,6 +148,9 @@ pub fn run_config(config: &Config, options: &Options) -> Result<(), RunError> {
 /// How often arrays are looked at for slots that a spare is to fill.
 const LOOK: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
+/// How often the control thread wakes at least, to take what cores have told.
+const REST: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+
 /// Where a target keeps what it must find again, and where it is asked.
 struct Place<'a> {
     state: &'a StateDir,
@@ -173,15 +176,15 @@ fn serve(
     let cores = target.cores().to_vec();
     say(&startup::banner(config, &reports, state.path(), &socket_path, &cores));
     loop {
-        let look = target.wants_look().then_some(LOOK);
+        let look = if target.wants_look() { LOOK } else { REST };
         let stop = server
-            .turn(signals.as_fd(), look, &mut Keeper { target, file: kept })
+            .turn(signals.as_fd(), Some(look), &mut Keeper { target, file: kept })
             .map_err(system("wait for the RPC socket"))?;
         if stop {
             return Ok(());
         }
+        target.look();
         if target.wants_look() {
-            target.look();
             kept.keep(target);
         }
     }

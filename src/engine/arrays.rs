@@ -208,7 +208,11 @@ impl Shard {
                     let tag = TimerTag { kind: KIND_ARRAY, object: bdev.0, op };
                     core.io.timers.arm(core.io.now_ms() + after_ms, tag);
                 }
-                Mail::Event(event) => self.log_event(bdev, event),
+                Mail::Event(event) => {
+                    self.log_event(bdev, event);
+                    let control = core.port.control();
+                    core.port.post(control, Message::Event(bdev, event));
+                }
                 Mail::Started(result) | Mail::Stopped(result) => {
                     self.answer(core, Answer::Array(result));
                 }

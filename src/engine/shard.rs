@@ -166,7 +166,9 @@ impl Shard {
             Message::QueueClosed { cntlid, qid } => self.queue_closed(cntlid, qid),
             Message::CloseQueues { cntlid } => self.close_queues_of(core, cntlid),
             Message::Ask(ask) => self.asked(core, *ask),
-            Message::Answer(_) => unreachable!("only the control plane is answered"),
+            Message::Answer(_) | Message::Event(..) => {
+                unreachable!("only the control plane is told")
+            }
         }
     }
 

@@ -229,6 +229,8 @@ pub struct RebuildStatus {
     pub total: u64,
     /// Wall clock in seconds since 1970 when it began.
     pub began_s: u64,
+    /// Chunks from the first on after which a restart would go on.
+    pub checkpoint: u64,
 }
 
 /// What owner and channels of an array share: fixed values and the chunk map.

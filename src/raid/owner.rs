@@ -22,7 +22,7 @@ use super::owner_resync::Walker;
 use super::owner_scrub::Scrubber;
 use super::owner_yield::Yielder;
 use super::pace::Pacer;
-use super::{ArrayStatus, MemberPlace, MemberSlot, Seniority, Shared};
+use super::{ArrayStatus, MemberPlace, MemberSlot, RebuildStatus, Seniority, Shared};
 use crate::bdev::{BdevId, BdevIo, Completion, IoOp, IoStatus, Station, Tag};
 use crate::reactor::buf::{BufPool, IoBuf};
 
@@ -478,7 +478,12 @@ impl Owner {
             block_size_bytes: self.shared.block_size_bytes,
             events: self.recorder.events(),
             resync: self.walker.progress(),
-            rebuild: self.rebuilder.progress(),
+            rebuild: self.rebuilder.progress().map(|rebuild| RebuildStatus {
+                checkpoint: self.members[usize::from(rebuild.slot)]
+                    .rebuild
+                    .map_or(0, |rebuild| rebuild.done as u64),
+                ..rebuild
+            }),
             pace: self.pacer.pace(),
             scrub: self.scrubber.status(),
             failed: self.failed,

@@ -188,8 +188,8 @@ impl Owner {
             }
             Some(MemberState::InSync) if !self.shared.geometry.may_fail(self.in_sync, slot) => {
                 Err(format!(
-                    "the array can't do without member {slot}: with the others that are missing \
-                     data would be lost. Bring one of those back first"
+                    "member {slot} holds data that no other member has or can compute: bring one \
+                     that is missing back first"
                 ))
             }
             Some(MemberState::InSync | MemberState::Rebuilding) => {

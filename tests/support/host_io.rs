@@ -27,7 +27,7 @@ impl Host {
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let mut options = ClientOptions::new(address, nqn, "nqn.2026-01.io.mdof:host");
         options.limit = Duration::from_secs(20);
-        let mut client = Client::connect(options, pool.clone()).unwrap();
+        let mut client = Client::connect(options, pool).unwrap();
         client.request_queues(1).unwrap();
         let blocks = client.identify_namespace(1).unwrap().blocks;
         let queue = client.open_io_queue(1, 32).unwrap();

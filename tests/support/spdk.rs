@@ -1,6 +1,9 @@
 //! SPDK's own client, PyPI package `spdk`.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
 
 /// SPDK's client, beside the python that `scripts/test` names, if it is there.
 pub fn client() -> Option<PathBuf> {
@@ -13,4 +16,32 @@ pub fn client() -> Option<PathBuf> {
         println!("left out: {why}");
     }
     found
+}
+
+/// SPDK's client on a socket.
+pub struct Client {
+    /// The program.
+    pub program: PathBuf,
+    /// The target's socket.
+    pub socket: PathBuf,
+}
+
+impl Client {
+    /// A call as its command line; the answer, or what it said.
+    pub fn call(&self, arguments: &[&str]) -> Result<Value, String> {
+        let mut command = Command::new(&self.program);
+        command.arg("-s").arg(&self.socket).args(arguments);
+        super::mdof::answer(&command.output().unwrap())
+    }
+
+    /// A call that succeeds.
+    pub fn ok(&self, arguments: &[&str]) -> Value {
+        self.call(arguments).unwrap_or_else(|error| panic!("{arguments:?}: {error}"))
+    }
+
+    /// A call that is refused with this code.
+    pub fn refused(&self, arguments: &[&str], code: i32) {
+        let error = self.call(arguments).expect_err("was accepted");
+        assert!(error.contains(&format!("\"code\": {code}")), "{arguments:?}: {error}");
+    }
 }

@@ -9,8 +9,7 @@ use crate::bdev::Device;
 use crate::control::level;
 use crate::control::rpc::RpcError;
 use crate::control::target::{
-    AbsentBdev, Array, ArrayShape, Backing, Bdev, BdevSpec, CreateOptions, NewArrayWish, Target,
-    Waiting,
+    AbsentBdev, Array, ArrayShape, Backing, Bdev, BdevSpec, CreateOptions, Target, Waiting,
 };
 use crate::md::{Level, layout_by_name, layout_name};
 use crate::target::subsystem::{Subsystem, SubsystemKind};
@@ -247,11 +246,6 @@ fn array_entry(target: &Target, name: &str, array: &Array) -> Value {
     entry("bdev_raid_create", &params)
 }
 
-/// Level of an array that waits; of one that exists its members know better.
-pub(super) fn level_word(wish: &NewArrayWish) -> &'static str {
-    level::spdk_name(wish.create.as_ref().map_or(Level::Raid1, |create| create.level.level))
-}
-
 /// The layout in the words that are read again.
 fn short_layout(level: Level, layout: u32) -> Option<String> {
     let is_it = |name: &String| layout_by_name(level, name) == Some(layout);
@@ -265,10 +259,12 @@ fn short_layout(level: Level, layout: u32) -> Option<String> {
 
 fn waiting_entry(target: &Target, name: &str, waiting: &Waiting) -> Value {
     let wish = &waiting.wish;
+    let level = wish.create.as_ref().map(|create| create.level.level);
+    let level = level.or(waiting.seen.map(|(_, shape)| shape.level)).unwrap_or(Level::Raid1);
     let members = if wish.members.is_empty() { &waiting.found } else { &wish.members };
     let mut params = json!({
         "name": name,
-        "raid_level": level_word(wish),
+        "raid_level": level::spdk_name(level),
         "superblock": true,
         "base_bdevs": members,
         "existing": wish.create.is_none()

@@ -4,6 +4,7 @@
 mod bdev;
 mod config;
 mod framework;
+mod notify;
 mod nvmf;
 mod params;
 mod raid;
@@ -65,6 +66,8 @@ const METHODS: &[(&str, Method)] = &[
     ("framework_get_config", config::get_config),
     ("framework_get_subsystems", config::get_subsystems),
     ("framework_wait_init", framework::wait_init),
+    ("notify_get_notifications", notify::get),
+    ("notify_get_types", notify::get_types),
     ("nvmf_create_subsystem", nvmf::create_subsystem),
     ("nvmf_create_transport", nvmf::create_transport),
     ("nvmf_delete_subsystem", nvmf::delete_subsystem),

@@ -17,7 +17,7 @@ use crate::control::target::{
 };
 use crate::control::units;
 use crate::md;
-use crate::raid::{self, ArrayStatus, Knobs, RebuildStatus};
+use crate::raid::{self, ArrayStatus, Knobs};
 
 /// SPDK's parameters, and what mdof adds to them behind `uuid`.
 #[derive(Debug, Deserialize)]
@@ -238,6 +238,7 @@ pub(super) fn get_bdevs(target: &mut Target, params: Option<Value>) -> Result<Va
             continue;
         }
         let status = target.array_status(&name)?;
+        target.take_events();
         let wanted = match params.category {
             Category::All => true,
             Category::Online => !status.failed,
@@ -258,6 +259,7 @@ pub(super) fn get_bdevs(target: &mut Target, params: Option<Value>) -> Result<Va
 /// An array in the shape of SPDK's `bdev_raid_get_bdevs`.
 pub(super) fn describe(target: &mut Target, name: &str) -> Result<Value, RpcError> {
     let status = target.array_status(name)?;
+    target.take_events();
     describe_with(target, name, &status)
 }
 
@@ -292,7 +294,7 @@ fn describe_with(target: &Target, name: &str, status: &ArrayStatus) -> Result<Va
         "layout": md::layout_name(array.shape.level, array.shape.layout),
         "superblock": true,
         "num_base_bdevs": status.members.len(),
-        "num_base_bdevs_discovered": count(&["in_sync", "rebuilding", "faulty"]),
+        "num_base_bdevs_discovered": count(&["in_sync", "rebuilding"]),
         "num_base_bdevs_operational": count(&["in_sync", "rebuilding"]),
         "base_bdevs_list": list,
         "bitmap": if array.bitmap { "lockless" } else { "none" },
@@ -306,43 +308,50 @@ fn describe_with(target: &Target, name: &str, status: &ArrayStatus) -> Result<Va
         "sync_latency_percent": status.pace.latency_percent,
         "read_errors_max": status.error_policy.read_errors_max,
     });
-    if let Some(rebuild) = &status.rebuild {
-        value["process"] = rebuild_value(target, status, rebuild);
-    } else if let Some((done, all)) = status.resync {
-        let blocks = bdev.geometry.blocks;
-        let blocks = u128::from(blocks) * u128::from(done) / u128::from(all.max(1));
-        let blocks = u64::try_from(blocks).unwrap_or(bdev.geometry.blocks);
-        value["process"] = json!({
-            "type": "resync",
-            "target": name,
-            "progress": { "blocks": blocks, "percent": percent(done, all) },
-        });
+    if let Some(process) = process(target, name, status) {
+        value["process"] = process;
     }
     Ok(value)
 }
 
-/// How a rebuild goes on, in SPDK's shape and with its speed behind.
-fn rebuild_value(target: &Target, status: &ArrayStatus, rebuild: &RebuildStatus) -> Value {
-    let member = status.members.get(usize::from(rebuild.slot)).and_then(|(bdev, _)| *bdev);
+/// What copies or compares in the background, in SPDK's shape and with its speed behind.
+fn process(target: &Target, name: &str, status: &ArrayStatus) -> Option<Value> {
+    let (_, array) = target.array(name).ok()?;
     let chunk_bytes = match status.chunk_size_bytes {
         0 => raid::VOLATILE_CHUNK_SIZE_BYTES,
         bytes => bytes,
     };
+    let (kind, subject, (done, total), began_s) = if let Some(rebuild) = &status.rebuild {
+        let member = status.members.get(usize::from(rebuild.slot)).and_then(|(bdev, _)| *bdev);
+        let member = member.and_then(|id| target.name_of(id)).unwrap_or_default();
+        ("rebuild", member, (rebuild.done, rebuild.total), rebuild.began_s)
+    } else if let Some(progress) = status.resync {
+        ("resync", name, progress, array.resync_began_s)
+    } else {
+        let scrub = status.scrub.as_ref().filter(|scrub| scrub.running)?;
+        let kind = if scrub.repair { "repair" } else { "check" };
+        (kind, name, (scrub.done, scrub.total), array.scrub_began_s)
+    };
     let now_s = units::now().seconds();
-    let seconds = now_s.saturating_sub(rebuild.began_s).max(1);
-    let left = rebuild.total - rebuild.done;
-    let bytes = |chunks: u64| chunks.saturating_mul(chunk_bytes);
-    json!({
-        "type": "rebuild",
-        "target": member.and_then(|id| target.name_of(id)),
+    let seconds = now_s.saturating_sub(began_s).max(1);
+    let bytes = done.saturating_mul(chunk_bytes);
+    let mut value = json!({
+        "type": kind,
+        "target": subject,
         "progress": {
-            "blocks": bytes(rebuild.done) / u64::from(status.block_size_bytes.max(1)),
-            "percent": percent(rebuild.done, rebuild.total),
+            "blocks": bytes / u64::from(status.block_size_bytes.max(1)),
+            "percent": percent(done, total),
         },
-        "slot": rebuild.slot,
-        "mib_s": (bytes(rebuild.done) / seconds) >> 20,
-        "seconds_left": (left * seconds).checked_div(rebuild.done),
-    })
+        "chunks_done": done,
+        "chunks": total,
+        "mib_s": (bytes / seconds) >> 20,
+        "seconds_left": (total.saturating_sub(done) * seconds).checked_div(done),
+    });
+    if let Some(rebuild) = &status.rebuild {
+        value["slot"] = json!(rebuild.slot);
+        value["checkpoint_chunk"] = json!(rebuild.checkpoint);
+    }
+    Some(value)
 }
 
 fn percent(done: u64, all: u64) -> u64 {

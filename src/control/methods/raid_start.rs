@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::params::decode;
+use crate::control::level::{self, LevelChoice};
 use crate::control::policy::DegradedStart;
 use crate::control::rpc::RpcError;
 use crate::control::target::{ProcessOptions, Target, Waiting};
-use crate::md::Level;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -65,34 +65,41 @@ pub(super) fn set_options(target: &mut Target, params: Option<Value>) -> Result<
 /// An array that waits, in the shape of `bdev_raid_get_bdevs`.
 pub(super) fn describe(target: &Target, name: &str, waiting: &Waiting) -> Value {
     let wish = &waiting.wish;
-    let named = if wish.members.is_empty() { &waiting.found } else { &wish.members };
+    let wished = wish.create.as_ref().map(|create| (wish.members.len(), create.level.shape()));
+    let (slots, shape) = waiting
+        .seen
+        .or(wished)
+        .unwrap_or((wish.members.len().max(waiting.found.len()), LevelChoice::default().shape()));
+    let mut named: Vec<Option<&String>> = match wish.members.as_slice() {
+        [] => waiting.found.iter().map(Some).collect(),
+        members => members.iter().map(Some).collect(),
+    };
+    named.resize(named.len().max(slots), None);
     let list: Vec<Value> = named
-        .iter()
+        .into_iter()
         .map(|member| {
-            let is_here = waiting.found.contains(member);
+            let here = member.filter(|member| waiting.found.contains(member));
             json!({
-                "name": is_here.then_some(member),
+                "name": here,
                 "uuid": Uuid::nil(),
-                "is_configured": is_here,
+                "is_configured": here.is_some(),
                 "data_offset": 0,
                 "data_size": 0,
-                "state": if is_here { "waiting" } else { "missing" },
+                "state": if here.is_some() { "waiting" } else { "missing" },
             })
         })
         .collect();
-    let strip_kib = wish.create.as_ref().map_or(0, |create| match create.level.level {
-        Level::Raid1 | Level::Linear => 0,
-        _ => create.level.strip_bytes >> 10,
-    });
+    let configured = list.iter().filter(|member| member["is_configured"] == true).count();
     json!({
         "name": name,
         "uuid": wish.uuid.or(wish.create.as_ref().map(|create| create.uuid)),
-        "strip_size_kb": strip_kib,
+        "strip_size_kb": shape.strip_bytes >> 10,
         "state": "configuring",
-        "raid_level": super::config::level_word(wish),
+        "raid_level": level::spdk_name(shape.level),
+        "md_level": shape.level.name(),
         "superblock": true,
         "num_base_bdevs": list.len(),
-        "num_base_bdevs_discovered": waiting.found.len(),
+        "num_base_bdevs_discovered": configured,
         "num_base_bdevs_operational": list.len(),
         "base_bdevs_list": list,
         "why": target.waits_for(name),

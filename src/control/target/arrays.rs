@@ -386,11 +386,7 @@ impl Target {
         let data_offset_bytes = any.superblock.data_offset_sectors * md::SECTOR_BYTES;
         let data_offset_blocks = data_offset_bytes / u64::from(config.block_size_bytes);
         let bitmap = matches!(config.bitmap, BitmapConfig::Lockless { .. });
-        let shape = ArrayShape {
-            level: any.superblock.level,
-            layout: any.superblock.layout_word(),
-            strip_bytes: u64::from(any.superblock.chunk_sectors) * md::SECTOR_BYTES,
-        };
+        let shape = ArrayShape::of(&any.superblock);
         let member = |member: &MemberConfig| Member {
             name: self.name_of(member.bdev).expect("members were looked up by name").to_owned(),
             uuid: Uuid::from_bytes(member.superblock.device_uuid),
@@ -405,12 +401,22 @@ impl Target {
         if let Some(external) = &external {
             self.set_user(&external.bdev, Some(format!("array {name}, as its bitmap")));
         }
-        let awaited = Vec::new();
-        let is_found = false;
-        let array =
-            Array { uuid, shape, members, data_offset_blocks, bitmap, external, awaited, is_found };
+        let array = Array {
+            uuid,
+            shape,
+            members,
+            data_offset_blocks,
+            bitmap,
+            external,
+            awaited: Vec::new(),
+            resync_began_s: 0,
+            scrub_began_s: 0,
+            is_degraded: false,
+            is_found: false,
+        };
         let bdev = Bdev { id, geometry, backing: Backing::Array(array), user: None };
         self.bdevs.insert(name.clone(), bdev);
+        self.notices.add("bdev_register", &name, None, String::new());
         self.apply_settings(&name);
         Ok(())
     }
@@ -452,7 +458,9 @@ impl Target {
         self.free_bdev(&name)?;
         // The engine lets go of the array in any case; what it could not write is reported below.
         let stopped = self.engine.stop_array(id);
+        self.take_events();
         self.bdevs.remove(&name);
+        self.notices.add("bdev_unregister", &name, None, String::new());
         for member in &members {
             self.set_user(member, None);
         }

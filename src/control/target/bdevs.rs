@@ -190,6 +190,7 @@ impl Target {
         let id = self.engine.add_bdev(device.clone())?;
         let bdev = Bdev { id, geometry, backing: Backing::Device(device), user: None };
         self.bdevs.insert(name.to_owned(), bdev);
+        self.notices.add("bdev_register", name, None, String::new());
         if let Some(below) = below {
             self.set_user(&below, Some(format!("bdev {name}")));
         }
@@ -215,6 +216,7 @@ impl Target {
         self.free_bdev(&name)?;
         self.engine.remove_bdev(id);
         self.bdevs.remove(&name);
+        self.notices.add("bdev_unregister", &name, None, String::new());
         let below = below.and_then(|below| self.name_of(below)).map(str::to_owned);
         if let Some(below) = below {
             self.set_user(&below, None);

@@ -249,6 +249,7 @@ impl Target {
 
     /// Does what is due.
     pub fn look(&mut self) {
+        self.take_events();
         self.look_for_members();
         self.use_spares();
         self.begin_due_checks();

@@ -3,6 +3,7 @@
 
 mod arrays;
 mod bdevs;
+mod events;
 mod external;
 mod members;
 mod metadata;
@@ -19,6 +20,7 @@ use uuid::Uuid;
 
 pub use arrays::{ArrayOptions, CreateOptions, Members, Permit, StartedHow};
 pub use bdevs::BdevSpec;
+pub use events::{EVENT_TYPES, EVENTS_MAX, Notice};
 pub use external::{BitmapPlace, External};
 pub use members::Which;
 pub use nvmf::{NewNamespace, Transport, listen_error};
@@ -27,10 +29,12 @@ pub use spares::Spare;
 pub use takeover::Takeover;
 pub use waiting::{AbsentBdev, NewArrayWish, Waiting};
 
+use events::Notices;
+
 use crate::bdev::{BdevId, Device, Geometry, IoStatus};
 use crate::control::rpc::RpcError;
 use crate::engine::handle::{EngineError, EngineHandle};
-use crate::md::Level;
+use crate::md::{Level, SECTOR_BYTES, Superblock};
 use crate::raid::MemberSlot;
 use crate::target::subsystem::SubsystemTable;
 
@@ -136,6 +140,18 @@ pub struct ArrayShape {
     pub strip_bytes: u64,
 }
 
+impl ArrayShape {
+    /// As a superblock says it.
+    #[must_use]
+    pub fn of(superblock: &Superblock) -> Self {
+        Self {
+            level: superblock.level,
+            layout: superblock.layout_word(),
+            strip_bytes: u64::from(superblock.chunk_sectors) * SECTOR_BYTES,
+        }
+    }
+}
+
 /// What control remembers of an array.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Array {
@@ -154,6 +170,12 @@ pub struct Array {
     /// Slots that it was started without though it counted on their members: these may come back
     /// by themselves.
     pub awaited: Vec<MemberSlot>,
+    /// When its resync began, and its check, in seconds since 1970.
+    pub resync_began_s: u64,
+    /// See there.
+    pub scrub_began_s: u64,
+    /// It was told that it is degraded, and not yet that it is whole again.
+    pub is_degraded: bool,
     /// Nobody named it: it was found on its members, and will be again.
     pub is_found: bool,
 }
@@ -190,6 +212,8 @@ pub struct Target {
     absent: Vec<AbsentBdev>,
     /// New bdevs are looked at for arrays that they belong to.
     auto_assemble: bool,
+    /// What has happened.
+    notices: Notices,
 }
 
 impl Target {
@@ -209,6 +233,7 @@ impl Target {
             waiting: BTreeMap::new(),
             absent: Vec::new(),
             auto_assemble: false,
+            notices: Notices::default(),
         }
     }
 

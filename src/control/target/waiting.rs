@@ -10,10 +10,11 @@ use uuid::Uuid;
 use super::arrays::{ArrayOptions, CreateOptions, Members, Permit, StartedHow};
 use super::bdevs::BdevSpec;
 use super::takeover::Takeover;
-use super::{Backing, NewNamespace, Target, TargetError};
+use super::{ArrayShape, Backing, NewNamespace, Target, TargetError};
 use crate::control::carried::{Carried, short_name};
 use crate::control::names;
 use crate::control::policy::DegradedStart;
+use crate::limits::MEMBERS_MAX;
 use crate::md::{Features, Level, Role, Superblock};
 use crate::raid::MemberSlot;
 
@@ -41,6 +42,8 @@ pub struct Waiting {
     pub wish: NewArrayWish,
     /// Bdevs that are held for it.
     pub found: Vec<String>,
+    /// What the superblocks of those say: slots and shape.
+    pub seen: Option<(usize, ArrayShape)>,
     /// Why it does not start.
     pub why: String,
     /// Slots whose members will never come, as the operator says.
@@ -84,6 +87,7 @@ impl Waiting {
         Self {
             wish,
             found: Vec::new(),
+            seen: None,
             why: String::new(),
             given_up: BTreeSet::new(),
             since: Instant::now(),
@@ -214,11 +218,13 @@ impl Target {
             let others = self.members_of(uuid, &waiting.found);
             waiting.found.extend(others);
         }
-        for bdev in waiting.found.clone() {
-            self.set_user(&bdev, Some(user(name)));
-        }
+        let found = waiting.found.clone();
         let at_once = waiting.wish.policy == DegradedStart::Start;
         self.waiting.insert(name.to_owned(), waiting);
+        for bdev in &found {
+            self.set_user(bdev, Some(user(name)));
+            self.see(name, bdev);
+        }
         match self.try_start(name, at_once) {
             Ok(how) => Ok(Some(how)),
             Err(TargetError::Lacking(_)) => Ok(None),
@@ -402,6 +408,7 @@ impl Target {
     /// Holds a bdev for an array that waits, which may start then.
     fn hold(&mut self, name: &str, bdev: &str) {
         self.set_user(bdev, Some(user(name)));
+        self.see(name, bdev);
         let waiting = self.waiting.get_mut(name).expect("the caller has seen it");
         waiting.found.push(bdev.to_owned());
         let members = &waiting.wish.members;
@@ -412,6 +419,15 @@ impl Target {
         if self.try_start(name, false).is_ok() {
             tracing::info!("array {name} has started: bdev {bdev} was the last that it waited for");
         }
+    }
+
+    /// Notes what a member's superblock says of its array.
+    fn see(&mut self, name: &str, bdev: &str) {
+        let Ok(Carried::Member(candidate)) = self.read_superblock(bdev) else { return };
+        let superblock = &candidate.superblock;
+        let slots = usize::try_from(superblock.raid_disks).unwrap_or(usize::MAX).min(MEMBERS_MAX);
+        let waiting = self.waiting.get_mut(name).expect("the caller has seen it");
+        waiting.seen = Some((slots, ArrayShape::of(superblock)));
     }
 
     /// A bdev is held for an array that waits.
@@ -692,6 +708,9 @@ impl Target {
 
 /// What the operator can do about an array that waits.
 fn advice(name: &str, waiting: &Waiting) -> String {
+    if waiting.wish.create.is_some() && waiting.seen.is_none() {
+        return String::new();
+    }
     if waiting.is_forced {
         return ". Without more of its members it can't be started: bring them back".to_owned();
     }
