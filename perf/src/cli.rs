@@ -307,6 +307,12 @@ pub(crate) struct TableArgs {
     /// Requests in flight; at 32 the members of memory are what keeps a core waiting
     #[arg(long, visible_alias = "iodepth", value_name = "N", default_value_t = 128)]
     qd: u16,
+    /// Members of this kind only
+    #[arg(long, value_enum, value_name = "KIND")]
+    members: Option<table::Backing>,
+    /// Leave out the classic bitmap
+    #[arg(long)]
+    no_classic: bool,
     /// A first impression in a minute
     #[arg(long)]
     quick: bool,
@@ -326,6 +332,8 @@ impl TableArgs {
             rounds: self.rounds.unwrap_or(rounds),
             time: self.time.unwrap_or(Duration::from_millis(time_ms)),
             queue_depth: self.qd,
+            members: self.members,
+            classic: !self.no_classic,
         }
     }
 }

@@ -407,7 +407,13 @@ impl World {
         };
         let candidates: Vec<Vec<usize>> = candidates.filter(is_enough).collect();
         let mut tried = candidates.iter().map(|slots| self.assemble_from(slots));
-        tried.find_map(Result::ok).expect("they have everything")
+        let started = tried.find_map(Result::ok);
+        // Those that agree may be too few without one that was left out.
+        if started.is_none() && self.present.contains(&false) {
+            self.present.fill(true);
+            return self.assemble();
+        }
+        started.expect("they have everything")
     }
 
     /// What those that are given to the next assembly make, as it stands.
