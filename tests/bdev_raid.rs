@@ -459,6 +459,12 @@ fn raid_set_options() {
     bench.ok(&["bdev_raid_set_options", "-w", "2048", "-b", "7"]);
     assert_eq!(bench.array()["sync_max_mib_s"], 7);
     bench.client.refused(&["bdev_raid_set_options", "-w", "0"], -22);
+    // A reshape, by SPDK's name and by md's nature.
+    bench.malloc("more");
+    let grow = json!({ "raid_name": "r", "base_name": "more" });
+    let text = bench.mdof.rpc("bdev_raid_grow_base_bdev", &grow).unwrap_err();
+    assert!(text.contains("does not reshape") && text.contains("Nothing was changed"), "{text}");
+    bench.client.refused(&["bdev_raid_add_base_bdev", "r", "more"], -22);
     let config = bench.ok(&["framework_get_config", "bdev"]);
     let first = json!({ "process_window_size_kb": 2048, "process_max_bandwidth_mb_sec": 7 });
     assert_eq!(config[0]["params"], first);

@@ -62,6 +62,29 @@ pub(super) fn set_options(target: &mut Target, params: Option<Value>) -> Result<
     Ok(json!(true))
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Grow {
+    raid_name: String,
+    base_name: String,
+}
+
+/// SPDK's growth by a member, which is a reshape in md's terms: always refused.
+pub(super) fn grow_base_bdev(
+    target: &mut Target,
+    params: Option<Value>,
+) -> Result<Value, RpcError> {
+    let Grow { raid_name, base_name } = decode(params)?;
+    target.array(&raid_name)?;
+    target.bdev(&base_name)?;
+    let text = format!(
+        "array {raid_name} does not grow by bdev {base_name}: mdof does not reshape arrays to more \
+         members or another level, as that cannot be done safely through a crash yet. Nothing was \
+         changed; make a larger array and copy, or add the bdev as a spare (bdev_raid_add_spare)"
+    );
+    Err(RpcError::errno(rustix::io::Errno::OPNOTSUPP, text))
+}
+
 /// An array that waits, in the shape of `bdev_raid_get_bdevs`.
 pub(super) fn describe(target: &Target, name: &str, waiting: &Waiting) -> Value {
     let wish = &waiting.wish;

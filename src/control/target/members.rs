@@ -69,7 +69,9 @@ impl Target {
         let (id, known) = self.array(array)?;
         let wanted = superblock.as_ref().filter(|_| !as_new);
         if slot.is_none() && wanted.is_none() && known.members.iter().all(Option::is_some) {
-            let text = format!("array {array} has no empty slot: remove a member first");
+            let text = format!(
+                "array {array} has no empty slot, and does not grow to more members: remove a member first"
+            );
             return Err(TargetError::Invalid(text));
         }
         let geometry = &self.bdev(bdev)?.geometry;
