@@ -1,9 +1,9 @@
 //! Rebuilds: how fast one is beside a plain copy between the same two bdevs, and how long host
 //! requests take while one runs.
 //!
-//! - Speed: two memory bdevs. A copy of one to the other, by a program on the same core that has as
-//!   many pieces in flight as a rebuild has windows, and the rebuild of an idle RAID1 on the two take
-//!   turns.
+//! - Speed: two memory bdevs. A copy of one to the other, by a program on the same core that has
+//!   as many pieces in flight as a rebuild has windows, and the rebuild of an idle RAID1 on the two
+//!   take turns.
 //! - Latency: a RAID1 on null bdevs so large that its rebuild does not end. Random 4 KiB requests
 //!   without a rebuild, with one that knows no bound, and with one that yields, take turns.
 
@@ -24,7 +24,7 @@ use crate::job::{Job, PerfError};
 use crate::pattern::Access;
 use crate::place::Leaf;
 use crate::stats::{Outcome, Spread};
-use crate::units::{show_ns, show_size};
+use crate::units::show_size;
 use copy::{CopyAll, CopyResult};
 
 /// Pieces in flight and their size: as the walker's windows.
@@ -257,9 +257,9 @@ impl Report {
         let speed = |spread: &Spread| {
             format!("{:>8.0} MiB/s ({:.0} to {:.0})", spread.median, spread.min, spread.max)
         };
-        let ns = |ns: f64| show_ns(ns as u64);
+        let us = |ns: f64| format!("{:.1} us", ns / 1000.0);
         let time = |spread: &Spread| {
-            format!("{:>9} ({} to {})", ns(spread.median), ns(spread.min), ns(spread.max))
+            format!("{:>9} ({} to {})", us(spread.median), us(spread.min), us(spread.max))
         };
         format!(
             "RAID1 of two memory bdevs of {}, idle\n  plain copy      {}\n  rebuild         {}\n  \

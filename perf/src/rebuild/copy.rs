@@ -1,8 +1,8 @@
 //! A plain copy from one bdev to another, so many pieces at a time.
 //!
-//! A program keeps no buffer between requests; but the pool gives the one first that came back last,
-//! so that what a piece is written from is what it was read into, or another one as good: the bytes
-//! do not matter here, what they cost does.
+//! A program keeps no buffer between requests; but the pool gives the one first that came back
+//! last, so that what a piece is written from is what it was read into, or another one as good:
+//! the bytes do not matter here, what they cost does.
 
 use std::any::Any;
 
