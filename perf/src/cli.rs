@@ -74,6 +74,25 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// A rebuild beside a plain copy, and host latency without one, with one and with one that
+    /// yields
+    Rebuild {
+        /// Size of the memory bdevs
+        #[arg(long, value_name = "SIZE", default_value = "1g", value_parser = parse_size)]
+        size: u64,
+        /// Rounds
+        #[arg(long, value_name = "N", default_value_t = 5)]
+        rounds: u32,
+        /// How long host requests count in each
+        #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
+        time: Duration,
+        /// Host requests in flight
+        #[arg(long, value_name = "N", default_value_t = 8)]
+        queue_depth: u16,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// CPU time and memory of a target that nobody uses
     Idle {
         /// The target's program

@@ -6,7 +6,7 @@
 //!   times. `stats`: what they come to. `report`: how it is shown.
 //! - `nvme` and `inproc` carry loads to a namespace and to a bdev. `ab` lets two places take turns.
 //! - `target_process` runs the target's program. `table` compares bitmaps, `levels` the levels of
-//!   RAID; `daemon_pass` looks at one part of the lockless bitmap.
+//!   RAID; `daemon_pass` looks at one part of the lockless bitmap, `rebuild` at rebuilds.
 
 mod ab;
 #[cfg(test)]
@@ -24,6 +24,7 @@ mod nvme;
 mod pattern;
 mod place;
 mod random;
+mod rebuild;
 mod report;
 mod stats;
 mod table;
@@ -55,6 +56,10 @@ fn main() -> ExitCode {
         }
         Some(Command::DaemonPass { size: member_size_bytes, rounds, time, json }) => {
             daemon_pass::run(&daemon_pass::Options { member_size_bytes, rounds, time })
+                .and_then(|report| show(&report, json, || report.as_text()))
+        }
+        Some(Command::Rebuild { size: member_size_bytes, rounds, time, queue_depth, json }) => {
+            rebuild::run(&rebuild::Options { member_size_bytes, rounds, time, queue_depth })
                 .and_then(|report| show(&report, json, || report.as_text()))
         }
         Some(Command::Idle { mdof, time, json }) => target_process::measure_idle(&mdof, time)

@@ -1,9 +1,9 @@
 //! The walker yields to the host: as many windows are in flight as the host's latency allows.
 //!
 //! The channels count how long their requests take ([`super::latency`]). Each fifth of a second of
-//! copying the owner asks them, and has more or less in flight: less by half when the host's p99 is
-//! beyond its bound, more by one when it is well within. Below one window it pauses between windows,
-//! for a second at most, so that copying always goes on.
+//! copying the owner asks them, and has more or less in flight: less by half when the host's p99
+//! is beyond its bound, more by one when it is well within. Below one window it pauses between
+//! windows, for a second at most, so that copying always goes on.
 //!
 //! The bound is a time, or a part more than the host sees without copying. To know that, copying
 //! rests for a moment every second. A host that sends next to nothing has nothing to suffer: then

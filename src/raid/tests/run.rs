@@ -242,8 +242,8 @@ fn as_many_lives_as_there_is_time_for() {
     let (began, mut said) = (Instant::now(), Instant::now());
     let mut sum = Figures::default();
     for seed in first..first.saturating_add(seeds) {
-        // Every fourth life has an external bitmap, every fourth has parity, half of these and every
-        // eighth of the others members that come and go.
+        // Every fourth life has an external bitmap, every fourth has parity, half of these and
+        // every eighth of the others members that come and go.
         let seed = match seed % 8 {
             _ if seed >= EXTERNAL_SEEDS => seed,
             3 | 7 => seed | EXTERNAL_SEEDS,

@@ -457,13 +457,14 @@ impl World {
         config.force = true;
         if !self.geometry.is_readable(config.in_sync()) {
             assert!(raid::prepare(&config, BdevId(100)).is_err(), "data are missing");
-            if present.len() == self.disks.len() {
+            let may_be_member = |slot: &usize| self.superblock(*slot).is_some();
+            let all: Vec<usize> = (0..self.disks.len()).filter(may_be_member).collect();
+            if present.len() == all.len() {
                 // A member that the array can't do without failed two updates of its superblock in
                 // a row: as in md, the operator has to decide. This life is over.
                 assert!(self.faults.any(), "too many members are out");
                 return Ok(assembly);
             }
-            let all: Vec<usize> = (0..self.disks.len()).collect();
             return self.assemble_from(&all);
         }
         let in_sync = config.in_sync();
