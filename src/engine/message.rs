@@ -7,6 +7,7 @@ use crate::bdev::{BdevId, Device, IoOp, IoStatus};
 use crate::raid::{ArrayConfig, ArrayStatus, Command, Knobs, Outcome, Shared, ToChannel, ToOwner};
 use crate::target::controller::{ConnectRequest, IoQueueGrant, Refusal};
 use crate::target::subsystem::SubsystemTable;
+use crate::target::tcp::RequestId;
 
 use super::workload::Workload;
 
@@ -45,6 +46,24 @@ pub(super) enum Message {
         /// Controller.
         cntlid: u16,
     },
+    /// An Abort command looks for command `cid` of this queue; to the queue's core.
+    Abort {
+        /// The Abort command, on the sending core.
+        asker: CommandKey,
+        /// Controller.
+        cntlid: u16,
+        /// Queue.
+        qid: u16,
+        /// Command.
+        cid: u16,
+    },
+    /// The answer, to the core that asked.
+    Aborted {
+        /// The Abort command.
+        asker: CommandKey,
+        /// The command was aborted.
+        was_aborted: bool,
+    },
     /// The control plane asks a core.
     Ask(Box<Ask>),
     /// A core answers the control plane.
@@ -58,6 +77,15 @@ pub(super) struct ConnectionKey {
     pub(super) index: u16,
     /// How often the slot was used before.
     pub(super) generation: u32,
+}
+
+/// A command that executes on a core.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct CommandKey {
+    /// Its connection.
+    pub(super) connection: ConnectionKey,
+    /// The command.
+    pub(super) id: RequestId,
 }
 
 /// A connection whose TCP handshake is done.

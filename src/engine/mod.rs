@@ -7,10 +7,12 @@
 //! - `socket`: the only file that sees a connection's descriptor.
 //! - `queue`: commands of a connection meet their controller and their bdev.
 //! - `connect`: Fabrics Connect across cores, and what ends with a connection.
+//! - `abort`: the Abort command looks for its command.
 //! - `message`: what cores and the control plane tell each other.
 //! - `control_port`: the control plane's requests on a core.
 //! - `handle`: the control plane's side of it.
 
+mod abort;
 mod arrays;
 mod channels;
 mod connect;

@@ -7,7 +7,10 @@ use super::message::ConnectionKey;
 use super::shard::{Shard, ShardCore};
 use super::socket::Socket;
 use crate::bdev::{BdevIo, Completion, IoOp, IoStatus, Station, Tag};
-use crate::limits::{CONNECTIONS_PER_CORE_MAX, CONTROLLERS_PER_CORE_MAX, IO_QUEUE_DEPTH_MAX};
+use crate::limits::{
+    CONNECTIONS_PER_CORE_MAX, CONTROLLERS_PER_CORE_MAX, CORES_MAX, IO_QUEUE_DEPTH_MAX,
+    IO_QUEUES_PER_CONTROLLER_MAX,
+};
 use crate::target::controller::io::{self, IoCommand, IoRequest};
 use crate::target::controller::{
     AdminContext, AdminOutcome, Controller, Effect, IoQueueGrant, TableChange,
@@ -19,6 +22,7 @@ use crate::wire::nvme::opcode::FABRICS;
 use crate::wire::nvme::{Cqe, Sqe, Status};
 
 const _: () = assert!(CONNECTIONS_PER_CORE_MAX <= u16::MAX as usize);
+const _: () = assert!(CORES_MAX <= u8::MAX as usize);
 
 /// What a connection is for.
 #[derive(Debug)]
@@ -84,6 +88,8 @@ impl Conn {
 pub(super) struct OwnedController {
     pub(super) controller: Controller,
     pub(super) connection: u16,
+    /// The core of each I/O queue that has been connected; index: queue - 1.
+    pub(super) queue_cores: [u8; IO_QUEUES_PER_CONTROLLER_MAX],
 }
 
 /// The core's connections and controllers.
@@ -250,12 +256,16 @@ impl Shard {
         let context = AdminContext { table: &self.table, now_ms: core.io.now_ms() };
         let data = conn.protocol.request_data_mut(id).unwrap_or(&mut []);
         let outcome = owned.controller.admin(&context, sqe, data);
-        if let AdminOutcome::Complete { status, result, data_len_bytes, effect } = outcome {
-            let data_len_bytes = u32::try_from(data_len_bytes).expect("bounded by the buffer");
-            self.complete(index, id, status, result, data_len_bytes);
-            if effect == Effect::CloseIoQueues {
-                self.close_io_queues(core, slot);
+        match outcome {
+            AdminOutcome::Complete { status, result, data_len_bytes, effect } => {
+                let data_len_bytes = u32::try_from(data_len_bytes).expect("bounded by the buffer");
+                self.complete(index, id, status, result, data_len_bytes);
+                if effect == Effect::CloseIoQueues {
+                    self.close_io_queues(core, slot);
+                }
             }
+            AdminOutcome::HoldAsyncEvent => {}
+            AdminOutcome::Abort { qid, cid } => self.look_for(core, index, id, qid, cid),
         }
         self.report_events(slot);
     }
@@ -288,13 +298,26 @@ impl Shard {
             IoCommand::Rw { op, fua, lba, blocks } => {
                 if op == IoOp::Read {
                     executing.data_len_bytes = data_len_bytes;
+                    grant.traffic.count_read(u64::from(data_len_bytes));
+                } else {
+                    grant.traffic.count_write(u64::from(data_len_bytes));
                 }
                 (op, fua, lba, blocks)
             }
-            IoCommand::WriteZeroes { op, fua, lba, blocks } => (op, fua, lba, blocks),
-            IoCommand::Flush => (IoOp::Flush, false, 0, 0),
-            IoCommand::Hint => return self.complete(index, id, Status::SUCCESS, 0, 0),
+            IoCommand::WriteZeroes { op, fua, lba, blocks } => {
+                grant.traffic.count_other();
+                (op, fua, lba, blocks)
+            }
+            IoCommand::Flush => {
+                grant.traffic.count_other();
+                (IoOp::Flush, false, 0, 0)
+            }
+            IoCommand::Hint => {
+                grant.traffic.count_other();
+                return self.complete(index, id, Status::SUCCESS, 0, 0);
+            }
             IoCommand::Deallocate { ranges, fua } => {
+                grant.traffic.count_other();
                 return self.deallocate(index, id, &request, ranges, fua);
             }
         };

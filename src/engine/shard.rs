@@ -162,6 +162,12 @@ impl Shard {
             }
             Message::QueueClosed { cntlid, qid } => self.queue_closed(cntlid, qid),
             Message::CloseQueues { cntlid } => self.close_queues_of(core, cntlid),
+            Message::Abort { asker, cntlid, qid, cid } => {
+                self.abort_asked(core, from, asker, (cntlid, qid), cid);
+            }
+            Message::Aborted { asker, was_aborted } => {
+                self.abort_answered(core, asker, was_aborted);
+            }
             Message::Ask(ask) => self.asked(core, *ask),
             Message::Answer(_) => unreachable!("only the control plane is answered"),
         }

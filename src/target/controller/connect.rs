@@ -8,7 +8,8 @@ use zerocopy::FromBytes;
 
 use super::async_event::AsyncEvents;
 use super::features::FeatureValues;
-use super::{Controller, ControllerState, round_kato};
+use super::traffic::ControllerTraffic;
+use super::{Controller, ControllerState, Traffic, round_kato};
 use crate::limits::{
     ADMIN_QUEUE_DEPTH_MAX, CONTROLLERS_PER_CORE_MAX, CORES_MAX, IO_QUEUE_DEPTH_MAX,
     IO_QUEUES_PER_CONTROLLER_MAX, NAMESPACES_MAX,
@@ -177,6 +178,8 @@ pub struct IoQueueGrant {
     pub flow_control_disabled: bool,
     /// For [`super::io::parse`]: the host knows that it must flush.
     pub vwc_advertised: bool,
+    /// What the queue counts.
+    pub traffic: Arc<Traffic>,
 }
 
 /// Finds the subsystem that the request may use.
@@ -228,6 +231,9 @@ impl Controller {
             io_queues: 0,
             vwc_advertised: false,
             events: AsyncEvents::default(),
+            aborts: 0,
+            traffic: ControllerTraffic::default(),
+            commands_seen: 0,
             changed_namespaces: [0; NAMESPACES_MAX / 64],
             generation: context.table.generation(),
         })
@@ -269,6 +275,7 @@ impl Controller {
             queue_depth: request.queue_depth,
             flow_control_disabled: request.flow_control_disabled,
             vwc_advertised: self.vwc_advertised,
+            traffic: self.traffic.open(request.qid),
         })
     }
 
@@ -277,6 +284,7 @@ impl Controller {
     pub fn detach_io_queue(&mut self, qid: u16) {
         if (1..=IO_QUEUES_MAX).contains(&qid) {
             self.io_queues &= !(1 << (qid - 1));
+            self.traffic.close(qid);
         }
     }
 }

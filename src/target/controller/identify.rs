@@ -2,7 +2,7 @@
 
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::admin::{AdminContext, AdminOutcome};
+use super::admin::{ACL, AdminContext, AdminOutcome};
 use super::async_event::AERL;
 use super::io::{DEALLOCATE_RANGE_BLOCKS_MAX, WRITE_ZEROES_PAGES_SHIFT};
 use super::{Controller, KEEP_ALIVE_GRANULARITY_MS};
@@ -122,7 +122,7 @@ impl Controller {
         answer.mdts = MDTS;
         answer.cntlid.set(self.cntlid);
         answer.ver.set(VERSION_2_0);
-        answer.ctratt.set(controller::CTRATT_HOST_ID_128);
+        answer.ctratt.set(controller::CTRATT_HOST_ID_128 | controller::CTRATT_TBKAS);
         answer.aerl = AERL;
         answer.frmw = controller::FRMW_ONE_READ_ONLY_SLOT;
         answer.kas.set(KAS);
@@ -151,7 +151,7 @@ impl Controller {
         answer.cmic = controller::CMIC_MULTI_PORT_CONTROLLER;
         answer.oaes.set(async_event::NAMESPACE_ATTRIBUTE);
         answer.cntrltype = controller::CNTRLTYPE_IO;
-        answer.acl = 3;
+        answer.acl = ACL;
         answer.lpa |= controller::LPA_EFFECTS;
         answer.sqes = 0x66;
         answer.cqes = 0x44;

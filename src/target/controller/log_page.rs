@@ -4,6 +4,7 @@
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::admin::{AdminContext, AdminOutcome, COMMANDS};
+use super::async_event::EventKind;
 use super::features::FEATURES;
 use super::identify::padded;
 use super::{Controller, NamespaceSet};
@@ -110,20 +111,19 @@ impl Controller {
                 changed_namespaces(&self.changed_namespaces, &mut window);
                 if !command.retain_event {
                     self.changed_namespaces = NamespaceSet::default();
-                    self.events.cleared();
                 }
             }
             lid::COMMANDS_SUPPORTED if command.csi == CSI_NVM => self.effects(&mut window),
             lid::COMMANDS_SUPPORTED => return Err(Status::INVALID_FIELD.dnr()),
             lid::FEATURES_SUPPORTED => self.supported_features(&mut window),
-            lid::DISCOVERY => {
-                self.discovery_log(context.table, &mut window);
-                if !command.retain_event {
-                    self.events.cleared();
-                }
-            }
+            lid::DISCOVERY => self.discovery_log(context.table, &mut window),
             // Error Information: no command of this controller has left an entry.
             _ => {}
+        }
+        if let Some(kind) = EventKind::of_log(command.lid)
+            && !command.retain_event
+        {
+            self.events.cleared(kind);
         }
         Ok(AdminOutcome::data(len))
     }

@@ -14,11 +14,13 @@ mod identify;
 pub mod io;
 mod log_page;
 mod properties;
+mod traffic;
 
 pub use admin::{AdminContext, AdminOutcome, AsyncCompletion, Effect, TableChange};
 pub use connect::{ConnectContext, ConnectRequest, IoQueueGrant, Refusal};
 pub use io::{IoCommand, IoRequest};
 pub use properties::ControllerState;
+pub use traffic::Traffic;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,6 +30,7 @@ use crate::target::subsystem::{Nqn, Subsystem, SubsystemKind};
 use crate::wire::nvme::register::Cc;
 use async_event::AsyncEvents;
 use features::FeatureValues;
+use traffic::ControllerTraffic;
 
 /// Keep Alive granularity (KAS) in milliseconds; a KATO is rounded up to a multiple of it.
 pub(crate) const KEEP_ALIVE_GRANULARITY_MS: u32 = 1000;
@@ -60,6 +63,11 @@ pub struct Controller {
     /// The host has been told of a volatile write cache, so that it flushes.
     vwc_advertised: bool,
     events: AsyncEvents,
+    /// Abort commands that look for their command.
+    aborts: u8,
+    traffic: ControllerTraffic,
+    /// Commands of I/O queues when the keep alive timer was last looked at.
+    commands_seen: u64,
     changed_namespaces: NamespaceSet,
     /// Of the table that the discovery log was last compared with.
     generation: u64,
@@ -117,10 +125,19 @@ impl Controller {
         self.keep_alive_from_ms = now_ms;
     }
 
+    fn has_io_queue(&self, qid: u16) -> bool {
+        (1..=connect::IO_QUEUES_MAX).contains(&qid) && self.io_queues >> (qid - 1) & 1 != 0
+    }
+
     /// Whether the host has let its keep alive timeout pass: the engine must then end all
-    /// connections of the controller.
+    /// connections of the controller. I/O commands are signs of life as well (Traffic Based Keep
+    /// Alive; Base 2.1, section 3.9.4).
     #[must_use]
-    pub fn check_keep_alive(&self, now_ms: u64) -> bool {
+    pub fn check_keep_alive(&mut self, now_ms: u64) -> bool {
+        let commands = self.traffic.totals().commands();
+        if std::mem::replace(&mut self.commands_seen, commands) != commands {
+            self.restart_keep_alive(now_ms);
+        }
         let idle_ms = now_ms.saturating_sub(self.keep_alive_from_ms);
         self.kato_ms != 0 && idle_ms > u64::from(self.kato_ms)
     }

@@ -161,6 +161,6 @@ pub(super) fn run(
             Ok((data, result))
         }
         AdminOutcome::Complete { status, .. } => Err(status),
-        AdminOutcome::HoldAsyncEvent => panic!("held"),
+        other => panic!("{other:?}"),
     }
 }

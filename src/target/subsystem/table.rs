@@ -66,6 +66,14 @@ pub struct NamespaceSpec<'a> {
     pub eui64: Option<[u8; 8]>,
 }
 
+impl<'a> NamespaceSpec<'a> {
+    /// `bdev` as the next namespace, with the bdev's own identity.
+    #[must_use]
+    pub fn new(bdev: BdevId, geometry: &'a Geometry) -> Self {
+        Self { nsid: None, bdev, geometry, uuid: None, nguid: None, eui64: None }
+    }
+}
+
 /// All subsystems of the target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubsystemTable {

@@ -189,7 +189,7 @@ impl Connection {
         self.ready.push_back(slot);
     }
 
-    fn refuse(&mut self, slot: u16, status: Status) {
+    pub(super) fn refuse(&mut self, slot: u16, status: Status) {
         let cqe = Cqe::new(self.request(slot).cid(), status, 0);
         self.respond(slot, cqe, 0);
     }

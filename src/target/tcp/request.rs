@@ -38,14 +38,12 @@ impl RequestState {
         use RequestState as S;
         match self {
             S::Free => !matches!(next, S::Free | S::Executing | S::TransferringC2h),
-            S::NeedBuffer => {
-                matches!(next, S::AwaitCapsuleData | S::AwaitH2cData | S::Ready | S::Free)
-            }
+            S::NeedBuffer => !matches!(next, S::NeedBuffer | S::Refused | S::Executing),
             S::AwaitCapsuleData | S::AwaitH2cData => {
                 matches!(next, S::Ready | S::Responding | S::Free)
             }
             S::Refused => matches!(next, S::Responding | S::Free),
-            S::Ready => matches!(next, S::Executing | S::Free),
+            S::Ready => matches!(next, S::Executing | S::Responding | S::Free),
             S::Executing => matches!(next, S::TransferringC2h | S::Responding | S::Free),
             S::TransferringC2h | S::Responding => matches!(next, S::Free),
         }
@@ -78,6 +76,19 @@ impl RequestId {
         let [a, b, c, d] = value.to_le_bytes();
         Self { slot: u16::from_le_bytes([a, b]), generation: u16::from_le_bytes([c, d]) }
     }
+}
+
+/// What Abort finds of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recall {
+    /// It was aborted: its completion is queued.
+    Aborted,
+    /// Its data is on the way. It ends as aborted when that is here.
+    Later,
+    /// The controller works on it.
+    Executing(RequestId),
+    /// There is no such command, or it has ended.
+    Gone,
 }
 
 /// How a command's data travels.

@@ -45,6 +45,8 @@ pub mod async_event {
     pub const SMART_MASK: u32 = 0xff;
     /// Attached Namespace Attribute Notices.
     pub const NAMESPACE_ATTRIBUTE: u32 = 1 << 8;
+    /// Asymmetric Namespace Access Change Notices.
+    pub const ANA_CHANGE: u32 = 1 << 11;
     /// Discovery Log Page Change Notification.
     pub const DISCOVERY_LOG: u32 = 1 << 31;
 }

@@ -159,6 +159,8 @@ pub mod controller {
     /// CMIC: more than one port, more than one controller.
     pub const CMIC_MULTI_PORT_CONTROLLER: u8 = 1 << 0 | 1 << 1;
     pub const CTRATT_HOST_ID_128: u32 = 1 << 0;
+    /// CTRATT: Traffic Based Keep Alive Support (bit 6).
+    pub const CTRATT_TBKAS: u32 = 1 << 6;
     pub const CNTRLTYPE_IO: u8 = 1;
     pub const CNTRLTYPE_DISCOVERY: u8 = 2;
     /// FRMW: one slot (bits 3:1), read only (bit 0).

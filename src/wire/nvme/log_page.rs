@@ -16,8 +16,10 @@ pub mod lid {
     pub const FIRMWARE_SLOT: u8 = 0x03;
     pub const CHANGED_NAMESPACES: u8 = 0x04;
     pub const COMMANDS_SUPPORTED: u8 = 0x05;
+    pub const ANA: u8 = 0x0c;
     pub const FEATURES_SUPPORTED: u8 = 0x12;
     pub const DISCOVERY: u8 = 0x70;
+    pub const RESERVATION: u8 = 0x80;
 }
 
 /// The fields of a Get Log Page command.

@@ -100,6 +100,51 @@ fn keep_alive_expires_and_is_restarted() {
     assert!(!controller.check_keep_alive(u64::MAX), "0 is no timeout");
 }
 
+#[test]
+fn io_commands_keep_the_host_alive() {
+    let table = table_with(&[]);
+    let mut controller = ready(&table, NQN);
+    let grant = controller.attach_io_queue(&request(NQN, 1, 1)).unwrap();
+    assert!(!controller.check_keep_alive(5000));
+    grant.traffic.count_read(4096);
+    assert!(!controller.check_keep_alive(7000), "a read since the last look");
+    assert!(!controller.check_keep_alive(12_000));
+    assert!(controller.check_keep_alive(12_001), "nothing since 7000");
+    grant.traffic.count_other();
+    controller.detach_io_queue(1);
+    assert!(!controller.check_keep_alive(12_002), "the last command of a queue that has ended");
+    assert!(!controller.check_keep_alive(17_002));
+    assert!(controller.check_keep_alive(17_003));
+}
+
+#[test]
+fn abort_finds_held_requests_and_is_limited() {
+    let table = table_with(&[]);
+    let c = &mut ready(&table, NQN);
+    for cid in 30..33 {
+        let mut sqe = command(admin::ASYNC_EVENT_REQUEST, 0, 0, 0);
+        sqe.cid.set(cid);
+        assert_eq!(c.admin(&at(&table, 0), &sqe, &mut []), AdminOutcome::HoldAsyncEvent);
+    }
+    let abort = |qid: u32, cid: u32| command(admin::ABORT, 0, cid << 16 | qid, 0);
+    assert_eq!(run(c, &table, &abort(0, 31), 0), Ok((vec![], 0)), "aborted");
+    assert_eq!(run(c, &table, &abort(0, 99), 0), Ok((vec![], 1)), "there is none");
+    let ended = c.next_async_event().unwrap();
+    assert_eq!((ended.cid, ended.status), (31, Status::ABORT_REQUESTED));
+    assert_eq!(c.next_async_event(), None, "the others are still held");
+    assert_eq!(run(c, &table, &abort(1, 5), 0), Ok((vec![], 1)), "no such queue");
+    let _grant = c.attach_io_queue(&request(NQN, 1, 1)).unwrap();
+    for _ in 0..4 {
+        let outcome = c.admin(&at(&table, 0), &abort(1, 5), &mut []);
+        assert_eq!(outcome, AdminOutcome::Abort { qid: 1, cid: 5 });
+    }
+    let fifth = run(c, &table, &abort(1, 5), 0);
+    assert_eq!(fifth, Err(Status::ABORT_LIMIT_EXCEEDED), "ACL is 3, 0's based");
+    assert_eq!((c.abort_ended(true), c.abort_ended(false)), (0, 1));
+    let outcome = c.admin(&at(&table, 0), &abort(1, 5), &mut []);
+    assert_eq!(outcome, AdminOutcome::Abort { qid: 1, cid: 5 });
+}
+
 fn feature(
     controller: &mut Controller,
     table: &SubsystemTable,
@@ -203,7 +248,7 @@ fn identify_controller_has_every_field_in_its_place() {
     assert_eq!((data[76], data[77], u16_at(&data, 78)), (3, 5, 1), "CMIC, MDTS, CNTLID");
     assert_eq!(u32_at(&data, 80), 0x2_0000, "VER");
     assert_eq!(u32_at(&data, 92), 1 << 8, "OAES");
-    assert_eq!(u32_at(&data, 96), 1, "CTRATT");
+    assert_eq!(u32_at(&data, 96), 1 | 1 << 6, "CTRATT: 128-bit host id, TBKAS");
     assert_eq!(data[111], 1, "CNTRLTYPE");
     assert_eq!((data[258], data[259], data[261]), (3, 3, 6), "ACL, AERL, LPA");
     assert_eq!(u16_at(&data, 320), 10, "KAS");
