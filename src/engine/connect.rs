@@ -277,6 +277,7 @@ impl Shard {
         let now_ms = core.io.now_ms();
         for index in self.connections.indexes() {
             let Some(conn) = self.connections.get(index) else { continue };
+            conn.errors.told = 0;
             let fresh = matches!(conn.role, Role::Fresh);
             if conn.socket.lingering_for_ms(now_ms) > LINGER_MS {
                 self.close_connection(core, index, "");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::bdev::{BdevId, Device, IoOp, IoStatus};
 use crate::raid::{ArrayConfig, ArrayStatus, Command, Knobs, Outcome, Shared, ToChannel, ToOwner};
-use crate::target::controller::{ConnectRequest, IoQueueGrant, Refusal};
+use crate::target::controller::{CommandError, ConnectRequest, IoQueueGrant, Refusal};
 use crate::target::subsystem::SubsystemTable;
 use crate::target::tcp::RequestId;
 
@@ -45,6 +45,15 @@ pub(super) enum Message {
     CloseQueues {
         /// Controller.
         cntlid: u16,
+    },
+    /// A command of an I/O queue failed; to the controller's core, for its error log.
+    CommandFailed {
+        /// Controller.
+        cntlid: u16,
+        /// The command and its status.
+        error: CommandError,
+        /// Failures before it that were not told.
+        skipped: u64,
     },
     /// An Abort command looks for command `cid` of this queue; to the queue's core.
     Abort {

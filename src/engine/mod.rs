@@ -8,6 +8,7 @@
 //! - `queue`: commands of a connection meet their controller and their bdev.
 //! - `connect`: Fabrics Connect across cores, and what ends with a connection.
 //! - `abort`: the Abort command looks for its command.
+//! - `failures`: failed I/O commands reach their controller's error log.
 //! - `message`: what cores and the control plane tell each other.
 //! - `control_port`: the control plane's requests on a core.
 //! - `handle`: the control plane's side of it.
@@ -17,6 +18,7 @@ mod arrays;
 mod channels;
 mod connect;
 mod control_port;
+mod failures;
 pub mod handle;
 mod message;
 mod queue;

@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
+use super::failures::ErrorsTold;
 use super::message::ConnectionKey;
 use super::shard::{Shard, ShardCore};
 use super::socket::Socket;
@@ -68,6 +69,8 @@ pub(super) struct Conn {
     pub(super) listed_for_buffer: bool,
     /// Milliseconds of the reactor's clock when it was accepted.
     pub(super) accepted_ms: u64,
+    /// Failed commands told to the controller since the last housekeeping, and those not told.
+    pub(super) errors: ErrorsTold,
 }
 
 impl Conn {
@@ -146,6 +149,7 @@ impl Connections {
             listed_to_send: false,
             listed_for_buffer: false,
             accepted_ms: now_ms,
+            errors: ErrorsTold::default(),
         }));
         Some(index)
     }
@@ -213,7 +217,7 @@ impl Shard {
         while let Some(conn) = self.connections.get(index) {
             let Some((id, sqe)) = conn.protocol.next_command() else { break };
             match &conn.role {
-                Role::Io(_) => self.execute_io(index, id, &sqe),
+                Role::Io(_) => self.execute_io(core, index, id, &sqe),
                 Role::Admin(slot) => {
                     let slot = *slot;
                     self.execute_admin(core, index, slot, id, &sqe);
@@ -253,7 +257,9 @@ impl Shard {
         let Connections { slots, controllers, .. } = &mut self.connections;
         let conn = slots[usize::from(index)].as_deref_mut().expect("the command came from it");
         let owned = controllers[slot].as_deref_mut().expect("it lives as long as its connection");
-        let context = AdminContext { table: &self.table, now_ms: core.io.now_ms() };
+        let now_ms = core.io.now_ms();
+        let up_ms = now_ms.saturating_sub(self.started_ms);
+        let context = AdminContext { table: &self.table, now_ms, up_ms };
         let data = conn.protocol.request_data_mut(id).unwrap_or(&mut []);
         let outcome = owned.controller.admin(&context, sqe, data);
         match outcome {
@@ -283,12 +289,12 @@ impl Shard {
     }
 
     /// The hot path: an I/O command becomes requests to its bdev.
-    fn execute_io(&mut self, index: u16, id: RequestId, sqe: &Sqe) {
+    fn execute_io(&mut self, core: &mut ShardCore, index: u16, id: RequestId, sqe: &Sqe) {
         let conn = self.connections.slots[usize::from(index)].as_deref_mut().expect("it exists");
         let Role::Io(grant) = &conn.role else { unreachable!("the caller has looked") };
         let request = match io::parse(sqe, &grant.subsystem, grant.vwc_advertised) {
             Ok(request) => request,
-            Err(status) => return self.complete(index, id, status, 0, 0),
+            Err(status) => return self.fail(core, index, id, status),
         };
         let IoRequest { bdev, data_len_bytes, command, .. } = request;
         let executing = &mut conn.executing[id.slot()];
@@ -318,7 +324,7 @@ impl Shard {
             }
             IoCommand::Deallocate { ranges, fua } => {
                 grant.traffic.count_other();
-                return self.deallocate(index, id, &request, ranges, fua);
+                return self.deallocate(core, index, id, &request, ranges, fua);
             }
         };
         executing.op = op;
@@ -332,6 +338,7 @@ impl Shard {
     #[cold]
     fn deallocate(
         &mut self,
+        core: &mut ShardCore,
         index: u16,
         id: RequestId,
         request: &IoRequest,
@@ -344,7 +351,7 @@ impl Shard {
         let found = io::deallocate_ranges(data, ranges, request.namespace_blocks);
         let ranges = match found {
             Ok(ranges) => ranges,
-            Err(status) => return self.complete(index, id, status, 0, 0),
+            Err(status) => return self.fail(core, index, id, status),
         };
         let mut pending = 0;
         for (lba, blocks) in ranges {
@@ -376,7 +383,11 @@ impl Shard {
             return;
         }
         let done = std::mem::replace(executing, IDLE);
-        self.complete(index, id, io::status_of(done.op, done.status), 0, done.data_len_bytes);
+        if done.status.is_ok() {
+            self.complete(index, id, Status::SUCCESS, 0, done.data_len_bytes);
+        } else {
+            self.bdev_failed(core, index, id, done.op, done.status);
+        }
         self.drop_if_drained(core, index);
     }
 

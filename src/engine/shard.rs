@@ -52,6 +52,8 @@ pub(super) struct Shard {
     pub(super) listeners: Listeners,
     pub(super) table: Arc<SubsystemTable>,
     pub(super) control: ControlPort,
+    /// Milliseconds of the reactor's clock at start.
+    pub(super) started_ms: u64,
 }
 
 impl Shard {
@@ -67,6 +69,7 @@ impl Shard {
             listeners: Listeners::default(),
             table: Arc::new(SubsystemTable::new()),
             control: ControlPort::default(),
+            started_ms: 0,
         }
     }
 
@@ -162,6 +165,9 @@ impl Shard {
             }
             Message::QueueClosed { cntlid, qid } => self.queue_closed(cntlid, qid),
             Message::CloseQueues { cntlid } => self.close_queues_of(core, cntlid),
+            Message::CommandFailed { cntlid, error, skipped } => {
+                self.command_failed(cntlid, error, skipped);
+            }
             Message::Abort { asker, cntlid, qid, cid } => {
                 self.abort_asked(core, from, asker, (cntlid, qid), cid);
             }
@@ -192,6 +198,7 @@ impl Program for Shard {
     type Message = Message;
 
     fn on_start(&mut self, core: &mut ShardCore) {
+        self.started_ms = core.io.now_ms();
         self.arm_housekeeping(core);
     }
 

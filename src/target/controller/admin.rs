@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::async_event::EventKind;
-use super::{Controller, ControllerState};
+use super::{CommandError, Controller, ControllerState};
 use crate::target::subsystem::{Subsystem, SubsystemTable};
 use crate::wire::fabrics::fctype;
 use crate::wire::nvme::opcode::{FABRICS, admin};
@@ -16,6 +16,8 @@ pub struct AdminContext<'a> {
     pub table: &'a SubsystemTable,
     /// Milliseconds of the reactor's clock.
     pub now_ms: u64,
+    /// Milliseconds since the target was started.
+    pub up_ms: u64,
 }
 
 /// What the engine must do with an admin command.
@@ -167,7 +169,12 @@ impl Controller {
         data: &mut [u8],
     ) -> AdminOutcome {
         self.restart_keep_alive(context.now_ms);
-        self.dispatch(context, sqe, data).unwrap_or_else(AdminOutcome::failure)
+        self.dispatch(context, sqe, data).unwrap_or_else(|status| {
+            if let Some(error) = CommandError::of(0, sqe, status) {
+                self.errors.add(error, 0);
+            }
+            AdminOutcome::failure(status)
+        })
     }
 
     fn dispatch(

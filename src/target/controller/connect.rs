@@ -7,6 +7,7 @@ use std::sync::Arc;
 use zerocopy::FromBytes;
 
 use super::async_event::AsyncEvents;
+use super::error_log::ErrorLog;
 use super::features::FeatureValues;
 use super::traffic::ControllerTraffic;
 use super::{Controller, ControllerState, Traffic, round_kato};
@@ -233,6 +234,7 @@ impl Controller {
             events: AsyncEvents::default(),
             aborts: 0,
             traffic: ControllerTraffic::default(),
+            errors: ErrorLog::default(),
             commands_seen: 0,
             changed_namespaces: [0; NAMESPACES_MAX / 64],
             generation: context.table.generation(),

@@ -4,6 +4,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::admin::{ACL, AdminContext, AdminOutcome};
 use super::async_event::AERL;
+use super::error_log::ELPE;
 use super::io::{DEALLOCATE_RANGE_BLOCKS_MAX, WRITE_ZEROES_PAGES_SHIFT};
 use super::{Controller, KEEP_ALIVE_GRANULARITY_MS};
 use crate::limits::{IN_CAPSULE_DATA_BYTES, IO_QUEUE_DEPTH_MAX, MDTS};
@@ -51,7 +52,11 @@ impl Controller {
             _ if self.is_discovery() => return Err(Status::INVALID_FIELD.dnr()),
             cns::NAMESPACE => self.fill_from(nsid, page, fill_namespace)?,
             cns::INDEPENDENT_NAMESPACE => self.fill_from(nsid, page, fill_independent)?,
-            cns::ACTIVE_NAMESPACES => self.active_namespaces(nsid, page)?,
+            // Every namespace that exists is attached.
+            cns::ALLOCATED_NAMESPACE => self.fill_from(nsid, page, fill_namespace)?,
+            cns::ACTIVE_NAMESPACES | cns::ALLOCATED_NAMESPACES => {
+                self.active_namespaces(nsid, page)?
+            }
             cns::NAMESPACE_DESCRIPTORS => {
                 let namespace =
                     self.subsystem.namespace(nsid).ok_or(Status::INVALID_NAMESPACE.dnr())?;
@@ -124,6 +129,7 @@ impl Controller {
         answer.ver.set(VERSION_2_0);
         answer.ctratt.set(controller::CTRATT_HOST_ID_128 | controller::CTRATT_TBKAS);
         answer.aerl = AERL;
+        answer.elpe = ELPE;
         answer.frmw = controller::FRMW_ONE_READ_ONLY_SLOT;
         answer.kas.set(KAS);
         answer.maxcmd.set(MAXCMD);

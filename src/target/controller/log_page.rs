@@ -5,13 +5,14 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::admin::{AdminContext, AdminOutcome, COMMANDS};
 use super::async_event::EventKind;
+use super::error_log::ENTRIES_MAX;
 use super::features::FEATURES;
 use super::identify::padded;
 use super::{Controller, NamespaceSet};
 use crate::wire::nvme::identify::{CSI_NVM, NSID_BROADCAST, controller};
 use crate::wire::nvme::log_page::{
     CHANGED_NAMESPACES_MAX, ERROR_ENTRY_BYTES, EffectsLog, FirmwareSlotLog, GetLogPage,
-    ID_LIST_BYTES, SmartLog, effects, id_list, lid,
+    ID_LIST_BYTES, SmartLog, effects, id_list, lid, smart,
 };
 use crate::wire::nvme::opcode::nvm;
 use crate::wire::nvme::{Sqe, Status};
@@ -55,6 +56,10 @@ fn to_u64(len: usize) -> u64 {
 fn to_usize(offset: u64) -> usize {
     usize::try_from(offset).expect("within a window or a structure")
 }
+
+/// SMART's unit of data: a thousand 512-byte units, rounded up.
+const DATA_UNIT_BYTES: u64 = 512_000;
+const MS_PER_HOUR: u64 = 3_600_000;
 
 /// The log pages of an I/O controller and of a discovery controller.
 const IO_PAGES: [u8; 7] = [
@@ -105,7 +110,8 @@ impl Controller {
         let mut window = Window::new(command.offset, out);
         match command.lid {
             lid::SUPPORTED_LOG_PAGES => self.supported_log_pages(&mut window),
-            lid::SMART_HEALTH => smart(sqe.nsid.get(), &mut window)?,
+            lid::ERROR_INFORMATION => self.errors.fill(&mut window),
+            lid::SMART_HEALTH => self.smart(sqe.nsid.get(), context.up_ms, &mut window)?,
             lid::FIRMWARE_SLOT => firmware_slot(&mut window),
             lid::CHANGED_NAMESPACES => {
                 changed_namespaces(&self.changed_namespaces, &mut window);
@@ -117,8 +123,7 @@ impl Controller {
             lid::COMMANDS_SUPPORTED => return Err(Status::INVALID_FIELD.dnr()),
             lid::FEATURES_SUPPORTED => self.supported_features(&mut window),
             lid::DISCOVERY => self.discovery_log(context.table, &mut window),
-            // Error Information: no command of this controller has left an entry.
-            _ => {}
+            lid => unreachable!("log page {lid:#x} is in the list, but nobody makes it"),
         }
         if let Some(kind) = EventKind::of_log(command.lid)
             && !command.retain_event
@@ -131,7 +136,7 @@ impl Controller {
     fn log_page_bytes(&self, context: &AdminContext<'_>, lid: u8) -> u64 {
         to_u64(match lid {
             lid::SUPPORTED_LOG_PAGES | lid::FEATURES_SUPPORTED => ID_LIST_BYTES,
-            lid::ERROR_INFORMATION => ERROR_ENTRY_BYTES,
+            lid::ERROR_INFORMATION => ENTRIES_MAX * ERROR_ENTRY_BYTES,
             lid::SMART_HEALTH => size_of::<SmartLog>(),
             lid::FIRMWARE_SLOT => size_of::<FirmwareSlotLog>(),
             lid::CHANGED_NAMESPACES => CHANGED_NAMESPACES_MAX * 4,
@@ -176,18 +181,31 @@ impl Controller {
         }
         window.put(0, log.as_bytes());
     }
-}
 
-/// A target has no flash to wear: what is not measured reads zero.
-fn smart(nsid: u32, window: &mut Window<'_>) -> Result<(), Status> {
-    // LPA bit 0 is zero: there is one log for the controller, none for a namespace.
-    if nsid != 0 && nsid != NSID_BROADCAST {
-        return Err(Status::INVALID_FIELD.dnr());
+    /// A target has no flash to wear: what is not measured reads zero.
+    fn smart(&self, nsid: u32, up_ms: u64, window: &mut Window<'_>) -> Result<(), Status> {
+        // LPA bit 0 is zero: there is one log for the controller, none for a namespace.
+        if nsid != 0 && nsid != NSID_BROADCAST {
+            return Err(Status::INVALID_FIELD.dnr());
+        }
+        let traffic = self.traffic.totals();
+        let mut log = SmartLog::new_zeroed();
+        log.available_spare = 100;
+        for (counter, value) in [
+            (smart::DATA_UNITS_READ, traffic.read_bytes.div_ceil(DATA_UNIT_BYTES)),
+            (smart::DATA_UNITS_WRITTEN, traffic.written_bytes.div_ceil(DATA_UNIT_BYTES)),
+            (smart::HOST_READ_COMMANDS, traffic.read_commands),
+            (smart::HOST_WRITE_COMMANDS, traffic.written_commands),
+            (smart::POWER_CYCLES, 1),
+            (smart::POWER_ON_HOURS, up_ms / MS_PER_HOUR),
+            (smart::MEDIA_ERRORS, traffic.media_errors),
+            (smart::ERROR_LOG_ENTRIES, self.errors.count()),
+        ] {
+            log.counters[counter] = u128::from(value).to_le_bytes();
+        }
+        window.put(0, log.as_bytes());
+        Ok(())
     }
-    let mut log = SmartLog::new_zeroed();
-    log.available_spare = 100;
-    window.put(0, log.as_bytes());
-    Ok(())
 }
 
 fn firmware_slot(window: &mut Window<'_>) {

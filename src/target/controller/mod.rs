@@ -9,6 +9,7 @@ mod admin;
 mod async_event;
 pub mod connect;
 mod discovery;
+mod error_log;
 mod features;
 mod identify;
 pub mod io;
@@ -18,6 +19,7 @@ mod traffic;
 
 pub use admin::{AdminContext, AdminOutcome, AsyncCompletion, Effect, TableChange};
 pub use connect::{ConnectContext, ConnectRequest, IoQueueGrant, Refusal};
+pub use error_log::CommandError;
 pub use io::{IoCommand, IoRequest};
 pub use properties::ControllerState;
 pub use traffic::Traffic;
@@ -29,6 +31,7 @@ use crate::limits::{IO_QUEUES_PER_CONTROLLER_MAX, NAMESPACES_MAX};
 use crate::target::subsystem::{Nqn, Subsystem, SubsystemKind};
 use crate::wire::nvme::register::Cc;
 use async_event::AsyncEvents;
+use error_log::ErrorLog;
 use features::FeatureValues;
 use traffic::ControllerTraffic;
 
@@ -66,6 +69,7 @@ pub struct Controller {
     /// Abort commands that look for their command.
     aborts: u8,
     traffic: ControllerTraffic,
+    errors: ErrorLog,
     /// Commands of I/O queues when the keep alive timer was last looked at.
     commands_seen: u64,
     changed_namespaces: NamespaceSet,
@@ -123,6 +127,12 @@ impl Controller {
     /// The host is alive: an admin command does this by itself.
     pub fn restart_keep_alive(&mut self, now_ms: u64) {
         self.keep_alive_from_ms = now_ms;
+    }
+
+    /// A command of an I/O queue has failed; `skipped` others before it were not told, so that a
+    /// host that fails all the time keeps nobody busy.
+    pub fn note_error(&mut self, error: CommandError, skipped: u64) {
+        self.errors.add(error, skipped);
     }
 
     fn has_io_queue(&self, qid: u16) -> bool {

@@ -134,7 +134,7 @@ pub(super) fn set_cc(controller: &mut Controller, table: &SubsystemTable, cc: u6
 }
 
 pub(super) fn at(table: &SubsystemTable, now_ms: u64) -> AdminContext<'_> {
-    AdminContext { table, now_ms }
+    AdminContext { table, now_ms, up_ms: 2 * 3_600_000 + 1 }
 }
 
 pub(super) fn command(opcode: u8, nsid: u32, cdw10: u32, cdw11: u32) -> Sqe {

@@ -31,6 +31,8 @@ pub mod cns {
     pub const COMMAND_SET_CONTROLLER: u8 = 0x06;
     pub const COMMAND_SET_ACTIVE_NAMESPACES: u8 = 0x07;
     pub const INDEPENDENT_NAMESPACE: u8 = 0x08;
+    pub const ALLOCATED_NAMESPACES: u8 = 0x10;
+    pub const ALLOCATED_NAMESPACE: u8 = 0x11;
     pub const COMMAND_SETS: u8 = 0x1c;
 }
 

@@ -61,8 +61,49 @@ impl GetLogPage {
     }
 }
 
+/// Size of an entry of the Error Information log.
+pub const ERROR_ENTRY_BYTES: usize = size_of::<ErrorEntry>();
+
 /// Error Information log entry, 64 bytes (Base, section 5.1.12.1.2). All zero: no error.
-pub const ERROR_ENTRY_BYTES: usize = 64;
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct ErrorEntry {
+    /// Error Count, bytes 7:0: a number of its own for each error, from 1.
+    pub error_count: U64,
+    /// Submission Queue ID (SQID), bytes 9:8.
+    pub sqid: U16,
+    /// Command ID (CID), bytes 11:10.
+    pub cid: U16,
+    /// Status Info (STS), bytes 13:12: the completion's status field with its phase tag.
+    pub status: U16,
+    /// Parameter Error Location (PELOC), bytes 15:14; FFFFh: none.
+    pub parameter_location: U16,
+    /// Logical Block Address (LBA), bytes 23:16.
+    pub lba: U64,
+    /// Namespace (NSID), bytes 27:24.
+    pub nsid: U32,
+    /// Vendor Specific Information Available (VSIA), byte 28.
+    pub vsia: u8,
+    /// Transport Type (TRTYPE), byte 29.
+    pub trtype: u8,
+    /// Command Set Indicator (CSI), byte 30.
+    pub csi: u8,
+    /// Opcode (OPC), byte 31.
+    pub opcode: u8,
+    /// Command Specific Information (CSINFO), bytes 39:32.
+    pub command_specific: U64,
+    /// Transport Type Specific Information (TTSI), bytes 41:40.
+    pub transport_specific: U16,
+    /// Bytes 62:42.
+    pub reserved42: [u8; 21],
+    /// Log Page Version (LPVER), byte 63: 1h, CSI and OPC are there.
+    pub version: u8,
+}
+
+#[allow(missing_docs)]
+impl ErrorEntry {
+    pub const TRTYPE_TCP: u8 = 3;
+}
 
 /// SMART / Health Information, 512 bytes (Base, section 5.1.12.1.3).
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -89,6 +130,19 @@ pub struct SmartLog {
     pub thermal: [u8; 40],
     /// Bytes 511:232.
     pub reserved232: [u8; 280],
+}
+
+/// Indexes of [`SmartLog::counters`].
+#[allow(missing_docs)]
+pub mod smart {
+    pub const DATA_UNITS_READ: usize = 0;
+    pub const DATA_UNITS_WRITTEN: usize = 1;
+    pub const HOST_READ_COMMANDS: usize = 2;
+    pub const HOST_WRITE_COMMANDS: usize = 3;
+    pub const POWER_CYCLES: usize = 5;
+    pub const POWER_ON_HOURS: usize = 6;
+    pub const MEDIA_ERRORS: usize = 8;
+    pub const ERROR_LOG_ENTRIES: usize = 9;
 }
 
 /// Firmware Slot Information, 512 bytes (Base, section 5.1.12.1.4).
@@ -207,6 +261,10 @@ impl DiscoveryEntry {
 }
 
 const _: () = {
+    assert!(size_of::<ErrorEntry>() == 64);
+    assert!(offset_of!(ErrorEntry, lba) == 16);
+    assert!(offset_of!(ErrorEntry, trtype) == 29);
+    assert!(offset_of!(ErrorEntry, transport_specific) == 40);
     assert!(size_of::<SmartLog>() == 512);
     assert!(offset_of!(SmartLog, counters) == 32);
     assert!(offset_of!(SmartLog, thermal) == 192);

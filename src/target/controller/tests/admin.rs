@@ -189,7 +189,8 @@ fn features() {
     assert_eq!(feature(c, &table, 0x0b, 0), Ok(0x100));
     assert_eq!(feature(c, &table, 0x10b, 0), Ok(0), "default");
     assert_eq!(feature(c, &table, 0x30b, 0), Ok(4), "changeable, not saveable");
-    assert_eq!(feature(c, &table, 0x305, 0), Ok(6), "and namespace specific");
+    let nsid_0 = feature(c, &table, 0x305, 0);
+    assert_eq!(nsid_0, Ok(6), "and namespace specific");
     assert_eq!(feature(c, &table, 0x70b, 0), Err(Status::INVALID_FIELD.dnr()), "reserved SEL");
     assert_eq!(set(c, &table, 4, 0x0010_0111), Ok(0), "under temperature");
     assert_eq!(feature(c, &table, 4, 0), Ok(0xffff));
@@ -206,6 +207,49 @@ fn features() {
     let d = &mut ready_discovery(&table);
     assert_eq!(set(d, &table, 7, 0), Err(Status::INVALID_FIELD.dnr()));
     assert_eq!(set(d, &table, 0x0b, 1 << 31), Ok(0));
+}
+
+#[test]
+fn time_limits_belong_to_namespaces() {
+    let table = table_with(&[geometry(512), geometry(512)]);
+    let c = &mut ready(&table, NQN);
+    let get = |c: &mut Controller, nsid| {
+        let sqe = command(admin::GET_FEATURES, nsid, 5, 0);
+        run(c, &table, &sqe, 0).map(|(_, result)| result)
+    };
+    let set = |c: &mut Controller, nsid, value| {
+        let sqe = command(admin::SET_FEATURES, nsid, 5, value);
+        run(c, &table, &sqe, 0).map(|_| ())
+    };
+    assert_eq!(set(c, 2, 7), Ok(()));
+    assert_eq!((get(c, 1), get(c, 2)), (Ok(0), Ok(7)));
+    assert_eq!(set(c, u32::MAX, 9), Ok(()));
+    assert_eq!((get(c, 1), get(c, 2)), (Ok(9), Ok(9)));
+    assert_eq!(set(c, 1, 1 << 16), Err(Status::INVALID_FIELD.dnr()), "DULBE");
+    assert_eq!(set(c, 3, 1), Err(Status::INVALID_NAMESPACE.dnr()));
+    assert_eq!(get(c, u32::MAX), Err(Status::INVALID_NAMESPACE.dnr()));
+}
+
+#[test]
+fn host_behavior_takes_what_it_supports() {
+    let table = table_with(&[geometry(512)]);
+    let c = &mut ready(&table, NQN);
+    let mut data = vec![0; 512];
+    data[0] = 1;
+    let sqe = command(admin::SET_FEATURES, 0, 0x16, 0);
+    let mut set = |data: &mut [u8]| match c.admin(&at(&table, 0), &sqe, data) {
+        AdminOutcome::Complete { status, .. } => status,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(set(&mut data), Status::SUCCESS);
+    data[4] = 1 << 2;
+    assert_eq!(set(&mut data), Status::INVALID_FIELD.dnr(), "copy descriptor format 2");
+    data[4] = 0;
+    data[1] = 2;
+    assert_eq!(set(&mut data), Status::INVALID_FIELD.dnr());
+    assert_eq!(set(&mut data[..500]), Status::DATA_SGL_LENGTH_INVALID.dnr());
+    let (data, _) = run(c, &table, &command(admin::GET_FEATURES, 0, 0x16, 0), 512).unwrap();
+    assert_eq!((data.len(), data[0], data[1]), (512, 1, 0));
 }
 
 #[test]
@@ -301,6 +345,11 @@ fn identify_namespace() {
     assert_eq!(identify(c, &table, 2, 5).unwrap(), [0; 4096]);
     assert_eq!(identify(c, &table, 0, 0xffff_001c).unwrap()[..9], [1, 0, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(identify(c, &table, 0, 0x0002_001c), Err(Status::INVALID_FIELD.dnr()));
+    assert_eq!(identify(c, &table, 2, 0x11).unwrap(), data, "allocated is attached");
+    assert_eq!(identify(c, &table, 0, 0x10).unwrap(), identify(c, &table, 0, 2).unwrap());
+    for cns in [0x04, 0x0b, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17] {
+        assert_eq!(identify(c, &table, 1, cns), Err(Status::INVALID_FIELD.dnr()), "{cns:#x}");
+    }
     assert_eq!(identify(c, &table, 0, 0x44), Err(Status::INVALID_FIELD.dnr()));
     let zoned = command(admin::IDENTIFY, 2, 5, 2 << 24);
     assert_eq!(run(c, &table, &zoned, 4096), Err(Status::INVALID_FIELD.dnr()));
