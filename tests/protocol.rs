@@ -4,6 +4,8 @@
 
 #[path = "protocol/abort.rs"]
 mod abort;
+#[path = "protocol/io.rs"]
+mod io;
 #[path = "protocol/rig.rs"]
 #[allow(dead_code, reason = "each module uses its part")]
 mod rig;

@@ -2,7 +2,7 @@
 //! core of the admin queue.
 
 use super::message::{CommandKey, ConnectionKey, Message};
-use super::queue::Role;
+use super::queue::{IDLE, Role};
 use super::shard::{Shard, ShardCore};
 use crate::target::tcp::{Recall, RequestId};
 use crate::wire::nvme::Status;
@@ -54,9 +54,26 @@ impl Shard {
                 self.connections.wants_to_send(index);
                 true
             }
+            Recall::Executing(id) if self.takes_back(index, id) => {
+                self.complete(index, id, Status::ABORT_REQUESTED, 0, 0);
+                true
+            }
             // A bdev has it, and ends it in bounded time by itself.
             Recall::Executing(_) | Recall::Later | Recall::Gone => false,
         }
+    }
+
+    /// Takes back a command that waits in front of its bdev.
+    fn takes_back(&mut self, index: u16, id: RequestId) -> bool {
+        if self.gates.unpark(index, id) {
+            return true;
+        }
+        let waited = self.recall_steps(index, id);
+        if waited {
+            let conn = self.connections.get(index).expect("just found");
+            conn.executing[id.slot()] = IDLE;
+        }
+        waited
     }
 
     /// The core of the queue has answered.

@@ -94,7 +94,6 @@ impl Shard {
             cntlid: cntlid_of(core.index(), slot),
             local_address,
             now_ms: core.io.now_ms(),
-            compare: false,
         };
         let controller = match Controller::connect(request, &context) {
             Ok(controller) => controller,

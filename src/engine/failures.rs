@@ -45,6 +45,19 @@ impl Shard {
     /// Ends an I/O command with an error.
     #[cold]
     pub(super) fn fail(&mut self, core: &mut ShardCore, index: u16, id: RequestId, status: Status) {
+        self.fail_with(core, index, id, status, 0);
+    }
+
+    /// Ends an I/O command with an error and a result.
+    #[cold]
+    pub(super) fn fail_with(
+        &mut self,
+        core: &mut ShardCore,
+        index: u16,
+        id: RequestId,
+        status: Status,
+        result: u64,
+    ) {
         let conn = self.connections.get(index).expect("commands belong to connections");
         if let Role::Io(grant) = &conn.role
             && let Some(error) = CommandError::of(grant.qid, conn.protocol.request_sqe(id), status)
@@ -59,7 +72,7 @@ impl Shard {
                 conn.errors.skipped += 1;
             }
         }
-        self.complete(index, id, status, 0, 0);
+        self.complete(index, id, status, result, 0);
     }
 
     /// A command of a controller of this core has failed.

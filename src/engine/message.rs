@@ -9,6 +9,8 @@ use crate::target::controller::{CommandError, ConnectRequest, IoQueueGrant, Refu
 use crate::target::subsystem::SubsystemTable;
 use crate::target::tcp::RequestId;
 
+use super::gate::ClosedRange;
+use super::gate_home::Ticket;
 use super::workload::Workload;
 
 /// A message between two endpoints of the mesh.
@@ -45,6 +47,42 @@ pub(super) enum Message {
     CloseQueues {
         /// Controller.
         cntlid: u16,
+    },
+    /// A fused operation wants a range to itself; to the home core.
+    RangeWanted {
+        /// The second command of the operation, on the sending core.
+        asker: CommandKey,
+        /// What it wants.
+        range: ClosedRange,
+    },
+    /// It has it; from the home core.
+    RangeGranted {
+        /// The second command of the operation.
+        asker: CommandKey,
+        /// Names the range.
+        ticket: Ticket,
+    },
+    /// It has ended; to the home core.
+    RangeReturned {
+        /// Names the range.
+        ticket: Ticket,
+    },
+    /// Let no command pass that changes the range; from the home core.
+    CloseRange {
+        /// Names the range.
+        ticket: Ticket,
+        /// The range.
+        range: ClosedRange,
+    },
+    /// Let them pass again; from the home core.
+    OpenRange {
+        /// Names the range.
+        ticket: Ticket,
+    },
+    /// No command is at the bdev any more that the gate would not let pass; to the home core.
+    GateHolds {
+        /// Names the gate.
+        ticket: Ticket,
     },
     /// A command of an I/O queue failed; to the controller's core, for its error log.
     CommandFailed {

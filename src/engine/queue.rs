@@ -7,7 +7,7 @@ use super::failures::ErrorsTold;
 use super::message::ConnectionKey;
 use super::shard::{Shard, ShardCore};
 use super::socket::Socket;
-use crate::bdev::{BdevIo, Completion, IoOp, IoStatus, Station, Tag};
+use crate::bdev::{BdevIo, Completion, IoOp, IoQueue, IoStatus, Station, Tag};
 use crate::limits::{
     CONNECTIONS_PER_CORE_MAX, CONTROLLERS_PER_CORE_MAX, CORES_MAX, IO_QUEUE_DEPTH_MAX,
     IO_QUEUES_PER_CONTROLLER_MAX,
@@ -24,6 +24,7 @@ use crate::wire::nvme::{Cqe, Sqe, Status};
 
 const _: () = assert!(CONNECTIONS_PER_CORE_MAX <= u16::MAX as usize);
 const _: () = assert!(CORES_MAX <= u8::MAX as usize);
+const _: () = assert!(IoStatus::Ok as u8 == 0);
 
 /// What a connection is for.
 #[derive(Debug)]
@@ -38,20 +39,27 @@ pub(super) enum Role {
     Io(Box<IoQueueGrant>),
 }
 
+/// A mark of [`Executing`]: the command takes several requests, see `steps`.
+pub(super) const STEPS: u8 = 1 << 0;
+/// A mark of [`Executing`]: a gate is closed when the command has ended.
+pub(super) const WATCHED: u8 = 1 << 1;
+
 /// What a command that bdevs work on still waits for.
 #[derive(Debug, Clone, Copy)]
-struct Executing {
+pub(super) struct Executing {
     /// Requests to the bdev that have not ended.
-    pending: u16,
+    pub(super) pending: u16,
     /// First failure of them.
-    status: IoStatus,
-    op: IoOp,
+    pub(super) status: IoStatus,
+    pub(super) op: IoOp,
+    /// [`STEPS`] and [`WATCHED`].
+    pub(super) special: u8,
     /// Data for the host if all is well.
-    data_len_bytes: u32,
+    pub(super) data_len_bytes: u32,
 }
 
-const IDLE: Executing =
-    Executing { pending: 0, status: IoStatus::Ok, op: IoOp::Flush, data_len_bytes: 0 };
+pub(super) const IDLE: Executing =
+    Executing { pending: 0, status: IoStatus::Ok, op: IoOp::Flush, special: 0, data_len_bytes: 0 };
 
 /// A connection of this core.
 #[derive(Debug)]
@@ -62,7 +70,9 @@ pub(super) struct Conn {
     pub(super) role: Role,
     pub(super) peer: SocketAddr,
     pub(super) local: SocketAddr,
-    executing: Box<[Executing]>,
+    pub(super) executing: Box<[Executing]>,
+    /// The first command of a fused operation whose second is the next to execute.
+    pub(super) fused_first: Option<RequestId>,
     /// It stands in the list of connections that have something to send.
     pub(super) listed_to_send: bool,
     /// It stands in the list of connections that wait for a buffer.
@@ -146,6 +156,7 @@ impl Connections {
             peer,
             local,
             executing: vec![IDLE; IO_QUEUE_DEPTH_MAX].into_boxed_slice(),
+            fused_first: None,
             listed_to_send: false,
             listed_for_buffer: false,
             accepted_ms: now_ms,
@@ -289,53 +300,73 @@ impl Shard {
     }
 
     /// The hot path: an I/O command becomes requests to its bdev.
-    fn execute_io(&mut self, core: &mut ShardCore, index: u16, id: RequestId, sqe: &Sqe) {
+    pub(super) fn execute_io(
+        &mut self,
+        core: &mut ShardCore,
+        index: u16,
+        id: RequestId,
+        sqe: &Sqe,
+    ) {
         let conn = self.connections.slots[usize::from(index)].as_deref_mut().expect("it exists");
         let Role::Io(grant) = &conn.role else { unreachable!("the caller has looked") };
         let request = match io::parse(sqe, &grant.subsystem, grant.vwc_advertised) {
             Ok(request) => request,
+            Err(_) if sqe.is_fused() => return self.execute_fused(core, index, id, sqe),
             Err(status) => return self.fail(core, index, id, status),
         };
-        let IoRequest { bdev, data_len_bytes, command, .. } = request;
-        let executing = &mut conn.executing[id.slot()];
-        *executing = Executing { pending: 1, ..IDLE };
-        let tag = Tag { station: Station::Target, part: 0, object: index, op: id.to_u32() };
-        let (op, fua, lba, blocks) = match command {
-            IoCommand::Rw { op, fua, lba, blocks } => {
-                if op == IoOp::Read {
-                    executing.data_len_bytes = data_len_bytes;
-                    grant.traffic.count_read(u64::from(data_len_bytes));
-                } else {
-                    grant.traffic.count_write(u64::from(data_len_bytes));
-                }
-                (op, fua, lba, blocks)
-            }
-            IoCommand::WriteZeroes { op, fua, lba, blocks } => {
-                grant.traffic.count_other();
-                (op, fua, lba, blocks)
-            }
-            IoCommand::Flush => {
-                grant.traffic.count_other();
-                (IoOp::Flush, false, 0, 0)
-            }
-            IoCommand::Hint => {
-                grant.traffic.count_other();
-                return self.complete(index, id, Status::SUCCESS, 0, 0);
-            }
+        if self.gates.is_closed(request.bdev) {
+            return self.execute_gated(core, index, id, &request);
+        }
+        if !start(conn, &mut self.queue, index, id, &request) {
+            self.execute_other(core, index, id, &request);
+        }
+    }
+
+    /// A command whose bdev has a closed gate.
+    #[cold]
+    fn execute_gated(
+        &mut self,
+        core: &mut ShardCore,
+        index: u16,
+        id: RequestId,
+        request: &IoRequest,
+    ) {
+        if !self.passes_gate(core, index, id, request) {
+            return;
+        }
+        let conn = self.connections.get(index).expect("it exists");
+        if !start(conn, &mut self.queue, index, id, request) {
+            self.execute_other(core, index, id, request);
+        }
+    }
+
+    /// A command that is not one request to its bdev.
+    #[cold]
+    fn execute_other(
+        &mut self,
+        core: &mut ShardCore,
+        index: u16,
+        id: RequestId,
+        request: &IoRequest,
+    ) {
+        match request.command {
+            IoCommand::Hint => self.complete(index, id, Status::SUCCESS, 0, 0),
             IoCommand::Deallocate { ranges, fua } => {
-                grant.traffic.count_other();
-                return self.deallocate(core, index, id, &request, ranges, fua);
+                self.deallocate(core, index, id, request, ranges, fua);
             }
-        };
-        executing.op = op;
-        let has_data = matches!(op, IoOp::Read | IoOp::Write | IoOp::Compare);
-        let buf = if has_data { conn.protocol.request_buf(id).cloned() } else { None };
-        let completion = Completion::new(tag);
-        self.queue.submit(bdev, BdevIo { op, fua, lba, blocks, buf, completion });
+            IoCommand::Compare { .. } | IoCommand::Verify { .. } | IoCommand::Copy { .. } => {
+                self.start_steps(core, index, id, request);
+            }
+            IoCommand::Reservation => {
+                self.fail(core, index, id, Status::INVALID_OPCODE.dnr());
+            }
+            IoCommand::Rw { .. } | IoCommand::WriteZeroes { .. } | IoCommand::Flush => {
+                unreachable!("the caller has looked")
+            }
+        }
     }
 
     /// Dataset Management: one request a range.
-    #[cold]
     fn deallocate(
         &mut self,
         core: &mut ShardCore,
@@ -383,12 +414,33 @@ impl Shard {
             return;
         }
         let done = std::mem::replace(executing, IDLE);
+        if done.status as u8 | done.special == 0 {
+            self.complete(index, id, Status::SUCCESS, 0, done.data_len_bytes);
+        } else {
+            self.command_done_specially(core, index, id, done);
+        }
+        self.drop_if_drained(core, index);
+    }
+
+    #[cold]
+    fn command_done_specially(
+        &mut self,
+        core: &mut ShardCore,
+        index: u16,
+        id: RequestId,
+        done: Executing,
+    ) {
+        if done.special & STEPS != 0 {
+            return self.step_done(core, index, id, done);
+        }
         if done.status.is_ok() {
             self.complete(index, id, Status::SUCCESS, 0, done.data_len_bytes);
         } else {
             self.bdev_failed(core, index, id, done.op, done.status);
         }
-        self.drop_if_drained(core, index);
+        if done.special & WATCHED != 0 {
+            self.watched_ended(core);
+        }
     }
 
     /// Takes a new table: queues learn of their namespaces, controllers of news.
@@ -414,6 +466,48 @@ impl Shard {
             }
         }
     }
+}
+
+/// Sends a command to its bdev, if it is one request to it.
+#[inline(always)]
+fn start(
+    conn: &mut Conn,
+    queue: &mut IoQueue,
+    index: u16,
+    id: RequestId,
+    request: &IoRequest,
+) -> bool {
+    let Role::Io(grant) = &conn.role else { unreachable!("it is an I/O command") };
+    let mut executing = Executing { pending: 1, ..IDLE };
+    let data_len_bytes = request.data_len_bytes;
+    let (op, fua, lba, blocks) = match request.command {
+        IoCommand::Rw { op, fua, lba, blocks } => {
+            if op == IoOp::Read {
+                executing.data_len_bytes = data_len_bytes;
+                grant.traffic.count_read(u64::from(data_len_bytes));
+            } else {
+                grant.traffic.count_write(u64::from(data_len_bytes));
+            }
+            (op, fua, lba, blocks)
+        }
+        IoCommand::WriteZeroes { op, fua, lba, blocks } => {
+            grant.traffic.count_other();
+            (op, fua, lba, blocks)
+        }
+        IoCommand::Flush => {
+            grant.traffic.count_other();
+            (IoOp::Flush, false, 0, 0)
+        }
+        _ => return false,
+    };
+    executing.op = op;
+    conn.executing[id.slot()] = executing;
+    let has_data = matches!(op, IoOp::Read | IoOp::Write);
+    let buf = if has_data { conn.protocol.request_buf(id).cloned() } else { None };
+    let tag = Tag { station: Station::Target, part: 0, object: index, op: id.to_u32() };
+    let completion = Completion::new(tag);
+    queue.submit(request.bdev, BdevIo { op, fua, lba, blocks, buf, completion });
+    true
 }
 
 fn is_connect(sqe: &Sqe) -> bool {

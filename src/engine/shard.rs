@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use super::channels::{Channels, Slot};
 use super::control_port::ControlPort;
+use super::gate::Gates;
+use super::gate_home::GateHome;
 use super::message::{Answer, Message};
 use super::queue::Connections;
 use super::socket::Listeners;
+use super::steps::StepTable;
 use crate::bdev::{BdevId, BdevIo, IoQueue, IoStatus, Station, Tag};
 use crate::raid::Mail;
 use crate::reactor::ring::{KIND_BDEV, KIND_FREE, UserData};
@@ -52,6 +55,10 @@ pub(super) struct Shard {
     pub(super) listeners: Listeners,
     pub(super) table: Arc<SubsystemTable>,
     pub(super) control: ControlPort,
+    pub(super) gates: Gates,
+    /// Used on the home core only.
+    pub(super) home: GateHome,
+    pub(super) steps: StepTable,
     /// Milliseconds of the reactor's clock at start.
     pub(super) started_ms: u64,
 }
@@ -69,6 +76,9 @@ impl Shard {
             listeners: Listeners::default(),
             table: Arc::new(SubsystemTable::new()),
             control: ControlPort::default(),
+            gates: Gates::new(),
+            home: GateHome::default(),
+            steps: StepTable::new(),
             started_ms: 0,
         }
     }
@@ -165,6 +175,12 @@ impl Shard {
             }
             Message::QueueClosed { cntlid, qid } => self.queue_closed(cntlid, qid),
             Message::CloseQueues { cntlid } => self.close_queues_of(core, cntlid),
+            Message::RangeWanted { asker, range } => self.range_wanted(core, from, asker, range),
+            Message::RangeGranted { asker, ticket } => self.range_granted(core, asker, ticket),
+            Message::RangeReturned { ticket } => self.range_returned(core, ticket),
+            Message::CloseRange { ticket, range } => self.close_range(core, ticket, range),
+            Message::OpenRange { ticket } => self.open_range(core, ticket),
+            Message::GateHolds { ticket } => self.gate_holds(core, ticket),
             Message::CommandFailed { cntlid, error, skipped } => {
                 self.command_failed(cntlid, error, skipped);
             }
@@ -239,6 +255,7 @@ impl Program for Shard {
         let mut worked = self.poll_arrays(core);
         worked |= self.drain(core);
         worked |= self.serve_buffer_waiters(core);
+        worked |= self.serve_scratch_waiters(core);
         self.drain(core);
         self.send_responses(core);
         self.answer_when_ready(core);

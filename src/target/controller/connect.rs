@@ -159,8 +159,6 @@ pub struct ConnectContext<'a> {
     pub local_address: SocketAddr,
     /// Milliseconds of the reactor's clock.
     pub now_ms: u64,
-    /// The engine's bdevs execute Compare.
-    pub compare: bool,
 }
 
 /// What an I/O queue needs on its own core, and its Connect's answer.
@@ -222,7 +220,6 @@ impl Controller {
             hostnqn: request.hostnqn,
             hostid: request.hostid,
             local_address: context.local_address,
-            compare: context.compare,
             state: ControllerState::Disabled,
             cc: Cc::default(),
             kato_ms: round_kato(request.kato_ms),

@@ -176,9 +176,9 @@ impl Controller {
         if self.oncs() & controller::ONCS_DATASET_MANAGEMENT != 0 {
             log.iocs[usize::from(nvm::DATASET_MANAGEMENT)].set(writes);
         }
-        if self.oncs() & controller::ONCS_COMPARE != 0 {
-            log.iocs[usize::from(nvm::COMPARE)].set(effects::CSUPP);
-        }
+        log.iocs[usize::from(nvm::COMPARE)].set(effects::CSUPP);
+        log.iocs[usize::from(nvm::VERIFY)].set(effects::CSUPP);
+        log.iocs[usize::from(nvm::COPY)].set(writes);
         window.put(0, log.as_bytes());
     }
 

@@ -15,6 +15,7 @@ mod identify;
 pub mod io;
 mod log_page;
 mod properties;
+pub mod steps;
 mod traffic;
 
 pub use admin::{AdminContext, AdminOutcome, AsyncCompletion, Effect, TableChange};
@@ -54,8 +55,6 @@ pub struct Controller {
     hostid: [u8; 16],
     /// Where the host reached us; stands in for wildcard listeners in the discovery log.
     local_address: SocketAddr,
-    /// The engine's bdevs execute Compare.
-    compare: bool,
     state: ControllerState,
     cc: Cc,
     kato_ms: u32,

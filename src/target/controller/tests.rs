@@ -30,6 +30,9 @@ pub(super) fn geometry(block_size_bytes: u32) -> Geometry {
         block_size_bytes,
         blocks: 1000,
         optimal_io_blocks: 16,
+        io_boundary_blocks: 0,
+        write_unit_blocks: 0,
+        unmap_unit_blocks: 0,
         volatile_write_cache: true,
         unmap: true,
     }
@@ -87,13 +90,7 @@ pub(super) fn request(subnqn: &str, qid: u16, cntlid: u16) -> ConnectRequest {
 }
 
 pub(super) fn connect_context(table: &SubsystemTable) -> ConnectContext<'_> {
-    ConnectContext {
-        table,
-        cntlid: 1,
-        local_address: LOCAL.parse().unwrap(),
-        now_ms: 1000,
-        compare: true,
-    }
+    ConnectContext { table, cntlid: 1, local_address: LOCAL.parse().unwrap(), now_ms: 1000 }
 }
 
 /// A controller that has not been enabled.

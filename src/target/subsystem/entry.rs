@@ -39,6 +39,12 @@ pub struct Namespace {
     pub unmap: bool,
     /// Preferred I/O size in logical blocks; 0: none.
     pub optimal_io_blocks: u32,
+    /// See [`crate::bdev::Geometry::io_boundary_blocks`].
+    pub io_boundary_blocks: u32,
+    /// See [`crate::bdev::Geometry::write_unit_blocks`].
+    pub write_unit_blocks: u32,
+    /// See [`crate::bdev::Geometry::unmap_unit_blocks`].
+    pub unmap_unit_blocks: u32,
 }
 
 impl Namespace {

@@ -254,6 +254,9 @@ impl SubsystemTable {
             volatile_write_cache: geometry.volatile_write_cache,
             unmap: geometry.unmap,
             optimal_io_blocks: geometry.optimal_io_blocks,
+            io_boundary_blocks: geometry.io_boundary_blocks,
+            write_unit_blocks: geometry.write_unit_blocks,
+            unmap_unit_blocks: geometry.unmap_unit_blocks,
         })
     }
 

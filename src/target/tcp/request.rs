@@ -2,6 +2,7 @@
 
 use zerocopy::FromZeros;
 
+use super::conn_fused::Fused;
 use crate::reactor::buf::IoBuf;
 use crate::wire::nvme::{Sqe, Status};
 
@@ -119,6 +120,8 @@ pub(super) struct Request {
     pub(super) received_bytes: u32,
     /// What the transport already found wrong with the command.
     pub(super) error: Option<Status>,
+    /// Its part in a fused operation.
+    pub(super) fused: Fused,
 }
 
 impl Request {
@@ -133,6 +136,7 @@ impl Request {
             data_bytes: 0,
             received_bytes: 0,
             error: None,
+            fused: Fused::No,
         }
     }
 

@@ -104,6 +104,7 @@ impl Status {
     pub const FEATURE_NOT_NAMESPACE_SPECIFIC: Self = Self::new(1, 0x0f);
     // NVM command set specific status (SCT 1h, 80h and up; shares its codes with Fabrics).
     pub const COMMAND_SIZE_LIMIT_EXCEEDED: Self = Self::new(1, 0x83);
+    pub const OVERLAPPING_IO_RANGE: Self = Self::new(1, 0x87);
     // Fabrics command specific status (SCT 1h, 80h and up).
     pub const CONNECT_INCOMPATIBLE_FORMAT: Self = Self::new(1, 0x80);
     pub const CONNECT_CONTROLLER_BUSY: Self = Self::new(1, 0x81);

@@ -298,7 +298,9 @@ fn identify_controller_has_every_field_in_its_place() {
     assert_eq!(u16_at(&data, 320), 10, "KAS");
     assert_eq!((data[512], data[513], u16_at(&data, 514)), (0x66, 0x44, 128), "MAXCMD");
     assert_eq!(u32_at(&data, 516), 32, "NN");
-    assert_eq!(u16_at(&data, 520), 1 | 4 | 8 | 16, "ONCS");
+    let oncs = 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 7 | 1 << 8;
+    assert_eq!(u16_at(&data, 520), oncs, "Compare, DSM, WZ, Select, Verify, Copy");
+    assert_eq!((u16_at(&data, 522), u16_at(&data, 532), u16_at(&data, 534)), (1, 0, 1), "fused");
     assert_eq!(data[525], 5, "VWC");
     assert_eq!(u32_at(&data, 536), 0x30_0001, "SGLS");
     assert_eq!(&data[768..768 + NQN.len()], NQN.as_bytes());
@@ -313,6 +315,25 @@ fn identify_controller_has_every_field_in_its_place() {
 }
 
 #[test]
+fn preferences_of_the_bdev_reach_the_host() {
+    let mut striped = geometry(4096);
+    striped.optimal_io_blocks = 64;
+    striped.io_boundary_blocks = 16;
+    striped.write_unit_blocks = 4;
+    striped.unmap_unit_blocks = 256;
+    let mut plain = geometry(512);
+    plain.optimal_io_blocks = 0;
+    let table = table_with(&[striped, plain]);
+    let c = &mut ready(&table, NQN);
+    let data = identify(c, &table, 1, 0).unwrap();
+    assert_eq!((data[24], u16_at(&data, 46)), (0x10, 16), "NSFEAT, NOIOB");
+    let preferred = [64, 66, 68, 70, 72].map(|at| u16_at(&data, at));
+    assert_eq!(preferred, [3, 3, 255, 255, 63], "NPWG, NPWA, NPDG, NPDA, NOWS");
+    let data = identify(c, &table, 2, 0).unwrap();
+    assert_eq!((data[24], u16_at(&data, 46), u16_at(&data, 72)), (0, 0, 0));
+}
+
+#[test]
 fn identify_namespace() {
     let mut table = table_with(&[geometry(512), geometry(4096), geometry(512)]);
     table.remove_ns(NQN, 1).unwrap();
@@ -321,6 +342,7 @@ fn identify_namespace() {
     assert_eq!(&data[..8], &1000_u64.to_le_bytes());
     assert_eq!((data[24], data[30], data[33]), (0x10, 1, 9), "NSFEAT, NMIC, DLFEAT");
     assert_eq!(u16_at(&data, 72), 15, "NOWS");
+    assert_eq!((u16_at(&data, 74), u32_at(&data, 76), data[80]), (256, 4096, 127), "Copy");
     assert_eq!(&data[48..56], &4_096_000_u64.to_le_bytes(), "NVMCAP");
     assert_eq!(&data[128..132], &[0, 0, 12, 0], "LBAF 0");
     let inactive = identify(c, &table, 1, 0).unwrap();
@@ -341,7 +363,7 @@ fn identify_namespace() {
     let independent = identify(c, &table, 2, 8).unwrap();
     assert_eq!((independent[0], independent[1], independent[14]), (0, 1, 1));
     let limits = identify(c, &table, 0, 6).unwrap();
-    assert_eq!((limits[1], u32_at(&limits, 4)), (12, 2_097_152), "WZSL, DMRSL");
+    assert_eq!((limits[0], limits[1], u32_at(&limits, 4)), (12, 12, 2_097_152), "VSL, WZSL, DMRSL");
     assert_eq!(identify(c, &table, 2, 5).unwrap(), [0; 4096]);
     assert_eq!(identify(c, &table, 0, 0xffff_001c).unwrap()[..9], [1, 0, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(identify(c, &table, 0, 0x0002_001c), Err(Status::INVALID_FIELD.dnr()));
