@@ -355,7 +355,7 @@ fn members_that_md_made_are_examined() {
             "raid5-proactive-half",
             &["in_sync", "in_sync", "rebuilding"],
             &[("need_sync_unwritten", 2846)],
-            "is raid5",
+            "0 chunks",
         ),
         ("raid1-4kn-dirtycut", &["in_sync"; 2], &[], ""),
         ("raid1-internal-dirtycut", &["in_sync"; 2], &[], ""),

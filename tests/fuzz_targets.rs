@@ -102,6 +102,16 @@ fn bitmap() {
 }
 
 #[test]
+fn ppl() {
+    let mut seeds = files(&root().join("tests/data/md"), ".ppl");
+    // As it is, for 3 members with chunks of 64 KiB and some size.
+    seeds.iter_mut().for_each(|seed| seed.extend([0, 2, 7, 0, 0, 8, 0, 0]));
+    let accepted = seeds.iter().filter_map(|seed| targets::ppl::parse(&mut targets::Input(seed)));
+    assert_eq!(accepted.count(), seeds.len(), "seeds go all the way");
+    exercise("ppl", &seeds, targets::ppl::run);
+}
+
+#[test]
 fn conn() {
     let mut random = Random(7);
     let seeds: Vec<Vec<u8>> =

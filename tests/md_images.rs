@@ -7,90 +7,22 @@
 #![allow(clippy::unwrap_used, clippy::tests_outside_test_module, reason = "all of this is a test")]
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::fs;
+use std::path::Path;
 
 use mdof::md::{
     AssembleError, BITMAP_HEAD_BYTES, BadRange, BitmapPlan, BitmapSuperblock, BitmapVersion,
-    Candidate, Features, RejectionReason, Role, SUPERBLOCK_READ_BYTES, Slot, Superblock,
-    SuperblockError, Unverified, assemble, candidate_sectors, format_uuid, parse_bad_blocks,
-    state_offset_bytes,
+    Candidate, Features, MemberState, RejectionReason, Role, Slot, Superblock, Unverified,
+    assemble, format_uuid, parse_bad_blocks, state_offset_bytes,
 };
+
+#[path = "support/md_images.rs"]
+mod support;
+
+use support::{Member, images, with_members};
 
 /// What `llbdump.py` printed of one member: `key=value` words.
 type Decode = HashMap<String, String>;
-
-struct Member {
-    file: File,
-    sectors: u64,
-}
-
-impl Member {
-    fn open(path: &Path) -> Member {
-        let file = File::open(path).unwrap();
-        let sectors = file.metadata().unwrap().len() / 512;
-        Member { file, sectors }
-    }
-
-    fn read(&self, offset_bytes: u64, length: usize) -> Vec<u8> {
-        let mut bytes = vec![0; length];
-        self.file.read_exact_at(&mut bytes, offset_bytes).unwrap();
-        bytes
-    }
-
-    fn superblock(&self) -> Option<(Superblock, Vec<u8>)> {
-        candidate_sectors(self.sectors).find_map(|sector| {
-            let bytes = self.read(sector * 512, SUPERBLOCK_READ_BYTES);
-            match Unverified::parse(&bytes, sector) {
-                Ok(superblock) => Some((superblock, bytes)),
-                Err(SuperblockError::Magic { .. }) => None,
-                Err(other) => panic!("sector {sector}: {other}"),
-            }
-        })
-    }
-
-    fn candidate(&self) -> Candidate {
-        let (superblock, _) = self.superblock().expect("a superblock");
-        let bitmap = superblock.bitmap_sector().map(|sector| {
-            BitmapSuperblock::parse(&self.read(sector * 512, BITMAP_HEAD_BYTES), &superblock)
-        });
-        Candidate { device_sectors: self.sectors, superblock, bitmap }
-    }
-}
-
-fn images() -> Option<PathBuf> {
-    let shared = std::env::var_os("MDOF_SHARED").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared")),
-        PathBuf::from,
-    );
-    let images = shared.join("ondisk/images");
-    if images.is_dir() {
-        return Some(images);
-    }
-    eprintln!("LEFT OUT: {} does not exist, md images were not read", images.display());
-    None
-}
-
-/// Unpacks one fixture, hands its members over and removes them again.
-fn with_members<T>(images: &Path, name: &str, body: impl FnOnce(&[Member]) -> T) -> T {
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!(
-        "md-{}-{:?}-{name}",
-        std::process::id(),
-        std::thread::current().id()
-    ));
-    fs::create_dir_all(&folder).unwrap();
-    let archive = images.join(format!("{name}.tar.xz"));
-    let status = Command::new("tar").arg("xJf").arg(archive).arg("-C").arg(&folder).status();
-    assert!(status.unwrap().success(), "tar could not unpack {name}");
-    let mut paths: Vec<_> = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()).collect();
-    paths.sort();
-    let members: Vec<_> = paths.iter().map(|path| Member::open(path)).collect();
-    let result = body(&members);
-    fs::remove_dir_all(&folder).unwrap();
-    result
-}
 
 /// The decode of each member from `NAME.txt`; `None` for a member without a 1.x superblock.
 fn decodes(text: &str) -> Vec<Option<Decode>> {
@@ -301,6 +233,32 @@ fn images_assemble_as_md_assembles_them() {
         .map(|name| with_members(&images, name, |members| members[0].candidate()))
         .collect();
     assert!(matches!(assemble(&mixed), Err(AssembleError::DifferentArrays { .. })));
+}
+
+#[test]
+fn members_of_images_say_what_they_are() {
+    let Some(images) = images() else { return };
+    let states = |name: &str| -> Vec<MemberState> {
+        with_members(&images, name, |members| {
+            members.iter().map(|m| m.superblock().unwrap().0.member_state()).collect()
+        })
+    };
+    let in_sync = |slot| MemberState::InSync { slot };
+    let replace = states("feat-raid1-replace-half");
+    assert_eq!(replace[..2], [in_sync(0), in_sync(1)]);
+    assert!(
+        matches!(replace[2], MemberState::Replacing { slot: 0, done_sectors } if done_sectors > 0),
+        "{replace:?}"
+    );
+    let again = states("raid5-readdhalf");
+    let is_guided =
+        |s: &MemberState| matches!(s, MemberState::Rebuilding { bitmap_guided: true, .. });
+    assert_eq!(again.iter().filter(|state| is_guided(state)).count(), 1, "{again:?}");
+    let lazy = states("raid5-lazystop");
+    assert_eq!(lazy, [in_sync(0), in_sync(1), MemberState::ParityPending { slot: 2 }]);
+    let journal = states("feat-raid5-journal-cut");
+    assert_eq!(journal[3], MemberState::Journal { tail_sectors: 8 });
+    assert!(journal[..3].iter().all(|s| !matches!(s, MemberState::Journal { .. })), "{journal:?}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! After warm-up no allocation happens per I/O on the way NVMe/TCP → RAID1 with bitmap → null.
+//! After warm-up no allocation happens per I/O on the way NVMe/TCP → RAID with bitmap → null.
 //!
 //! One test in a binary of its own, because the counting allocator counts the whole process: the
 //! target's cores and the initiator that drives them.
@@ -26,8 +26,8 @@ const NQN: &str = "nqn.2026-01.io.mdof:no-alloc";
 const DEPTH: u16 = 32;
 const MEMBER_BLOCKS: u64 = 1 << 18;
 
-/// A target on two cores: RAID1 over two null bdevs, exported on a port the kernel chose.
-fn target() -> (EngineHandle, SocketAddr) {
+/// A target on two cores: an array over null bdevs, exported on a port the kernel chose.
+fn target(level: md::Level, slots: u8) -> (EngineHandle, SocketAddr) {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get().min(2));
     let config = EngineConfig {
         cores: (0..cores).collect(),
@@ -35,30 +35,38 @@ fn target() -> (EngineHandle, SocketAddr) {
         buffer_counts: CLASS_COUNTS,
     };
     let mut engine = EngineHandle::start(config).unwrap();
-    let members: Vec<CandidateBdev> = ["a", "b"]
-        .into_iter()
-        .map(|name| {
-            let null = NullDevice::new(name, Uuid::new_v4(), 4096, MEMBER_BLOCKS, true).unwrap();
+    let members: Vec<CandidateBdev> = (0..slots)
+        .map(|slot| {
+            let name = format!("member{slot}");
+            let null = NullDevice::new(&name, Uuid::new_v4(), 4096, MEMBER_BLOCKS, true).unwrap();
             let bdev = engine.add_bdev(Device::Null(null)).unwrap();
             CandidateBdev { bdev, unmap: false }
         })
         .collect();
-    let creation = md::create(&md::NewArray {
+    let mut creation = md::create(&md::NewArray {
         name: "no-alloc".to_owned(),
         set_uuid: [1; 16],
         ctime: md::Timestamp::from_unix(0, 0),
         assume_clean: true,
-        members: (2..4)
-            .map(|uuid| md::NewMember {
+        members: (0..slots)
+            .map(|slot| md::NewMember {
                 device_sectors: MEMBER_BLOCKS * 8,
                 logical_block_size: 4096,
-                device_uuid: [uuid; 16],
+                device_uuid: [slot + 2; 16],
             })
             .collect(),
     })
     .unwrap();
+    // What mdof creates is a mirror as yet; the members' sizes are the same.
+    for superblock in &mut creation.superblocks {
+        superblock.level = level;
+        if level != md::Level::Raid1 {
+            superblock.layout = 2;
+            superblock.chunk_sectors = 128;
+        }
+    }
     let options = ArrayOptions {
-        name: "raid1".to_owned(),
+        name: "array".to_owned(),
         block_size_bytes: 4096,
         owner_core: 0,
         daemon_sleep_s: 30,
@@ -114,7 +122,16 @@ fn work(queue: &mut QueuePair, pool: &BufPool, blocks: u64, count: u64) {
 
 #[test]
 fn io_allocates_nothing() {
-    let (mut engine, address) = target();
+    // One after the other: the allocations of a process are counted.
+    let levels =
+        [(md::Level::Raid1, 2, 20_000), (md::Level::Raid5, 4, 4000), (md::Level::Raid6, 5, 4000)];
+    for (level, slots, count) in levels {
+        level_allocates_nothing(level, slots, count);
+    }
+}
+
+fn level_allocates_nothing(level: md::Level, slots: u8, count: u64) {
+    let (mut engine, address) = target(level, slots);
     let pool = BufPool::on_heap([256, 64, 64]);
     let mut options = ClientOptions::new(address, NQN, "nqn.2026-01.io.mdof:host");
     options.limit = Duration::from_secs(20);
@@ -124,14 +141,14 @@ fn io_allocates_nothing() {
     let mut queues = [1, 2].map(|qid| client.open_io_queue(qid, DEPTH).unwrap());
     for queue in &mut queues {
         // Every chunk becomes Dirty, and every pool finds its size.
-        work(queue, &pool, blocks, 20_000);
+        work(queue, &pool, blocks, count);
     }
     let allocations = allocations::of_process(|| {
         for queue in &mut queues {
-            work(queue, &pool, blocks, 20_000);
+            work(queue, &pool, blocks, count);
         }
     });
-    assert_eq!(allocations, 0, "allocations during 40000 commands");
+    assert_eq!(allocations, 0, "allocations during {count} commands a queue, {level:?}");
     drop(queues);
     drop(client);
     engine.close_connections();

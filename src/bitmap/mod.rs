@@ -45,12 +45,14 @@
 //! Clean only if the flag is still there after every core has passed a quiescent point and the
 //! idle time is over. Writers never wait for the daemon.
 
+pub mod doubt;
 pub mod infection;
 pub mod ledger;
 pub mod map;
 pub mod parity;
 pub mod state;
 
+pub use doubt::Doubt;
 pub use infection::Infection;
 pub use ledger::Ledger;
 pub use map::{Advise, ChunkMap};

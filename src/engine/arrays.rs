@@ -23,16 +23,30 @@ fn wall_clock_s() -> u64 {
 
 impl Shard {
     /// Opens an array's channel on this core.
-    pub(super) fn open_array(&mut self, bdev: BdevId, config: &ArrayConfig, shared: Arc<Shared>) {
+    ///
+    /// # Errors
+    /// A sentence for the operator when the core has too few buffers.
+    pub(super) fn open_array(
+        &mut self,
+        core: &ShardCore,
+        bdev: BdevId,
+        config: &ArrayConfig,
+        shared: Arc<Shared>,
+    ) -> Result<(), String> {
         self.arrays_opened = self.arrays_opened.wrapping_add(1);
+        let cores = u16::try_from(core.port.control()).expect("bounded by CORES_MAX");
+        let own = u16::try_from(core.index()).expect("as above");
+        let channel = Channel::new(shared, config.in_sync(), config.writable());
+        let channel = channel.on_core(own, cores, core.io.pool)?;
         let array = Array {
             name: config.name.clone().into_boxed_str(),
-            channel: Channel::new(shared, config.in_sync(), config.writable()),
+            channel,
             owner: None,
             owner_core: config.owner_core,
             generation: self.arrays_opened,
         };
         self.channels.open(bdev, Slot::Array(Box::new(array)));
+        Ok(())
     }
 
     /// Makes an array's owner on this core and starts it; the answer follows.
@@ -82,10 +96,27 @@ impl Shard {
         let Some(array) = self.channels.array(bdev) else { return false };
         let mut out = Out { io: &mut self.queue, mail: &mut self.mail, wall_clock_s: 0 };
         act(&mut array.channel, &mut out);
+        let gathers = array.channel.wants_turn_end();
+        if gathers && !self.gathering.contains(&bdev) {
+            self.gathering.push(bdev);
+        }
         if !self.mail.is_empty() {
             self.carry_mail(core, bdev);
         }
         true
+    }
+
+    /// The turn is over for arrays whose channels gather requests; `true` if there were any.
+    pub(super) fn end_turn_of_arrays(&mut self, core: &mut ShardCore) -> bool {
+        let mut left = self.gathering.len();
+        let worked = left > 0;
+        while left > 0 {
+            left -= 1;
+            // Those that go on gathering put themselves at the end again.
+            let bdev = self.gathering.remove(0);
+            self.on_channel(core, bdev, |channel, out| channel.turn_ended(out));
+        }
+        worked
     }
 
     /// Gives a request to an array.

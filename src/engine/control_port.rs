@@ -34,8 +34,8 @@ impl Shard {
                 self.answer(core, answer);
             }
             Ask::OpenArray { bdev, config, shared } => {
-                self.open_array(bdev, &config, shared);
-                self.answer(core, Answer::Done);
+                let opened = self.open_array(core, bdev, &config, shared);
+                self.answer(core, opened.map_or_else(Answer::Failed, |()| Answer::Done));
             }
             Ask::StartArray { bdev, config, shared } => {
                 self.start_array(core, bdev, &config, shared);

@@ -290,9 +290,16 @@ impl EngineHandle {
         };
         let known = self.bdevs[usize::from(bdev.0)].as_mut().expect("just made");
         known.geometry.blocks = shared.blocks;
+        // A row where there are strips: a write of all of it reads nothing.
+        let row = shared.geometry.full_stripe_blocks().unwrap_or(0);
+        known.geometry.optimal_io_blocks = u32::try_from(row).unwrap_or(0);
         let config = Arc::new(config);
         let (c, s) = (config.clone(), shared.clone());
-        self.ask_all(|| Ask::OpenArray { bdev, config: c.clone(), shared: s.clone() })?;
+        let opened = self.ask_all(|| Ask::OpenArray { bdev, config: c.clone(), shared: s.clone() });
+        if opened.is_err() {
+            self.remove_bdev(bdev);
+        }
+        opened?;
         let name = config.name.clone();
         let error = match self.ask_one(owner, Ask::StartArray { bdev, config, shared }) {
             Answer::Array(Ok(())) => return Ok(bdev),

@@ -51,6 +51,8 @@ pub(super) struct Shard {
     busy_arrays: Vec<BdevId>,
     /// Arrays opened on this core so far.
     pub(super) arrays_opened: u32,
+    /// Arrays whose channel goes on when the turn ends.
+    pub(super) gathering: Vec<BdevId>,
     pub(super) connections: Connections,
     pub(super) listeners: Listeners,
     pub(super) table: Arc<SubsystemTable>,
@@ -72,6 +74,7 @@ impl Shard {
             own_messages: VecDeque::with_capacity(QUEUE_CAPACITY),
             busy_arrays: Vec::with_capacity(8),
             arrays_opened: 0,
+            gathering: Vec::with_capacity(8),
             connections: Connections::new(),
             listeners: Listeners::default(),
             table: Arc::new(SubsystemTable::new()),
@@ -253,6 +256,8 @@ impl Program for Shard {
 
     fn on_turn(&mut self, core: &mut ShardCore) -> bool {
         let mut worked = self.poll_arrays(core);
+        worked |= self.drain(core);
+        worked |= self.end_turn_of_arrays(core);
         worked |= self.drain(core);
         worked |= self.serve_buffer_waiters(core);
         worked |= self.serve_scratch_waiters(core);

@@ -18,7 +18,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::error::BitmapError;
 use super::settings::{SETTINGS_OFFSET_BYTES, Settings};
 use super::superblock::SUPERBLOCK_SECTORS;
-use super::types::{Features, Level, MinorVersion};
+use super::types::{Features, MinorVersion};
 use super::{SECTOR_BYTES, Superblock, format_uuid};
 
 /// "bitm", little-endian.
@@ -274,10 +274,9 @@ impl BitmapSuperblock {
         if !self.chunk_raw.is_power_of_two() {
             return Err(BitmapError::ChunkNotPowerOfTwo { found: self.chunk_raw });
         }
-        // RAID10 maps array sectors, whose number follows from its layout: not judged here.
-        let expected_sectors = array.size_sectors;
+        let expected_sectors = array.sync_size_sectors();
         let fits = self.sync_size_sectors == expected_sectors || mutant!(BitmapTooSmall);
-        if array.level != Level::Raid10 && !fits {
+        if !fits {
             let found_sectors = self.sync_size_sectors;
             return Err(BitmapError::SyncSize { found_sectors, expected_sectors });
         }
@@ -343,10 +342,10 @@ impl BitmapSuperblock {
     /// at first start, and returns the state that every chunk gets.
     pub fn initialise(&mut self, array: &Superblock) -> Result<InitialState, BitmapError> {
         assert!(self.needs_initialising(), "the states of this bitmap hold knowledge");
-        let chunk = chunk_sectors_for(array.size_sectors, self.sectors_reserved).ok_or(
+        let chunk = chunk_sectors_for(array.sync_size_sectors(), self.sectors_reserved).ok_or(
             BitmapError::ChunkTooSmall {
                 chunk_sectors: CHUNK_SECTORS_MIN,
-                chunks: array.size_sectors.div_ceil(u64::from(CHUNK_SECTORS_MIN)),
+                chunks: array.sync_size_sectors().div_ceil(u64::from(CHUNK_SECTORS_MIN)),
                 sectors_reserved: self.sectors_reserved,
             },
         )?;
@@ -358,7 +357,7 @@ impl BitmapSuperblock {
         self.flags.remove(BitmapFlags::FIRST_USE | BitmapFlags::CLEAN);
         self.chunk_raw = chunk;
         self.daemon_sleep_s = DAEMON_SLEEP_S;
-        self.sync_size_sectors = array.size_sectors;
+        self.sync_size_sectors = array.sync_size_sectors();
         self.check_all(array)?;
         Ok(state)
     }
@@ -378,12 +377,13 @@ impl BitmapSuperblock {
         });
         let room = log.unwrap_or(limit) - start;
         let reserved = u32::try_from(room).unwrap_or(u32::MAX).min(RESERVED_SECTORS);
-        let chunk =
-            chunk_sectors_for(array.size_sectors, reserved).ok_or(BitmapError::ChunkTooSmall {
+        let chunk = chunk_sectors_for(array.sync_size_sectors(), reserved).ok_or(
+            BitmapError::ChunkTooSmall {
                 chunk_sectors: CHUNK_SECTORS_MIN,
-                chunks: array.size_sectors.div_ceil(u64::from(CHUNK_SECTORS_MIN)),
+                chunks: array.sync_size_sectors().div_ceil(u64::from(CHUNK_SECTORS_MIN)),
                 sectors_reserved: reserved,
-            })?;
+            },
+        )?;
         let head = Self::created(array, chunk, reserved);
         head.check_all(array)?;
         Ok(head)
@@ -396,7 +396,7 @@ impl BitmapSuperblock {
             uuid: array.set_uuid,
             events: array.events,
             events_cleared: 0,
-            sync_size_sectors: array.size_sectors,
+            sync_size_sectors: array.sync_size_sectors(),
             flags: BitmapFlags::empty(),
             chunk_raw: chunk_sectors,
             daemon_sleep_s: DAEMON_SLEEP_S,

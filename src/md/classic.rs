@@ -69,7 +69,7 @@ impl Conversion {
         let free_sectors = u64::try_from(end.saturating_sub(start)).unwrap_or(0);
         let reserved = u32::try_from(free_sectors).unwrap_or(u32::MAX).min(BITMAP_SECTORS_MIN);
         let none = ConvertError::NoRoom { free_sectors };
-        let chunk = chunk_sectors_for(array.size_sectors, reserved).ok_or(none.clone())?;
+        let chunk = chunk_sectors_for(array.sync_size_sectors(), reserved).ok_or(none.clone())?;
         let bitmap_offset_sectors = i32::try_from(start).map_err(|_| none)?;
         let mut bitmap = BitmapSuperblock::created(array, chunk, reserved);
         bitmap.events = array.events + 1;

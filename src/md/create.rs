@@ -45,9 +45,9 @@ pub const CHUNK_KIB_MAX: u64 = 1 << 20;
 /// Largest headroom: 128 MiB.
 const HEADROOM_SECTORS_MAX: u64 = 262_144;
 /// Members are used in units of 4 KiB, so that a 4 KiB member can replace a 512 B one.
-const SIZE_UNIT_SECTORS: u64 = 8;
+pub(super) const SIZE_UNIT_SECTORS: u64 = 8;
 /// At least one chunk of data.
-const SIZE_SECTORS_MIN: u64 = 128;
+pub(super) const SIZE_SECTORS_MIN: u64 = 128;
 /// Role entries, as mdadm writes them.
 const MAX_DEV: usize = 128;
 
@@ -238,16 +238,13 @@ pub fn create_with_chunk(
     array: &NewArray,
     chunk_bytes: Option<u64>,
 ) -> Result<Creation, CreateError> {
-    let smallest = check_members(&array.members)?;
-    if !(1..=32).contains(&array.name.len()) || array.name.contains('\0') {
-        return Err(CreateError::Name { name: array.name.clone() });
-    }
+    let smallest = check_array(array)?;
     let wanted = chunk_bytes.map(chunk_sectors).transpose()?;
     let reserved = match wanted {
         None => bitmap_sectors(smallest),
         Some(chunk) => bitmap_sectors_for(smallest, chunk)?,
     };
-    let data_offset = data_offset(smallest, reserved);
+    let data_offset = data_offset(smallest, reserved, 0);
     for (index, member) in array.members.iter().enumerate() {
         let need_sectors = data_offset + SIZE_SECTORS_MIN;
         if member.device_sectors < need_sectors {
@@ -258,14 +255,26 @@ pub fn create_with_chunk(
     let size = (smallest - data_offset) & !(SIZE_UNIT_SECTORS - 1);
     let superblocks: Vec<_> =
         (0..array.members.len()).map(|slot| superblock(array, slot, size, data_offset)).collect();
-    let chunk = wanted.or_else(|| chunk_sectors_for(size, reserved));
+    Ok(plan_bitmap(array, superblocks, wanted, reserved))
+}
+
+/// Makes the bitmap that goes with these superblocks, in the room set aside for it.
+pub(super) fn plan_bitmap(
+    array: &NewArray,
+    superblocks: Vec<Superblock>,
+    wanted: Option<u32>,
+    reserved: u32,
+) -> Creation {
+    let (data_offset, sync_size) =
+        (superblocks[0].data_offset_sectors, superblocks[0].sync_size_sectors());
+    let chunk = wanted.or_else(|| chunk_sectors_for(sync_size, reserved));
     let chunk = chunk.expect("the area holds 2^15 states at least");
     let bitmap = BitmapSuperblock::created(&superblocks[0], chunk, reserved);
     let bitmap_sector = superblocks[0].bitmap_sector().expect("a bitmap position was just set");
     assert!(bitmap_sector + u64::from(reserved) <= data_offset, "the bitmap ends before the data");
     let states = STATES_OFFSET_BYTES + bitmap.chunk_count();
     assert!(states <= u64::from(reserved) * SECTOR_BYTES, "the states fit their area");
-    Ok(Creation {
+    Creation {
         initial_state: if array.assume_clean {
             InitialState::Clean
         } else {
@@ -276,11 +285,20 @@ pub fn create_with_chunk(
         bitmap_sector,
         bitmap,
         superblocks,
-    })
+    }
+}
+
+/// Checks what does not depend on the level; returns the sectors of the smallest member.
+pub(super) fn check_array(array: &NewArray) -> Result<u64, CreateError> {
+    let smallest = check_members(&array.members)?;
+    if !(1..=32).contains(&array.name.len()) || array.name.contains('\0') {
+        return Err(CreateError::Name { name: array.name.clone() });
+    }
+    Ok(smallest)
 }
 
 /// Checks a chunk size that was asked for; returns its sectors.
-fn chunk_sectors(bytes: u64) -> Result<u32, CreateError> {
+pub(super) fn chunk_sectors(bytes: u64) -> Result<u32, CreateError> {
     let kib = bytes / 1024;
     let range = CHUNK_KIB_MIN..=CHUNK_KIB_MAX;
     if !bytes.is_power_of_two() || !range.contains(&kib) {
@@ -320,7 +338,10 @@ pub(super) fn bitmap_sectors(device_sectors: u64) -> u32 {
 }
 
 /// Space for the bitmap when chunks are to have this size.
-fn bitmap_sectors_for(device_sectors: u64, chunk_sectors: u32) -> Result<u32, CreateError> {
+pub(super) fn bitmap_sectors_for(
+    device_sectors: u64,
+    chunk_sectors: u32,
+) -> Result<u32, CreateError> {
     let chunks = device_sectors.div_ceil(u64::from(chunk_sectors));
     if chunks <= BITMAP_CHUNKS_MAX {
         return Ok(area_sectors(chunks));
@@ -336,16 +357,18 @@ fn area_sectors(chunks: u64) -> u32 {
     u32::try_from(sectors).unwrap_or(u32::MAX).max(BITMAP_SECTORS_MIN)
 }
 
-/// mdadm's rule: metadata, then headroom of at most 0.1 % of the member, rounded up to 1 MiB.
-fn data_offset(device_sectors: u64, bitmap_sectors: u32) -> u64 {
+/// mdadm's rule: metadata, then headroom of at most 0.1 % of the member but of two strips at least,
+/// rounded up to 1 MiB.
+pub(super) fn data_offset(device_sectors: u64, bitmap_sectors: u32, strip_sectors: u32) -> u64 {
     let mut headroom = HEADROOM_SECTORS_MAX;
-    while headroom > 0 && headroom << 10 > device_sectors {
+    let strips = 2 * u64::from(strip_sectors);
+    while headroom > strips && headroom << 10 > device_sectors {
         headroom >>= 1;
     }
     (FIXED_SECTORS + u64::from(bitmap_sectors) + headroom).next_multiple_of(ALIGN_SECTORS)
 }
 
-fn superblock(array: &NewArray, slot: usize, size: u64, data_offset: u64) -> Superblock {
+pub(super) fn superblock(array: &NewArray, slot: usize, size: u64, data_offset: u64) -> Superblock {
     let member = &array.members[slot];
     let mut roles = vec![Role::Spare; MAX_DEV];
     for (index, role) in roles.iter_mut().take(array.members.len()).enumerate() {

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use super::types::{Features, Role};
-use super::{BitmapSuperblock, BitmapVersion, SECTOR_BYTES, Superblock, format_uuid};
+use super::{BitmapSuperblock, BitmapVersion, SECTOR_BYTES, Superblock, format_uuid, layout_name};
 
 /// Prints a member's superblock and, if it has one, its bitmap head.
 #[derive(Debug, Clone, Copy)]
@@ -75,6 +75,12 @@ impl fmt::Display for Examine<'_> {
         // The name comes from the disk: no control character may reach the terminal.
         line("Name", superblock.name().escape_debug().to_string())?;
         line("Raid Level", superblock.level.name().to_owned())?;
+        if let Some(layout) = layout_name(superblock.level, superblock.layout_word()) {
+            line("Layout", layout)?;
+        }
+        if superblock.chunk_sectors > 0 {
+            line("Chunk Size", size_text(superblock.chunk_sectors.into()))?;
+        }
         line("Raid Devices", superblock.raid_disks.to_string())?;
         line("Used Dev Size", size_text(superblock.size_sectors))?;
         line("Data Offset", format!("{} sectors", superblock.data_offset_sectors))?;

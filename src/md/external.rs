@@ -209,8 +209,8 @@ fn new_head(assembly: &Assembly, device_bytes: u64) -> Result<BitmapSuperblock, 
     let array = &assembly.superblock;
     let too_small = ExternalError::TooSmall { have_bytes: device_bytes };
     let room = u32::try_from(device_bytes / SECTOR_BYTES).unwrap_or(u32::MAX);
-    let reserved = bitmap_sectors(array.size_sectors).min(room);
-    let chunk = chunk_sectors_for(array.size_sectors, reserved).ok_or(too_small)?;
+    let reserved = bitmap_sectors(array.sync_size_sectors()).min(room);
+    let chunk = chunk_sectors_for(array.sync_size_sectors(), reserved).ok_or(too_small)?;
     Ok(BitmapSuperblock::created(array, chunk, reserved))
 }
 

@@ -14,9 +14,13 @@ mod bad_blocks;
 mod bitmap_superblock;
 mod classic;
 mod create;
+mod create_level;
 mod display;
 mod error;
 mod external;
+mod layout;
+mod member_state;
+mod ppl;
 mod raw;
 mod settings;
 mod superblock;
@@ -38,9 +42,18 @@ pub use create::{
     BITMAP_AREA_BYTES_MAX, CHUNK_KIB_MAX, CHUNK_KIB_MIN, CreateError, Creation, NewArray,
     NewMember, create, create_with_chunk,
 };
+pub use create_level::{
+    CreateLevelError, LevelCreation, NewLevel, NewLog, STRIP_BYTES_DEFAULT, create_level,
+};
 pub use display::Examine;
 pub use error::{BitmapError, SuperblockError};
 pub use external::{ExternalError, ExternalHead, ExternalPermits, ExternalPlan};
+pub use layout::{LayoutError, Raid10Word, default_layout, layout_by_name, layout_name};
+pub use member_state::MemberState;
+pub use ppl::{
+    PPL_ENTRIES_MAX, PPL_HEADER_BYTES, PPL_SPACE_BYTES, PplArray, PplEntry, PplError, PplHeader,
+    PplPlace, PplRing, PplSearch, PplSpan, PplWriter, ppl_checksum,
+};
 pub use settings::Settings;
 pub use superblock::{Reshape, SUPERBLOCK_READ_BYTES, Superblock, Unverified, candidate_sectors};
 pub use types::{

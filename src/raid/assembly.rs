@@ -292,5 +292,6 @@ fn config(
         infection: Infection::default(),
         members,
         bitmap,
+        force: false,
     }
 }

@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::channel_op::{Op, OpSet, OpState};
+use super::channel_split::{PIECE, PIECES_MAX, SPLITS_MAX, Split};
 use super::message::{BlockRange, Mail, Out, SlotMask, ToChannel, ToOwner};
+use super::stripe::{STRIPE_TAG, Stripes};
 use super::{CHANNEL_OPS_MAX, MemberPlace, MemberSlot, Seniority, Shared, bit};
 use crate::bdev::{BdevId, BdevIo, Completion, IoOp, IoStatus, Station, Tag};
 
@@ -20,8 +22,10 @@ const LOCKS: usize = WINDOWS + 1;
 
 const _: () = assert!(DISCARD_WINDOW as usize == WINDOWS && LOCKS <= u32::BITS as usize);
 
-/// Host requests that may wait for a slot; the target's queues are bounded far below.
+/// Requests that may wait for a slot: all pieces, and far more than the target's queues hold.
 const WAITING_MAX: usize = 16 * CHANNEL_OPS_MAX;
+
+const _: () = assert!(SPLITS_MAX * PIECES_MAX as usize <= WAITING_MAX);
 
 /// A range that the owner holds.
 #[derive(Debug, Clone, Copy)]
@@ -39,8 +43,12 @@ pub struct Channel {
     free: Vec<u32>,
     /// Requests that found no free slot, oldest first.
     waiting: VecDeque<BdevIo>,
+    /// Requests that are cut into pieces.
+    pub(super) splits: Box<[Split]>,
+    pub(super) free_splits: Vec<u32>,
+    pub(super) waiting_splits: VecDeque<BdevIo>,
     /// Where each slot's data lie; `None` for an empty slot.
-    places: Box<[Option<MemberPlace>]>,
+    pub(super) places: Box<[Option<MemberPlace>]>,
     /// Members that are read.
     pub(super) in_sync: SlotMask,
     /// Members that are written: those in sync and those being rebuilt.
@@ -52,10 +60,14 @@ pub struct Channel {
     drain_round: u32,
     /// All slots of the array.
     all: SlotMask,
+    /// Every member has everything at the same place: what a request asks the geometry is known.
+    pub(super) is_mirror: bool,
     /// Members whose absence is durable.
     pub(super) recorded: SlotMask,
     /// Members whose failure has been reported to the owner.
     reported: SlotMask,
+    /// Members that have failed a request and are kept, because no other has what they have.
+    pub(super) kept: SlotMask,
     locks: [Option<Lock>; LOCKS],
     lock_count: u32,
     /// Writes counted as in flight.
@@ -71,6 +83,8 @@ pub struct Channel {
     failed: bool,
     closing: bool,
     closed: bool,
+    /// Rows under work; levels with parity only.
+    pub(super) stripes: Option<Box<Stripes>>,
 }
 
 impl Channel {
@@ -82,12 +96,17 @@ impl Channel {
         let shared_places = shared.members.clone().into_boxed_slice();
         let slots = shared.members.len();
         let all = if slots == 64 { SlotMask::MAX } else { (1 << slots) - 1 };
+        let is_mirror = shared.is_mirror();
+        let splits = if is_mirror { 0 } else { SPLITS_MAX };
         let ops_max = u32::try_from(CHANNEL_OPS_MAX).expect("a small constant");
         Self {
             shared,
             ops: (0..CHANNEL_OPS_MAX).map(|_| Op::free()).collect(),
             free: (0..ops_max).rev().collect(),
             waiting: VecDeque::with_capacity(CHANNEL_OPS_MAX),
+            splits: (0..splits).map(|_| Split::free()).collect(),
+            free_splits: (0..u32::try_from(splits).expect("a small constant")).rev().collect(),
+            waiting_splits: VecDeque::with_capacity(splits),
             places: shared_places,
             in_sync,
             writable,
@@ -95,8 +114,10 @@ impl Channel {
             draining: 0,
             drain_round: 0,
             all,
+            is_mirror,
             recorded: all & !writable,
             reported: 0,
+            kept: 0,
             locks: [None; LOCKS],
             lock_count: 0,
             in_flight_writes: OpSet::default(),
@@ -108,6 +129,7 @@ impl Channel {
             failed: false,
             closing: false,
             closed: false,
+            stripes: None,
         }
     }
 
@@ -121,6 +143,24 @@ impl Channel {
         if io.op != IoOp::Flush && (!fits || io.blocks == 0) {
             return io.complete(IoStatus::OutOfRange, out.io);
         }
+        if self.is_mirror || !self.crosses_strips(&io) {
+            return self.take(io, out);
+        }
+        self.split(io, out);
+    }
+
+    #[inline(never)]
+    fn split(&mut self, io: BdevIo, out: &mut Out<'_>) {
+        match self.free_splits.pop() {
+            Some(split) => self.begin_split(split, io, out),
+            None if self.waiting_splits.len() < WAITING_MAX => self.waiting_splits.push_back(io),
+            None => io.complete(IoStatus::Aborted, out.io),
+        }
+    }
+
+    /// Takes a request that lies in one strip, or a piece that does.
+    #[inline]
+    pub(super) fn take(&mut self, io: BdevIo, out: &mut Out<'_>) {
         match self.free.pop() {
             Some(op) => self.begin(op, io, out),
             None if self.waiting.len() < WAITING_MAX => self.waiting.push_back(io),
@@ -130,7 +170,12 @@ impl Channel {
 
     fn begin(&mut self, op: u32, io: BdevIo, out: &mut Out<'_>) {
         let kind = io.op;
-        self.ops[op as usize].accept(io);
+        self.ops[op as usize].accept(io, &self.shared);
+        self.ops[op as usize].legs = match kind {
+            _ if self.is_mirror => self.all,
+            IoOp::Flush => self.all,
+            _ => self.legs_of(op),
+        };
         match kind {
             IoOp::Read | IoOp::Compare => self.start_read(op, out),
             IoOp::Write => self.start_write(op, out),
@@ -139,8 +184,21 @@ impl Channel {
         }
     }
 
-    /// A member has answered.
+    #[inline(never)]
+    fn legs_of(&self, op: u32) -> SlotMask {
+        let this = &self.ops[op as usize];
+        self.shared.run(this.range.lba, this.io().op.modifies()).legs
+    }
+
+    /// A member has answered, or a piece of a request has ended.
     pub fn member_done(&mut self, op: u32, slot: MemberSlot, status: IoStatus, out: &mut Out<'_>) {
+        if slot == PIECE {
+            return self.piece_done(op, status, out);
+        }
+        if op & STRIPE_TAG != 0 {
+            self.stripe_answered(op & !STRIPE_TAG, slot, status, out);
+            return self.after_answer(out);
+        }
         let this = &mut self.ops[op as usize];
         assert_eq!(this.state(), OpState::Members, "an answer to a request not sent");
         this.answer(bit(slot), status);
@@ -148,6 +206,11 @@ impl Channel {
             IoOp::Read | IoOp::Compare => self.read_answered(op, slot, status, out),
             _ => self.write_answered(op, slot, status, out),
         }
+        self.after_answer(out);
+    }
+
+    #[inline]
+    fn after_answer(&mut self, out: &mut Out<'_>) {
         if self.draining != 0 {
             self.report_drained(out);
         }
@@ -185,6 +248,10 @@ impl Channel {
                 self.draining = bit(slot);
                 self.report_drained(out);
             }
+            ToChannel::Kept(slot) => {
+                self.kept |= bit(slot);
+                self.recheck_recorded(out);
+            }
             ToChannel::Quiesce(round) => self.begin_quiesce(round, out),
             ToChannel::Lock(window, range) => self.lock(window, range, out),
             ToChannel::Unlock(window) => self.unlock(window, out),
@@ -192,11 +259,17 @@ impl Channel {
                 self.failed = true;
                 self.recheck_recorded(out);
             }
+            ToChannel::RowWanted(core, slice) => self.row_wanted(core, slice, out),
+            ToChannel::RowGranted(slice) => self.row_granted(slice, out),
+            ToChannel::RowFreed(slice) => self.row_freed(slice, out),
+            ToChannel::Leaving(core) => {
+                out.mail.push_back(Mail::Channel(core, ToChannel::LeaveTaken));
+            }
+            ToChannel::LeaveTaken => self.leave_taken(out),
             ToChannel::Close => {
                 self.closing = true;
-                while let Some(io) = self.waiting.pop_front() {
-                    io.complete(IoStatus::Removed, out.io);
-                }
+                let waiting = self.waiting.drain(..).chain(self.waiting_splits.drain(..));
+                waiting.for_each(|io| io.complete(IoStatus::Removed, out.io));
                 self.report_closed(out);
             }
         }
@@ -208,6 +281,8 @@ impl Channel {
         if joined != 0 {
             self.welcome(joined);
         }
+        // What kept a member may have changed: its failures count again.
+        self.reported &= !std::mem::take(&mut self.kept);
         self.seniority.came(in_sync & !self.in_sync, epoch);
         self.in_sync = in_sync;
         self.writable = writable;
@@ -230,7 +305,8 @@ impl Channel {
     /// Tells the owner when no request to the slots it asks about is under way.
     #[cold]
     fn report_drained(&mut self, out: &mut Out<'_>) {
-        if self.ops.iter().all(|op| op.pending & self.draining == 0) {
+        let is_asked = self.stripes.as_ref().is_some_and(|it| it.asks(self.draining));
+        if !is_asked && self.ops.iter().all(|op| op.pending & self.draining == 0) {
             self.draining = 0;
             out.mail.push_back(Mail::Owner(ToOwner::Drained(self.drain_round)));
         }
@@ -239,7 +315,8 @@ impl Channel {
     /// Host requests that have not ended.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        CHANNEL_OPS_MAX - self.free.len() + self.waiting.len()
+        let splits = self.splits.len() - self.free_splits.len() + self.waiting_splits.len();
+        CHANNEL_OPS_MAX - self.free.len() + self.waiting.len() + splits
     }
 
     /// Whether requests that change data are refused.
@@ -247,13 +324,8 @@ impl Channel {
         self.failed
     }
 
-    /// Every slot of the array.
-    pub(super) fn all_slots(&self) -> SlotMask {
-        self.all
-    }
-
-    /// Sends the request of `op` to one member.
-    pub(super) fn send(&mut self, op: u32, slot: MemberSlot, out: &mut Out<'_>) {
+    /// Sends the request of `op` to one member, which has it at `member_lba` of its data.
+    pub(super) fn send(&mut self, op: u32, slot: MemberSlot, member_lba: u64, out: &mut Out<'_>) {
         let place = self.places[usize::from(slot)].expect("the member takes part");
         let this = &mut self.ops[op as usize];
         let io = this.io.as_ref().expect("the slot is in use");
@@ -261,7 +333,10 @@ impl Channel {
         let member_io = BdevIo {
             op: kind,
             fua: io.fua,
-            lba: if io.op == IoOp::Flush { 0 } else { place.data_lba + this.range.lba },
+            lba: match io.op {
+                IoOp::Flush => 0,
+                _ => place.data_lba + member_lba,
+            },
             blocks: u32::try_from(this.range.blocks).expect("a part of a u32"),
             buf: io.buf.clone(),
             completion: Completion::new(Tag {
@@ -355,7 +430,7 @@ impl Channel {
         let mut waits_for = 0;
         for op in self.in_flight_writes.iter() {
             let op = &mut self.ops[op as usize];
-            if range.overlaps(&op.range) && !mutant!(LockIgnoresInFlight) {
+            if range.overlaps(&op.sync) && !mutant!(LockIgnoresInFlight) {
                 op.holds_up |= 1 << window;
                 waits_for += 1;
             }
@@ -389,12 +464,18 @@ impl Channel {
         // Those that meet another lock wait again.
         for op in std::mem::take(&mut self.lock_waiters).iter() {
             self.ops[op as usize].set_state(OpState::Ready);
-            self.start_write(op, out);
+            match self.ops[op as usize].io().op {
+                IoOp::Read | IoOp::Compare => self.start_read(op, out),
+                _ => self.start_write(op, out),
+            }
         }
     }
 
-    fn report_closed(&mut self, out: &mut Out<'_>) {
-        if self.in_flight() == 0 && !std::mem::replace(&mut self.closed, true) {
+    pub(super) fn report_closed(&mut self, out: &mut Out<'_>) {
+        if !self.closing || self.in_flight() > 0 || !self.has_taken_leave(out) {
+            return;
+        }
+        if !std::mem::replace(&mut self.closed, true) {
             out.mail.push_back(Mail::Owner(ToOwner::Closed));
         }
     }
@@ -403,7 +484,10 @@ impl Channel {
     #[cfg(test)]
     pub(super) fn abandon(&mut self, queue: &mut crate::bdev::IoQueue) {
         let held = self.ops.iter_mut().filter_map(|op| op.io.take());
-        held.chain(self.waiting.drain(..)).for_each(|io| io.complete(IoStatus::Aborted, queue));
+        let split = self.splits.iter_mut().filter_map(|split| split.io.take());
+        let waiting = self.waiting.drain(..).chain(self.waiting_splits.drain(..));
+        self.stripes = None;
+        held.chain(split).chain(waiting).for_each(|io| io.complete(IoStatus::Aborted, queue));
     }
 
     /// The array's bdev.

@@ -11,7 +11,7 @@ use super::Shared;
 use super::channel::Channel;
 use super::channel_op::{Later, OpState};
 use super::message::{BlockRange, Discard, Mail, Out, ToOwner};
-use crate::bdev::{IoOp, IoStatus};
+use crate::bdev::{BdevIo, IoOp, IoStatus};
 
 /// Chunks that a channel itself looks at, to see whether there is anything to do at all.
 const CHUNKS_PER_LOOK: usize = 4096;
@@ -24,26 +24,49 @@ impl Shared {
             return None;
         }
         let end = range.lba + range.blocks;
-        let first = range.lba.div_ceil(1 << self.chunk_shift);
+        // Blocks of the sync space that a run of array blocks can cover, and how many that takes.
+        let (unit_shift, unit) = self.discard_unit();
+        let first = range.lba.div_ceil(unit);
         // The last chunk of the array may be short; it is whole if the range reaches the end.
         let behind = match end == self.blocks || mutant!(DiscardTakesPartOfChunk) {
-            true => end.div_ceil(1 << self.chunk_shift),
-            false => end >> self.chunk_shift,
+            true => end.div_ceil(unit),
+            false => end / unit,
         };
         if first >= behind {
             return None;
         }
         let part = |lba: u64, end: u64| (lba < end).then(|| BlockRange { lba, blocks: end - lba });
         let chunk = |chunk: u64| u32::try_from(chunk).expect("chunks fit u32");
+        let last_block = (behind << unit_shift).min(self.sync_blocks) - 1;
         Some(Later {
-            head: part(range.lba, first << self.chunk_shift),
-            tail: part(behind << self.chunk_shift, end),
-            chunks: Some((chunk(first), chunk(behind - 1))),
+            head: part(range.lba, first * unit),
+            tail: part(behind * unit, end),
+            chunks: Some((
+                chunk(first << unit_shift >> self.chunk_shift),
+                chunk(last_block >> self.chunk_shift),
+            )),
         })
     }
 }
 
+impl Later {
+    /// The next part of a chunk to zero, in one strip.
+    fn next_run(&mut self, shared: &Shared) -> Option<BlockRange> {
+        let part = if self.head.is_some() { &mut self.head } else { &mut self.tail };
+        let BlockRange { lba, blocks } = (*part)?;
+        let run = shared.run(lba, true).blocks.min(blocks);
+        let rest = BlockRange { lba: lba + run, blocks: blocks - run };
+        *part = (rest.blocks > 0).then_some(rest);
+        Some(BlockRange { lba, blocks: run })
+    }
+}
+
 impl Channel {
+    /// Whether the request makes whole chunks Unwritten.
+    pub(super) fn discards_chunks(&self, io: &BdevIo) -> bool {
+        self.shared.divide(&BlockRange { lba: io.lba, blocks: io.blocks.into() }).is_some()
+    }
+
     /// Begins a request that makes its range read as zeroes.
     pub(super) fn start_zeroes(&mut self, op: u32, out: &mut Out<'_>) {
         let range = self.ops[op as usize].range;
@@ -59,8 +82,9 @@ impl Channel {
     /// Begins the next part of a request that is `Ready`, or ends it.
     pub(super) fn next_part(&mut self, op: u32, out: &mut Out<'_>) {
         let this = &mut self.ops[op as usize];
-        if let Some(part) = this.later.head.take().or_else(|| this.later.tail.take()) {
-            this.range = part;
+        if let Some(part) = this.later.next_run(&self.shared) {
+            this.set_range(part, &self.shared);
+            this.legs = self.shared.run(part.lba, true).legs;
             this.forget_answers();
             return self.start_write(op, out);
         }
@@ -72,7 +96,7 @@ impl Channel {
         }
         let lba = u64::from(first) << self.shared.chunk_shift;
         let end = (u64::from(last) + 1) << self.shared.chunk_shift;
-        let range = BlockRange { lba, blocks: end.min(self.shared.blocks) - lba };
+        let range = BlockRange { lba, blocks: end.min(self.shared.sync_blocks) - lba };
         // Chunks that are held may be on their way to Unwritten without being so durably.
         if (!self.is_locked(&range) || mutant!(UnwrittenBeforeDurable))
             && self.reads_as_zeroes_for_good(op, &(first as usize..=last as usize))
@@ -100,17 +124,34 @@ impl Channel {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::raid::geometry::{Geometry, Shape};
+
+    fn mirror(blocks: u64) -> Geometry {
+        Geometry::new(&Shape {
+            level: 1,
+            layout: 0,
+            raid_disks: 2,
+            chunk_sectors: 0,
+            size_sectors: blocks,
+            member_sectors: &[],
+            block_size_bytes: 512,
+        })
+        .unwrap()
+    }
 
     fn shared(blocks: u64, discards: bool) -> Shared {
         Shared {
             bdev: crate::bdev::BdevId(0),
             block_size_bytes: 512,
+            geometry: mirror(blocks),
             blocks,
+            sync_blocks: blocks,
             chunk_shift: 3,
             map: None,
             discards,
             members: Vec::new(),
             unwritten_reads_zero: true,
+            doubt: crate::bitmap::Doubt::default(),
         }
     }
 

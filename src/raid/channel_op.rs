@@ -1,7 +1,7 @@
 //! A host request inside a channel: its states, and what it has to remember.
 
-use super::CHANNEL_OPS_MAX;
 use super::message::{BlockRange, SlotMask};
+use super::{CHANNEL_OPS_MAX, Shared};
 use crate::bdev::{BdevIo, IoStatus};
 
 /// Where a host request stands.
@@ -68,6 +68,10 @@ pub(super) struct Op {
     pub(super) io: Option<BdevIo>,
     /// The blocks that members are asked for now: all of the request, or a part of a discard.
     pub(super) range: BlockRange,
+    /// The part of the sync space that they concern.
+    pub(super) sync: BlockRange,
+    /// Members that hold the range.
+    pub(super) legs: SlotMask,
     /// What is to follow.
     pub(super) later: Later,
     /// Members whose answer is outstanding.
@@ -86,6 +90,8 @@ pub(super) struct Op {
     pub(super) holds_up: u32,
     /// Which quiesce round's count holds this write; meaningful while it is counted.
     pub(super) parity: u8,
+    /// The next operation in a list of a stripe.
+    pub(super) next: u32,
 }
 
 impl Op {
@@ -95,6 +101,8 @@ impl Op {
             state: OpState::Free,
             io: None,
             range: BlockRange { lba: 0, blocks: 0 },
+            sync: BlockRange { lba: 0, blocks: 0 },
+            legs: 0,
             later: Later::default(),
             pending: 0,
             ok: 0,
@@ -104,19 +112,26 @@ impl Op {
             zero_chunks: 0,
             holds_up: 0,
             parity: 0,
+            next: 0,
         }
     }
 
     /// Takes a request into a free slot.
-    pub(super) fn accept(&mut self, io: BdevIo) {
+    pub(super) fn accept(&mut self, io: BdevIo, shared: &Shared) {
         assert!(self.io.is_none(), "the slot is in use");
         self.set_state(OpState::Ready);
-        self.range = BlockRange { lba: io.lba, blocks: io.blocks.into() };
+        self.set_range(BlockRange { lba: io.lba, blocks: io.blocks.into() }, shared);
         self.later = Later::default();
         self.io = Some(io);
         self.forget_answers();
         self.zero_chunks = 0;
         assert_eq!((self.pending, self.holds_up), (0, 0));
+    }
+
+    /// Members are asked for these blocks now.
+    pub(super) fn set_range(&mut self, range: BlockRange, shared: &Shared) {
+        self.range = range;
+        self.sync = shared.sync_range(range);
     }
 
     /// No member has answered yet.

@@ -20,10 +20,9 @@ struct Survey {
 impl Channel {
     /// Sends a read (or compare) that is `Ready` to a member.
     pub(super) fn start_read(&mut self, op: u32, out: &mut Out<'_>) {
-        let io = self.ops[op as usize].io();
-        let is_read = io.op == IoOp::Read;
-        let range = BlockRange { lba: io.lba, blocks: io.blocks.into() };
-        let survey = self.survey(&range);
+        let is_read = self.ops[op as usize].io().op == IoOp::Read;
+        let (range, sync) = (self.ops[op as usize].range, self.ops[op as usize].sync);
+        let survey = self.survey(&sync);
         if is_read && survey.all_zero {
             let buf = self.ops[op as usize].io().buf.as_ref().expect("a read has a buffer");
             buf.zero_range(0, buf.len());
@@ -33,8 +32,13 @@ impl Channel {
             // What a member holds in a chunk never written is not what the array reads there.
             return self.finish(op, IoStatus::Unsupported, out);
         }
+        self.ops[op as usize].zero_chunks = if is_read { survey.zero_chunks } else { 0 };
         let tried = self.ops[op as usize].tried;
-        let Some(slot) = self.choose(tried, survey.in_doubt) else {
+        let legs = self.ops[op as usize].legs;
+        let Some(slot) = self.choose(legs & !tried, survey.in_doubt) else {
+            if self.stripes.is_some() {
+                return self.recover_read(op);
+            }
             let failure = match self.ops[op as usize].failure {
                 IoStatus::Ok => IoStatus::Removed,
                 failure => failure,
@@ -42,11 +46,15 @@ impl Channel {
             return self.finish(op, failure, out);
         };
         let this = &mut self.ops[op as usize];
-        this.zero_chunks = if is_read { survey.zero_chunks } else { 0 };
         this.tried |= bit(slot);
         this.set_state(OpState::Members);
         self.reads[usize::from(slot)] += 1;
-        self.send(op, slot, out);
+        let member_lba = self.leg_lba(range.lba, slot);
+        self.send(op, slot, member_lba, out);
+    }
+
+    fn leg_lba(&self, lba: u64, slot: MemberSlot) -> u64 {
+        if self.is_mirror { lba } else { self.shared.leg_lba(lba, slot) }
     }
 
     fn survey(&self, range: &BlockRange) -> Survey {
@@ -73,8 +81,8 @@ impl Channel {
 
     /// The member to read from next: for chunks in doubt the one longest in sync, else the one
     /// with the fewest reads outstanding on this core.
-    fn choose(&self, tried: SlotMask, in_doubt: bool) -> Option<MemberSlot> {
-        let left = self.in_sync & !tried;
+    fn choose(&self, legs: SlotMask, in_doubt: bool) -> Option<MemberSlot> {
+        let left = self.in_sync & legs;
         if in_doubt && !mutant!(ReadDoubtFromAny) {
             return self.seniority.source_of(left);
         }
@@ -109,18 +117,21 @@ impl Channel {
 
     #[cold]
     fn start_read_elsewhere(&mut self, op: u32, out: &mut Out<'_>) {
-        let in_doubt = {
-            let io = self.ops[op as usize].io();
-            self.survey(&BlockRange { lba: io.lba, blocks: io.blocks.into() }).in_doubt
-        };
-        let tried = self.ops[op as usize].tried;
-        match self.choose(tried, in_doubt) {
+        if self.stripes.is_some() {
+            self.ops[op as usize].set_state(OpState::Ready);
+            return self.start_read(op, out);
+        }
+        let range = self.ops[op as usize].range;
+        let (lba, in_doubt) = (range.lba, self.survey(&range).in_doubt);
+        let this = &self.ops[op as usize];
+        match self.choose(this.legs & !this.tried, in_doubt) {
             Some(slot) => {
                 let this = &mut self.ops[op as usize];
                 this.tried |= bit(slot);
                 this.set_state(OpState::Members);
                 self.reads[usize::from(slot)] += 1;
-                self.send(op, slot, out);
+                let member_lba = self.leg_lba(lba, slot);
+                self.send(op, slot, member_lba, out);
             }
             None => {
                 let failure = self.ops[op as usize].failure;
@@ -131,9 +142,8 @@ impl Channel {
 
     /// Members that failed a read another one served: the owner counts and repairs.
     #[cold]
-    fn report_reads(&mut self, op: u32, failed_on: SlotMask, out: &mut Out<'_>) {
-        let io = self.ops[op as usize].io();
-        let range = BlockRange { lba: io.lba, blocks: io.blocks.into() };
+    pub(super) fn report_reads(&mut self, op: u32, failed_on: SlotMask, out: &mut Out<'_>) {
+        let range = self.ops[op as usize].sync;
         for slot in slots(failed_on & self.in_sync) {
             out.mail.push_back(Mail::Owner(ToOwner::ReadFailed(slot, range)));
         }
@@ -142,20 +152,20 @@ impl Channel {
     /// Parts of a finished read that lie in chunks never written read as zeroes, whatever the
     /// member holds there.
     #[cold]
-    fn zero_unwritten(&mut self, op: u32) {
+    pub(super) fn zero_unwritten(&mut self, op: u32) {
         let this = &self.ops[op as usize];
         let io = this.io();
         let block = u64::from(self.shared.block_size_bytes);
         let buf = io.buf.as_ref().expect("a read has a buffer");
-        let end = io.lba + u64::from(io.blocks);
-        for (index, chunk) in self.shared.chunks(io.lba, io.blocks.into()).enumerate() {
+        let BlockRange { lba, blocks } = this.sync;
+        for (index, chunk) in self.shared.chunks(lba, blocks).enumerate() {
             if this.zero_chunks & (1 << index) == 0 {
                 continue;
             }
             let range = self.shared.blocks_of_chunk(chunk);
-            let from = range.lba.max(io.lba);
-            let to = (range.lba + range.blocks).min(end);
-            let offset = usize::try_from((from - io.lba) * block).expect("inside a buffer");
+            let from = range.lba.max(lba);
+            let to = (range.lba + range.blocks).min(lba + blocks);
+            let offset = usize::try_from((from - lba) * block).expect("inside a buffer");
             let len = usize::try_from((to - from) * block).expect("inside a buffer");
             buf.zero_range(offset, len);
         }

@@ -5,15 +5,15 @@ use std::ops::RangeInclusive;
 
 use super::channel::Channel;
 use super::channel_op::OpState;
-use super::message::{Mail, Out, StartWrite, ToOwner};
-use super::{MemberSlot, slots};
+use super::message::{Mail, Out, SlotMask, StartWrite, ToOwner};
+use super::{MemberSlot, bit, slots};
 use crate::bdev::{IoOp, IoStatus};
 use crate::bitmap::ChunkState;
 
 impl Channel {
     /// Looks at a write that is `Ready`: it is sent, or waits for what keeps it.
     pub(super) fn start_write(&mut self, op: u32, out: &mut Out<'_>) {
-        let range = self.ops[op as usize].range;
+        let range = self.ops[op as usize].sync;
         if self.is_failed() {
             return self.finish(op, IoStatus::MediaError, out);
         }
@@ -59,12 +59,36 @@ impl Channel {
         self.fan_out(op, out);
     }
 
+    #[inline]
     fn fan_out(&mut self, op: u32, out: &mut Out<'_>) {
-        assert!(self.in_sync != 0, "an array keeps its last member");
+        if self.stripes.is_some() && self.ops[op as usize].io().op != IoOp::Flush {
+            self.ops[op as usize].set_state(OpState::Members);
+            return self.give_to_stripe(op, false);
+        }
+        let members = self.ops[op as usize].legs & self.writable;
+        if members == 0 {
+            return self.finish(op, IoStatus::Removed, out);
+        }
         self.ops[op as usize].set_state(OpState::Members);
         self.ops[op as usize].excused = 0;
-        for slot in slots(self.writable) {
-            self.send(op, slot, out);
+        let this = &self.ops[op as usize];
+        let lba = this.range.lba;
+        if self.is_mirror || this.io().op == IoOp::Flush {
+            for slot in slots(members) {
+                self.send(op, slot, lba, out);
+            }
+            return;
+        }
+        self.fan_out_strip(op, lba, members, out);
+    }
+
+    /// Sends a request to those of the members that hold the strip it lies in.
+    #[inline(never)]
+    fn fan_out_strip(&mut self, op: u32, lba: u64, members: SlotMask, out: &mut Out<'_>) {
+        for leg in self.shared.legs(lba) {
+            if members & bit(leg.slot) != 0 {
+                self.send(op, leg.slot, leg.member_lba, out);
+            }
         }
     }
 
@@ -79,14 +103,14 @@ impl Channel {
         if !status.is_ok() {
             // When every member fails alike (no room, say) it is the request that fails, not
             // the members; that is decided when all have answered.
-            self.ops[op as usize].tried |= super::bit(slot);
+            self.ops[op as usize].tried |= bit(slot);
         }
         if self.ops[op as usize].pending == 0 {
             self.all_answered(op, out);
         }
     }
 
-    fn all_answered(&mut self, op: u32, out: &mut Out<'_>) {
+    pub(super) fn all_answered(&mut self, op: u32, out: &mut Out<'_>) {
         let this = &self.ops[op as usize];
         if this.ok == 0 {
             let failure = this.failure;
@@ -108,8 +132,15 @@ impl Channel {
     #[cold]
     fn report_lost(&mut self, op: u32, out: &mut Out<'_>) {
         let this = &self.ops[op as usize];
-        if this.io().op != IoOp::Flush && self.shared.map.is_some() {
-            let chunks = self.shared.chunks(this.range.lba, this.range.blocks);
+        if this.io().op == IoOp::Flush {
+            return;
+        }
+        let chunks = self.shared.chunks(this.sync.lba, this.sync.blocks);
+        if !mutant!(LostWriteLeavesNoDoubt) {
+            // At once: the row is free before the owner hears of it.
+            chunks.clone().for_each(|chunk| self.shared.doubt.raise(chunk));
+        }
+        if self.shared.map.is_some() {
             out.mail.push_back(Mail::Owner(ToOwner::WriteLost {
                 first: u32::try_from(*chunks.start()).expect("chunks fit u32"),
                 last: u32::try_from(*chunks.end()).expect("chunks fit u32"),
@@ -125,7 +156,10 @@ impl Channel {
             // Those that have it were thrown out meanwhile: the members left missed it.
             return Some(IoStatus::MediaError);
         }
-        let missed = self.all_slots() & !this.ok & !this.excused;
+        let missed = this.legs & !this.ok & !this.excused;
+        if missed & self.kept != 0 {
+            return Some(IoStatus::MediaError);
+        }
         if missed & !self.recorded == 0 || mutant!(AcknowledgeBeforeRecorded) {
             return Some(IoStatus::Ok);
         }
@@ -156,5 +190,6 @@ impl Channel {
                 self.acknowledge(op, out);
             }
         }
+        self.settle_stripes(out);
     }
 }

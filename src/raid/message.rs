@@ -81,7 +81,7 @@ pub enum ToOwner {
     Closed,
 }
 
-/// From the owner to a channel.
+/// From the owner to a channel, or between the channels of a level with parity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToChannel {
     /// The chunks of this operation were open; try again.
@@ -106,12 +106,27 @@ pub enum ToChannel {
     /// Say when no request to the slot is under way, which takes no part: answer
     /// [`ToOwner::Drained`] with the round's number.
     Drain(u32, MemberSlot),
+    /// The failure of this member can't be recorded: only it has what it holds. What it missed
+    /// has failed.
+    Kept(MemberSlot),
     /// Pass a quiescent point; answer [`ToOwner::Quiesced`].
     Quiesce(u32),
     /// Hold back writes to the range; answer [`ToOwner::Locked`].
     Lock(u8, BlockRange),
     /// The window's range is free again.
     Unlock(u8),
+    /// From the channel on this core: it wants the lock of this slice, whose home is here; answer
+    /// [`ToChannel::RowGranted`] when it is its turn.
+    RowWanted(u16, u64),
+    /// From the slice's home: the lock is yours until you say [`ToChannel::RowFreed`].
+    RowGranted(u64),
+    /// To the slice's home: its holder is done.
+    RowFreed(u64),
+    /// From the channel on this core: it has nothing under way any more. Answer
+    /// [`ToChannel::LeaveTaken`]: all it ever sent has arrived then.
+    Leaving(u16),
+    /// The channel that answers has heard all that this one ever sent.
+    LeaveTaken,
     /// The array has lost what it needs; refuse everything that changes data.
     Failed,
     /// Refuse new requests, finish the others, answer [`ToOwner::Closed`].
@@ -268,8 +283,8 @@ impl fmt::Display for ArrayEvent {
             }
             Self::LastMemberKept { slot } => write!(
                 f,
-                "member {slot} failed a request and is the last one: it is kept, the request \
-                 fails. Check the member and its medium"
+                "member {slot} failed a request and no other has what it has: it is kept, the \
+                 request fails. Check the member and its medium"
             ),
             Self::ReadFailed { slot, lba } => write!(
                 f,

@@ -19,15 +19,31 @@
 //!    on all members. Chunks become Unwritten again only as a whole, while the owner holds them.
 //!    In an array that Linux md has run Unwritten chunks may hold data: they are read as chunks in
 //!    doubt, the first write makes them NeedSync, and nothing becomes Unwritten.
+//!
+//! Levels with parity ([`stripe`]) keep further ones:
+//!
+//! 6. Who changes a row's columns, or recovers them, holds the lock of its slice, on whatever core.
+//!    The slice stays locked until what a member missed in it is durably of no consequence.
+//! 7. Parity that may not fit the data ([`crate::bitmap::Doubt`]) is made anew from all data or not
+//!    used: nothing is recovered from it, and a read of what is lost there fails. After an unclean
+//!    stop that is so in every chunk under a write; with a member missing such an array starts by
+//!    force only. (The write hole: a log that closes it is still to come.)
+//! 8. What reads a row by recovery counts as a write to the owner's holds: the members' blocks are
+//!    not read at one moment.
 
 pub mod assembly;
 mod channel;
 mod channel_discard;
 mod channel_op;
 mod channel_read;
+mod channel_split;
+mod channel_stripe;
+mod channel_stripe_io;
 mod channel_write;
 mod command;
+pub mod geometry;
 mod knobs;
+mod layout;
 pub mod message;
 pub mod newcomer;
 mod owner;
@@ -36,24 +52,27 @@ mod owner_daemon;
 mod owner_discard;
 mod owner_join;
 mod owner_members;
+mod owner_parity;
 mod owner_rebuild;
 mod owner_resync;
 mod owner_scrub;
 mod owner_start;
 mod owner_zero;
 mod pace;
+mod stripe;
 #[cfg(test)]
 pub(crate) mod tests;
 
 use std::sync::Arc;
 
 use crate::bdev::BdevId;
-use crate::bitmap::{Advise, ChunkMap, ChunkState, Infection};
+use crate::bitmap::{Advise, ChunkMap, Doubt, Infection};
 use crate::limits::{IO_SIZE_BYTES_MAX, MEMBERS_MAX};
 use crate::md::{BitmapSuperblock, Superblock};
 
 pub use channel::Channel;
 pub use command::{Command, Outcome};
+pub use geometry::Geometry;
 pub use knobs::{
     BARRIER_IDLE_S_DEFAULT, BARRIER_IDLE_S_MAX, DAEMON_SLEEP_S_DEFAULT, DAEMON_SLEEP_S_MAX, Knobs,
 };
@@ -97,6 +116,9 @@ pub struct ArrayConfig {
     pub members: Vec<Option<MemberConfig>>,
     /// How the array remembers which chunks may differ.
     pub bitmap: BitmapConfig,
+    /// Start although what missing members held can't be recovered everywhere: levels with parity
+    /// after an unclean stop.
+    pub force: bool,
 }
 
 /// How an array remembers which chunks may differ.
@@ -206,9 +228,13 @@ pub struct Shared {
     pub bdev: BdevId,
     /// Logical block size in bytes.
     pub block_size_bytes: u32,
+    /// Where every block lies.
+    pub geometry: Geometry,
     /// Size in logical blocks.
     pub blocks: u64,
-    /// log2 of the blocks of a chunk.
+    /// Size of the sync space in logical blocks; 0 without redundancy.
+    pub sync_blocks: u64,
+    /// log2 of the blocks of a chunk. Chunks divide the sync space, see [`geometry`].
     pub chunk_shift: u32,
     /// The chunk map; `None` for an array without a bitmap that has nothing to resync.
     pub map: Option<ChunkMap>,
@@ -220,6 +246,8 @@ pub struct Shared {
     /// Chunks called Unwritten read as zeroes. Not so in an array that Linux md has run: there
     /// they may hold data, see [`Superblock::unwritten_reads_zero`].
     pub unwritten_reads_zero: bool,
+    /// Levels with parity: where it may not fit the data.
+    pub doubt: Doubt,
 }
 
 /// Where a member's data lie.
@@ -231,32 +259,6 @@ pub struct MemberPlace {
     pub data_lba: u64,
     /// `Unmap` may be sent to it.
     pub unmap: bool,
-}
-
-impl Shared {
-    /// First and last chunk of a run of blocks.
-    fn chunks(&self, lba: u64, blocks: u64) -> std::ops::RangeInclusive<usize> {
-        let chunk = |lba: u64| usize::try_from(lba >> self.chunk_shift).expect("chunks fit usize");
-        chunk(lba)..=chunk(lba + blocks - 1)
-    }
-
-    /// The blocks of a chunk; the last one may be short.
-    fn blocks_of_chunk(&self, chunk: usize) -> message::BlockRange {
-        let lba = (chunk as u64) << self.chunk_shift;
-        message::BlockRange { lba, blocks: (1u64 << self.chunk_shift).min(self.blocks - lba) }
-    }
-
-    /// The blocks of a run of chunks.
-    fn blocks_of_chunks(&self, chunks: &std::ops::RangeInclusive<usize>) -> message::BlockRange {
-        let first = self.blocks_of_chunk(*chunks.start());
-        let last = self.blocks_of_chunk(*chunks.end());
-        message::BlockRange { lba: first.lba, blocks: last.lba + last.blocks - first.lba }
-    }
-
-    /// The state of the chunk, if the array has a map.
-    fn chunk_state(&self, chunk: usize) -> Option<ChunkState> {
-        self.map.as_ref().map(|map| map.state(chunk))
-    }
 }
 
 /// Since when each slot's member has been in sync, by membership change; 0 from the start. The

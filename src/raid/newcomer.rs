@@ -138,8 +138,17 @@ pub(super) fn recovering(own: &Superblock, chunk_sectors: u64) -> Lacks {
     if !in_full {
         return Lacks::Changed;
     }
+    if !counts_chunks(own) {
+        return Lacks::AllFrom(0);
+    }
     let chunk = own.recovery_offset_sectors.checked_div(chunk_sectors).unwrap_or(0);
     Lacks::AllFrom(usize::try_from(chunk).unwrap_or(0))
+}
+
+/// Whether what a member says of its rebuild counts chunks of the bitmap: md counts sectors of the
+/// member, and a RAID10's bitmap is one of the array's blocks.
+pub(super) fn counts_chunks(own: &Superblock) -> bool {
+    own.level != md::Level::Raid10
 }
 
 /// A device joins as a new member.

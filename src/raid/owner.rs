@@ -15,6 +15,7 @@ use super::owner_daemon::Daemon;
 use super::owner_discard::Discarder;
 use super::owner_join::Joiner;
 use super::owner_members::{Member, MemberState, Recorder};
+use super::owner_parity::ParityWork;
 use super::owner_rebuild::Rebuilder;
 use super::owner_resync::Walker;
 use super::owner_scrub::Scrubber;
@@ -127,6 +128,8 @@ pub struct Owner {
     pub(super) bitmap: Option<BitmapKeeper>,
     pub(super) daemon: Daemon,
     pub(super) walker: Walker,
+    /// Levels with parity only.
+    pub(super) parity_work: Option<Box<ParityWork>>,
     pub(super) discarder: Discarder,
     pub(super) joiner: Joiner,
     pub(super) rebuilder: Rebuilder,
@@ -160,6 +163,7 @@ impl Owner {
         };
         let in_sync = in_state(MemberState::InSync);
         let writable = in_sync | in_state(MemberState::Rebuilding);
+        let parity_work = shared.parity().map(|parity| Box::new(ParityWork::new(parity)));
         Self {
             joiner: Joiner::new(),
             rebuilder: Rebuilder::default(),
@@ -178,6 +182,7 @@ impl Owner {
             bitmap,
             daemon,
             walker: Walker::default(),
+            parity_work,
             discarder: Discarder::new(cores),
             failed: false,
             closed_count: 0,
@@ -229,7 +234,7 @@ impl Owner {
             OwnerOp::Zero(index) => self.zero_answered(index, tag.part, status, out),
             OwnerOp::Window(index) => self.window_answered(index, tag.part, status, out),
             OwnerOp::Flush => self.flush_answered(tag.part, status, out),
-            OwnerOp::Free => self.free_answered(tag.part, out),
+            OwnerOp::Free => self.free_answered(out),
             OwnerOp::RebuildFlush => self.rebuild_flushed(tag.part, status, out),
         }
         self.go_on(out);
@@ -364,7 +369,8 @@ impl Owner {
     /// A member has flushed on the way to a stop, or has not.
     pub(super) fn stop_flush_answered(&mut self, slot: MemberSlot, status: IoStatus) {
         self.stop_flush_pending &= !super::bit(slot);
-        self.stop_flush_failed |= !status.is_ok() && self.in_sync == super::bit(slot);
+        let is_kept = !self.shared.geometry.may_fail(self.in_sync, slot);
+        self.stop_flush_failed |= !status.is_ok() && is_kept;
     }
 
     /// What the last member has in its cache may be lost.

@@ -394,6 +394,7 @@ impl Owner {
             // differ: resync makes the members alike.
             let next = if untouched {
                 self.walker.look_again();
+                self.shared.doubt.raise(chunk);
                 ChunkState::NeedSync
             } else {
                 state::on_write(state, degraded)
@@ -484,6 +485,10 @@ impl Owner {
         for chunk in first..=last {
             let chunk = chunk as usize;
             let state = map.state(chunk);
+            // Parity may have been called right since the channel doubted it.
+            if !mutant!(LostWriteLeavesNoDoubt) {
+                self.shared.doubt.raise(chunk);
+            }
             let next = state.after(Action::Stale);
             if next != state {
                 // NeedSync on disk is as cautious as the Dirty that is there.
@@ -602,7 +607,7 @@ impl Owner {
         flush.busy = false;
         let Flush { unit, ok, failed, events, opens, .. } = *flush;
         let in_sync = self.in_sync;
-        if ok & self.keeper().copies(in_sync) == 0 {
+        if ok & self.keeper().copies(in_sync) == 0 || !self.may_fail_all(failed) {
             return self.fail_array(out);
         }
         for slot in slots(failed) {
@@ -656,10 +661,17 @@ impl Owner {
         if self.life() != Life::Sealing {
             return false;
         }
+        if self.shared.doubt.count() > 0 {
+            return false;
+        }
         let Some(map) = &self.shared.map else { return true };
         let histogram = map.histogram();
         let in_doubt =
             histogram[ChunkState::NeedSync as usize] + histogram[ChunkState::Syncing as usize];
+        if self.shared.parity().is_some() {
+            // What an absent member lacks can be recovered: the parity is right.
+            return in_doubt == 0 || self.is_degraded();
+        }
         // A degraded array keeps NeedSync for the member that is away; a single member has
         // nobody to differ from.
         in_doubt == 0 || self.in_sync.count_ones() < 2

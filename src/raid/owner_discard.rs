@@ -26,7 +26,7 @@ use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 
 use super::channel::DISCARD_WINDOW;
-use super::message::{BlockRange, Discard, Mail, Out, SlotMask, ToChannel};
+use super::message::{BlockRange, Discard, Mail, Out, ToChannel};
 use super::owner::{MemberRequest, Owner, OwnerOp};
 use super::{CHANNEL_OPS_MAX, MemberSlot, bit, slots};
 use crate::bdev::{IoOp, IoStatus};
@@ -37,6 +37,11 @@ const CHUNKS_PER_POLL: usize = 4096;
 
 /// Bytes of a piece at most, but at least one chunk: writers wait while members free it.
 const PIECE_SIZE_BYTES_MAX: u64 = 256 << 20;
+
+/// Requests to free space under way at a time: a piece in small strips takes many.
+const FREE_REQUESTS_MAX: u32 = 64;
+
+const _: () = assert!(FREE_REQUESTS_MAX as usize >= crate::limits::MEMBERS_MAX);
 
 /// Where the work on a piece stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,8 +54,8 @@ enum DiscardState {
     Draining,
     /// Chunks are Unwritten in memory; those before this one durably.
     Recording { next: usize },
-    /// Members free the space.
-    Freeing { pending: SlotMask },
+    /// Members free the space: all before this block has been asked for.
+    Freeing { next: u64, pending: u32 },
 }
 
 impl DiscardState {
@@ -178,7 +183,7 @@ impl Owner {
         let range = self.shared.blocks_of_chunks(&piece);
         self.discarder.piece = Some(piece);
         self.discarder.set_state(DiscardState::Locking { cores_left: self.cores });
-        let nothing = BlockRange { lba: self.shared.blocks, blocks: 0 };
+        let nothing = BlockRange { lba: self.shared.sync_blocks, blocks: 0 };
         let range = if mutant!(DiscardIgnoresWriters) { nothing } else { range };
         out.mail.push_back(Mail::Channels(ToChannel::Lock(DISCARD_WINDOW, range)));
     }
@@ -232,45 +237,45 @@ impl Owner {
         self.discarder.set_state(DiscardState::Recording { next });
         let is_durable = next > *piece.end() || mutant!(FreeBeforeDurable);
         if is_durable && (self.absences_are_recorded() || mutant!(FreeBeforeAbsenceRecorded)) {
-            self.free_piece(out);
+            let first = self.shared.blocks_of_chunk(*piece.start()).lba;
+            self.free_piece(first, 0, out);
         }
     }
 
-    fn free_piece(&mut self, out: &mut Out<'_>) {
+    /// Asks members to free as much of the piece as may be under way. What a member can't free
+    /// stays allocated, and nothing depends on it.
+    fn free_piece(&mut self, mut next: u64, mut pending: u32, out: &mut Out<'_>) {
         let range = self.shared.blocks_of_chunks(&self.discarder.held());
+        let end = range.lba + range.blocks;
         let frees = |slot: &MemberSlot| self.place(*slot).unmap;
-        let pending = slots(self.writable).filter(frees).fold(0, |mask, slot| mask | bit(slot));
-        if pending == 0 {
-            return self.release_piece(out);
+        let members = slots(self.writable).filter(frees).fold(0, |mask, slot| mask | bit(slot));
+        while next < end && pending + members.count_ones() <= FREE_REQUESTS_MAX {
+            let run = self.shared.sync_run(next);
+            let blocks = run.blocks.min(end - next);
+            for slot in slots(run.legs & members) {
+                let request = MemberRequest {
+                    op: IoOp::Unmap,
+                    lba: self.place(slot).data_lba + self.shared.sync_leg_lba(next, slot),
+                    blocks: u32::try_from(blocks).expect("a piece's blocks fit u32"),
+                    buf: None,
+                };
+                self.send(slot, OwnerOp::Free, request, out);
+                pending += 1;
+            }
+            next += blocks;
         }
-        self.discarder.set_state(DiscardState::Freeing { pending });
-        for slot in slots(pending) {
-            self.send_free(slot, &range, out);
-        }
-    }
-
-    fn send_free(&self, slot: MemberSlot, range: &BlockRange, out: &mut Out<'_>) {
-        let place = self.place(slot);
-        let request = MemberRequest {
-            op: IoOp::Unmap,
-            lba: place.data_lba + range.lba,
-            blocks: u32::try_from(range.blocks).expect("a piece's blocks fit u32"),
-            buf: None,
-        };
-        self.send(slot, OwnerOp::Free, request, out);
-    }
-
-    /// A member has freed the space, or could not: it stays allocated, and nothing depends on it.
-    pub(super) fn free_answered(&mut self, slot: MemberSlot, out: &mut Out<'_>) {
-        let DiscardState::Freeing { pending } = self.discarder.state else {
-            panic!("a member freed what nobody asked for");
-        };
-        assert!(pending & bit(slot) != 0);
-        let pending = pending & !bit(slot);
-        self.discarder.set_state(DiscardState::Freeing { pending });
+        self.discarder.set_state(DiscardState::Freeing { next, pending });
         if pending == 0 {
             self.release_piece(out);
         }
+    }
+
+    /// A member has freed a part of the piece, or could not.
+    pub(super) fn free_answered(&mut self, out: &mut Out<'_>) {
+        let DiscardState::Freeing { next, pending } = self.discarder.state else {
+            panic!("a member freed what nobody asked for");
+        };
+        self.free_piece(next, pending - 1, out);
     }
 
     fn release_piece(&mut self, out: &mut Out<'_>) {

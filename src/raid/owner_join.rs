@@ -387,6 +387,7 @@ impl Owner {
         self.recorder.has_requests_at(slot)
             || self.bitmap.as_ref().is_some_and(|bitmap| bitmap.has_requests_at(slot))
             || self.walker.has_requests_at(slot)
+            || self.parity_work.as_ref().is_some_and(|work| work.has_requests_at(slot))
             || self.daemon.is_flushing()
             || self.discarder.is_freeing()
             || self.rebuilder.is_flushing()

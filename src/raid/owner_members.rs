@@ -8,7 +8,7 @@
 use super::message::{ArrayEvent, BlockRange, Mail, Out, SlotMask, ToChannel};
 use super::owner::{Life, MemberRequest, Owner, OwnerOp};
 use super::owner_bitmap::BitmapKeeper;
-use super::{Lacks, MemberSlot, bit, slots};
+use super::{Lacks, MemberSlot, bit, newcomer, slots};
 use crate::bdev::{IoOp, IoStatus};
 use crate::md::{Features, Role, SECTOR_BYTES, SUPERBLOCK_READ_BYTES, Superblock};
 use crate::reactor::buf::{BufPool, IoBuf};
@@ -224,7 +224,8 @@ impl Owner {
         if self.writable & bit(slot) == 0 {
             return;
         }
-        if self.in_sync == bit(slot) {
+        if !self.shared.geometry.may_fail(self.in_sync, slot) {
+            out.mail.push_back(Mail::Channels(ToChannel::Kept(slot)));
             return out.mail.push_back(Mail::Event(ArrayEvent::LastMemberKept { slot }));
         }
         if member.state == MemberState::Rebuilding {
@@ -245,6 +246,11 @@ impl Owner {
         self.announce_members(out);
         let left = self.in_sync.count_ones();
         out.mail.push_back(Mail::Event(ArrayEvent::MemberFailed { slot, left }));
+    }
+
+    /// Whether no block is lost when all of these members fail.
+    pub(super) fn may_fail_all(&self, failed: SlotMask) -> bool {
+        self.shared.geometry.is_readable(self.in_sync & !failed)
     }
 
     /// Tells every channel who is read and written from now on.
@@ -291,8 +297,9 @@ impl Owner {
         if rebuild.lacks == Lacks::Changed {
             superblock.features |= Features::RECOVERY_BITMAP;
         }
+        let done = if newcomer::counts_chunks(superblock) { rebuild.done } else { 0 };
         superblock.recovery_offset_sectors =
-            (rebuild.done as u64).saturating_mul(chunk_sectors).min(superblock.size_sectors);
+            (done as u64).saturating_mul(chunk_sectors).min(superblock.size_sectors);
     }
 
     /// The update that begins now completes the array: a member that has not seen it may lack
@@ -358,7 +365,9 @@ impl Owner {
         self.recorder.pending = self.writable;
         self.recorder.ok = 0;
         self.recorder.failed = 0;
-        let is_clean = self.is_clean() && !self.hides_unwritten();
+        // What has no redundancy has nothing to resync.
+        let is_clean =
+            self.is_clean() && !self.hides_unwritten() || self.shared.geometry.sync_blocks() == 0;
         let resync_offset = if is_clean { RESYNC_DONE } else { 0 };
         let block = self.shared.block_size_bytes as usize;
         let sectors_per_block = u64::from(self.shared.block_size_bytes / 512);
@@ -411,7 +420,7 @@ impl Owner {
             return;
         }
         let (ok, failed) = (self.recorder.ok, self.recorder.failed);
-        if ok & self.in_sync == 0 {
+        if ok == 0 || !self.may_fail_all(failed) {
             return self.fail_array(out);
         }
         self.recorder.durable = self.recorder.writing;

@@ -139,7 +139,7 @@ pub(super) enum Wanted {
 impl Owner {
     /// Chunks of the array.
     pub(super) fn chunk_count(&self) -> usize {
-        let chunks = self.shared.blocks.div_ceil(1 << self.shared.chunk_shift);
+        let chunks = self.shared.sync_blocks.div_ceil(1 << self.shared.chunk_shift);
         usize::try_from(chunks).expect("chunks fit usize")
     }
 

@@ -36,7 +36,7 @@ pub(super) type Run = (usize, usize);
 
 /// What a window is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Job {
+pub(super) enum Job {
     /// Copy chunks to all members; `by_rebuild`: because a rebuild came by.
     Resync { chunks: Run, by_rebuild: bool },
     /// Copy chunks on which the members in sync agree to the one that is being rebuilt.
@@ -49,7 +49,7 @@ enum Job {
 
 /// Where a window stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum WindowState {
+pub(super) enum WindowState {
     /// Not in use.
     Free,
     /// Channels are asked to hold back writes to the range.
@@ -69,7 +69,7 @@ impl WindowState {
             (self, next),
             (Free | Locking { .. }, Locking { .. })
                 | (Locking { .. } | Reading { .. } | Writing { .. }, NeedBuffer)
-                | (NeedBuffer, Reading { .. } | Free | Locking { .. })
+                | (NeedBuffer, Reading { .. } | Writing { .. } | Free | Locking { .. })
                 | (Reading { .. }, Writing { .. } | Reading { .. } | Free)
                 | (Writing { .. }, Writing { .. } | Free | Locking { .. })
         )
@@ -219,6 +219,30 @@ impl Walker {
         })
     }
 
+    /// Of a window: its job, the next block, how many are held from there on, who can't read them.
+    pub(super) fn piece_of(&self, index: usize, chunk_shift: u32) -> (Job, u64, u64, SlotMask) {
+        let window = &self.windows[index];
+        let left = window.locked.lba + window.locked.blocks - window.next;
+        let in_chunk = (1 << chunk_shift) - window.next % (1 << chunk_shift);
+        let left = if window.narrow { left.min(in_chunk) } else { left };
+        (window.job, window.next, left, window.tried)
+    }
+
+    /// The window's piece is being read or written.
+    pub(super) fn window_begins(&mut self, index: usize, state: WindowState) {
+        self.windows[index].set_state(state);
+    }
+
+    pub(super) fn is_reading(&self, index: usize) -> bool {
+        matches!(self.windows[index].state, WindowState::Reading { .. })
+    }
+
+    /// The window's piece is to be read again, without these.
+    pub(super) fn exclude(&mut self, index: usize, failed: SlotMask) {
+        self.windows[index].tried |= failed;
+        self.windows[index].set_state(WindowState::NeedBuffer);
+    }
+
     /// The next repair that crosses no window: a repair from one member and a resync from
     /// another that work on the same blocks would exchange what the two hold.
     fn next_repair(&mut self) -> Option<(MemberSlot, BlockRange)> {
@@ -250,7 +274,7 @@ impl Owner {
                 self.read_piece(index, out);
             }
         }
-        if self.life() != Life::Running || self.failed || self.writable.count_ones() < 2 {
+        if self.life() != Life::Running || self.failed || !self.can_walk() {
             return self.end_resync(out);
         }
         while let Some(index) = self.walker.windows.iter().position(Window::is_free) {
@@ -351,6 +375,7 @@ impl Owner {
         }
         for chunk in chunks.0..=chunks.1 {
             map.change_quietly(chunk, ChunkState::NeedSync.after(Action::Startsync));
+            self.shared.doubt.begin(chunk);
         }
         let range = self.shared.blocks_of_chunks(&(chunks.0..=chunks.1));
         self.begin_window(index, Job::Resync { chunks, by_rebuild }, range, out);
@@ -399,7 +424,10 @@ impl Owner {
     }
 
     /// Blocks of the piece that the window copies next.
-    fn piece_blocks(&self, index: usize) -> u32 {
+    fn piece_blocks(&mut self, index: usize) -> u32 {
+        if self.parity_work.is_some() {
+            return self.columns_blocks(index);
+        }
         let window = &self.walker.windows[index];
         let blocks_max = IO_SIZE_BYTES_MAX as u64 / u64::from(self.shared.block_size_bytes);
         let left = window.locked.lba + window.locked.blocks - window.next;
@@ -412,25 +440,36 @@ impl Owner {
             true => self.part_blocks(),
             false => left,
         };
-        let blocks = left.min(blocks_max).min(in_chunk).min(part);
+        let run = self.shared.run(window.next, false).blocks;
+        let blocks = left.min(blocks_max).min(in_chunk).min(part).min(run);
         u32::try_from(blocks).expect("a piece fits a buffer")
     }
 
     fn read_piece(&mut self, index: usize, out: &mut Out<'_>) {
-        let blocks = self.piece_blocks(index);
         let rebuilt = self.rebuild_targets();
-        let window = &mut self.walker.windows[index];
-        let is_alone = self.in_sync.count_ones() < 2;
+        let window = &self.walker.windows[index];
+        let is_checked = matches!(window.job, Job::Scrub { .. });
         if matches!(window.job, Job::Rebuild { .. }) && rebuilt == 0
-            || matches!(window.job, Job::Scrub { .. }) && is_alone
+            || is_checked && !self.can_compare()
         {
             return self.end_window(index, false, out);
+        }
+        if self.parity_work.is_some() {
+            return self.read_columns(index, out);
+        }
+        let legs = self.shared.run(window.next, false).legs;
+        if matches!(window.job, Job::Rebuild { .. }) && rebuilt & legs == 0 {
+            // The member has no part in this run.
+            self.walker.windows[index].set_state(WindowState::Writing { pending: 0, failed: 0 });
+            return self.piece_written(index, 0, out);
         }
         let excluded = match window.job {
             Job::Resync { .. } | Job::Rebuild { .. } | Job::Scrub { .. } => window.tried,
             Job::Repair { slot } => window.tried | bit(slot),
         };
-        let Some(source) = self.seniority.source_of(self.in_sync & !excluded) else {
+        let blocks = self.piece_blocks(index);
+        let window = &mut self.walker.windows[index];
+        let Some(source) = self.seniority.source_of(self.in_sync & legs & !excluded) else {
             return self.piece_unreadable(index, blocks, out);
         };
         if window.buf.is_none() {
@@ -438,7 +477,7 @@ impl Owner {
         }
         let Some(buf) = window.buf.clone() else { return };
         window.set_state(WindowState::Reading { source });
-        let lba = window.next;
+        let lba = self.shared.leg_lba(window.next, source);
         let lba = self.place(source).data_lba + lba;
         let request = MemberRequest { op: IoOp::Read, lba, blocks, buf: Some(buf) };
         self.send(source, OwnerOp::Window(index), request, out);
@@ -446,7 +485,7 @@ impl Owner {
 
     /// No member can read the piece: the rest of its run is copied all the same.
     #[cold]
-    fn piece_unreadable(&mut self, index: usize, blocks: u32, out: &mut Out<'_>) {
+    pub(super) fn piece_unreadable(&mut self, index: usize, blocks: u32, out: &mut Out<'_>) {
         let window = &self.walker.windows[index];
         let (Job::Resync { chunks, .. } | Job::Rebuild { chunks } | Job::Scrub { chunks }) =
             window.job
@@ -479,6 +518,9 @@ impl Owner {
         status: IoStatus,
         out: &mut Out<'_>,
     ) {
+        if self.parity_work.is_some() {
+            return self.columns_answered(index, slot, status, out);
+        }
         match self.walker.windows[index].state {
             WindowState::Reading { source } => {
                 assert_eq!(source, slot);
@@ -521,6 +563,7 @@ impl Owner {
             window.set_state(WindowState::NeedBuffer);
             return self.read_piece(index, out);
         }
+        let legs = self.shared.run(window.next, false).legs;
         let targets = match window.job {
             Job::Resync { .. }
                 if mutant!(ResyncForgetsMember) && self.writable.count_ones() > 2 =>
@@ -536,7 +579,7 @@ impl Owner {
         if targets == 0 {
             return self.end_window(index, false, out);
         }
-        self.send_piece(index, IoOp::Write, targets, out);
+        self.send_piece(index, IoOp::Write, targets & legs, out);
     }
 
     /// All members have answered what was made of the piece.
@@ -553,7 +596,7 @@ impl Owner {
     /// Asks the other members whether they hold the piece that was read.
     fn compare_piece(&mut self, index: usize, source: MemberSlot, out: &mut Out<'_>) {
         let (blocks, next) = (self.piece_blocks(index), self.walker.windows[index].next);
-        let others = self.in_sync & !bit(source);
+        let others = self.in_sync & self.shared.run(next, false).legs & !bit(source);
         // What has come to be in doubt may differ.
         let mut chunks = self.shared.chunks(next, blocks.into());
         if others == 0 || !chunks.all(|chunk| self.is_comparable(chunk)) {
@@ -595,21 +638,26 @@ impl Owner {
     fn send_piece(&mut self, index: usize, op: IoOp, targets: SlotMask, out: &mut Out<'_>) {
         let blocks = self.piece_blocks(index);
         let window = &mut self.walker.windows[index];
+        let next = window.next;
         window.set_state(WindowState::Writing { pending: targets, failed: 0 });
-        let (next, buf) = (window.next, window.buf.clone());
+        if targets == 0 {
+            // Nobody else has this run, or is there to get it.
+            return self.piece_written(index, 0, out);
+        }
+        let buf = window.buf.clone();
         for slot in slots(targets) {
-            let lba = self.place(slot).data_lba + next;
+            let lba = self.place(slot).data_lba + self.shared.leg_lba(next, slot);
             let request = MemberRequest { op, lba, blocks, buf: buf.clone() };
             self.send(slot, OwnerOp::Window(index), request, out);
         }
     }
 
-    fn piece_written(&mut self, index: usize, failed: SlotMask, out: &mut Out<'_>) {
+    pub(super) fn piece_written(&mut self, index: usize, failed: SlotMask, out: &mut Out<'_>) {
         let blocks = u64::from(self.piece_blocks(index));
         for slot in slots(failed) {
             self.fail_member(slot, out);
         }
-        let goes_on = self.life() == Life::Running && self.writable.count_ones() > 1;
+        let goes_on = self.life() == Life::Running && self.can_walk();
         let window = &mut self.walker.windows[index];
         window.next += blocks;
         window.tried = 0;
@@ -632,7 +680,7 @@ impl Owner {
     }
 
     /// The window's job is over, completed or not; the range is free again.
-    fn end_window(&mut self, index: usize, completed: bool, out: &mut Out<'_>) {
+    pub(super) fn end_window(&mut self, index: usize, completed: bool, out: &mut Out<'_>) {
         self.rebuilder.unblock();
         let window = &mut self.walker.windows[index];
         window.set_state(WindowState::Free);
@@ -666,6 +714,9 @@ impl Owner {
             let action = if is_copied { Action::Endsync } else { Action::Abortsync };
             // A host write may have left it Syncing or, by a lost write, NeedSync.
             map.change_quietly(chunk, map.state(chunk).after(action));
+            if is_copied {
+                self.shared.doubt.end(chunk);
+            }
             if by_rebuild {
                 self.rebuilder.count(chunk, is_copied);
             } else {
@@ -681,7 +732,7 @@ impl Owner {
             return;
         }
         // Nothing will be found any more: the driver need not ask again.
-        if self.life() == Life::Running && (self.failed || self.writable.count_ones() < 2) {
+        if self.life() == Life::Running && (self.failed || !self.can_walk()) {
             self.walker.cursor = None;
         }
         if std::mem::take(&mut self.walker.active) {

@@ -138,9 +138,17 @@ impl Owner {
             && !self.discarder.holds(chunk)
     }
 
+    /// Whether there is anything to compare with: another member, and with parity all of them.
+    pub(super) fn can_compare(&self) -> bool {
+        match self.parity_work {
+            Some(_) => self.in_sync == self.shared.geometry.all_slots(),
+            None => self.in_sync.count_ones() > 1,
+        }
+    }
+
     /// The next chunks to compare, looking at a bounded number of chunks.
     pub(super) fn find_scrub(&mut self) -> Option<Run> {
-        if !self.scrubber.is_searching() || self.in_sync.count_ones() < 2 {
+        if !self.scrubber.is_searching() || !self.can_compare() {
             return None;
         }
         let from = self.scrubber.next;
@@ -168,7 +176,7 @@ impl Owner {
         status.is_some_and(|status| status.running)
             && !self.walker.is_scrubbing()
             && (!self.scrubber.is_searching()
-                || self.in_sync.count_ones() < 2
+                || !self.can_compare()
                 || self.life() != Life::Running
                 || self.failed)
     }
@@ -176,7 +184,7 @@ impl Owner {
     /// A poll will find chunks to compare without another event.
     pub(super) fn is_searching_scrub(&self) -> bool {
         self.scrubber.is_searching()
-            && self.in_sync.count_ones() > 1
+            && self.can_compare()
             && self.walker.has_room()
             && self.life() == Life::Running
             && !self.failed

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::geometry::{Geometry, Shape};
 use super::knobs;
 use super::message::SlotMask;
 use super::owner::Owner;
@@ -10,7 +11,7 @@ use super::owner_daemon::Daemon;
 use super::owner_members::{Member, MemberState, Rebuild, Recorder};
 use super::{ArrayConfig, BitmapConfig, CHUNK_SIZE_BYTES_MIN, MemberConfig, MemberPlace, Shared};
 use crate::bdev::BdevId;
-use crate::bitmap::{Advise, ChunkMap, ChunkState, state};
+use crate::bitmap::{Advise, ChunkMap, ChunkState, Doubt, state};
 use crate::limits::MEMBERS_MAX;
 use crate::md::{Role, SECTOR_BYTES, Superblock};
 use crate::reactor::buf::BufPool;
@@ -54,23 +55,11 @@ pub(super) fn shared(
         return Err(format!("array {name}: more than {MEMBERS_MAX} members"));
     }
     let superblock = config.first_superblock()?;
-    let block = u64::from(config.block_size_bytes);
-    if !matches!(block, 512 | 4096) {
-        return Err(format!("array {name}: block size {block} is neither 512 nor 4096"));
-    }
-    let array_block = u64::from(superblock.logical_block_size);
-    // 0: made by an older kernel, or never started.
-    if array_block != 0 && array_block != block {
-        return Err(format!(
-            "array {name} has logical blocks of {array_block} bytes, its member bdevs have blocks \
-             of {block}; set block_size_bytes = {array_block} for them"
-        ));
-    }
+    let block = block_size_bytes(config, superblock)?;
     let sectors_per_block = block / SECTOR_BYTES;
-    let blocks = superblock.size_sectors / sectors_per_block;
-    if blocks == 0 {
-        return Err(format!("array {name}: its members hold no data"));
-    }
+    let geometry = geometry(config, superblock)?;
+    check_enough(config, &geometry)?;
+    let (blocks, sync_blocks) = (geometry.blocks(), geometry.sync_blocks());
     let chunk_size_bytes = match &config.bitmap {
         BitmapConfig::None { .. } => VOLATILE_CHUNK_SIZE_BYTES,
         BitmapConfig::Lockless { superblock, .. } => {
@@ -101,16 +90,109 @@ pub(super) fn shared(
     // An external bitmap that was not named knows by the missing mark that it is out of date.
     let unwritten_reads_zero =
         unwritten_reads_zero && matches!(config.bitmap, BitmapConfig::Lockless { .. });
+    let map = map(config, sync_blocks, chunk_shift, advise)?;
+    let doubt = doubt(config, &geometry, &map, sync_blocks.div_ceil(1 << chunk_shift))?;
     Ok(Shared {
         bdev,
         block_size_bytes: config.block_size_bytes,
+        map,
+        geometry,
         blocks,
+        sync_blocks,
         chunk_shift,
-        map: map(config, blocks, chunk_shift, advise)?,
         discards: unwritten_reads_zero,
         members: members.collect::<Result<_, String>>()?,
         unwritten_reads_zero,
+        doubt,
     })
+}
+
+/// The size of the members' blocks, which must be that of the array's.
+fn block_size_bytes(config: &ArrayConfig, superblock: &Superblock) -> Result<u64, String> {
+    let (name, block) = (&config.name, u64::from(config.block_size_bytes));
+    if !matches!(block, 512 | 4096) {
+        return Err(format!("array {name}: block size {block} is neither 512 nor 4096"));
+    }
+    let array_block = u64::from(superblock.logical_block_size);
+    // 0: made by an older kernel, or never started.
+    if array_block != 0 && array_block != block {
+        return Err(format!(
+            "array {name} has logical blocks of {array_block} bytes, its member bdevs have blocks \
+             of {block}; set block_size_bytes = {array_block} for them"
+        ));
+    }
+    Ok(block)
+}
+
+/// Where parity may not fit the data: in chunks that are NeedSync for another reason than a member
+/// that was away.
+fn doubt(
+    config: &ArrayConfig,
+    geometry: &Geometry,
+    map: &Option<ChunkMap>,
+    chunks: u64,
+) -> Result<Doubt, String> {
+    if matches!(geometry, Geometry::Copies(_)) {
+        return Ok(Doubt::default());
+    }
+    let members = || config.members.iter().flatten();
+    let was_stopped = members().all(|it| it.superblock.resync_offset_sectors == u64::MAX);
+    let is_own = members().all(|it| it.superblock.unwritten_reads_zero());
+    let is_degraded = config.members.iter().any(Option::is_none);
+    let is_stale = matches!(&config.bitmap, BitmapConfig::Lockless { stale: true, .. });
+    let is_trusted = was_stopped && !is_stale && (is_own || is_degraded);
+    let chunks = usize::try_from(chunks).expect("there is a byte for each");
+    let is_in_doubt = |chunk| {
+        let state = map.as_ref().map(|map| map.state(chunk));
+        !is_trusted && state == Some(ChunkState::NeedSync) && !mutant!(CrashLeavesNoDoubt)
+    };
+    let doubt = Doubt::new((0..chunks).map(is_in_doubt));
+    let count = doubt.count();
+    if is_degraded && count > 0 && !config.force {
+        let name = &config.name;
+        return Err(format!(
+            "array {name}: a member is missing and the array was not stopped cleanly: in {count} \
+             chunks parity may not fit the data, and what the missing member held there can't be \
+             recovered. Bring the member back; or start with force, then reads of what is lost \
+             fail"
+        ));
+    }
+    Ok(doubt)
+}
+
+/// Refuses to start what could not read all of its data.
+fn check_enough(config: &ArrayConfig, geometry: &Geometry) -> Result<(), String> {
+    let in_sync = config.in_sync();
+    if geometry.is_readable(in_sync) {
+        return Ok(());
+    }
+    let missing: Vec<String> =
+        super::slots(geometry.all_slots() & !in_sync).map(|slot| slot.to_string()).collect();
+    Err(format!(
+        "array {} cannot start: nothing that is there has what the members of slots {} hold; find \
+         one of them that was in use to the last",
+        config.name,
+        missing.join(", ")
+    ))
+}
+
+/// Where the array's blocks lie. A member that is missing counts with what the array uses of it.
+fn geometry(config: &ArrayConfig, superblock: &Superblock) -> Result<Geometry, String> {
+    let member_sectors: Vec<u64> = config
+        .members
+        .iter()
+        .map(|member| member.as_ref().map_or(0, |member| member.superblock.data_size_sectors))
+        .collect();
+    Geometry::new(&Shape {
+        level: superblock.level.number(),
+        layout: superblock.layout,
+        raid_disks: u32::try_from(config.members.len()).expect("bounded by MEMBERS_MAX"),
+        chunk_sectors: superblock.chunk_sectors,
+        size_sectors: superblock.size_sectors,
+        member_sectors: &member_sectors,
+        block_size_bytes: config.block_size_bytes,
+    })
+    .map_err(|error| format!("array {}: {error}", config.name))
 }
 
 fn map(

@@ -14,15 +14,24 @@ use crate::bitmap::{ChunkState, state};
 /// Chunks that may be zeroed at a time before their first write.
 pub(super) const ZERO_JOBS: usize = 64;
 
+/// Requests of one job to members at a time: a chunk in small strips takes many.
+const ZERO_REQUESTS_MAX: u32 = 64;
+
+const _: () = assert!(ZERO_REQUESTS_MAX as usize >= crate::limits::MEMBERS_MAX);
+
 /// Zeroing of a chunk on all members.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct ZeroJob {
     pub(super) busy: bool,
     pub(super) chunk: usize,
-    pub(super) pending: SlotMask,
     /// Members when it began.
     members: SlotMask,
-    ok: SlotMask,
+    /// First block that members have not been asked to zero, and first behind the chunk.
+    next: u64,
+    end: u64,
+    /// Requests that members have not answered, and who was sent any.
+    pub(super) pending: u32,
+    asked: SlotMask,
     failed: SlotMask,
     failure: Option<IoStatus>,
     /// All members have answered, some of them well; waits until the absence of the others is
@@ -34,7 +43,7 @@ pub(super) struct ZeroJob {
 impl ZeroJob {
     /// Requests to the slot's device are under way.
     pub(super) fn has_requests_at(&self, slot: MemberSlot) -> bool {
-        self.pending & bit(slot) != 0
+        self.pending > 0 && self.asked & bit(slot) != 0
     }
 }
 
@@ -49,23 +58,49 @@ impl Owner {
         let Some(index) = bitmap.zero_jobs.iter().position(|job| !job.busy) else {
             return false;
         };
-        bitmap.zero_jobs[index] =
-            ZeroJob { busy: true, chunk, pending: members, members, ..ZeroJob::default() };
         let range = self.shared.blocks_of_chunk(chunk);
-        for slot in slots(members) {
-            let place = self.place(slot);
-            let request = MemberRequest {
-                op: IoOp::WriteZeroes,
-                lba: place.data_lba + range.lba,
-                blocks: u32::try_from(range.blocks).expect("a chunk's blocks fit u32"),
-                buf: None,
-            };
-            self.send(slot, OwnerOp::Zero(index), request, out);
-        }
+        self.keeper().zero_jobs[index] = ZeroJob {
+            busy: true,
+            chunk,
+            members,
+            next: range.lba,
+            end: range.lba + range.blocks,
+            ..ZeroJob::default()
+        };
+        self.zero_runs(index, out);
         true
     }
 
-    /// A member has zeroed a chunk, or has not.
+    /// Sends as many requests of a job as may be under way.
+    fn zero_runs(&mut self, index: usize, out: &mut Out<'_>) {
+        loop {
+            let members = self.writable;
+            let job = &mut self.keeper().zero_jobs[index];
+            let (lba, end, legs_max) = (job.next, job.end, members.count_ones());
+            let is_full = job.pending > 0 && job.pending + legs_max > ZERO_REQUESTS_MAX;
+            if lba == end || is_full {
+                return;
+            }
+            let run = self.shared.sync_run(lba);
+            let blocks = run.blocks.min(end - lba);
+            let targets = run.legs & members;
+            let job = &mut self.keeper().zero_jobs[index];
+            job.next += blocks;
+            job.pending += targets.count_ones();
+            job.asked |= targets;
+            for slot in slots(targets) {
+                let request = MemberRequest {
+                    op: IoOp::WriteZeroes,
+                    lba: self.place(slot).data_lba + self.shared.sync_leg_lba(lba, slot),
+                    blocks: u32::try_from(blocks).expect("a chunk's blocks fit u32"),
+                    buf: None,
+                };
+                self.send(slot, OwnerOp::Zero(index), request, out);
+            }
+        }
+    }
+
+    /// A member has zeroed a part of a chunk, or has not.
     pub(super) fn zero_answered(
         &mut self,
         index: usize,
@@ -74,27 +109,35 @@ impl Owner {
         out: &mut Out<'_>,
     ) {
         let job = &mut self.keeper().zero_jobs[index];
-        job.pending &= !bit(slot);
-        if status.is_ok() {
-            job.ok |= bit(slot);
-        } else {
+        job.pending -= 1;
+        if !status.is_ok() {
             job.failed |= bit(slot);
             job.failure = Some(status);
         }
+        if job.failure.is_none() {
+            self.zero_runs(index, out);
+        }
+        let job = &self.keeper().zero_jobs[index];
         if job.pending != 0 {
             return;
         }
-        let (ok, failed, chunk, failure) = (job.ok, job.failed, job.chunk, job.failure);
-        if ok & self.in_sync == 0 {
+        let (failed, chunk, failure, is_whole) =
+            (job.failed, job.chunk, job.failure, job.next == job.end);
+        if !self.may_fail_all(failed) {
             self.keeper().zero_jobs[index] = ZeroJob::default();
             self.refuse_chunk(chunk, failure.unwrap_or(IoStatus::MediaError), out);
             return self.advance_queue(Blocked::ZeroJobs, out);
         }
-        self.keeper().zero_jobs[index].zeroed = true;
-        self.keeper().zeroed += 1;
         for slot in slots(failed) {
             self.fail_member(slot, out);
         }
+        if !is_whole {
+            // The others go on without those that failed.
+            self.keeper().zero_jobs[index].failure = None;
+            return self.zero_runs(index, out);
+        }
+        self.keeper().zero_jobs[index].zeroed = true;
+        self.keeper().zeroed += 1;
     }
 
     /// Chunks that are zeroed and whose zeroes can't be taken back by a power cut become Dirty.
@@ -110,9 +153,10 @@ impl Owner {
                 continue;
             }
             let job = std::mem::take(&mut self.keeper().zero_jobs[index]);
+            self.shared.doubt.clear(job.chunk);
             let mut next = state::on_write(ChunkState::Unwritten, self.is_short());
             if self.writable & !job.members != 0 && !mutant!(ZeroedWithoutNewcomer) {
-                // Somebody has joined while it was zeroed, and was not asked to.
+                // Somebody has joined while it was zeroed, and was not asked for all of it.
                 next = ChunkState::NeedSync;
                 self.walker.look_again();
             }

@@ -197,6 +197,20 @@ impl IoBuf {
         unsafe { start.write_bytes(0, len) };
     }
 
+    /// Copies `bytes` to `offset` although other handles may exist: for the station that is just
+    /// ending a read into this buffer, as [`Self::zero_range`] is.
+    ///
+    /// # Panics
+    /// If the range leaves this handle's range.
+    pub fn copy_into(&self, offset: usize, bytes: &[u8]) {
+        assert!(offset + bytes.len() <= self.len(), "range leaves the buffer");
+        // SAFETY: the range is inside the slot (assert), which is inside the arena.
+        let start = unsafe { self.as_ptr().add(offset) };
+        // SAFETY: as above; by the rule of the type nobody reads or writes the bytes meanwhile.
+        // `copy` allows that `bytes` are of the same arena.
+        unsafe { start.copy_from(bytes.as_ptr(), bytes.len()) };
+    }
+
     /// A handle on `len` bytes from `offset` of this one, sharing the memory.
     ///
     /// # Panics

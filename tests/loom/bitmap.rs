@@ -13,7 +13,8 @@ use loom::cell::UnsafeCell;
 use loom::sync::mpsc::{Receiver, Sender, channel};
 use loom::thread;
 use mdof::bdev::{BdevId, BdevIo, Completion, IoOp, IoQueue, IoStatus, Station, Tag};
-use mdof::bitmap::{ChunkMap, ChunkState};
+use mdof::bitmap::{ChunkMap, ChunkState, Doubt};
+use mdof::raid::geometry::{Geometry, Shape};
 use mdof::raid::message::StartWrite;
 use mdof::raid::{Channel, Mail, MemberPlace, Out, Shared, ToChannel, ToOwner};
 use mdof::reactor::sync::model::{Seed, plant};
@@ -57,6 +58,20 @@ struct World {
     disk: [UnsafeCell<u8>; CHUNKS],
 }
 
+/// A mirror of one member.
+fn mirror(blocks: u64) -> Geometry {
+    Geometry::new(&Shape {
+        level: 1,
+        layout: 0,
+        raid_disks: 1,
+        chunk_sectors: 0,
+        size_sectors: blocks,
+        member_sectors: &[],
+        block_size_bytes: 512,
+    })
+    .expect("a plain mirror")
+}
+
 impl World {
     #[allow(clippy::arc_with_non_send_sync, reason = "loom's threads share one of the system")]
     fn new(states: [ChunkState; CHUNKS]) -> Arc<Self> {
@@ -64,12 +79,15 @@ impl World {
         let shared = Shared {
             bdev: BdevId(0),
             block_size_bytes: 512,
+            geometry: mirror(8 * CHUNKS as u64),
             blocks: 8 * CHUNKS as u64,
+            sync_blocks: 8 * CHUNKS as u64,
             chunk_shift: 3,
             map: Some(ChunkMap::new(states.into_iter())),
             members: vec![Some(place)],
             discards: false,
             unwritten_reads_zero: true,
+            doubt: Doubt::default(),
         };
         let is_clean = states.map(|state| state == ChunkState::Clean);
         Arc::new(Self {

@@ -139,9 +139,15 @@ fn check_supported(superblock: &Superblock) -> Result<(), AssembleError> {
     if !refused.is_empty() {
         return Err(AssembleError::UnsupportedFeatures { uuid, features: refused.names() });
     }
-    if superblock.level != Level::Raid1 {
+    if !matches!(
+        superblock.level,
+        Level::Raid1 | Level::Raid4 | Level::Raid5 | Level::Raid6 | Level::Raid10
+    ) {
         return Err(AssembleError::UnsupportedLevel { uuid, level: superblock.level.name() });
     }
+    superblock
+        .check_layout()
+        .map_err(|error| AssembleError::Layout { uuid: uuid.clone(), error })?;
     let slots = superblock.raid_disks;
     if usize::try_from(slots).map_or(true, |slots| slots > MEMBERS_MAX) {
         return Err(AssembleError::TooManySlots { uuid, slots });

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use crate::limits::MEMBERS_MAX;
-use crate::md::{BitmapError, BitmapSuperblock, Superblock};
+use crate::md::{BitmapError, BitmapSuperblock, LayoutError, Superblock};
 
 /// Why the candidates make no array that mdof can start. Candidates are named by their index.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -39,6 +39,14 @@ pub enum AssembleError {
         uuid: String,
         /// Its level.
         level: &'static str,
+    },
+    /// Numbers that the level does not have.
+    #[error("array {uuid} cannot be started: {error}; nothing was started or written")]
+    Layout {
+        /// The array.
+        uuid: String,
+        /// What does not go together.
+        error: LayoutError,
     },
     /// Features to come.
     #[error("array {uuid} uses {features}, which mdof cannot run yet; use Linux md for it")]

@@ -189,8 +189,8 @@ fn space_is_freed_only_when_the_discard_is_durable() {
     assert_eq!(freed, 4 * chunk, "both members free space");
     // What the members hold there does not matter any more.
     for disk in &mut world.disks {
-        disk.live[..2 * chunk].fill(0xee);
-        disk.durable[..2 * chunk].fill(0xee);
+        disk.live[..2 * chunk].fill([0xee; 3]);
+        disk.durable[..2 * chunk].fill([0xee; 3]);
     }
     world.read_all();
     world.write(7, 3);

@@ -1,8 +1,9 @@
 //! A member: a medium, a volatile cache over it, and what can go wrong with both.
 //!
-//! Of a data block only its stamp is kept (0: zeroes); requests carry it at both ends of the
-//! block together with the block's place. Metadata are kept byte for byte. The device of an
-//! external bitmap is one without data.
+//! Of a data block only its stamp is kept (version 0: zeroes); requests carry it at both ends of
+//! the block together with the block's place. Parity is computed of stamps as of any bytes.
+//! Metadata are kept byte for byte. The device of an external bitmap is one without
+//! data.
 //!
 //! What is assumed of a device, as md does: a logical block of data is written whole or not at
 //! all. Of metadata only 512-byte sectors are: a 4096-byte block with a superblock or bitmap
@@ -11,6 +12,7 @@
 use super::rng::Rng;
 use crate::bdev::{BdevIo, IoOp, IoStatus};
 use crate::md;
+use crate::raid::geometry::{Content, Geometry};
 use crate::reactor::buf::IoBuf;
 
 /// Bytes of a member before its data that are simulated.
@@ -23,11 +25,34 @@ pub(super) const STATES_BYTE: usize = BITMAP_BYTE + md::BITMAP_HEAD_BYTES;
 /// What a read is filled with before, to see what nobody fills.
 pub(super) const NOT_READ: u64 = u64::MAX;
 
+/// What is kept of a block: its version, its place, its version again.
+pub(super) type Cell = [u64; 3];
+
+/// The stamp of a block of the array.
+pub(super) fn cell(version: u64, lba: usize) -> Cell {
+    [version, if version == 0 { 0 } else { lba as u64 }, version]
+}
+
+/// The version that a stamp says; `Err` says what is wrong with it.
+pub(super) fn version_of(cell: Cell, lba: usize) -> Result<u64, String> {
+    let [head, place, tail] = cell;
+    if head != tail {
+        return Err(format!("block {lba} is torn: {head:x} and {tail:x}"));
+    }
+    if place != if head == 0 { 0 } else { lba as u64 } {
+        return Err(format!("block {lba} holds block {place}"));
+    }
+    Ok(head)
+}
+
 /// Writes a block's stamp into a buffer.
 pub(super) fn stamp(buf: &IoBuf, block: usize, index: usize, lba: usize, version: u64) {
-    let place = if version == 0 { 0 } else { lba as u64 };
+    put_cell(buf, block, index, cell(version, lba));
+}
+
+fn put_cell(buf: &IoBuf, block: usize, index: usize, cell: Cell) {
     let at = index * block;
-    for (offset, word) in [(0, version), (8, place), (block - 8, version)] {
+    for (offset, word) in [0, 8, block - 8].into_iter().zip(cell) {
         assert!(at + block <= buf.len());
         // SAFETY: inside the buffer by the assert; the simulator is single-threaded and looks at
         // a buffer only between requests.
@@ -39,27 +64,57 @@ pub(super) fn stamp(buf: &IoBuf, block: usize, index: usize, lba: usize, version
 
 /// The stamp of a block in a buffer; `Err` says what is wrong with it.
 pub(super) fn stamp_of(buf: &IoBuf, block: usize, index: usize, lba: usize) -> Result<u64, String> {
+    version_of(get_cell(buf, block, index), lba)
+}
+
+fn get_cell(buf: &IoBuf, block: usize, index: usize) -> Cell {
     let bytes = &buf.as_slice()[index * block..(index + 1) * block];
     let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
-    let (head, place, tail) = (word(0), word(8), word(block - 8));
-    if head != tail {
-        return Err(format!("block {lba} is torn: {head:x} and {tail:x}"));
+    [word(0), word(8), word(block - 8)]
+}
+
+/// What a member's block of data holds of the array, and the other way round.
+#[derive(Clone, Default)]
+pub(super) struct Places {
+    /// By member block.
+    array: Vec<Option<usize>>,
+    /// By array block.
+    member: Vec<Option<usize>>,
+    /// Other members hold parity of it, and it parity of others.
+    has_parity: bool,
+}
+
+impl Places {
+    /// Of one member, as the shipped geometry says.
+    pub(super) fn new(geometry: &Geometry, slot: usize) -> Self {
+        let slot = u8::try_from(slot).unwrap();
+        let has_parity = matches!(geometry, Geometry::Parity(_));
+        let mut places = Self { has_parity, ..Self::default() };
+        places.member.resize(usize::try_from(geometry.blocks()).unwrap(), None);
+        for at in 0..geometry.member_blocks(slot) {
+            let held = match geometry.place(slot, at).content {
+                Content::Data { lba, .. } => Some(usize::try_from(lba).unwrap()),
+                _ => None,
+            };
+            if let Some(lba) = held {
+                places.member[lba] = Some(places.array.len());
+            }
+            places.array.push(held);
+        }
+        places
     }
-    if place != if head == 0 { 0 } else { lba as u64 } {
-        return Err(format!("block {lba} holds block {place}"));
-    }
-    Ok(head)
 }
 
 pub(super) struct Disk {
     block: usize,
     data_lba: usize,
+    places: Places,
     /// Where the bitmap begins.
     bitmap_byte: usize,
     pub(super) live_meta: Vec<u8>,
     pub(super) durable_meta: Vec<u8>,
-    pub(super) live: Vec<u64>,
-    pub(super) durable: Vec<u64>,
+    pub(super) live: Vec<Cell>,
+    pub(super) durable: Vec<Cell>,
     /// Cells whose two versions may differ, with when they first did.
     cached: Vec<(u32, u64)>,
     is_cached: Vec<bool>,
@@ -68,9 +123,19 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    pub(super) fn new(block: usize, data_lba: usize, meta: Vec<u8>, data: Vec<u64>) -> Self {
+    /// A member that holds `meta` before its data, and in each block of data what `fill` says.
+    pub(super) fn new(
+        block: usize,
+        data_lba: usize,
+        meta: Vec<u8>,
+        places: Places,
+        mut fill: impl FnMut() -> u64,
+    ) -> Self {
         assert_eq!(meta.len(), META_BYTES);
+        let held = places.array.iter();
+        let data: Vec<Cell> = held.map(|held| cell(fill(), held.unwrap_or(7))).collect();
         Self {
+            places,
             block,
             data_lba,
             bitmap_byte: BITMAP_BYTE,
@@ -87,12 +152,21 @@ impl Disk {
     /// A device of the same kind.
     pub(super) fn another(&self, meta: Vec<u8>, data: Vec<u64>) -> Self {
         assert_eq!(data.len(), self.live.len());
-        Self::new(self.block, self.data_lba, meta, data)
+        let mut data = data.into_iter();
+        let fill = || data.next().expect("as many as there are blocks");
+        Self::new(self.block, self.data_lba, meta, self.places.clone(), fill)
+    }
+
+    /// A block of the array is not on the medium what it was.
+    pub(super) fn spoil(&mut self, lba: usize, stamp: u64) {
+        let at = self.places.member[lba].expect("the member holds it");
+        (self.live[at], self.durable[at]) = (cell(stamp, lba), cell(stamp, lba));
     }
 
     /// A device that holds a bitmap from its first byte on, and no data.
     pub(super) fn external(block: usize, meta: Vec<u8>) -> Self {
-        Self { bitmap_byte: 0, ..Self::new(block, META_BYTES / block, meta, Vec::new()) }
+        let data_lba = META_BYTES / block;
+        Self { bitmap_byte: 0, ..Self::new(block, data_lba, meta, Places::default(), || 0) }
     }
 
     pub(super) fn bitmap_byte(&self) -> usize {
@@ -103,9 +177,33 @@ impl Disk {
         META_BYTES / self.block
     }
 
-    /// First block of the array that a request means; `None` for metadata.
+    /// First block of the sync space that a request means, that is of the array or, with parity, of
+    /// the member; `None` for metadata.
     pub(super) fn data_block(&self, io: &BdevIo) -> Option<usize> {
+        let at = self.member_block(io)?;
+        if self.places.has_parity {
+            return Some(at);
+        }
+        let lba = self.places.array[at].expect("nobody asks for a block of no use");
+        let blocks = io.blocks as usize;
+        let is_run = (0..blocks).all(|index| self.places.array[at + index] == Some(lba + index));
+        assert!(is_run, "a request for member block {at} crosses what lies apart in the array");
+        Some(lba)
+    }
+
+    /// What the member holds of a block of the array now, if it does.
+    pub(super) fn live_at(&self, lba: usize) -> Option<u64> {
+        self.holds(lba).map(|(live, _)| live)
+    }
+
+    /// First block of the member's data that a request means; `None` for metadata.
+    fn member_block(&self, io: &BdevIo) -> Option<usize> {
         usize::try_from(io.lba).unwrap().checked_sub(self.data_lba)
+    }
+
+    /// What the member holds of a block of the array, if it does: now, and on the medium.
+    pub(super) fn holds(&self, lba: usize) -> Option<(u64, u64)> {
+        self.places.member[lba].map(|at| (self.live[at][0], self.durable[at][0]))
     }
 
     /// Executes a request. `sent_at` and `now` number events: a flush need not cover what was
@@ -148,7 +246,7 @@ impl Disk {
             return;
         }
         for index in 0..io.blocks as usize {
-            if self.data_block(io).is_none() {
+            if self.member_block(io).is_none() {
                 self.tear_meta(io, index, rng);
             } else if rng.one_in(2) {
                 self.write_block(io, index, false, now);
@@ -175,27 +273,30 @@ impl Disk {
     }
 
     fn cell(&self, io: &BdevIo, index: usize) -> usize {
-        match self.data_block(io) {
+        match self.member_block(io) {
             Some(block) => self.meta_cells() + block + index,
             None => usize::try_from(io.lba).unwrap() + index,
         }
     }
 
     fn read(&mut self, io: &BdevIo) -> IoStatus {
-        let first = self.data_block(io).expect("the array reads no metadata");
+        let first = self.member_block(io).expect("the array reads no metadata");
         let buf = io.buf.as_ref().unwrap();
-        for (index, &version) in self.live[first..first + io.blocks as usize].iter().enumerate() {
-            stamp(buf, self.block, index, first + index, version);
+        if self.places.has_parity {
+            // What lies between is compared when it is recovered.
+            buf.zero_range(0, buf.len());
+        }
+        for (index, &cell) in self.live[first..first + io.blocks as usize].iter().enumerate() {
+            put_cell(buf, self.block, index, cell);
         }
         IoStatus::Ok
     }
 
     fn compare(&mut self, io: &BdevIo) -> IoStatus {
-        let first = self.data_block(io).expect("the array compares no metadata");
+        let first = self.member_block(io).expect("the array compares no metadata");
         let buf = io.buf.as_ref().unwrap();
-        let same = (0..io.blocks as usize).all(|index| {
-            stamp_of(buf, self.block, index, first + index) == Ok(self.live[first + index])
-        });
+        let same = (0..io.blocks as usize)
+            .all(|index| get_cell(buf, self.block, index) == self.live[first + index]);
         if same { IoStatus::Ok } else { IoStatus::CompareMismatch }
     }
 
@@ -205,11 +306,11 @@ impl Disk {
             let data = &io.buf.as_ref().unwrap().as_slice()[index * self.block..][..self.block];
             self.live_meta[cell * self.block..][..self.block].copy_from_slice(data);
         } else {
-            let lba = cell - self.meta_cells();
-            self.live[lba] = match &io.buf {
-                Some(buf) => stamp_of(buf, self.block, index, lba).expect("a sound block"),
-                None => 0,
-            };
+            let at = cell - self.meta_cells();
+            self.live[at] = io.buf.as_ref().map_or([0; 3], |buf| get_cell(buf, self.block, index));
+            if let Some(lba) = self.places.array[at] {
+                version_of(self.live[at], lba).expect("a sound block");
+            }
         }
         if fua {
             self.persist(cell);

@@ -108,6 +108,10 @@ impl Host {
         self.in_flight
     }
 
+    pub(super) fn last_version(&self) -> u64 {
+        self.next_version - 1
+    }
+
     pub(super) fn has_room(&self) -> bool {
         self.in_flight < QUEUE_DEPTH
     }
@@ -169,6 +173,7 @@ impl Host {
         let mut buf = None;
         if matches!(op, IoOp::Read | IoOp::Write | IoOp::Compare) {
             let data = pool.get(blocks * self.block_size).expect("the pool is large enough");
+            data.zero_range(0, data.len());
             for index in 0..blocks {
                 let value = match op {
                     IoOp::Write => version,

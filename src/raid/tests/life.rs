@@ -101,9 +101,44 @@ fn shape(rng: &mut Rng) -> Shape {
         blocks: chunk_blocks * chunks - short,
         assume_clean: rng.one_in(4),
         unmap: rng.one_in(2),
+        raid10: None,
+        parity: None,
         external: false,
         infection: Infection::ALL[rng.below(Infection::ALL.len())],
     }
+}
+
+/// Every fifth life is one of a RAID10.
+fn striped(seed: u64, shape: Shape) -> Shape {
+    if seed % 5 != 4 {
+        return shape;
+    }
+    // A generator of its own: the lives of mirrors stay what they are.
+    let rng = &mut Rng(seed);
+    let layout = [0x102, 0x102, 0x103, 0x201, 0x202, 0x1_0201, 0x1_0301][rng.below(7)];
+    let copies = usize::try_from((layout & 0xff) * (layout >> 8 & 0xff)).unwrap();
+    let members = rng.between(copies, copies + 3);
+    let strip = (4096 / shape.block) << rng.below(3);
+    Shape { members, raid10: Some((layout, strip)), ..shape }
+}
+
+/// Lives of seeds with this bit are those of levels with parity.
+pub(super) const PARITY: u64 = 1 << 34;
+
+fn parity(seed: u64, shape: Shape) -> Shape {
+    if seed & PARITY == 0 {
+        return shape;
+    }
+    let rng = &mut Rng(seed);
+    let (level, layout) = match rng.below(8) {
+        0 => (4, 0),
+        1..5 => (5, [2, 2, 2, 0, 1, 3, 4, 5][rng.below(8)]),
+        _ => (6, [2, 2, 2, 0, 1, 3, 4, 5, 8, 9, 10, 16, 17, 18, 19, 20][rng.below(16)]),
+    };
+    let least = if level == 6 { 4 } else { 2 };
+    let members = rng.between(least, least + 3);
+    let strip = (4096 / shape.block) << rng.below(3);
+    Shape { members, raid10: None, parity: Some((level, layout, strip)), ..shape }
 }
 
 fn habits(rng: &mut Rng, shape: &Shape) -> Habits {
@@ -127,7 +162,8 @@ fn habits(rng: &mut Rng, shape: &Shape) -> Habits {
             };
         }
     }
-    let chunks = shape.blocks.div_ceil(shape.chunk_blocks);
+    let blocks = usize::try_from(shape.geometry().sync_blocks()).unwrap();
+    let chunks = blocks.div_ceil(shape.chunk_blocks);
     let hot_chunks = rng.between(1, 6).min(chunks);
     let hot = match rng.one_in(2) && chunks > 512 {
         true => (chunks - hot_chunks).min(510),
@@ -207,7 +243,7 @@ impl World {
             true => self.rng.below(self.watch.chunks),
             false => habits.hot + self.rng.below(habits.hot_chunks),
         };
-        let range = self.blocks_of(chunk);
+        let range = self.array_blocks_of(chunk);
         let blocks_max = IO_SIZE_BYTES_MAX / self.shape.block;
         let (lba, blocks) = match self.rng.below(8) {
             0 => (range.start, range.len()),
@@ -231,7 +267,7 @@ impl World {
             7 => self.submit_if_may(core, IoOp::WriteZeroes, fua, lba, blocks),
             8 => self.submit_if_may(core, IoOp::Unmap, fua, lba, blocks),
             9 => {
-                let chunk = self.blocks_of(self.chunk_of(lba));
+                let chunk = self.discardable(lba);
                 let blocks_max = IO_SIZE_BYTES_MAX / self.shape.block;
                 if chunk.len() <= blocks_max {
                     self.submit_if_may(core, IoOp::Unmap, fua, chunk.start, chunk.len());
@@ -339,9 +375,10 @@ impl World {
         if self.rng.one_in(leave_out) {
             let slot = self.rng.below(self.disks.len());
             self.present[slot] = false;
-            let mut slots = 0..self.disks.len();
-            let has_all = slots.any(|slot| self.present[slot] && self.watch.has_all(slot));
-            self.present[slot] = !has_all;
+            let useful = (0..self.disks.len())
+                .filter(|&slot| self.present[slot] && self.watch.has_all(slot));
+            let mask = useful.fold(0, |mask, slot| mask | 1 << slot);
+            self.present[slot] = !self.geometry.is_readable(mask);
         }
     }
 
@@ -384,9 +421,17 @@ pub(super) const MEMBER_SEEDS: u64 = 1 << 33;
 pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
     trace::begin(with_digest);
     let mut rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x6d64_6f66);
+    let is_external = seed & EXTERNAL_SEEDS != 0;
     let mut shape = shape(&mut rng);
+    if !is_external {
+        shape = parity(seed, striped(seed, shape)).exact();
+    }
     let mut habits = habits(&mut rng, &shape);
-    if seed & EXTERNAL_SEEDS != 0 {
+    if shape.parity.is_some() {
+        // A write of a row has more than one request for a member.
+        habits.faults.lost = 0;
+    }
+    if is_external {
         shape.external = true;
         habits.old_copy = if shape.assume_clean { rng.between(0, 4) } else { 0 };
     }
@@ -403,15 +448,19 @@ pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
         world.choose_present(habits.leave_out);
         world.change_copy(habits.old_copy, &mut copy);
         world.assemble();
+        if world.running.is_none() {
+            return world.figures();
+        }
     }
     // At last everything comes to rest and is looked at.
-    let had_faults = world.faults.any();
+    let had_faults = world.faults.any() || world.is_doubtful;
     world.faults = Faults::default();
     if !world.wait_started() {
         violated(0, "no start although nothing fails");
     }
     world.read_all();
-    if habits.operator > 0 {
+    // What is lost with a member in doubtful rows is given to nobody.
+    if habits.operator > 0 && !world.is_doubtful {
         world.make_whole();
         world.read_all();
     }

@@ -10,7 +10,7 @@ use super::world::{Flight, Running, World};
 use crate::bdev::{BdevIo, IoOp, IoStatus, Station, Tag};
 use crate::bitmap::ChunkState;
 use crate::raid::message::Out;
-use crate::raid::{ArrayEvent, Channel, Mail, Owner, ToOwner};
+use crate::raid::{ArrayEvent, Channel, Mail, Owner, ToOwner, slots};
 
 /// Wall clock of the superblocks.
 const WALL_CLOCK_S: u64 = 5;
@@ -30,7 +30,10 @@ impl World {
         let members = running.in_flight.len().min(8);
         let to_owner = non_empty(&running.to_owner);
         let to_channel = non_empty(&running.to_channel);
-        let all = members + 2 * to_owner + 2 * to_channel + usize::from(running.owner.is_busy());
+        let to_peer = non_empty(&running.to_peer);
+        let turns = running.channels.iter().filter(|channel| channel.wants_turn_end()).count();
+        let poll = usize::from(running.owner.is_busy());
+        let all = members + 2 * to_owner + 2 * to_channel + poll + 2 * to_peer + turns;
         if all == 0 {
             self.check_nothing_is_left();
             return self.fire_timer();
@@ -53,8 +56,12 @@ impl World {
             let message = running.to_channel[core].pop_front().unwrap();
             trace::note(Event::ToChannel(core, message));
             self.on_channel(core, |channel, out| channel.handle(message, out));
-        } else {
+        } else if choice < all - 2 * to_peer - turns {
             self.on_owner(|owner, out| owner.poll(out));
+        } else if choice < all - turns {
+            self.deliver_to_peer((all - turns - choice - 1) / 2);
+        } else {
+            self.end_turn(all - choice - 1);
         }
         true
     }
@@ -73,6 +80,24 @@ impl World {
         }
     }
 
+    /// One of the channels that another one has sent something gets it.
+    fn deliver_to_peer(&mut self, n: usize) {
+        let running = self.running.as_mut().unwrap();
+        let at = nth_non_empty(&running.to_peer, n);
+        let message = running.to_peer[at].pop_front().unwrap();
+        let core = at % running.channels.len();
+        trace::note(Event::ToChannel(core, message));
+        self.on_channel(core, |channel, out| channel.handle(message, out));
+    }
+
+    /// The turn of a core ends whose channel gathers requests.
+    fn end_turn(&mut self, n: usize) {
+        let channels = &self.running.as_ref().unwrap().channels;
+        let mut gathering = (0..channels.len()).filter(|&core| channels[core].wants_turn_end());
+        let core = gathering.nth(n).expect("counted before");
+        self.on_channel(core, |channel, out| channel.turn_ended(out));
+    }
+
     /// Time passes until the next timer.
     pub(super) fn fire_timer(&mut self) -> bool {
         let timers = &mut self.running.as_mut().unwrap().timers;
@@ -89,6 +114,8 @@ impl World {
         let running = self.running.as_ref().unwrap();
         running.in_flight.is_empty()
             && non_empty(&running.to_owner) + non_empty(&running.to_channel) == 0
+            && non_empty(&running.to_peer) == 0
+            && !running.channels.iter().any(Channel::wants_turn_end)
             && !running.owner.is_busy()
     }
 
@@ -101,11 +128,14 @@ impl World {
     }
 
     /// Some host writes fail on every member.
-    fn choose_doomed(&mut self, core: usize, io: &BdevIo) {
+    fn choose_doomed(&mut self, core: usize, disk: usize, io: &BdevIo) {
         let tag = io.completion.tag();
         let is_host_write = io.op.modifies() && tag.station == Station::RaidChannel;
         if is_host_write && self.doomed.is_none() && self.rng.one_in(self.faults.lost) {
-            self.doomed = Some((core, tag.op, self.writable().count_ones()));
+            let lba = self.disk(disk).data_block(io).expect("a host writes data");
+            let holders = slots(self.writable())
+                .filter(|&slot| self.disks[usize::from(slot)].holds(lba).is_some());
+            self.doomed = Some((core, tag.op, u32::try_from(holders.count()).unwrap()));
         }
     }
 
@@ -170,7 +200,7 @@ impl World {
         for chunk in 0..shared.map.as_ref().unwrap().len() {
             let state = shared.chunk_state(chunk);
             if matches!(state, Some(ChunkState::NeedSync | ChunkState::Syncing)) {
-                let blocks = self.blocks_of(chunk);
+                let blocks = self.array_blocks_of(chunk);
                 self.host.unsettle(blocks.start, blocks.len());
             }
         }
@@ -228,8 +258,14 @@ impl World {
     fn mail_from(&mut self, core: usize) {
         let running = self.running.as_mut().unwrap();
         while let Some(mail) = self.mail.pop_front() {
-            let Mail::Owner(message) = mail else { panic!("a channel sent {mail:?}") };
-            running.to_owner[core].push_back(message);
+            match mail {
+                Mail::Owner(message) => running.to_owner[core].push_back(message),
+                Mail::Channel(to, message) => {
+                    let at = core * running.channels.len() + usize::from(to);
+                    running.to_peer[at].push_back(message);
+                }
+                mail => panic!("a channel sent {mail:?}"),
+            }
         }
     }
 
@@ -244,7 +280,7 @@ impl World {
                 let sent = self.describe(core, disk, &io);
                 trace::note(Event::Issued(sent));
                 self.check_issued(disk, &io, &sent);
-                self.choose_doomed(core, &io);
+                self.choose_doomed(core, disk, &io);
                 let sent_at = self.events;
                 let flight = Flight { core, disk, io, sent_at };
                 self.running.as_mut().unwrap().in_flight.push(flight);

@@ -69,10 +69,11 @@ impl World {
         result
     }
 
-    fn blank(&mut self) -> Disk {
+    fn blank(&mut self, slot: usize) -> Disk {
         let meta = vec![0xdd; META_BYTES];
-        let data = (0..self.shape.blocks).map(|_| noise(&mut self.rng)).collect();
-        self.disks[0].another(meta, data)
+        let Self { disks, rng, .. } = self;
+        let data = disks[slot].live.iter().map(|_| noise(rng)).collect();
+        disks[slot].another(meta, data)
     }
 
     /// Puts a device into an empty slot.
@@ -81,7 +82,7 @@ impl World {
         assert!(in_flight.iter().all(|flight| flight.disk != slot), "the device is in use");
         let (new, missed) = match device {
             Device::Same => return,
-            Device::Blank => (self.blank(), true),
+            Device::Blank => (self.blank(slot), true),
             Device::Shelf => match self.shelf[slot].take() {
                 Some(shelved) => shelved,
                 None => return,
@@ -203,23 +204,34 @@ impl World {
 
     fn check_given(&self, slot: usize, chunks: std::ops::Range<usize>, called: &str) {
         let shared = self.running.as_ref().unwrap().shared.clone();
-        let source = self.in_sync().trailing_zeros() as usize;
         for chunk in chunks {
             let state = shared.chunk_state(chunk).unwrap();
             if state == ChunkState::Unwritten && shared.unwritten_reads_zero {
                 continue;
             }
             for lba in self.blocks_of(chunk) {
-                let (live, durable) = (self.disks[slot].live[lba], self.disks[slot].durable[lba]);
-                let lacks = match state {
-                    ChunkState::Clean => durable != self.disks[source].durable[lba],
-                    ChunkState::Dirty => self.host.acknowledged(lba).is_some_and(|it| it != live),
-                    _ => false,
+                let lacks = match self.shape.parity {
+                    Some(_) => self.column_lacks(slot, lba, state),
+                    None => self.block_lacks(slot, lba, state),
                 };
                 if lacks {
                     violated(6, &format!("member {slot} is called {called} and lacks block {lba}"));
                 }
             }
+        }
+    }
+
+    /// Whether a member lacks a block of the array that it should hold.
+    fn block_lacks(&self, slot: usize, lba: usize, state: ChunkState) -> bool {
+        let Some((live, durable)) = self.disks[slot].holds(lba) else { return false };
+        match state {
+            ChunkState::Clean => {
+                let in_sync = slots(self.in_sync()).map(usize::from);
+                let mut others = in_sync.filter_map(|other| self.disks[other].holds(lba));
+                others.next().is_some_and(|(_, other)| other != durable)
+            }
+            ChunkState::Dirty => self.host.acknowledged(lba).is_some_and(|it| it != live),
+            _ => false,
         }
     }
 

@@ -136,7 +136,41 @@ pub(crate) enum Mutant {
     DoubtWaitsForWrite,
     /// The space for states is counted without the header before them.
     HeaderTakesNoSpace,
+    /// Two channels work on one row at a time.
+    NoRowLock,
+    /// Parity that may not fit the data is updated.
+    ModifyInDoubt,
+    /// One of the parities is not written.
+    ParityForgotten,
+    /// What is written to a member that is away does not come into the parity.
+    RecoverForgetsNew,
+    /// A row is free again while a member that missed the write is still read by others.
+    RowFreedBeforeRecorded,
+    /// A write that failed leaves the row's parity trusted.
+    LostWriteLeavesNoDoubt,
+    /// After a crash parity is trusted.
+    CrashLeavesNoDoubt,
+    /// The writes of a batch apply in the wrong order.
+    BatchReversed,
+    /// A chunk is discarded while what a member had in it is recovered.
+    RecoveryNotCounted,
+    /// A member is rebuilt from parity that may not fit.
+    RebuildFromDoubt,
 }
+
+/// Bugs of levels with parity, found in their lives.
+pub(super) const OF_PARITY: [Mutant; 10] = [
+    Mutant::BatchReversed,
+    Mutant::RecoveryNotCounted,
+    Mutant::NoRowLock,
+    Mutant::ModifyInDoubt,
+    Mutant::ParityForgotten,
+    Mutant::RecoverForgetsNew,
+    Mutant::RowFreedBeforeRecorded,
+    Mutant::LostWriteLeavesNoDoubt,
+    Mutant::CrashLeavesNoDoubt,
+    Mutant::RebuildFromDoubt,
+];
 
 /// Every bug that random lives or a story of the simulator must find. Those that stand for a
 /// defect of the kernel's and that no oracle forbids are in `super::defects`.

@@ -40,7 +40,7 @@ pub(super) struct Watch {
     /// By slot: it has missed an acknowledged write.
     pub(super) missed: Vec<bool>,
     /// By slot: it was out when a write ended of which nobody can tell whether it has it.
-    may_lack: Vec<bool>,
+    pub(super) may_lack: Vec<bool>,
     /// By chunk: somebody has missed an acknowledged write to it.
     pub(super) owed: Vec<bool>,
     /// By chunk: writes of data, and writes of any kind, that members have not answered.
@@ -187,7 +187,7 @@ impl World {
     /// choose differently differ for good.
     fn check_overlap(&self, disk: usize, lba: usize, blocks: usize) {
         for other in &self.running.as_ref().unwrap().in_flight {
-            let Some(at) = self.disks[disk].data_block(&other.io) else { continue };
+            let Some(at) = self.disk(other.disk).data_block(&other.io) else { continue };
             let overlaps = at < lba + blocks && lba < at + other.io.blocks as usize;
             if other.disk == disk && other.io.op.modifies() && overlaps {
                 violated(6, &format!("two writes at once to block {} of {disk}", at.max(lba)));
@@ -223,7 +223,7 @@ impl World {
             return;
         }
         for other in &self.running.as_ref().unwrap().in_flight {
-            let Some(at) = self.disks[disk].data_block(&other.io) else { continue };
+            let Some(at) = self.disk(other.disk).data_block(&other.io) else { continue };
             let overlaps = at < lba + blocks && lba < at + other.io.blocks as usize;
             let by_host = other.io.completion.tag().station == Station::RaidChannel;
             if overlaps && other.io.op.modifies() && by_host {
@@ -244,7 +244,8 @@ impl World {
         if !is_resync && !is_repair && !is_rebuild {
             violated(6, &format!("{:?} of chunk {first}, which is not in doubt", io.op));
         }
-        if is_resync && io.op == IoOp::Read {
+        let is_first = Some(disk) == self.in_sync_slots().next() || self.shape.parity.is_none();
+        if is_resync && is_first && io.op == IoOp::Read {
             self.watch.copied += begun as u64;
             self.watch.copied_in_all += begun as u64;
         }
@@ -296,12 +297,15 @@ impl World {
 
     /// The members hold the same, on their media.
     fn check_alike(&self, oracle: u32, chunk: usize, in_sync: SlotMask) {
-        let first = in_sync.trailing_zeros() as usize;
+        if self.shape.parity.is_some() {
+            return self.check_rows_clean(oracle, chunk, in_sync);
+        }
         for lba in self.blocks_of(chunk) {
-            let want = self.disks[first].durable[lba];
+            let mut first = None;
             for slot in slots(in_sync).map(usize::from) {
                 let disk = &self.disks[slot];
-                let (live, durable) = (disk.live[lba], disk.durable[lba]);
+                let Some((live, durable)) = disk.holds(lba) else { continue };
+                let &mut (first, want) = first.get_or_insert((slot, durable));
                 if durable != want || (live != durable && !disk.dead) {
                     let what = format!(
                         "chunk {chunk} is Clean, block {lba} is v{live} (v{durable} on the \
@@ -315,6 +319,9 @@ impl World {
 
     /// Oracle 5: whoever lacks an acknowledged write is out; remember who that is.
     pub(super) fn check_acknowledged(&mut self, request: &Request) {
+        if self.shape.parity.is_some() {
+            return self.check_rows_acknowledged(request);
+        }
         let in_sync = self.in_sync();
         let shared = self.running.as_ref().unwrap().shared.clone();
         for lba in request.lba..request.lba + request.blocks {
@@ -332,7 +339,9 @@ impl World {
                 // unless this is a write of zeroes, and another discard is under way.
                 for slot in 0..self.disks.len() {
                     let knows = self.state_byte(slot, chunk) == UNWRITTEN
-                        || self.disks[slot].live[lba] == request.version;
+                        || self.disks[slot]
+                            .holds(lba)
+                            .is_none_or(|(live, _)| live == request.version);
                     if !knows && in_sync & 1 << slot != 0 {
                         let what = format!("chunk {chunk} discarded, member {slot} lacks that");
                         violated(5, &what);
@@ -342,7 +351,8 @@ impl World {
                 continue;
             }
             for slot in 0..self.disks.len() {
-                if self.disks[slot].live[lba] == request.version {
+                let held = self.disks[slot].holds(lba);
+                if held.is_none_or(|(live, _)| live == request.version) {
                     continue;
                 }
                 if in_sync & 1 << slot != 0 {
@@ -361,7 +371,7 @@ impl World {
     }
 
     /// Oracle 5: the superblocks of all members in sync know that this one is out.
-    fn check_recorded(&self, slot: usize) {
+    pub(super) fn check_recorded(&self, slot: usize) {
         let Some(own) = self.superblock_on_medium(slot) else { return };
         for survivor in self.in_sync_slots() {
             let meta = &self.disks[survivor].durable_meta[SUPER_BYTE..BITMAP_BYTE];
@@ -374,7 +384,7 @@ impl World {
     }
 
     /// Oracle 5 while the power is on: no channel goes on using a member that lacks something.
-    fn check_nobody_reads(&self, slot: usize) {
+    pub(super) fn check_nobody_reads(&self, slot: usize) {
         let channels = &self.running.as_ref().unwrap().channels;
         if let Some(core) = channels.iter().position(|it| it.in_sync & 1 << slot != 0) {
             let what = format!("core {core} uses member {slot}, which lacks what was acknowledged");
@@ -403,6 +413,9 @@ impl World {
             // Whoever lacked something has been given it, and the superblocks say so.
             self.watch.owed.fill(false);
         }
+        if self.shape.parity.is_some() {
+            return self.check_rows_assembled(in_sync);
+        }
         let shared = self.running.as_ref().unwrap().shared.clone();
         for chunk in 0..self.watch.chunks {
             let state = shared.chunk_state(chunk).expect("the array has a map");
@@ -411,10 +424,8 @@ impl World {
             }
             for lba in self.blocks_of(chunk) {
                 for slot in slots(in_sync).map(usize::from) {
-                    let version = match state {
-                        ChunkState::Unwritten => 0,
-                        _ => self.disks[slot].live[lba],
-                    };
+                    let Some((live, _)) = self.disks[slot].holds(lba) else { continue };
+                    let version = if state == ChunkState::Unwritten { 0 } else { live };
                     if !self.host.may_hold(lba, version) {
                         let possible = self.host.possible(lba);
                         let what = format!(

@@ -245,8 +245,7 @@ fn a_check_tells_what_differs_and_a_repair_makes_it_alike() {
     world.write_chunks([7]);
     world.faults.lost = usize::MAX;
     for lba in [33, 7 * 32 + 2] {
-        world.disks[1].live[lba] = 77;
-        world.disks[1].durable[lba] = 77;
+        world.disks[1].spoil(lba, 77);
     }
     for (action, found) in
         [(ScrubAction::Check, 2), (ScrubAction::Repair, 2), (ScrubAction::Check, 0)]

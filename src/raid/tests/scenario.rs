@@ -56,7 +56,7 @@ impl World {
             for lba in self.blocks_of(chunk) {
                 for &slot in &in_sync {
                     let (one, first) =
-                        (self.disks[slot].live[lba], self.disks[in_sync[0]].live[lba]);
+                        (self.disks[slot].live_at(lba), self.disks[in_sync[0]].live_at(lba));
                     assert_eq!(one, first, "block {lba} of chunk {chunk} on member {slot}");
                 }
             }

@@ -179,6 +179,7 @@ pub(super) fn begin(with_digest: bool) {
 }
 
 pub(super) fn note(event: Event) {
+    count_request(&event);
     TRACE.with_borrow_mut(|trace| {
         if trace.ring.len() >= trace.ring_len {
             trace.ring.pop_front();
@@ -191,6 +192,29 @@ pub(super) fn note(event: Event) {
             }
         }
     });
+}
+
+thread_local! {
+    /// Reads of members and writes of their data, while somebody counts them.
+    static REQUESTS: std::cell::Cell<Option<(usize, usize)>> = const { std::cell::Cell::new(None) };
+}
+
+/// Begins to count the requests for data, or ends: reads and writes.
+pub(super) fn count_requests(begin: bool) -> (usize, usize) {
+    REQUESTS.replace(begin.then_some((0, 0))).unwrap_or_default()
+}
+
+fn count_request(event: &Event) {
+    let Event::Issued(Sent { op, place: Place::Data { .. }, .. }) = event else { return };
+    if let Some((reads, writes)) = REQUESTS.get() {
+        let is_read = *op == IoOp::Read;
+        REQUESTS.set(Some((reads + usize::from(is_read), writes + usize::from(!is_read))));
+    }
+}
+
+/// Events of the last ones that are such.
+pub(super) fn events(is_such: impl Fn(&Event) -> bool) -> usize {
+    TRACE.with_borrow(|trace| trace.ring.iter().filter(|(_, event)| is_such(event)).count())
 }
 
 /// Events of this life, and their digest.

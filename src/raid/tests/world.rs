@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::disk::{BITMAP_BYTE, Disk, META_BYTES, STATES_BYTE, SUPER_BYTE};
+use super::disk::{BITMAP_BYTE, Disk, META_BYTES, Places, STATES_BYTE, SUPER_BYTE};
 use super::host::Host;
 use super::oracle::Watch;
 use super::rng::Rng;
@@ -12,6 +12,8 @@ use super::trace::{self, Event};
 use crate::bdev::{BdevId, BdevIo, IoQueue, IoStatus};
 use crate::bitmap::{ChunkState, Infection};
 use crate::md;
+use crate::raid;
+use crate::raid::Geometry;
 use crate::raid::assembly::{self, ArrayOptions, CandidateBdev};
 use crate::raid::message::{ArrayTimer, SlotMask};
 use crate::raid::{ArrayConfig, BitmapConfig, Channel, Mail, Owner, Shared, ToChannel, ToOwner};
@@ -28,6 +30,10 @@ pub(super) struct Shape {
     /// The members are alike from the start, full of zeroes.
     pub(super) assume_clean: bool,
     pub(super) unmap: bool,
+    /// md's layout word and the blocks of a strip; `None` is a mirror.
+    pub(super) raid10: Option<(u32, usize)>,
+    /// Level with parity, md's layout word and the blocks of a strip.
+    pub(super) parity: Option<(i32, u32, usize)>,
     /// The bitmap is on a device of its own.
     pub(super) external: bool,
     /// The policy that each start begins with.
@@ -44,9 +50,47 @@ impl Shape {
         blocks: 320,
         assume_clean: false,
         unmap: true,
+        raid10: None,
+        parity: None,
         external: false,
         infection: Infection::Adaptive,
     };
+
+    /// The array's geometry; but of a mirror about as large as `blocks` says.
+    pub(super) fn geometry(&self) -> Geometry {
+        let sectors_per_block = self.block / 512;
+        let (level, layout, strip) = match (self.raid10, self.parity) {
+            (Some((layout, strip)), _) => (10, layout, strip),
+            (None, Some(parity)) => parity,
+            (None, None) => (1, 0, 1),
+        };
+        let copies = usize::try_from((layout & 0xff).max(1) * (layout >> 8 & 0xff).max(1)).unwrap();
+        let member_blocks = match self.raid10 {
+            Some(_) => {
+                (self.blocks * copies).div_ceil(self.members).next_multiple_of(strip * copies)
+            }
+            None if self.parity.is_some() => {
+                let data = self.members - if level == 6 { 2 } else { 1 };
+                self.blocks.div_ceil(data).next_multiple_of(strip)
+            }
+            None => self.blocks,
+        };
+        Geometry::new(&raid::geometry::Shape {
+            level,
+            layout,
+            raid_disks: u32::try_from(self.members).unwrap(),
+            chunk_sectors: u32::try_from(strip * sectors_per_block).unwrap(),
+            size_sectors: (member_blocks * sectors_per_block) as u64,
+            member_sectors: &[],
+            block_size_bytes: u32::try_from(self.block).unwrap(),
+        })
+        .unwrap()
+    }
+
+    /// The same shape with the size that the array really has.
+    pub(super) fn exact(self) -> Self {
+        Self { blocks: usize::try_from(self.geometry().blocks()).unwrap(), ..self }
+    }
 }
 
 /// How often what goes wrong: one in so many requests, 0 for never.
@@ -85,6 +129,8 @@ pub(super) struct Running {
     pub(super) shared: Arc<Shared>,
     pub(super) to_owner: Vec<VecDeque<ToOwner>>,
     pub(super) to_channel: Vec<VecDeque<ToChannel>>,
+    /// From channel to channel: all of the first one's, then of the second's.
+    pub(super) to_peer: Vec<VecDeque<ToChannel>>,
     /// When they are due.
     pub(super) timers: Vec<(u64, ArrayTimer)>,
     pub(super) in_flight: Vec<Flight>,
@@ -98,6 +144,7 @@ pub(super) struct Running {
 pub(super) struct World {
     pub(super) rng: Rng,
     pub(super) shape: Shape,
+    pub(super) geometry: Geometry,
     pub(super) faults: Faults,
     pub(super) disks: Vec<Disk>,
     /// The external bitmap's, which follows the members' in number.
@@ -118,6 +165,8 @@ pub(super) struct World {
     /// The host write that fails on every member: core, channel's operation, answers to come.
     pub(super) doomed: Option<(usize, u32, u32)>,
     pub(super) split_brains: u64,
+    /// It was started with a member missing and parity in doubt: some reads may fail.
+    pub(super) is_doubtful: bool,
     /// Members that the operator gives to the next assembly.
     pub(super) present: Vec<bool>,
     /// By slot: a device that was a member once, and whether it has missed something.
@@ -176,11 +225,25 @@ pub(super) fn creation(shape: &Shape) -> md::Creation {
             .collect(),
     })
     .unwrap();
-    let size_sectors = (shape.blocks * sectors_per_block) as u64;
+    let geometry = shape.geometry();
     for superblock in &mut creation.superblocks {
-        superblock.size_sectors = size_sectors;
+        superblock.size_sectors = geometry.member_blocks(0) * sectors_per_block as u64;
+        if let Some((layout, strip)) = shape.raid10 {
+            superblock.level = md::Level::Raid10;
+            superblock.layout = layout;
+            superblock.chunk_sectors = u32::try_from(strip * sectors_per_block).unwrap();
+        }
+        if let Some((level, layout, strip)) = shape.parity {
+            superblock.level = match level {
+                4 => md::Level::Raid4,
+                5 => md::Level::Raid5,
+                _ => md::Level::Raid6,
+            };
+            superblock.layout = layout;
+            superblock.chunk_sectors = u32::try_from(strip * sectors_per_block).unwrap();
+        }
     }
-    creation.bitmap.sync_size_sectors = size_sectors;
+    creation.bitmap.sync_size_sectors = geometry.sync_blocks() * sectors_per_block as u64;
     creation.bitmap.chunk_raw = u32::try_from(shape.chunk_blocks * sectors_per_block).unwrap();
     creation.chunk_count = creation.bitmap.chunk_count();
     assert_eq!(creation.bitmap_sector * 512, BITMAP_BYTE as u64);
@@ -194,19 +257,19 @@ impl World {
     /// A created array on members full of noise, starting.
     pub(super) fn create(seed: u64, shape: Shape, pool: BufPool) -> Self {
         let mut rng = Rng(seed);
+        let shape = shape.exact();
+        let geometry = shape.geometry();
         let creation = creation(&shape);
-        let disks = creation.superblocks.iter().map(|superblock| {
+        let disks = creation.superblocks.iter().enumerate().map(|(slot, superblock)| {
             let mut meta = vec![0xee; META_BYTES];
             superblock.encode_into(&mut meta[SUPER_BYTE..BITMAP_BYTE]);
             if !shape.external {
                 put_bitmap(&creation, &mut meta[BITMAP_BYTE..]);
             }
-            let data = (0..shape.blocks)
-                .map(|_| if shape.assume_clean { 0 } else { noise(&mut rng) })
-                .collect();
             let data_byte = usize::try_from(superblock.data_offset_sectors).unwrap() * 512;
             let data_lba = data_byte / shape.block;
-            Disk::new(shape.block, data_lba, meta, data)
+            let fill = || if shape.assume_clean { 0 } else { noise(&mut rng) };
+            Disk::new(shape.block, data_lba, meta, Places::new(&geometry, slot), fill)
         });
         let disks: Vec<Disk> = disks.collect();
         let external = shape.external.then(|| {
@@ -244,10 +307,12 @@ impl World {
             fault_seen: false,
             doomed: None,
             split_brains: 0,
+            is_doubtful: false,
             present: vec![true; shape.members],
             shelf: (0..shape.members).map(|_| None).collect(),
             devices: u8::try_from(shape.members).unwrap(),
             shape,
+            geometry,
         };
         world.start(config);
         world
@@ -258,8 +323,12 @@ impl World {
         let shared = crate::raid::prepare(config, BdevId(100)).unwrap();
         let cores = self.shape.cores;
         let owner = Owner::from_config(config, shared.clone(), cores, self.pool).unwrap();
-        let channels =
-            (0..cores).map(|_| Channel::new(shared.clone(), config.in_sync(), config.writable()));
+        let channels = (0..cores).map(|core| {
+            let channel = Channel::new(shared.clone(), config.in_sync(), config.writable());
+            channel.on_core(core, cores, self.pool).unwrap()
+        });
+        self.is_doubtful |=
+            shared.doubt.count() > 0 && config.in_sync() != shared.geometry.all_slots();
         let cores = usize::from(cores);
         self.running = Some(Running {
             owner,
@@ -267,6 +336,7 @@ impl World {
             shared,
             to_owner: vec![VecDeque::new(); cores],
             to_channel: vec![VecDeque::new(); cores],
+            to_peer: vec![VecDeque::new(); cores * cores],
             timers: Vec::new(),
             in_flight: Vec::new(),
             started: false,
@@ -291,6 +361,10 @@ impl World {
                 self.split_brains += 1;
                 let chosen: Vec<usize> =
                     present.into_iter().filter(|&slot| self.watch.has_all(slot)).collect();
+                if !self.is_mirror() {
+                    return self.assemble_some(&chosen);
+                }
+                // Of a mirror any one will do.
                 let mut tried = chosen.into_iter().map(|slot| self.assemble_from(&[slot]));
                 let started = tried.find_map(Result::ok);
                 // The only one in sync may have been left out, and a member that the operator
@@ -317,7 +391,28 @@ impl World {
         }
     }
 
-    pub(super) fn assemble_from(&mut self, present: &[usize]) -> Result<md::Assembly, Refused> {
+    /// Of members with everything as many as agree: all, or all but one that was used alone.
+    fn assemble_some(&mut self, chosen: &[usize]) -> md::Assembly {
+        let without =
+            |out: usize| chosen.iter().copied().filter(|&slot| slot != out).collect::<Vec<usize>>();
+        let candidates = std::iter::once(usize::MAX).chain(chosen.iter().copied()).map(without);
+        let is_enough = |slots: &Vec<usize>| {
+            let mask = slots.iter().fold(0, |mask, slot| mask | 1 << slot);
+            self.geometry.is_readable(mask)
+        };
+        let candidates: Vec<Vec<usize>> = candidates.filter(is_enough).collect();
+        let mut tried = candidates.iter().map(|slots| self.assemble_from(slots));
+        tried.find_map(Result::ok).expect("they have everything")
+    }
+
+    /// What those that are given to the next assembly make, as it stands.
+    pub(super) fn config_of_present(&mut self) -> ArrayConfig {
+        let present: Vec<usize> =
+            (0..self.disks.len()).filter(|&slot| self.present[slot]).collect();
+        self.read_members(&present).unwrap().1
+    }
+
+    fn read_members(&mut self, present: &[usize]) -> Result<(md::Assembly, ArrayConfig), Refused> {
         let mut states = Vec::new();
         let candidates: Vec<md::Candidate> = present
             .iter()
@@ -343,6 +438,23 @@ impl World {
             self.check_plan(&assembly);
             assembly::from_assembly(options, &assembly, &candidates, &bdevs, &states).unwrap()
         };
+        Ok((assembly, config))
+    }
+
+    pub(super) fn assemble_from(&mut self, present: &[usize]) -> Result<md::Assembly, Refused> {
+        let (assembly, mut config) = self.read_members(present)?;
+        config.force = true;
+        if !self.geometry.is_readable(config.in_sync()) {
+            assert!(raid::prepare(&config, BdevId(100)).is_err(), "data are missing");
+            if present.len() == self.disks.len() {
+                // A member that the array can't do without failed two updates of its superblock in
+                // a row: as in md, the operator has to decide. This life is over.
+                assert!(self.faults.any(), "too many members are out");
+                return Ok(assembly);
+            }
+            let all: Vec<usize> = (0..self.disks.len()).collect();
+            return self.assemble_from(&all);
+        }
         let in_sync = config.in_sync();
         self.start(config);
         let running = self.running.as_ref().unwrap();
@@ -468,13 +580,39 @@ impl World {
         self.running.as_ref().map_or(0, |running| running.owner.in_sync)
     }
 
+    fn is_mirror(&self) -> bool {
+        self.shape.raid10.is_none() && self.shape.parity.is_none()
+    }
+
+    /// The chunk of a block of the sync space.
     pub(super) fn chunk_of(&self, lba: usize) -> usize {
         lba / self.shape.chunk_blocks
     }
 
+    /// The blocks of a chunk, in the sync space.
     pub(super) fn blocks_of(&self, chunk: usize) -> std::ops::Range<usize> {
         let first = chunk * self.shape.chunk_blocks;
-        first..(first + self.shape.chunk_blocks).min(self.shape.blocks)
+        let blocks = usize::try_from(self.geometry.sync_blocks()).unwrap();
+        first..(first + self.shape.chunk_blocks).min(blocks)
+    }
+
+    /// The run of array blocks with this one that can be discarded.
+    pub(super) fn discardable(&self, lba: usize) -> std::ops::Range<usize> {
+        let (strip, data) = match &self.geometry {
+            Geometry::Copies(_) => (1, 1),
+            Geometry::Parity(parity) => (parity.strip_blocks(), parity.data_members()),
+        };
+        let strip = usize::try_from(strip).unwrap();
+        let unit = self.shape.chunk_blocks.max(strip) * usize::from(data);
+        let first = lba / unit * unit;
+        first..(first + unit).min(self.shape.blocks)
+    }
+
+    /// Blocks of the array that lie in a chunk, or with parity mostly.
+    pub(super) fn array_blocks_of(&self, chunk: usize) -> std::ops::Range<usize> {
+        let range = self.blocks_of(chunk);
+        let data = self.shape.blocks / usize::try_from(self.geometry.sync_blocks()).unwrap();
+        range.start * data..range.end * data
     }
 }
 

@@ -5,6 +5,7 @@ pub mod bitmap;
 pub mod config;
 pub mod conn;
 pub mod peer;
+pub mod ppl;
 pub mod rpc;
 pub mod superblock;
 

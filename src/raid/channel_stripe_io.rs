@@ -1,0 +1,352 @@
+//! Levels with parity: what a stripe's batch reads, computes and writes.
+
+use super::channel::Channel;
+use super::channel_op::Op;
+use super::message::{BlockRange, Mail, Out, SlotMask, ToOwner};
+use super::stripe::compute::{Bufs, Computer};
+use super::stripe::plan::Method;
+use super::stripe::{Kind, OpList, STRIPE_TAG, Segment, StripeState, segments};
+use super::{MemberSlot, bit, slots};
+use crate::bdev::{BdevIo, Completion, IoOp, IoStatus, Station, Tag};
+use crate::reactor::buf::IoBuf;
+
+/// A request of a stripe to a member.
+struct RowRequest {
+    op: IoOp,
+    fua: bool,
+    columns: BlockRange,
+    buf: IoBuf,
+}
+
+impl Channel {
+    fn send_row(&mut self, index: u32, slot: MemberSlot, row: RowRequest, out: &mut Out<'_>) {
+        let place = self.places[usize::from(slot)].expect("the member takes part");
+        let io = BdevIo {
+            op: row.op,
+            fua: row.fua,
+            lba: place.data_lba + row.columns.lba,
+            blocks: u32::try_from(row.columns.blocks).expect("a slice fits a buffer"),
+            buf: Some(row.buf),
+            completion: Completion::new(Tag {
+                station: Station::RaidChannel,
+                part: slot,
+                object: self.shared.bdev.0,
+                op: STRIPE_TAG | index,
+            }),
+        };
+        self.rows().stripes[index as usize].pending += 1;
+        out.io.submit(place.bdev, io);
+    }
+
+    /// Reads what the plan wants, if anything.
+    pub(super) fn read_row(&mut self, index: u32, out: &mut Out<'_>) {
+        let stripe = &mut self.rows().stripes[index as usize];
+        let (reads, columns) = (stripe.plan.reads, stripe.hull);
+        if reads == 0 {
+            return self.write_row(index, out);
+        }
+        stripe.set_state(StripeState::Reading);
+        for slot in slots(reads) {
+            let stripe = &self.rows().stripes[index as usize];
+            let buf = stripe.bufs[usize::from(slot)].clone().expect("a buffer to read into");
+            let request = RowRequest { op: IoOp::Read, fua: false, columns, buf };
+            self.send_row(index, slot, request, out);
+        }
+    }
+
+    /// A member has answered a request of a stripe.
+    pub(super) fn stripe_answered(
+        &mut self,
+        index: u32,
+        slot: MemberSlot,
+        status: IoStatus,
+        out: &mut Out<'_>,
+    ) {
+        let stripe = &mut self.rows().stripes[index as usize];
+        stripe.pending -= 1;
+        let is_reading = stripe.state() == StripeState::Reading;
+        if !status.is_ok() {
+            let set = if is_reading { &mut stripe.unread } else { &mut stripe.failed };
+            *set |= bit(slot);
+            stripe.failure = status;
+        }
+        if stripe.pending > 0 {
+            return;
+        }
+        match (stripe.state(), stripe.kind) {
+            (StripeState::Reading, _) if stripe.plan.reads & stripe.unread != 0 => {
+                self.start_job(index, out);
+            }
+            (StripeState::Reading, Kind::Write) => self.write_row(index, out),
+            (StripeState::Reading, Kind::Read) => self.answer_reads(index, out),
+            (StripeState::Writing, _) => self.row_written(index, out),
+            (state, _) => panic!("a stripe got an answer in state {state:?}"),
+        }
+    }
+
+    fn computer(&mut self, index: u32) -> Computer {
+        let kernels = self.rows().kernels;
+        let lba = self.rows().stripes[index as usize].hull.lba;
+        let parity = self.shared.parity().expect("a level with parity");
+        let row = parity.row(lba / parity.strip_blocks());
+        Computer { kernels, row, data: parity.data_members() }
+    }
+
+    /// Members that failed to read what was served or written all the same.
+    fn report_unread(&mut self, index: u32, out: &mut Out<'_>) {
+        let stripe = &self.rows().stripes[index as usize];
+        let (unread, hull) = (stripe.unread, stripe.hull);
+        for slot in slots(unread & self.in_sync) {
+            out.mail.push_back(Mail::Owner(ToOwner::ReadFailed(slot, hull)));
+        }
+    }
+
+    /// Everything that was wanted is read: the requests of the batch get their parts.
+    fn answer_reads(&mut self, index: u32, out: &mut Out<'_>) {
+        let computer = self.computer(index);
+        let stripe = &mut self.rows().stripes[index as usize];
+        if stripe.plan.method == Method::Recover {
+            computer.recover(&mut stripe.bufs, stripe.plan.reads);
+        }
+        self.report_unread(index, out);
+        let block = self.shared.block_size_bytes as usize;
+        let stripe = &mut self.rows().stripes[index as usize];
+        let mut batch = std::mem::replace(&mut stripe.batch, OpList::EMPTY);
+        while let Some(op) = batch.pop(&self.ops) {
+            let stripes = self.stripes.as_ref().expect("a level with parity");
+            let stripe = &stripes.stripes[index as usize];
+            let this = &self.ops[op as usize];
+            let parity = self.shared.parity().expect("a level with parity");
+            let host = this.io().buf.as_ref().expect("a read has a buffer");
+            let mut is_same = true;
+            for segment in segments(parity, this.range) {
+                let buf = stripe.bufs[usize::from(segment.slot)].as_ref().expect("read");
+                let bytes = part(buf, stripe.hull, &segment, block);
+                let at = offset_bytes(segment.offset, block);
+                match this.io().op {
+                    IoOp::Compare => is_same &= host.as_slice()[at..at + bytes.len()] == *bytes,
+                    _ => host.copy_into(at, bytes),
+                }
+            }
+            if this.zero_chunks != 0 {
+                self.zero_unwritten(op);
+            }
+            let status = if is_same { IoStatus::Ok } else { IoStatus::CompareMismatch };
+            self.finish(op, status, out);
+        }
+        self.release_row(index, out);
+    }
+
+    /// Makes the new parity and writes it with the data.
+    fn write_row(&mut self, index: u32, out: &mut Out<'_>) {
+        let computer = self.computer(index);
+        let stripes = self.stripes.as_mut().expect("a level with parity");
+        let parity = self.shared.parity().expect("a level with parity");
+        let stripe = &mut stripes.stripes[index as usize];
+        let mut bufs = std::mem::take(&mut stripe.bufs);
+        stripes.survey.look(stripe.batch, stripe.hull, &self.ops, parity);
+        self.compute_row(index, computer, &mut bufs);
+        let stripes = self.rows();
+        let stripe = &mut stripes.stripes[index as usize];
+        stripe.bufs = bufs;
+        stripe.set_state(StripeState::Writing);
+        (stripe.sent, stripe.failed) = (0, 0);
+        let (touched, parity) = (stripes.survey.touched, stripe.plan.parity);
+        let forgotten = if mutant!(ParityForgotten) { parity & (parity - 1) } else { 0 };
+        let batch = stripe.batch;
+        let fua = batch.iter(&self.ops).any(|op| self.ops[op as usize].io().fua);
+        let data = touched & self.writable;
+        let parity = parity & self.writable & !forgotten;
+        let writable = self.writable;
+        let stripe = &mut self.rows().stripes[index as usize];
+        stripe.sent = data | parity;
+        stripe.writable &= writable;
+        for slot in slots(data | parity) {
+            let mut from = 0;
+            while let Some((buf, first, count)) = self.next_run(index, slot, parity, from) {
+                from = first + count;
+                let hull = self.rows().stripes[index as usize].hull;
+                let columns = BlockRange { lba: hull.lba + first as u64, blocks: count as u64 };
+                let request = RowRequest { op: IoOp::Write, fua, columns, buf };
+                self.send_row(index, slot, request, out);
+            }
+        }
+        if self.rows().stripes[index as usize].pending == 0 {
+            self.row_written(index, out);
+        }
+    }
+
+    /// The next run of columns that a slot gets, with its bytes: first column and number.
+    fn next_run(
+        &mut self,
+        index: u32,
+        slot: MemberSlot,
+        parity: SlotMask,
+        from: usize,
+    ) -> Option<(IoBuf, usize, usize)> {
+        let block = self.shared.block_size_bytes as usize;
+        let stripes = self.stripes.as_ref().expect("a level with parity");
+        let survey = &stripes.survey;
+        let stripe = &stripes.stripes[index as usize];
+        let is_parity = parity & bit(slot) != 0;
+        let columns = if is_parity { &survey.all } else { &survey.columns[usize::from(slot)] };
+        let (first, count) = columns.run(from)?;
+        let sole = if is_parity { None } else { survey.sole[usize::from(slot)] };
+        let host = sole.and_then(|op| self.ops[op as usize].io().buf.as_ref().map(|it| (op, it)));
+        let buf = match host {
+            Some((op, host)) => {
+                let segment = self.segment(op, slot);
+                host.slice(offset_bytes(segment.offset, block), count * block)
+            }
+            None => {
+                let buf = stripe.bufs[usize::from(slot)].as_ref().expect("an image");
+                buf.slice(first * block, count * block)
+            }
+        };
+        Some((buf, first, count))
+    }
+
+    /// The part of an operation that a slot has.
+    fn segment(&self, op: u32, slot: MemberSlot) -> Segment {
+        let parity = self.shared.parity().expect("a level with parity");
+        let mut parts = segments(parity, self.ops[op as usize].range);
+        parts.find(|segment| segment.slot == slot).expect("the operation touches the slot")
+    }
+
+    /// The bytes that change all of a slot's columns, where they are in one request's buffer.
+    fn host_strip(&self, slot: MemberSlot) -> Option<&[u8]> {
+        let survey = &self.stripes.as_ref().expect("a level with parity").survey;
+        let op = survey.sole[usize::from(slot)].filter(|_| survey.full & bit(slot) != 0)?;
+        let block = self.shared.block_size_bytes as usize;
+        let host = self.ops[op as usize].io().buf.as_ref()?;
+        let segment = self.segment(op, slot);
+        let at = offset_bytes(segment.offset, block);
+        Some(&host.as_slice()[at..at + offset_bytes(segment.blocks, block)])
+    }
+
+    fn compute_row(&self, index: u32, computer: Computer, bufs: &mut Bufs) {
+        let stripes = self.stripes.as_ref().expect("a level with parity");
+        let plan = stripes.stripes[index as usize].plan;
+        let touched = stripes.survey.touched;
+        if plan.method == Method::Recover {
+            computer.recover(bufs, plan.reads);
+        }
+        for slot in slots(touched) {
+            let host = self.host_strip(slot);
+            match plan.method {
+                Method::Modify if host.is_some() => {
+                    computer.update(bufs, plan.parity, slot, host);
+                }
+                Method::Modify => {
+                    computer.update(bufs, plan.parity, slot, None);
+                    self.overlay(index, slot, bufs);
+                    computer.update(bufs, plan.parity, slot, None);
+                }
+                Method::Reconstruct if host.is_some() => {}
+                Method::Recover if mutant!(RecoverForgetsNew) && plan.reads & bit(slot) == 0 => {}
+                _ => self.overlay(index, slot, bufs),
+            }
+        }
+        match plan.method {
+            Method::Reconstruct => {
+                computer.generate(bufs, plan.parity, |slot| self.host_strip(slot));
+            }
+            Method::Recover => computer.generate(bufs, plan.parity, |_| None),
+            Method::Modify | Method::Plain => {}
+        }
+    }
+
+    /// Puts what the batch writes to a slot over what its buffer holds, in the order in which the
+    /// requests came.
+    fn overlay(&self, index: u32, slot: MemberSlot, bufs: &mut Bufs) {
+        // Written from the request's own buffer, and no parity is made of it.
+        let Some(image) = &mut bufs[usize::from(slot)] else { return };
+        let stripes = self.stripes.as_ref().expect("a level with parity");
+        let stripe = &stripes.stripes[index as usize];
+        let parity = self.shared.parity().expect("a level with parity");
+        let block = self.shared.block_size_bytes as usize;
+        let bytes = image.as_mut_slice();
+        for op in in_order(stripe.batch, &self.ops) {
+            let this = &self.ops[op as usize];
+            for segment in segments(parity, this.range).filter(|segment| segment.slot == slot) {
+                let at = offset_bytes(segment.column - stripe.hull.lba, block);
+                let target = &mut bytes[at..at + offset_bytes(segment.blocks, block)];
+                match &this.io().buf {
+                    Some(host) => {
+                        let from = offset_bytes(segment.offset, block);
+                        target.copy_from_slice(&host.as_slice()[from..from + target.len()]);
+                    }
+                    None => target.fill(0),
+                }
+            }
+        }
+    }
+
+    /// All members have answered the writes of a batch.
+    fn row_written(&mut self, index: u32, out: &mut Out<'_>) {
+        self.report_unread(index, out);
+        let parity = self.shared.parity().expect("a level with parity");
+        let stripes = self.stripes.as_mut().expect("a level with parity");
+        let stripe = &mut stripes.stripes[index as usize];
+        let row = parity.row(stripe.hull.lba / parity.strip_blocks());
+        let (ok, failed) = (stripe.sent & !stripe.failed, stripe.failed);
+        let failure = if failed == 0 { IoStatus::Removed } else { stripe.failure };
+        let mut batch = std::mem::replace(&mut stripe.batch, OpList::EMPTY);
+        // Who has joined since is given the row by its rebuild, which waits for what is counted.
+        let concerned = !(self.writable & !stripe.writable);
+        let mut touched = row.parity_mask() & concerned;
+        if ok != 0 {
+            slots(failed).for_each(|slot| self.report_member(slot, out));
+        }
+        while let Some(op) = batch.pop(&self.ops) {
+            let parity = self.shared.parity().expect("a level with parity");
+            let this = &mut self.ops[op as usize];
+            let legs = segments(parity, this.range)
+                .fold(row.parity_mask(), |mask, segment| mask | bit(segment.slot));
+            let legs = legs & concerned;
+            touched |= legs;
+            this.legs = legs;
+            this.excused = 0;
+            this.ok = legs & ok;
+            this.tried = legs & failed;
+            this.failure = failure;
+            self.all_answered(op, out);
+        }
+        let settled = self.recorded | self.kept;
+        let is_settled = ok == 0 || self.is_failed() || mutant!(RowFreedBeforeRecorded);
+        let stripes = self.rows();
+        let stripe = &mut stripes.stripes[index as usize];
+        stripe.missed = touched & !ok & !settled;
+        if stripe.missed == 0 || is_settled {
+            return self.release_row(index, out);
+        }
+        stripe.set_state(StripeState::Settling);
+        stripes.settling += 1;
+        stripes.put_bufs(index);
+    }
+}
+
+/// The requests of a batch as they came.
+#[cfg(not(test))]
+fn in_order(batch: OpList, ops: &[Op]) -> impl Iterator<Item = u32> + use<'_> {
+    batch.iter(ops)
+}
+
+#[cfg(test)]
+fn in_order(batch: OpList, ops: &[Op]) -> Vec<u32> {
+    let mut ops: Vec<u32> = batch.iter(ops).collect();
+    if mutant!(BatchReversed) {
+        ops.reverse();
+    }
+    ops
+}
+
+fn offset_bytes(blocks: u64, block: usize) -> usize {
+    usize::try_from(blocks).expect("inside a buffer") * block
+}
+
+/// The columns of a segment in a buffer that holds those of `hull`.
+fn part<'a>(buf: &'a IoBuf, hull: BlockRange, segment: &Segment, block: usize) -> &'a [u8] {
+    let at = offset_bytes(segment.column - hull.lba, block);
+    &buf.as_slice()[at..at + offset_bytes(segment.blocks, block)]
+}
