@@ -6,6 +6,8 @@
 mod abort;
 #[path = "protocol/io.rs"]
 mod io;
+#[path = "protocol/reserve.rs"]
+mod reserve;
 #[path = "protocol/rig.rs"]
 #[allow(dead_code, reason = "each module uses its part")]
 mod rig;

@@ -6,6 +6,7 @@
 //! its own is left at the bdev that the gate would not have let pass.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::gate_home::{HOME, Ticket};
 use super::message::Message;
@@ -14,6 +15,8 @@ use super::shard::{Shard, ShardCore};
 use crate::bdev::BdevId;
 use crate::limits::BDEVS_MAX;
 use crate::target::controller::io::{self, IoRequest};
+use crate::target::reservation::{Access, HostId, View};
+use crate::target::subsystem::SubsystemTable;
 use crate::target::tcp::RequestId;
 use crate::wire::nvme::{Sqe, Status};
 
@@ -41,14 +44,25 @@ impl ClosedRange {
     }
 }
 
+/// What a gate keeps out.
+#[derive(Debug, Clone, Copy)]
+enum Draining {
+    /// Commands that change the range.
+    Range(ClosedRange),
+    /// Commands that the reservation does not allow.
+    Reservation(BdevId),
+}
+
 /// The core's gates.
 #[derive(Debug)]
 pub(super) struct Gates {
     /// One byte a bdev: how many reasons there are to look closer.
     closed: Box<[u8]>,
     ranges: Vec<(Ticket, ClosedRange)>,
-    /// Ranges and reservations whose gate is closed, but commands of before are still at the bdev.
-    draining: Vec<Ticket>,
+    /// The reservation of a bdev's namespace, if one is held.
+    views: Box<[Option<Arc<View>>]>,
+    /// Gates that are closed, while commands of before are still at the bdev.
+    draining: Vec<(Ticket, Draining)>,
     /// Wait state: commands that would change a closed range.
     parked: VecDeque<(u16, RequestId)>,
 }
@@ -58,6 +72,7 @@ impl Gates {
         Self {
             closed: vec![0; BDEVS_MAX].into_boxed_slice(),
             ranges: Vec::new(),
+            views: (0..BDEVS_MAX).map(|_| None).collect(),
             draining: Vec::new(),
             parked: VecDeque::new(),
         }
@@ -70,7 +85,39 @@ impl Gates {
 
     fn count(&mut self, bdev: BdevId) {
         let ranges = self.ranges.iter().filter(|(_, range)| range.bdev == bdev).count();
-        self.closed[usize::from(bdev.0)] = u8::from(ranges != 0);
+        let reserved = self.views[usize::from(bdev.0)].is_some();
+        self.closed[usize::from(bdev.0)] = u8::from(ranges != 0 || reserved);
+    }
+
+    /// The reservation of the bdev's namespace, from now on.
+    pub(super) fn set_view(&mut self, bdev: BdevId, view: Option<Arc<View>>) {
+        self.views[usize::from(bdev.0)] = view;
+        self.count(bdev);
+    }
+
+    /// Whether no reservation keeps the host from this.
+    pub(super) fn allows(&self, bdev: BdevId, host: &HostId, access: Access) -> bool {
+        let view = self.views.get(usize::from(bdev.0)).and_then(Option::as_ref);
+        view.is_none_or(|view| view.allows(host, access))
+    }
+
+    /// A new table takes the place of the old one: reservations of namespaces that are gone go with
+    /// them, and those that were saved come with theirs.
+    pub(super) fn table_changes(&mut self, old: &SubsystemTable, new: &SubsystemTable) {
+        for (bdev, _) in old.exports() {
+            if new.exported_key(bdev) != old.exported_key(bdev) {
+                self.set_view(bdev, None);
+            }
+        }
+        for (bdev, key) in new.exports() {
+            let subsystem = new.find_uid(key.uid).expect("it exports the bdev");
+            let saved = subsystem.persistence(key.nsid).and_then(|place| place.restored.as_ref());
+            if let Some(saved) = saved
+                && old.exported_key(bdev) != Some(key)
+            {
+                self.set_view(bdev, saved.view().map(Arc::new));
+            }
+        }
     }
 
     /// Takes a parked command out; false: it is not parked.
@@ -86,11 +133,19 @@ impl Shard {
     #[cold]
     pub(super) fn passes_gate(
         &mut self,
-        _core: &mut ShardCore,
+        core: &mut ShardCore,
         index: u16,
         id: RequestId,
         request: &IoRequest,
     ) -> bool {
+        let conn = self.connections.get(index).expect("the command came from it");
+        let Role::Io(grant) = &conn.role else { unreachable!("it is an I/O command") };
+        if let Some(access) = request.access()
+            && !self.gates.allows(request.bdev, &grant.hostid, access)
+        {
+            self.fail(core, index, id, Status::RESERVATION_CONFLICT.dnr());
+            return false;
+        }
         if self.gates.ranges.iter().any(|(_, range)| range.is_changed_by(request)) {
             self.gates.parked.push_back((index, id));
             return false;
@@ -102,7 +157,12 @@ impl Shard {
     pub(super) fn close_range(&mut self, core: &mut ShardCore, ticket: Ticket, range: ClosedRange) {
         self.gates.ranges.push((ticket, range));
         self.gates.count(range.bdev);
-        self.drain_gate(core, ticket);
+        self.drain_gate(core, ticket, Draining::Range(range));
+    }
+
+    /// Lets commands end that a new reservation does not allow.
+    pub(super) fn drain_reservation(&mut self, core: &mut ShardCore, ticket: Ticket, bdev: BdevId) {
+        self.drain_gate(core, ticket, Draining::Reservation(bdev));
     }
 
     /// Opens a range again: the commands that waited for it go on.
@@ -128,9 +188,9 @@ impl Shard {
     }
 
     /// Tells the home core that the gate holds, now or when the last command has ended.
-    fn drain_gate(&mut self, core: &mut ShardCore, ticket: Ticket) {
-        if self.watch_commands(ticket) {
-            self.gates.draining.push(ticket);
+    fn drain_gate(&mut self, core: &mut ShardCore, ticket: Ticket, what: Draining) {
+        if self.watch_commands(&what) {
+            self.gates.draining.push((ticket, what));
         } else {
             self.send(core, HOME, Message::GateHolds { ticket });
         }
@@ -139,22 +199,20 @@ impl Shard {
     /// A command that was watched has ended.
     #[cold]
     pub(super) fn watched_ended(&mut self, core: &mut ShardCore) {
-        for ticket in std::mem::take(&mut self.gates.draining) {
-            self.drain_gate(core, ticket);
+        for (ticket, what) in std::mem::take(&mut self.gates.draining) {
+            self.drain_gate(core, ticket, what);
         }
     }
 
     /// Marks the commands at the bdev that the gate would not let pass; false: there are none.
-    fn watch_commands(&mut self, ticket: Ticket) -> bool {
-        let found = self.gates.ranges.iter().find(|(closed, _)| *closed == ticket);
-        let Some(&(_, range)) = found else { return false };
+    fn watch_commands(&mut self, what: &Draining) -> bool {
         let mut any = false;
         for index in self.connections.indexes() {
             let Some(conn) = self.connections.get(index) else { continue };
             let Conn { protocol, executing, role, .. } = conn;
             for (id, sqe) in protocol.executing_commands() {
                 let executing = &mut executing[id.slot()];
-                if executing.pending > 0 && may_change(role, sqe, &range) {
+                if executing.pending > 0 && keeps_out(&self.gates, what, role, sqe) {
                     executing.special |= WATCHED;
                     any = true;
                 }
@@ -164,12 +222,20 @@ impl Shard {
     }
 }
 
-/// Whether a command at a bdev changes blocks of the range. What can no longer be told, because its
-/// connection is closing or its namespace is gone, may.
-fn may_change(role: &Role, sqe: &Sqe, range: &ClosedRange) -> bool {
+/// Whether the gate would not let a command pass that is at a bdev. Where that can no longer be
+/// told, because its connection is closing or its namespace is gone, it would not.
+fn keeps_out(gates: &Gates, what: &Draining, role: &Role, sqe: &Sqe) -> bool {
     let Role::Io(grant) = role else { return true };
-    match io::parse(sqe, &grant.subsystem, grant.vwc_advertised) {
-        Ok(request) => range.is_changed_by(&request),
-        Err(_) => true,
+    let plain = Sqe { flags: sqe.flags & !3, ..*sqe };
+    let parsed = io::parse(&plain, &grant.subsystem, grant.vwc_advertised);
+    let Ok(request) = parsed else { return true };
+    match what {
+        Draining::Range(range) => range.is_changed_by(&request),
+        Draining::Reservation(bdev) => {
+            request.bdev == *bdev
+                && request
+                    .access()
+                    .is_some_and(|access| !gates.allows(*bdev, &grant.hostid, access))
+        }
     }
 }

@@ -44,7 +44,7 @@ pub(super) struct GateHome {
 }
 
 impl GateHome {
-    fn ticket(&mut self) -> Ticket {
+    pub(super) fn ticket(&mut self) -> Ticket {
         self.next_ticket = self.next_ticket.wrapping_add(1);
         Ticket(self.next_ticket)
     }
@@ -84,6 +84,9 @@ impl Shard {
 
     /// The gate holds on one more core.
     pub(super) fn gate_holds(&mut self, core: &mut ShardCore, ticket: Ticket) {
+        if self.reservation_holds(core, ticket) {
+            return;
+        }
         let found = self.home.taken.iter_mut().find(|taken| taken.ticket == ticket);
         let taken = found.expect("a gate is asked for before it holds");
         taken.cores_left -= 1;

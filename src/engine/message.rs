@@ -6,11 +6,13 @@ use std::sync::Arc;
 use crate::bdev::{BdevId, Device, IoOp, IoStatus};
 use crate::raid::{ArrayConfig, ArrayStatus, Command, Knobs, Outcome, Shared, ToChannel, ToOwner};
 use crate::target::controller::{CommandError, ConnectRequest, IoQueueGrant, Refusal};
-use crate::target::subsystem::SubsystemTable;
+use crate::target::reservation::{HostId, NoticeKind, View};
+use crate::target::subsystem::{NamespaceKey, SubsystemTable};
 use crate::target::tcp::RequestId;
 
 use super::gate::ClosedRange;
 use super::gate_home::Ticket;
+use super::reserve::{ReservationAnswer, ReservationAsk};
 use super::workload::Workload;
 
 /// A message between two endpoints of the mesh.
@@ -83,6 +85,30 @@ pub(super) enum Message {
     GateHolds {
         /// Names the gate.
         ticket: Ticket,
+    },
+    /// A reservation command; to the home core.
+    Reserve(Box<ReservationAsk>),
+    /// Its answer; from the home core.
+    ReserveAnswered(Box<ReservationAnswer>),
+    /// Check commands against this view from now on; from the home core.
+    Reserved {
+        /// Names the change.
+        ticket: Ticket,
+        /// The namespace.
+        namespace: NamespaceKey,
+        /// Its bdev.
+        bdev: BdevId,
+        /// What is held, if something is.
+        view: Option<Arc<View>>,
+    },
+    /// Tell this host's controllers; from the home core.
+    ReservationNotice {
+        /// The namespace.
+        namespace: NamespaceKey,
+        /// Whom to tell.
+        host: HostId,
+        /// What.
+        kind: NoticeKind,
     },
     /// A command of an I/O queue failed; to the controller's core, for its error log.
     CommandFailed {

@@ -10,6 +10,7 @@
 //! - `abort`: the Abort command looks for its command.
 //! - `failures`: failed I/O commands reach their controller's error log.
 //! - `gate`, `gate_home`: what keeps I/O commands of all cores from a bdev, and who decides.
+//! - `reserve`, `saver`: reservation commands and the files that keep reservations.
 //! - `steps`: commands that take several requests to a bdev.
 //! - `message`: what cores and the control plane tell each other.
 //! - `control_port`: the control plane's requests on a core.
@@ -26,6 +27,8 @@ mod gate_home;
 pub mod handle;
 mod message;
 mod queue;
+mod reserve;
+mod saver;
 mod shard;
 mod socket;
 mod steps;

@@ -16,7 +16,7 @@ use crate::target::controller::io::{self, IoCommand, IoRequest};
 use crate::target::controller::{
     AdminContext, AdminOutcome, Controller, Effect, IoQueueGrant, TableChange,
 };
-use crate::target::subsystem::SubsystemTable;
+use crate::target::subsystem::{NamespaceKey, SubsystemTable};
 use crate::target::tcp::{Connection, ConnectionConfig, RequestId};
 use crate::wire::fabrics::fctype;
 use crate::wire::nvme::opcode::FABRICS;
@@ -282,6 +282,11 @@ impl Shard {
                 }
             }
             AdminOutcome::HoldAsyncEvent => {}
+            AdminOutcome::Reservation { nsid, bdev, command } => {
+                let (uid, host) = (owned.controller.subsystem().uid(), *owned.controller.hostid());
+                let namespace = NamespaceKey { uid, nsid };
+                self.ask_reservation(core, (index, id), namespace, bdev, host, command);
+            }
             AdminOutcome::Abort { qid, cid } => self.look_for(core, index, id, qid, cid),
         }
         self.report_events(slot);
@@ -357,9 +362,7 @@ impl Shard {
             IoCommand::Compare { .. } | IoCommand::Verify { .. } | IoCommand::Copy { .. } => {
                 self.start_steps(core, index, id, request);
             }
-            IoCommand::Reservation => {
-                self.fail(core, index, id, Status::INVALID_OPCODE.dnr());
-            }
+            IoCommand::Reservation => self.execute_reservation(core, index, id, request),
             IoCommand::Rw { .. } | IoCommand::WriteZeroes { .. } | IoCommand::Flush => {
                 unreachable!("the caller has looked")
             }
@@ -445,7 +448,12 @@ impl Shard {
 
     /// Takes a new table: queues learn of their namespaces, controllers of news.
     pub(super) fn take_table(&mut self, core: &mut ShardCore, table: Arc<SubsystemTable>) {
+        self.gates.table_changes(&self.table, &table);
         self.table = table;
+        let table = self.table.clone();
+        self.reserve.keep(|key| {
+            table.find_uid(key.uid).is_some_and(|found| found.namespace(key.nsid).is_some())
+        });
         for index in self.connections.indexes() {
             let Some(conn) = self.connections.get(index) else { continue };
             let Role::Io(grant) = &mut conn.role else { continue };

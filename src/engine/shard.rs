@@ -9,6 +9,7 @@ use super::gate::Gates;
 use super::gate_home::GateHome;
 use super::message::{Answer, Message};
 use super::queue::Connections;
+use super::reserve::ReservationHome;
 use super::socket::Listeners;
 use super::steps::StepTable;
 use crate::bdev::{BdevId, BdevIo, IoQueue, IoStatus, Station, Tag};
@@ -32,6 +33,9 @@ pub(super) const KIND_SEND: u8 = KIND_FREE + 3;
 pub(super) const KIND_HOUSEKEEPING: u8 = KIND_FREE + 4;
 /// Completions of cancellations, which interest nobody.
 pub(super) const KIND_CANCEL: u8 = KIND_FREE + 5;
+
+/// The timer that looks whether a reservation has been saved.
+pub(super) const KIND_SAVER: u8 = KIND_FREE + 6;
 
 /// Requests that may be on their way between stations at a time, before the queue grows.
 const QUEUE_CAPACITY: usize = 8192;
@@ -60,6 +64,8 @@ pub(super) struct Shard {
     pub(super) gates: Gates,
     /// Used on the home core only.
     pub(super) home: GateHome,
+    /// Used on the home core only.
+    pub(super) reserve: ReservationHome,
     pub(super) steps: StepTable,
     /// Milliseconds of the reactor's clock at start.
     pub(super) started_ms: u64,
@@ -81,6 +87,7 @@ impl Shard {
             control: ControlPort::default(),
             gates: Gates::new(),
             home: GateHome::default(),
+            reserve: ReservationHome::default(),
             steps: StepTable::new(),
             started_ms: 0,
         }
@@ -184,6 +191,14 @@ impl Shard {
             Message::CloseRange { ticket, range } => self.close_range(core, ticket, range),
             Message::OpenRange { ticket } => self.open_range(core, ticket),
             Message::GateHolds { ticket } => self.gate_holds(core, ticket),
+            Message::Reserve(ask) => self.reservation_asked(core, from, *ask),
+            Message::ReserveAnswered(answer) => self.reservation_answered(core, &answer),
+            Message::Reserved { ticket, namespace, bdev, view } => {
+                self.reservation_changed(core, ticket, namespace, bdev, view);
+            }
+            Message::ReservationNotice { namespace, host, kind } => {
+                self.reservation_noticed(namespace, &host, kind);
+            }
             Message::CommandFailed { cntlid, error, skipped } => {
                 self.command_failed(cntlid, error, skipped);
             }
@@ -250,6 +265,7 @@ impl Program for Shard {
             }
             KIND_ARRAY => self.array_timer(core, tag),
             KIND_HOUSEKEEPING => self.housekeeping(core),
+            KIND_SAVER => self.look_at_saver(core),
             kind => unreachable!("no timer is of kind {kind}"),
         }
     }

@@ -11,6 +11,7 @@ use crate::bdev::{BdevId, BdevIo, Completion, IoStatus, Station, Tag};
 use crate::reactor::buf::{BufPool, IoBuf};
 use crate::target::controller::io::{self, IoCommand, IoRequest};
 use crate::target::controller::steps::{Job, Next, StepBuf, Steps};
+use crate::target::reservation::Access;
 use crate::target::tcp::RequestId;
 use crate::wire::nvme::{Sqe, Status};
 
@@ -170,7 +171,28 @@ impl Shard {
         let found = self.steps.find(asker.connection.index, asker.id);
         let at = found.expect("it waits for its range");
         self.steps.running[at].range = Some(ticket);
-        self.begin_steps(core, at);
+        match self.fused_conflict(at) {
+            // A reservation may have come about meanwhile.
+            Some([first, second]) => self.end_steps(core, at, first, 0, second),
+            None => self.begin_steps(core, at),
+        }
+    }
+
+    /// How a fused operation ends that a reservation does not allow.
+    fn fused_conflict(&mut self, at: usize) -> Option<[Status; 2]> {
+        let Running { connection, bdev, .. } = self.steps.running[at];
+        let conn = self.connections.get(connection).expect("it stays until its commands end");
+        let Role::Io(grant) = &conn.role else {
+            return Some([Status::ABORTED_SQ_DELETION; 2]);
+        };
+        let conflict = Status::RESERVATION_CONFLICT.dnr();
+        if !self.gates.allows(bdev, &grant.hostid, Access::Read) {
+            Some([conflict, Status::FAILED_FUSED])
+        } else if !self.gates.allows(bdev, &grant.hostid, Access::Write) {
+            Some([Status::FAILED_FUSED, conflict])
+        } else {
+            None
+        }
     }
 
     fn begin_steps(&mut self, core: &mut ShardCore, at: usize) {

@@ -74,6 +74,11 @@ impl Rig {
         self.table.add_ns(NQN, &NamespaceSpec::new(bdev, &geometry)).unwrap()
     }
 
+    /// The bdev of a target that has one.
+    pub(crate) fn only_bdev(&self) -> (BdevId, mdof::bdev::Geometry) {
+        (BdevId(0), self.engine.geometry(BdevId(0)).unwrap().clone())
+    }
+
     /// Gives the cores the table as it is now.
     pub(crate) fn publish(&mut self) {
         self.engine.publish(Arc::new(self.table.clone()));

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use super::async_event::EventKind;
 use super::{CommandError, Controller, ControllerState};
+use crate::bdev::BdevId;
+use crate::target::reservation::ReservationCommand;
 use crate::target::subsystem::{Subsystem, SubsystemTable};
 use crate::wire::fabrics::fctype;
 use crate::wire::nvme::opcode::{FABRICS, admin};
@@ -38,6 +40,15 @@ pub enum AdminOutcome {
     },
     /// Send nothing: [`Controller::next_async_event`] names the command when it ends.
     HoldAsyncEvent,
+    /// Have the reservation's keeper execute this, and complete the command with the answer.
+    Reservation {
+        /// Namespace.
+        nsid: u32,
+        /// The bdev behind it.
+        bdev: BdevId,
+        /// What to do.
+        command: ReservationCommand,
+    },
     /// Look for command `cid` of I/O queue `qid` and abort it if it can be recalled; then
     /// complete this command with [`Controller::abort_ended`]'s result.
     Abort {

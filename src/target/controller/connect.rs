@@ -9,6 +9,7 @@ use zerocopy::FromBytes;
 use super::async_event::AsyncEvents;
 use super::error_log::ErrorLog;
 use super::features::FeatureValues;
+use super::notices::NoticeLog;
 use super::traffic::ControllerTraffic;
 use super::{Controller, ControllerState, Traffic, round_kato};
 use crate::limits::{
@@ -177,6 +178,8 @@ pub struct IoQueueGrant {
     pub flow_control_disabled: bool,
     /// For [`super::io::parse`]: the host knows that it must flush.
     pub vwc_advertised: bool,
+    /// Host identifier, which reservations go by.
+    pub hostid: [u8; 16],
     /// What the queue counts.
     pub traffic: Arc<Traffic>,
 }
@@ -232,6 +235,7 @@ impl Controller {
             aborts: 0,
             traffic: ControllerTraffic::default(),
             errors: ErrorLog::default(),
+            notices: NoticeLog::default(),
             commands_seen: 0,
             changed_namespaces: [0; NAMESPACES_MAX / 64],
             generation: context.table.generation(),
@@ -274,6 +278,7 @@ impl Controller {
             queue_depth: request.queue_depth,
             flow_control_disabled: request.flow_control_disabled,
             vwc_advertised: self.vwc_advertised,
+            hostid: self.hostid,
             traffic: self.traffic.open(request.qid),
         })
     }

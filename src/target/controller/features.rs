@@ -4,6 +4,7 @@ use super::Controller;
 use super::admin::{AdminContext, AdminOutcome};
 use super::connect::IO_QUEUES_MAX;
 use crate::limits::NAMESPACES_MAX;
+use crate::target::reservation::{NoticeKind, ReservationCommand};
 use crate::wire::nvme::feature::{Select, capability, fid, host_behavior};
 use crate::wire::nvme::identify::NSID_BROADCAST;
 use crate::wire::nvme::{Sqe, Status};
@@ -29,7 +30,7 @@ const fn feature(fid: u8, default: u32) -> Feature {
 const TEMPERATURE_DEFAULT: u32 = 0x0000_ffff;
 
 /// Every supported feature; Feature Identifiers Supported and Effects is made from it.
-pub(super) const FEATURES: [Feature; 11] = [
+pub(super) const FEATURES: [Feature; 13] = [
     feature(fid::ARBITRATION, 6),
     feature(fid::POWER_MANAGEMENT, 0),
     feature(fid::TEMPERATURE_THRESHOLD, TEMPERATURE_DEFAULT),
@@ -41,6 +42,8 @@ pub(super) const FEATURES: [Feature; 11] = [
     Feature { discovery: true, ..feature(fid::KEEP_ALIVE_TIMER, 0) },
     feature(fid::HOST_BEHAVIOR, 0),
     Feature { changeable: false, ..feature(fid::HOST_IDENTIFIER, 0) },
+    Feature { namespace_specific: true, ..feature(fid::RESERVATION_MASK, 0) },
+    Feature { namespace_specific: true, ..feature(fid::RESERVATION_PERSISTENCE, 0) },
 ];
 
 /// The values in effect.
@@ -50,6 +53,8 @@ pub(super) struct FeatureValues {
     dwords: [u32; FEATURES.len()],
     /// Error Recovery's time limit (TLER) of each namespace; index: NSID - 1.
     time_limits: [u16; NAMESPACES_MAX],
+    /// Reservation Notification Mask of each namespace, bits 3:1.
+    notice_masks: [u8; NAMESPACES_MAX],
     /// Host Behavior Support as far as the host may set it.
     host_behavior: [u8; host_behavior::FLAG_BYTES],
 }
@@ -63,12 +68,18 @@ impl Default for FeatureValues {
         Self {
             dwords: values,
             time_limits: [0; NAMESPACES_MAX],
+            notice_masks: [0; NAMESPACES_MAX],
             host_behavior: [0; host_behavior::FLAG_BYTES],
         }
     }
 }
 
 impl FeatureValues {
+    /// Whether the host does not want to hear of this.
+    pub(super) fn masks(&self, nsid: u32, kind: NoticeKind) -> bool {
+        index_of(nsid).is_ok_and(|index| self.notice_masks[index] >> kind as u8 & 1 != 0)
+    }
+
     /// Which events the host wants to hear of.
     pub(super) fn async_event_config(&self) -> u32 {
         FEATURES
@@ -125,6 +136,10 @@ impl Controller {
             // Deallocated blocks read as zeroes: no error for them (DULBE, bit 16).
             fid::ERROR_RECOVERY if value >> 16 & 1 != 0 => return Err(INVALID),
             fid::ERROR_RECOVERY => self.set_time_limit(sqe.nsid.get(), value)?,
+            fid::RESERVATION_MASK => self.set_notice_mask(sqe.nsid.get(), value)?,
+            fid::RESERVATION_PERSISTENCE => {
+                return self.persistence(sqe, ReservationCommand::SetPersist(value & 1 != 0));
+            }
             fid::HOST_BEHAVIOR => self.set_host_behavior(data)?,
             fid::WRITE_ATOMICITY_NORMAL => value & 1,
             fid::ASYNC_EVENT_CONFIG => value,
@@ -161,9 +176,25 @@ impl Controller {
     }
 
     fn time_limit(&mut self, nsid: u32) -> Result<&mut u16, Status> {
-        let index = usize::try_from(nsid.wrapping_sub(1)).ok();
-        let found = index.and_then(|index| self.features.time_limits.get_mut(index));
-        found.ok_or(Status::INVALID_NAMESPACE.dnr())
+        Ok(&mut self.features.time_limits[index_of(nsid)?])
+    }
+
+    fn set_notice_mask(&mut self, nsid: u32, value: u32) -> Result<u32, Status> {
+        let [mask, ..] = (value & NOTICE_MASK_BITS).to_le_bytes();
+        if nsid == NSID_BROADCAST {
+            self.features.notice_masks.fill(mask);
+        } else {
+            self.features.notice_masks[index_of(nsid)?] = mask;
+        }
+        Ok(0)
+    }
+
+    /// The reservation is kept elsewhere.
+    fn persistence(&self, sqe: &Sqe, command: ReservationCommand) -> Result<AdminOutcome, Status> {
+        let nsid = sqe.nsid.get();
+        let found = self.subsystem.namespace(nsid);
+        let namespace = found.ok_or(Status::INVALID_NAMESPACE.dnr())?;
+        Ok(AdminOutcome::Reservation { nsid, bdev: namespace.bdev, command })
     }
 
     /// The host may say what it can; what it cannot have is an error (Base 2.1, section
@@ -249,6 +280,10 @@ impl Controller {
                     to[..host_behavior::FLAG_BYTES].copy_from_slice(&self.features.host_behavior);
                     return Ok(AdminOutcome::data(host_behavior::BYTES));
                 }
+                fid::RESERVATION_MASK => u32::from(self.features.notice_masks[index_of(nsid)?]),
+                fid::RESERVATION_PERSISTENCE => {
+                    return self.persistence(sqe, ReservationCommand::GetPersist);
+                }
                 fid::ERROR_RECOVERY => u32::from(*self.time_limit(nsid)?),
                 _ => self.features.dwords[index],
             },
@@ -265,6 +300,14 @@ impl Controller {
         to.copy_from_slice(&self.hostid);
         Ok(AdminOutcome::data(16))
     }
+}
+
+/// Bits of Reservation Notification Mask: bit `n` masks the notice of type `n`.
+const NOTICE_MASK_BITS: u32 = 0b1110;
+
+fn index_of(nsid: u32) -> Result<usize, Status> {
+    let index = usize::try_from(nsid.wrapping_sub(1)).ok();
+    index.filter(|&index| index < NAMESPACES_MAX).ok_or(Status::INVALID_NAMESPACE.dnr())
 }
 
 /// Which composite threshold dword 11 means: THSEL in bits 21:20 (0 over, 1 under); TMPSEL in

@@ -191,6 +191,7 @@ impl Controller {
             | controller::ONCS_WRITE_ZEROES
             | controller::ONCS_FEATURE_SELECT
             | controller::ONCS_VERIFY
+            | controller::ONCS_RESERVATIONS
             | controller::ONCS_COPY;
         if deallocates {
             oncs |= controller::ONCS_DATASET_MANAGEMENT;
@@ -214,6 +215,7 @@ fn fill_namespace(namespace: &Namespace, page: &mut [u8]) {
     answer.ncap.set(namespace.blocks);
     answer.nuse.set(namespace.blocks);
     answer.nmic = namespace::NMIC_SHARED;
+    answer.rescap = reservation_capabilities(namespace);
     if namespace.unmap {
         answer.dlfeat = namespace::DLFEAT_ZEROES_DEAC;
     }
@@ -246,12 +248,18 @@ fn fill_preferences(namespace: &Namespace, answer: &mut IdentifyNamespace) {
     answer.noiob.set(u16::try_from(namespace.io_boundary_blocks).unwrap_or(0));
 }
 
+fn reservation_capabilities(namespace: &Namespace) -> u8 {
+    let persist = if namespace.persistent_reservations { namespace::RESCAP_PERSIST } else { 0 };
+    namespace::RESCAP_ALL_TYPES | persist
+}
+
 fn fill_independent(namespace: &Namespace, page: &mut [u8]) {
     let mut answer = IdentifyNamespaceIndependent::new_zeroed();
     if !namespace.volatile_write_cache {
         answer.nsfeat = namespace::NSFEAT_NO_VOLATILE_WRITE_CACHE;
     }
     answer.nmic = namespace::NMIC_SHARED;
+    answer.rescap = reservation_capabilities(namespace);
     answer.nstat = namespace::NSTAT_READY;
     page.copy_from_slice(answer.as_bytes());
 }

@@ -12,6 +12,7 @@ pub use copy::{
 
 use crate::bdev::{BdevId, IoOp, IoStatus};
 use crate::limits::{IO_SIZE_BYTES_MAX, PAGE_SIZE_BYTES};
+use crate::target::reservation::Access;
 use crate::target::subsystem::{Namespace, Subsystem};
 use crate::wire::nvme::nvm::{DSM_DEALLOCATE, DsmRange, rw};
 use crate::wire::nvme::opcode::nvm;
@@ -52,6 +53,18 @@ pub struct IoRequest {
 }
 
 impl IoRequest {
+    /// What the command wants of the namespace; `None`: nothing that a reservation forbids.
+    #[must_use]
+    pub fn access(&self) -> Option<Access> {
+        match self.command {
+            IoCommand::Rw { op: IoOp::Read, .. }
+            | IoCommand::Compare { .. }
+            | IoCommand::Verify { .. } => Some(Access::Read),
+            IoCommand::Reservation => None,
+            _ => Some(Access::Write),
+        }
+    }
+
     /// The blocks that the command changes, as first block and number. Where only its data can
     /// tell, that is the whole namespace.
     #[must_use]
@@ -104,7 +117,7 @@ pub enum IoCommand {
         /// First logical block of the destination.
         lba: u64,
     },
-    /// A reservation command: see [`reservation::parse`].
+    /// A reservation command: see [`crate::target::reservation::ReservationCommand::parse`].
     Reservation,
     /// Flush.
     Flush,

@@ -15,6 +15,7 @@ use crate::wire::nvme::log_page::{
     ID_LIST_BYTES, SmartLog, effects, id_list, lid, smart,
 };
 use crate::wire::nvme::opcode::nvm;
+use crate::wire::nvme::reservation::ReservationNotification;
 use crate::wire::nvme::{Sqe, Status};
 
 /// The bytes `offset..offset + out.len()` of a log page.
@@ -62,7 +63,7 @@ const DATA_UNIT_BYTES: u64 = 512_000;
 const MS_PER_HOUR: u64 = 3_600_000;
 
 /// The log pages of an I/O controller and of a discovery controller.
-const IO_PAGES: [u8; 7] = [
+const IO_PAGES: [u8; 8] = [
     lid::SUPPORTED_LOG_PAGES,
     lid::ERROR_INFORMATION,
     lid::SMART_HEALTH,
@@ -70,6 +71,7 @@ const IO_PAGES: [u8; 7] = [
     lid::CHANGED_NAMESPACES,
     lid::COMMANDS_SUPPORTED,
     lid::FEATURES_SUPPORTED,
+    lid::RESERVATION,
 ];
 const DISCOVERY_PAGES: [u8; 5] = [
     lid::SUPPORTED_LOG_PAGES,
@@ -119,6 +121,7 @@ impl Controller {
                     self.changed_namespaces = NamespaceSet::default();
                 }
             }
+            lid::RESERVATION => self.notices.fill(&mut window),
             lid::COMMANDS_SUPPORTED if command.csi == CSI_NVM => self.effects(&mut window),
             lid::COMMANDS_SUPPORTED => return Err(Status::INVALID_FIELD.dnr()),
             lid::FEATURES_SUPPORTED => self.supported_features(&mut window),
@@ -129,6 +132,10 @@ impl Controller {
             && !command.retain_event
         {
             self.events.cleared(kind);
+            if kind == EventKind::Reservation && self.notices.take_oldest() {
+                // There is another page, of which the host does not know.
+                self.events.occurred(kind);
+            }
         }
         Ok(AdminOutcome::data(len))
     }
@@ -141,6 +148,7 @@ impl Controller {
             lid::FIRMWARE_SLOT => size_of::<FirmwareSlotLog>(),
             lid::CHANGED_NAMESPACES => CHANGED_NAMESPACES_MAX * 4,
             lid::COMMANDS_SUPPORTED => size_of::<EffectsLog>(),
+            lid::RESERVATION => size_of::<ReservationNotification>(),
             _ => return self.discovery_log_bytes(context.table),
         })
     }
@@ -179,6 +187,14 @@ impl Controller {
         log.iocs[usize::from(nvm::COMPARE)].set(effects::CSUPP);
         log.iocs[usize::from(nvm::VERIFY)].set(effects::CSUPP);
         log.iocs[usize::from(nvm::COPY)].set(writes);
+        for opcode in [
+            nvm::RESERVATION_REGISTER,
+            nvm::RESERVATION_REPORT,
+            nvm::RESERVATION_ACQUIRE,
+            nvm::RESERVATION_RELEASE,
+        ] {
+            log.iocs[usize::from(opcode)].set(effects::CSUPP);
+        }
         window.put(0, log.as_bytes());
     }
 

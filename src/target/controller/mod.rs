@@ -14,6 +14,7 @@ mod features;
 mod identify;
 pub mod io;
 mod log_page;
+mod notices;
 mod properties;
 pub mod steps;
 mod traffic;
@@ -29,11 +30,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::limits::{IO_QUEUES_PER_CONTROLLER_MAX, NAMESPACES_MAX};
+use crate::target::reservation::NoticeKind;
 use crate::target::subsystem::{Nqn, Subsystem, SubsystemKind};
 use crate::wire::nvme::register::Cc;
-use async_event::AsyncEvents;
+use async_event::{AsyncEvents, EventKind};
 use error_log::ErrorLog;
 use features::FeatureValues;
+use notices::NoticeLog;
 use traffic::ControllerTraffic;
 
 /// Keep Alive granularity (KAS) in milliseconds; a KATO is rounded up to a multiple of it.
@@ -69,6 +72,7 @@ pub struct Controller {
     aborts: u8,
     traffic: ControllerTraffic,
     errors: ErrorLog,
+    notices: NoticeLog,
     /// Commands of I/O queues when the keep alive timer was last looked at.
     commands_seen: u64,
     changed_namespaces: NamespaceSet,
@@ -132,6 +136,13 @@ impl Controller {
     /// host that fails all the time keeps nobody busy.
     pub fn note_error(&mut self, error: CommandError, skipped: u64) {
         self.errors.add(error, skipped);
+    }
+
+    /// The host is to be told of a reservation. What it has masked it is not told.
+    pub fn note_reservation(&mut self, nsid: u32, kind: NoticeKind) {
+        if !self.features.masks(nsid, kind) && self.notices.add(nsid, kind) {
+            self.events.occurred(EventKind::Reservation);
+        }
     }
 
     fn has_io_queue(&self, qid: u16) -> bool {

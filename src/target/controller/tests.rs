@@ -12,7 +12,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::*;
 use crate::bdev::{BdevId, Geometry};
-use crate::target::subsystem::{NamespaceSpec, SubsystemSpec, SubsystemTable};
+use crate::target::subsystem::{NamespaceSpec, Persistence, SubsystemSpec, SubsystemTable};
 use crate::wire::fabrics::{CNTLID_DYNAMIC, ConnectData, DISCOVERY_NQN, fctype};
 use crate::wire::nvme::opcode::FABRICS;
 use crate::wire::nvme::{Sqe, Status};

@@ -90,9 +90,8 @@ impl Reservation {
                 Err(Status::INVALID_FIELD.dnr())
             }
             ReservationCommand::Register { action, ignore_key, persist, current, new } => {
-                self.register(host, action, (!ignore_key).then_some(current), new).map(|done| {
+                self.register(host, action, (!ignore_key).then_some(current), new).inspect(|_| {
                     self.persist = persist.unwrap_or(self.persist);
-                    done
                 })
             }
             ReservationCommand::Acquire { action, rtype, current, preempt } => {

@@ -1,11 +1,13 @@
 //! A subsystem and its namespaces, as controllers and the data path see them.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use uuid::Uuid;
 
 use super::nqn::Nqn;
 use crate::bdev::BdevId;
+use crate::target::reservation::Reservation;
 
 /// What a subsystem is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,6 +39,8 @@ pub struct Namespace {
     pub volatile_write_cache: bool,
     /// Deallocation frees space and makes the range read as zeroes.
     pub unmap: bool,
+    /// A reservation can persist through power loss.
+    pub persistent_reservations: bool,
     /// Preferred I/O size in logical blocks; 0: none.
     pub optimal_io_blocks: u32,
     /// See [`crate::bdev::Geometry::io_boundary_blocks`].
@@ -61,6 +65,25 @@ impl Namespace {
     }
 }
 
+/// Names a namespace for as long as the target runs: a subsystem that is created again has another
+/// uid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct NamespaceKey {
+    /// [`Subsystem::uid`].
+    pub uid: u64,
+    /// Namespace id.
+    pub nsid: u32,
+}
+
+/// Where a namespace's reservation outlives a power loss.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Persistence {
+    /// The file.
+    pub path: String,
+    /// What was saved there when the namespace was added.
+    pub restored: Option<Reservation>,
+}
+
 /// One subsystem as hosts see it. Immutable once published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subsystem {
@@ -73,6 +96,8 @@ pub struct Subsystem {
     pub(super) hosts: Vec<Nqn>,
     /// Index: NSID - 1. As long as `max_namespaces`.
     pub(super) namespaces: Vec<Option<Namespace>>,
+    /// By the same index.
+    pub(super) persistences: Vec<Option<Arc<Persistence>>>,
     pub(super) listeners: Vec<SocketAddr>,
     pub(super) min_cntlid: u16,
     pub(super) max_cntlid: u16,
@@ -144,6 +169,13 @@ impl Subsystem {
     pub fn namespace(&self, nsid: u32) -> Option<&Namespace> {
         let index = usize::try_from(nsid.wrapping_sub(1)).ok()?;
         self.namespaces.get(index)?.as_ref()
+    }
+
+    /// Where the reservation of namespace `nsid` is saved.
+    #[must_use]
+    pub fn persistence(&self, nsid: u32) -> Option<&Persistence> {
+        let index = usize::try_from(nsid.wrapping_sub(1)).ok()?;
+        self.persistences.get(index)?.as_deref()
     }
 
     /// All namespaces by ascending id.

@@ -9,7 +9,7 @@ mod error;
 mod nqn;
 mod table;
 
-pub use entry::{Namespace, Subsystem, SubsystemKind};
+pub use entry::{Namespace, NamespaceKey, Persistence, Subsystem, SubsystemKind};
 pub use error::{CNTLID_MAX, HOSTS_MAX, LISTENERS_MAX, TableError};
 pub use nqn::{Nqn, NqnError};
 pub use table::{NamespaceSpec, SubsystemSpec, SubsystemTable};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::entry::{Namespace, Subsystem, SubsystemKind};
+use super::entry::{Namespace, NamespaceKey, Persistence, Subsystem, SubsystemKind};
 use super::error::{CNTLID_MAX, HOSTS_MAX, LISTENERS_MAX, TableError};
 use super::nqn::Nqn;
 use crate::bdev::{BdevId, Geometry};
@@ -102,6 +102,7 @@ impl SubsystemTable {
             allow_any_host: true,
             hosts: Vec::new(),
             namespaces: Vec::new(),
+            persistences: Vec::new(),
             listeners: Vec::new(),
             min_cntlid: 1,
             max_cntlid: CNTLID_MAX,
@@ -179,6 +180,7 @@ impl SubsystemTable {
             allow_any_host: spec.allow_any_host,
             hosts: Vec::new(),
             namespaces: vec![None; namespace_count],
+            persistences: vec![None; namespace_count],
             listeners: Vec::new(),
             min_cntlid: min,
             max_cntlid: max,
@@ -253,11 +255,47 @@ impl SubsystemTable {
             eui64: spec.eui64.unwrap_or_default(),
             volatile_write_cache: geometry.volatile_write_cache,
             unmap: geometry.unmap,
+            persistent_reservations: false,
             optimal_io_blocks: geometry.optimal_io_blocks,
             io_boundary_blocks: geometry.io_boundary_blocks,
             write_unit_blocks: geometry.write_unit_blocks,
             unmap_unit_blocks: geometry.unmap_unit_blocks,
         })
+    }
+
+    /// Gives the reservation of a namespace a place where it outlives a power loss.
+    ///
+    /// # Errors
+    /// An unknown subsystem or namespace.
+    pub fn set_persistence(
+        &mut self,
+        nqn: &str,
+        nsid: u32,
+        place: Persistence,
+    ) -> Result<(), TableError> {
+        let index = self.index_of_nvm(nqn)?;
+        let subsystem = self.change(index);
+        let nqn = subsystem.nqn.to_string();
+        let slot = usize::try_from(nsid.wrapping_sub(1)).unwrap_or(usize::MAX);
+        let namespace = subsystem.namespaces.get_mut(slot).and_then(Option::as_mut);
+        let namespace = namespace.ok_or(TableError::NoNamespace { nqn, nsid })?;
+        namespace.persistent_reservations = true;
+        subsystem.persistences[slot] = Some(Arc::new(place));
+        Ok(())
+    }
+
+    /// Every exported bdev and its namespace.
+    pub fn exports(&self) -> impl Iterator<Item = (BdevId, NamespaceKey)> {
+        self.subsystems.iter().flat_map(|subsystem| {
+            let key = |nsid| NamespaceKey { uid: subsystem.uid, nsid };
+            subsystem.namespaces().map(move |namespace| (namespace.bdev, key(namespace.nsid)))
+        })
+    }
+
+    /// The namespace that exports `bdev`.
+    #[must_use]
+    pub fn exported_key(&self, bdev: BdevId) -> Option<NamespaceKey> {
+        self.exports().find_map(|(exported, key)| (exported == bdev).then_some(key))
     }
 
     /// Removes a namespace.
@@ -271,7 +309,9 @@ impl SubsystemTable {
         if self.subsystems[index].namespace(nsid).is_none() {
             return Err(TableError::NoNamespace { nqn, nsid });
         }
-        self.change(index).namespaces[slot] = None;
+        let subsystem = self.change(index);
+        subsystem.namespaces[slot] = None;
+        subsystem.persistences[slot] = None;
         Ok(())
     }
 

@@ -308,6 +308,10 @@ pub mod namespace {
     pub const NSFEAT_OPTIMAL_PERFORMANCE: u8 = 1 << 4;
     /// NSFEAT of CNS 08h: no volatile write cache in this namespace (bit 5).
     pub const NSFEAT_NO_VOLATILE_WRITE_CACHE: u8 = 1 << 5;
+    /// RESCAP: every type (bits 6:1), and IEKEY as version 1.3 defines it (bit 7).
+    pub const RESCAP_ALL_TYPES: u8 = 0xfe;
+    /// RESCAP: Persist Through Power Loss (bit 0).
+    pub const RESCAP_PERSIST: u8 = 1;
     /// NMIC: two or more controllers may have it attached.
     pub const NMIC_SHARED: u8 = 1;
     /// DLFEAT: deallocated blocks read as zeroes (001b), Write Zeroes takes DEAC (bit 3).

@@ -298,8 +298,8 @@ fn identify_controller_has_every_field_in_its_place() {
     assert_eq!(u16_at(&data, 320), 10, "KAS");
     assert_eq!((data[512], data[513], u16_at(&data, 514)), (0x66, 0x44, 128), "MAXCMD");
     assert_eq!(u32_at(&data, 516), 32, "NN");
-    let oncs = 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 7 | 1 << 8;
-    assert_eq!(u16_at(&data, 520), oncs, "Compare, DSM, WZ, Select, Verify, Copy");
+    let oncs = 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8;
+    assert_eq!(u16_at(&data, 520), oncs, "Compare, DSM, WZ, Select, Reservations, Verify, Copy");
     assert_eq!((u16_at(&data, 522), u16_at(&data, 532), u16_at(&data, 534)), (1, 0, 1), "fused");
     assert_eq!(data[525], 5, "VWC");
     assert_eq!(u32_at(&data, 536), 0x30_0001, "SGLS");
@@ -341,6 +341,7 @@ fn identify_namespace() {
     let data = identify(c, &table, 2, 0).unwrap();
     assert_eq!(&data[..8], &1000_u64.to_le_bytes());
     assert_eq!((data[24], data[30], data[33]), (0x10, 1, 9), "NSFEAT, NMIC, DLFEAT");
+    assert_eq!(data[31], 0xfe, "RESCAP: all types, no place to persist");
     assert_eq!(u16_at(&data, 72), 15, "NOWS");
     assert_eq!((u16_at(&data, 74), u32_at(&data, 76), data[80]), (256, 4096, 127), "Copy");
     assert_eq!(&data[48..56], &4_096_000_u64.to_le_bytes(), "NVMCAP");
@@ -362,6 +363,7 @@ fn identify_namespace() {
     assert_eq!(identify(c, &table, 1, 3), Err(Status::INVALID_NAMESPACE.dnr()));
     let independent = identify(c, &table, 2, 8).unwrap();
     assert_eq!((independent[0], independent[1], independent[14]), (0, 1, 1));
+    assert_eq!(independent[2], 0xfe);
     let limits = identify(c, &table, 0, 6).unwrap();
     assert_eq!((limits[0], limits[1], u32_at(&limits, 4)), (12, 12, 2_097_152), "VSL, WZSL, DMRSL");
     assert_eq!(identify(c, &table, 2, 5).unwrap(), [0; 4096]);
@@ -377,4 +379,8 @@ fn identify_namespace() {
     assert_eq!(run(c, &table, &zoned, 4096), Err(Status::INVALID_FIELD.dnr()));
     let short = command(admin::IDENTIFY, 2, 0, 0);
     assert_eq!(run(c, &table, &short, 4095), Err(Status::DATA_SGL_LENGTH_INVALID.dnr()));
+    let place = Persistence { path: "x".to_owned(), restored: None };
+    table.set_persistence(NQN, 2, place).unwrap();
+    let _ = c.table_changed(&table);
+    assert_eq!(identify(c, &table, 2, 0).unwrap()[31], 0xff, "RESCAP with PTPLS");
 }

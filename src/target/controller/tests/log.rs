@@ -1,4 +1,5 @@
 use super::*;
+use crate::target::reservation::NoticeKind;
 use crate::wire::nvme::opcode::admin;
 
 /// Get Log Page of `len_bytes` at `offset`, with the event retained or not.
@@ -22,7 +23,7 @@ fn pages_of_an_io_controller() {
     let c = &mut ready(&table, NQN);
     let supported = read(c, &table, 0, 1024, 0);
     for lid in 0..=255_usize {
-        let known = [0, 1, 2, 3, 4, 5, 0x12].contains(&lid);
+        let known = [0, 1, 2, 3, 4, 5, 0x12, 0x80].contains(&lid);
         assert_eq!(supported[lid * 4], u8::from(known), "LID {lid:#x}");
     }
     assert!(read(c, &table, 1, 4096, 0).iter().all(|&byte| byte == 0), "no errors yet");
@@ -32,7 +33,8 @@ fn pages_of_an_io_controller() {
     let effects = read(c, &table, 5, 4096, 0);
     let dword = |at: usize| u32::from_le_bytes(effects[at..at + 4].try_into().unwrap());
     assert_eq!((dword(6 * 4), dword(0x0d * 4)), (1, 0), "Identify, Namespace Management");
-    assert_eq!((dword(1024 + 4), dword(1024 + 8), dword(1024 + 0x0d * 4)), (3, 1, 0));
+    assert_eq!((dword(1024 + 4), dword(1024 + 8), dword(1024 + 0x0d * 4)), (3, 1, 1));
+    assert_eq!((dword(1024 + 0x19 * 4), dword(1024 + 0x79 * 4)), (3, 0), "Copy, Zone Management");
     let features = read(c, &table, 0x12, 1024, 0);
     assert_eq!(features[4 * 7..4 * 7 + 4], [1, 0, 0x20, 0], "number of queues");
     assert_eq!(read(c, &table, 5, 8, 1024 + 4), effects[1028..1036], "any offset inside");
@@ -90,6 +92,37 @@ fn smart_counts_what_the_queues_did() {
     let counters: Vec<u64> = (0..10).map(|n| u64_at(&page, 32 + 16 * n)).collect();
     // Data units read and written, reads, writes, busy, cycles, hours, unsafe, media, errors.
     assert_eq!(counters, [2, 1, 2, 2, 0, 1, 2, 0, 1, 0]);
+}
+
+#[test]
+fn reservation_notices_are_read_one_by_one() {
+    let table = table_with(&[geometry(512), geometry(512)]);
+    let c = &mut ready(&table, NQN);
+    let _ = hold(c, &table, 1);
+    let mask = command(admin::SET_FEATURES, 2, 0x82, 1 << 2);
+    run(c, &table, &mask, 0).unwrap();
+    c.note_reservation(2, NoticeKind::ReservationReleased);
+    assert_eq!(c.next_async_event(), None, "masked");
+    assert!(read(c, &table, 0x80, 64, 0).iter().all(|&byte| byte == 0));
+    c.note_reservation(2, NoticeKind::ReservationPreempted);
+    c.note_reservation(1, NoticeKind::ReservationReleased);
+    let told = AsyncCompletion { cid: 1, status: Status::SUCCESS, result: 0x80_0006 };
+    assert_eq!(c.next_async_event(), Some(told));
+    let page = read(c, &table, 0x80, 64, 0);
+    assert_eq!(page[..16], [1, 0, 0, 0, 0, 0, 0, 0, 3, 1, 0, 0, 2, 0, 0, 0]);
+    assert_eq!(read(c, &table, 0x80, 64, 0), page, "retained");
+    run(c, &table, &log(0x80, 64, 0, false), 64).unwrap();
+    let _ = hold(c, &table, 2);
+    assert_eq!(c.next_async_event().map(|event| event.cid), Some(2), "there is another page");
+    let (page, _) = run(c, &table, &log(0x80, 64, 0, false), 64).unwrap();
+    assert_eq!(page[..16], [2, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0]);
+    assert!(read(c, &table, 0x80, 64, 0).iter().all(|&byte| byte == 0));
+    let get = command(admin::GET_FEATURES, 2, 0x82, 0);
+    assert_eq!(run(c, &table, &get, 0), Ok((vec![], 4)));
+    for nsid in [0, u32::MAX] {
+        let all = command(admin::GET_FEATURES, nsid, 0x82, 0);
+        assert_eq!(run(c, &table, &all, 0), Err(Status::INVALID_NAMESPACE.dnr()));
+    }
 }
 
 #[test]
