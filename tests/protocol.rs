@@ -6,6 +6,8 @@
 mod abort;
 #[path = "protocol/io.rs"]
 mod io;
+#[path = "protocol/paths.rs"]
+mod paths;
 #[path = "protocol/reserve.rs"]
 mod reserve;
 #[path = "protocol/rig.rs"]

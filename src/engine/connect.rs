@@ -158,8 +158,9 @@ impl Shard {
         match (connecting, result) {
             (Some(id), Ok(mut grant)) => {
                 // The table may be newer here than it was there.
+                let local = self.connections.find(key).expect("just found").local;
                 if let Some(subsystem) = self.table.find_uid(grant.subsystem.uid()) {
-                    grant.subsystem = subsystem.clone();
+                    grant.subsystem = subsystem.seen_by(&grant.hostnqn, local);
                 }
                 let (cntlid, depth) = (grant.cntlid, grant.queue_depth);
                 let flow_control_disabled = grant.flow_control_disabled;

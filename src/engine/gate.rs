@@ -140,6 +140,10 @@ impl Shard {
     ) -> bool {
         let conn = self.connections.get(index).expect("the command came from it");
         let Role::Io(grant) = &conn.role else { unreachable!("it is an I/O command") };
+        if request.ana.is_blocked() {
+            self.fail(core, index, id, Status::ANA_INACCESSIBLE);
+            return false;
+        }
         if let Some(access) = request.access()
             && !self.gates.allows(request.bdev, &grant.hostid, access)
         {

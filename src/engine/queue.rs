@@ -319,7 +319,7 @@ impl Shard {
             Err(_) if sqe.is_fused() => return self.execute_fused(core, index, id, sqe),
             Err(status) => return self.fail(core, index, id, status),
         };
-        if self.gates.is_closed(request.bdev) {
+        if self.gates.is_closed(request.bdev) | request.ana.is_blocked() {
             return self.execute_gated(core, index, id, &request);
         }
         if !start(conn, &mut self.queue, index, id, &request) {
@@ -458,7 +458,9 @@ impl Shard {
             let Some(conn) = self.connections.get(index) else { continue };
             let Role::Io(grant) = &mut conn.role else { continue };
             match self.table.find_uid(grant.subsystem.uid()) {
-                Some(subsystem) => grant.subsystem = subsystem.clone(),
+                Some(subsystem) => {
+                    grant.subsystem = subsystem.seen_by(&grant.hostnqn, conn.local);
+                }
                 None => self.close_connection(core, index, "its subsystem was deleted"),
             }
         }

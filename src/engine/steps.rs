@@ -135,6 +135,10 @@ impl Shard {
             Ok(request) => request,
             Err(statuses) => return self.end_fused(core, index, [first, id], statuses),
         };
+        if request.ana.is_blocked() {
+            let statuses = [Status::ANA_INACCESSIBLE, Status::FAILED_FUSED];
+            return self.end_fused(core, index, [first, id], statuses);
+        }
         let IoCommand::Rw { fua, lba, blocks, .. } = request.command else {
             unreachable!("the second of the two is a Write")
         };

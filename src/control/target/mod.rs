@@ -7,6 +7,7 @@ mod external;
 mod members;
 mod metadata;
 mod nvmf;
+mod paths;
 mod scrub;
 mod takeover;
 

@@ -6,7 +6,7 @@ use super::async_event::EventKind;
 use super::{CommandError, Controller, ControllerState};
 use crate::bdev::BdevId;
 use crate::target::reservation::ReservationCommand;
-use crate::target::subsystem::{Subsystem, SubsystemTable};
+use crate::target::subsystem::{AnaState, Namespace, Subsystem, SubsystemTable};
 use crate::wire::fabrics::fctype;
 use crate::wire::nvme::opcode::{FABRICS, admin};
 use crate::wire::nvme::{Sqe, Status};
@@ -306,8 +306,13 @@ impl Controller {
             if self.generation != table.generation() {
                 self.notify(EventKind::DiscoveryLog);
             }
-        } else if self.note_changed_namespaces(new) {
+        }
+        let new = &new.seen_by(&self.hostnqn, self.local_address);
+        if self.note_changed_namespaces(new) {
             self.notify(EventKind::NamespaceAttribute);
+        }
+        if self.note_changed_paths(new) {
+            self.notify(EventKind::AnaChange);
         }
         self.generation = table.generation();
         self.subsystem = Arc::clone(new);
@@ -321,10 +326,23 @@ impl Controller {
         }
     }
 
+    fn note_changed_paths(&mut self, new: &Subsystem) -> bool {
+        let changed = new.namespaces().any(|namespace| {
+            let before = self.subsystem.namespace(namespace.nsid);
+            before.is_some_and(|before| before.ana != namespace.ana)
+        });
+        self.ana_changes += u64::from(changed);
+        changed
+    }
+
     fn note_changed_namespaces(&mut self, new: &Subsystem) -> bool {
         let mut any = false;
         for nsid in 1..=new.max_namespaces() {
-            if self.subsystem.namespace(nsid) != new.namespace(nsid) {
+            // How it is reached is no attribute of the namespace.
+            let plain =
+                |namespace: &Namespace| Namespace { ana: AnaState::Optimized, ..*namespace };
+            let before = self.subsystem.namespace(nsid).map(plain);
+            if before != new.namespace(nsid).map(plain) {
                 let bit = usize::try_from(nsid - 1).expect("bounded by NAMESPACES_MAX");
                 self.changed_namespaces[bit / 64] |= 1 << (bit % 64);
                 any = true;

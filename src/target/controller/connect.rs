@@ -178,6 +178,8 @@ pub struct IoQueueGrant {
     pub flow_control_disabled: bool,
     /// For [`super::io::parse`]: the host knows that it must flush.
     pub vwc_advertised: bool,
+    /// Host name, for [`Subsystem::seen_by`].
+    pub hostnqn: Nqn,
     /// Host identifier, which reservations go by.
     pub hostid: [u8; 16],
     /// What the queue counts.
@@ -219,7 +221,7 @@ impl Controller {
         }
         Ok(Self {
             cntlid: context.cntlid,
-            subsystem: Arc::clone(subsystem),
+            subsystem: subsystem.seen_by(&request.hostnqn, context.local_address),
             hostnqn: request.hostnqn,
             hostid: request.hostid,
             local_address: context.local_address,
@@ -238,6 +240,7 @@ impl Controller {
             notices: NoticeLog::default(),
             commands_seen: 0,
             changed_namespaces: [0; NAMESPACES_MAX / 64],
+            ana_changes: 0,
             generation: context.table.generation(),
         })
     }
@@ -278,6 +281,7 @@ impl Controller {
             queue_depth: request.queue_depth,
             flow_control_disabled: request.flow_control_disabled,
             vwc_advertised: self.vwc_advertised,
+            hostnqn: self.hostnqn,
             hostid: self.hostid,
             traffic: self.traffic.open(request.qid),
         })

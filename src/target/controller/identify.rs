@@ -29,6 +29,8 @@ const CNTID_THIS: u16 = 0xffff;
 const IOCCSZ: u32 = 516;
 const MAXCMD: u16 = 128;
 const KAS: u16 = 10;
+/// How long a host waits for a group in transition; there is no such state here.
+const ANATT_S: u8 = 10;
 /// 0's based.
 const ACWU: u16 = 0;
 const MSRC: u8 = 127;
@@ -109,7 +111,9 @@ impl Controller {
             return Err(Status::INVALID_NAMESPACE.dnr());
         }
         if let Some(namespace) = self.subsystem.namespace(nsid) {
-            fill(namespace, page);
+            // Without ANA there are no groups.
+            let anagrpid = if self.subsystem.ana_reporting() { namespace.anagrpid } else { 0 };
+            fill(&Namespace { anagrpid, ..*namespace }, page);
         }
         Ok(())
     }
@@ -165,6 +169,15 @@ impl Controller {
         answer.rab = 6;
         answer.cmic = controller::CMIC_MULTI_PORT_CONTROLLER;
         answer.oaes.set(async_event::NAMESPACE_ATTRIBUTE);
+        if self.subsystem.ana_reporting() {
+            let groups = self.subsystem.max_namespaces();
+            answer.cmic |= controller::CMIC_ANA_REPORTING;
+            answer.oaes.set(async_event::NAMESPACE_ATTRIBUTE | async_event::ANA_CHANGE);
+            answer.anatt = ANATT_S;
+            answer.anacap = controller::ANACAP_THREE_STATES;
+            answer.anagrpmax.set(groups);
+            answer.nanagrpid.set(groups);
+        }
         answer.cntrltype = controller::CNTRLTYPE_IO;
         answer.acl = ACL;
         answer.lpa |= controller::LPA_EFFECTS;
@@ -216,6 +229,7 @@ fn fill_namespace(namespace: &Namespace, page: &mut [u8]) {
     answer.nuse.set(namespace.blocks);
     answer.nmic = namespace::NMIC_SHARED;
     answer.rescap = reservation_capabilities(namespace);
+    answer.anagrpid.set(namespace.anagrpid);
     if namespace.unmap {
         answer.dlfeat = namespace::DLFEAT_ZEROES_DEAC;
     }
@@ -260,6 +274,7 @@ fn fill_independent(namespace: &Namespace, page: &mut [u8]) {
     }
     answer.nmic = namespace::NMIC_SHARED;
     answer.rescap = reservation_capabilities(namespace);
+    answer.anagrpid.set(namespace.anagrpid);
     answer.nstat = namespace::NSTAT_READY;
     page.copy_from_slice(answer.as_bytes());
 }

@@ -13,7 +13,7 @@ pub use copy::{
 use crate::bdev::{BdevId, IoOp, IoStatus};
 use crate::limits::{IO_SIZE_BYTES_MAX, PAGE_SIZE_BYTES};
 use crate::target::reservation::Access;
-use crate::target::subsystem::{Namespace, Subsystem};
+use crate::target::subsystem::{AnaState, Namespace, Subsystem};
 use crate::wire::nvme::nvm::{DSM_DEALLOCATE, DsmRange, rw};
 use crate::wire::nvme::opcode::nvm;
 use crate::wire::nvme::{Sqe, Status};
@@ -43,6 +43,8 @@ pub struct IoRequest {
     pub bdev: BdevId,
     /// Size of the namespace in logical blocks, for [`deallocate_ranges`].
     pub namespace_blocks: u64,
+    /// How the path reaches the namespace.
+    pub ana: AnaState,
     /// Logical block size of the namespace as a power of two.
     pub block_shift: u8,
     /// Data that goes over the wire, in the direction of [`Sqe::data_direction`]; equal to the
@@ -182,6 +184,7 @@ pub fn parse(sqe: &Sqe, subsystem: &Subsystem, vwc_advertised: bool) -> Result<I
     Ok(IoRequest {
         bdev: namespace.bdev,
         namespace_blocks: namespace.blocks,
+        ana: namespace.ana,
         block_shift: namespace.block_shift,
         data_len_bytes,
         command,

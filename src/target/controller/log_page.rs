@@ -8,7 +8,7 @@ use super::async_event::EventKind;
 use super::error_log::ENTRIES_MAX;
 use super::features::FEATURES;
 use super::identify::padded;
-use super::{Controller, NamespaceSet};
+use super::{Controller, NamespaceSet, ana};
 use crate::wire::nvme::identify::{CSI_NVM, NSID_BROADCAST, controller};
 use crate::wire::nvme::log_page::{
     CHANGED_NAMESPACES_MAX, ERROR_ENTRY_BYTES, EffectsLog, FirmwareSlotLog, GetLogPage,
@@ -63,13 +63,14 @@ const DATA_UNIT_BYTES: u64 = 512_000;
 const MS_PER_HOUR: u64 = 3_600_000;
 
 /// The log pages of an I/O controller and of a discovery controller.
-const IO_PAGES: [u8; 8] = [
+const IO_PAGES: [u8; 9] = [
     lid::SUPPORTED_LOG_PAGES,
     lid::ERROR_INFORMATION,
     lid::SMART_HEALTH,
     lid::FIRMWARE_SLOT,
     lid::CHANGED_NAMESPACES,
     lid::COMMANDS_SUPPORTED,
+    lid::ANA,
     lid::FEATURES_SUPPORTED,
     lid::RESERVATION,
 ];
@@ -93,7 +94,8 @@ impl Controller {
         data: &mut [u8],
     ) -> Result<AdminOutcome, Status> {
         let command = GetLogPage::parse(sqe);
-        if !self.log_pages().contains(&command.lid) {
+        let has_ana = self.subsystem.ana_reporting();
+        if !self.log_pages().contains(&command.lid) || command.lid == lid::ANA && !has_ana {
             return Err(Status::INVALID_LOG_PAGE.dnr());
         }
         if command.offset_is_index || !command.offset.is_multiple_of(4) {
@@ -121,6 +123,7 @@ impl Controller {
                     self.changed_namespaces = NamespaceSet::default();
                 }
             }
+            lid::ANA => self.ana_log(command.lsp & ana::GROUPS_ONLY != 0, &mut window),
             lid::RESERVATION => self.notices.fill(&mut window),
             lid::COMMANDS_SUPPORTED if command.csi == CSI_NVM => self.effects(&mut window),
             lid::COMMANDS_SUPPORTED => return Err(Status::INVALID_FIELD.dnr()),
@@ -149,12 +152,14 @@ impl Controller {
             lid::CHANGED_NAMESPACES => CHANGED_NAMESPACES_MAX * 4,
             lid::COMMANDS_SUPPORTED => size_of::<EffectsLog>(),
             lid::RESERVATION => size_of::<ReservationNotification>(),
+            lid::ANA => return self.ana_log_bytes(),
             _ => return self.discovery_log_bytes(context.table),
         })
     }
 
     fn supported_log_pages(&self, window: &mut Window<'_>) {
-        for &lid in self.log_pages() {
+        let has_ana = self.subsystem.ana_reporting();
+        for &lid in self.log_pages().iter().filter(|&&lid| lid != lid::ANA || has_ana) {
             window.put(u64::from(lid) * 4, &id_list::SUPPORTED.to_le_bytes());
         }
     }

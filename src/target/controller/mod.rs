@@ -6,6 +6,7 @@
 //! needs. Everything here is events in, answers out; the engine moves the bytes.
 
 mod admin;
+mod ana;
 mod async_event;
 pub mod connect;
 mod discovery;
@@ -76,6 +77,8 @@ pub struct Controller {
     /// Commands of I/O queues when the keep alive timer was last looked at.
     commands_seen: u64,
     changed_namespaces: NamespaceSet,
+    /// Changes of ANA states so far.
+    ana_changes: u64,
     /// Of the table that the discovery log was last compared with.
     generation: u64,
 }

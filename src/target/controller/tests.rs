@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // A test may panic.
 
 mod admin;
+mod ana;
 mod connect;
 mod hostile;
 mod log;

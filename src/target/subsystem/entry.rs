@@ -6,6 +6,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::nqn::Nqn;
+use super::view::{AnaState, ListenerAna};
 use crate::bdev::BdevId;
 use crate::target::reservation::Reservation;
 
@@ -39,6 +40,10 @@ pub struct Namespace {
     pub volatile_write_cache: bool,
     /// Deallocation frees space and makes the range read as zeroes.
     pub unmap: bool,
+    /// ANA group.
+    pub anagrpid: u32,
+    /// How the path reaches it, in a view of [`Subsystem::seen_by`].
+    pub ana: AnaState,
     /// A reservation can persist through power loss.
     pub persistent_reservations: bool,
     /// Preferred I/O size in logical blocks; 0: none.
@@ -96,9 +101,14 @@ pub struct Subsystem {
     pub(super) hosts: Vec<Nqn>,
     /// Index: NSID - 1. As long as `max_namespaces`.
     pub(super) namespaces: Vec<Option<Namespace>>,
+    /// By the same index: the only hosts that see the namespace, if it is not for all.
+    pub(super) masks: Vec<Option<Vec<Nqn>>>,
     /// By the same index.
     pub(super) persistences: Vec<Option<Arc<Persistence>>>,
     pub(super) listeners: Vec<SocketAddr>,
+    /// By the same index.
+    pub(super) ana: Vec<ListenerAna>,
+    pub(super) ana_reporting: bool,
     pub(super) min_cntlid: u16,
     pub(super) max_cntlid: u16,
 }
@@ -193,14 +203,16 @@ impl Subsystem {
     /// subsystem's own addresses. The discovery subsystem answers everywhere.
     #[must_use]
     pub fn listens_on(&self, local: SocketAddr) -> bool {
-        let local_ip = local.ip().to_canonical();
         self.kind == SubsystemKind::Discovery
-            || self.listeners.iter().any(|listener| {
-                listener.port() == local.port()
-                    && (listener.ip().to_canonical() == local_ip
-                        || wildcard_covers(listener.ip(), local_ip))
-            })
+            || self.listeners.iter().any(|listener| listener_covers(*listener, local))
     }
+}
+
+/// Whether a connection that arrived at `local` came by this listener.
+pub(super) fn listener_covers(listener: SocketAddr, local: SocketAddr) -> bool {
+    let local_ip = local.ip().to_canonical();
+    listener.port() == local.port()
+        && (listener.ip().to_canonical() == local_ip || wildcard_covers(listener.ip(), local_ip))
 }
 
 /// A socket on `[::]` takes IPv4 connections too.

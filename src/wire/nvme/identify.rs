@@ -176,6 +176,10 @@ pub struct IdentifyController {
 pub mod controller {
     /// CMIC: more than one port, more than one controller.
     pub const CMIC_MULTI_PORT_CONTROLLER: u8 = 1 << 0 | 1 << 1;
+    /// CMIC: Asymmetric Namespace Access Reporting (bit 3).
+    pub const CMIC_ANA_REPORTING: u8 = 1 << 3;
+    /// ANACAP: optimized, non-optimized and inaccessible are reported (bits 2:0).
+    pub const ANACAP_THREE_STATES: u8 = 0b111;
     pub const CTRATT_HOST_ID_128: u32 = 1 << 0;
     /// CTRATT: Traffic Based Keep Alive Support (bit 6).
     pub const CTRATT_TBKAS: u32 = 1 << 6;

@@ -199,6 +199,34 @@ pub mod id_list {
     pub const SCOPE_CONTROLLER: u32 = 1 << 21;
 }
 
+/// Asymmetric Namespace Access log page header, 16 bytes (Base, section 5.1.12.1.13).
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct AnaHeader {
+    /// Change Count (CHCNT), bytes 7:0.
+    pub change_count: U64,
+    /// Number of ANA Group Descriptors (NAGD), bytes 9:8.
+    pub groups: U16,
+    /// Bytes 15:10.
+    pub reserved10: [u8; 6],
+}
+
+/// ANA Group Descriptor, 32 bytes; the NSIDs of its namespaces follow (Base, section 5.1.12.1.13).
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct AnaGroup {
+    /// ANA Group ID (AGID), bytes 3:0.
+    pub agid: U32,
+    /// Number of NSID Values (NNV), bytes 7:4.
+    pub namespaces: U32,
+    /// Change Count (CHCNT), bytes 15:8.
+    pub change_count: U64,
+    /// ANA State (ANAS), byte 16 bits 3:0.
+    pub state: u8,
+    /// Bytes 31:17.
+    pub reserved17: [u8; 15],
+}
+
 /// Discovery log page header, 1024 bytes (Base, section 5.1.12.3.1).
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -272,6 +300,9 @@ const _: () = {
     assert!(offset_of!(FirmwareSlotLog, frs) == 8);
     assert!(size_of::<EffectsLog>() == 4096);
     assert!(offset_of!(EffectsLog, iocs) == 1024);
+    assert!(size_of::<AnaHeader>() == 16);
+    assert!(size_of::<AnaGroup>() == 32);
+    assert!(offset_of!(AnaGroup, state) == 16);
     assert!(size_of::<DiscoveryHeader>() == 1024);
     assert!(offset_of!(DiscoveryHeader, recfmt) == 16);
     assert!(size_of::<DiscoveryEntry>() == 1024);
