@@ -302,10 +302,8 @@ impl Controller {
         if !new.allows(&self.hostnqn) {
             return TableChange::Revoked;
         }
-        if self.is_discovery() {
-            if self.generation != table.generation() {
-                self.notify(EventKind::DiscoveryLog);
-            }
+        if self.is_discovery() && self.generation != table.generation() {
+            self.notify(EventKind::DiscoveryLog);
         }
         let new = &new.seen_by(&self.hostnqn, self.local_address);
         if self.note_changed_namespaces(new) {
