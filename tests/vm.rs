@@ -56,6 +56,11 @@ fn a_host_discovers_connects_and_identifies() {
 }
 
 #[test]
+fn a_host_asks_what_nvme_cli_can_ask() {
+    run_all(&[("commands", "")]);
+}
+
+#[test]
 fn ext4_keeps_its_files_over_a_reconnect_and_a_clean_restart() {
     let Some(_turn) = turn_with_guest() else { return };
     let mut mdof = Mdof::start(Members::Files);
