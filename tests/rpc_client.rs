@@ -37,6 +37,62 @@ fn spdks_client_builds_and_takes_down_a_target() {
     assert!(text.contains("stopped cleanly"), "{text}");
 }
 
+#[test]
+fn paths_masks_and_saved_reservations_by_rpc() {
+    let dir = TestDir::new("paths");
+    let mdof = Mdof::start(&dir, &dir.config(""), &[]);
+    let ok = |method: &str, params: Value| {
+        mdof.rpc(method, &params).unwrap_or_else(|error| panic!("{method}: {error}"))
+    };
+    let refused = |method: &str, params: Value, text: &str| {
+        let error = mdof.rpc(method, &params).expect_err("was accepted");
+        assert!(error.contains(text), "{method}: {error}");
+    };
+    ok("bdev_malloc_create", json!({ "name": "m0", "num_blocks": 2048, "block_size": 512 }));
+    ok("nvmf_create_transport", json!({ "trtype": "TCP" }));
+    ok("nvmf_create_subsystem", json!({ "nqn": NQN, "ana_reporting": true, "max_namespaces": 2 }));
+    let file = dir.file("m0.reservation");
+    std::fs::write(&file, "no reservation").unwrap();
+    let namespace = json!({
+        "bdev_name": "m0", "anagrpid": 2, "no_auto_visible": true, "ptpl_file": file
+    });
+    let add = json!({ "nqn": NQN, "namespace": namespace });
+    refused("nvmf_subsystem_add_ns", add.clone(), "damaged");
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(ok("nvmf_subsystem_add_ns", add), json!(1));
+    let host = json!({ "nqn": NQN, "nsid": 1, "host": "nqn.2014-08.org.nvmexpress:a" });
+    ok("nvmf_ns_add_host", host.clone());
+    refused("nvmf_ns_add_host", host.clone(), "already");
+    ok("nvmf_ns_remove_host", host);
+    let port = free_port().to_string();
+    let address = json!({ "trtype": "TCP", "traddr": "127.0.0.1", "trsvcid": port });
+    let listener = |more: Value| {
+        let mut params = json!({ "nqn": NQN, "listen_address": address });
+        params.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        params
+    };
+    ok("nvmf_subsystem_add_listener", listener(json!({})));
+    let state = |word: &str, group: u32| json!({ "ana_state": word, "anagrpid": group });
+    let set = "nvmf_subsystem_listener_set_ana_state";
+    ok(set, listener(json!({ "ana_state": "non_optimized" })));
+    ok(set, listener(state("inaccessible", 2)));
+    refused(set, listener(state("inaccessible", 3)), "ANA group 3");
+    refused(set, listener(state("perfect", 1)), "Invalid parameters");
+    let listeners = ok("nvmf_subsystem_get_listeners", json!({ "nqn": NQN }));
+    let expected = json!([
+        { "ana_group": 1, "ana_state": "non_optimized" },
+        { "ana_group": 2, "ana_state": "inaccessible" },
+    ]);
+    assert_eq!(listeners[0]["ana_states"], expected);
+    assert_eq!(listeners[0]["address"]["trsvcid"], json!(port));
+    let group = json!({ "nqn": NQN, "nsid": 1, "anagrpid": 1 });
+    ok("nvmf_subsystem_set_ns_ana_group", group);
+    let subsystems = ok("nvmf_get_subsystems", json!({ "nqn": NQN }));
+    assert_eq!(subsystems[0]["namespaces"][0]["anagrpid"], 1);
+    mdof.signal("TERM");
+    assert_eq!(mdof.wait().1, Some(0));
+}
+
 fn framework(client: &Client) {
     let methods = client.ok(&["rpc_get_methods"]);
     assert!(methods.as_array().unwrap().contains(&json!("bdev_raid_get_bitmap")));

@@ -249,7 +249,7 @@ pub fn apply(
         target.create_transport()?;
     }
     for subsystem in &config.subsystems {
-        create_subsystem(target, subsystem)?;
+        create_subsystem(target, subsystem, state)?;
     }
     for call in &config.calls {
         kept::replay_one(target, call).map_err(StartError::Call)?;
@@ -344,6 +344,9 @@ fn start_array(
         &Settings {
             start_degraded: array.start_degraded,
             max_mib_s: array.sync_max_mib_s,
+            latency_us: array.sync_latency_us,
+            latency_percent: array.sync_latency_percent,
+            read_errors_max: array.read_errors_max,
             scrub_every_hours: array.scrub_every_hours,
             scrub_next_s: None,
         },
@@ -487,7 +490,11 @@ fn check_members(
     }
 }
 
-fn create_subsystem(target: &mut Target, config: &SubsystemConfig) -> Result<(), StartError> {
+fn create_subsystem(
+    target: &mut Target,
+    config: &SubsystemConfig,
+    state: &StateDir,
+) -> Result<(), StartError> {
     let mut spec = SubsystemSpec::new(&config.nqn);
     spec.serial = &config.serial;
     spec.model = &config.model;
@@ -501,7 +508,9 @@ fn create_subsystem(target: &mut Target, config: &SubsystemConfig) -> Result<(),
     let (fixed, free): (Vec<_>, Vec<_>) =
         config.namespaces.iter().partition(|(_, nsid)| nsid.is_some());
     for (bdev, nsid) in fixed.into_iter().chain(free) {
-        let new = NewNamespace { bdev, nsid: *nsid, uuid: None, nguid: None, eui64: None };
+        let reservations = state.path().join(format!("{bdev}.reservation"));
+        let reservation_file = reservations.to_str();
+        let new = NewNamespace { nsid: *nsid, reservation_file, ..NewNamespace::new(bdev) };
         target.add_namespace(&config.nqn, new)?;
     }
     for &address in &config.listen {

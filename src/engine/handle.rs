@@ -351,6 +351,9 @@ impl EngineHandle {
             block_size_bytes: config.block_size_bytes,
             blocks: 0,
             optimal_io_blocks: 0,
+            io_boundary_blocks: 0,
+            write_unit_blocks: 0,
+            unmap_unit_blocks: 0,
             volatile_write_cache: false,
             // With a bitmap the array knows by itself what reads as zeroes; without, members that
             // can't free space are written with zeroes.

@@ -9,7 +9,8 @@
 //!   that has never seen that update missed writes which no chunk remembers (md keeps the field
 //!   at 0 for the lockless bitmap and takes any former member back: stale data are read then);
 //! - it calls every member that is in sync now a member too: otherwise it went on without them,
-//!   and holds writes that the array never saw;
+//!   and holds writes that the array never saw; unless it left since the array was started, and
+//!   its event count is still what it was then: so it has not gone on at all;
 //! - mdof wrote its superblock last, and the array's: md clears chunks by other rules.
 //!
 //! A member that left in the middle of a full rebuild has what lies below the offset in its
@@ -54,6 +55,8 @@ pub(super) struct ArrayNow<'a> {
     pub(super) empty: SlotMask,
     /// Device numbers of members that are about to join.
     pub(super) reserved: &'a [u32],
+    /// Members that left since the start: device uuid and the event count they were left with.
+    pub(super) departed: &'a [([u8; 16], u64)],
 }
 
 /// How a device joins.
@@ -125,7 +128,12 @@ fn lacks(array: &ArrayNow<'_>, own: &Superblock) -> Lacks {
     };
     let is_recent = array.events_cleared.is_some_and(|cleared| own.events >= cleared)
         || mutant!(TooOldTakenForRecent);
-    if !is_recent || !own.is_ours() || !array.present.iter().all(knows) {
+    // One that left this very array, and was not used since, holds nothing of its own, whomever it
+    // saw leave before it.
+    let has_waited = array.departed.contains(&(own.device_uuid, own.events))
+        || mutant!(DepartedTrusted)
+            && array.departed.iter().any(|(uuid, _)| *uuid == own.device_uuid);
+    if !is_recent || !own.is_ours() || !has_waited && !array.present.iter().all(knows) {
         return Lacks::AllFrom(0);
     }
     recovering(own, array.chunk_sectors)
@@ -268,6 +276,7 @@ mod tests {
         first: Superblock,
         own: Superblock,
         cleared: Option<u64>,
+        departed: Vec<([u8; 16], u64)>,
     }
 
     impl Scene {
@@ -278,7 +287,7 @@ mod tests {
             own.updated_at(5, true);
             first.events = 20;
             first.set_role(own.dev_number, Role::Faulty);
-            Self { first, own, cleared: Some(3) }
+            Self { first, own, cleared: Some(3), departed: Vec::new() }
         }
 
         fn plan(&self, change: impl FnOnce(&mut Newcomer)) -> Result<Plan, String> {
@@ -300,6 +309,7 @@ mod tests {
                 present: &[(&self.first, true)],
                 empty: 0b10,
                 reserved: &[],
+                departed: &self.departed,
             };
             plan(&array, &newcomer)
         }
@@ -334,6 +344,12 @@ mod tests {
             scene.own.set_role(scene.first.dev_number, role);
             assert_eq!(scene.plan(|_| {}).unwrap().lacks, Lacks::AllFrom(0));
         }
+        let mut scene = Scene::new();
+        scene.own.set_role(scene.first.dev_number, Role::Faulty);
+        scene.departed = vec![(scene.own.device_uuid, 10)];
+        assert_eq!(scene.plan(|_| {}).unwrap().lacks, Lacks::Changed, "it has only waited");
+        scene.departed = vec![(scene.own.device_uuid, 9), (scene.first.device_uuid, 10)];
+        assert_eq!(scene.plan(|_| {}).unwrap().lacks, Lacks::AllFrom(0), "it was used since");
         let mut scene = Scene::new();
         scene.own.utime_from(5, 0);
         assert_eq!(scene.plan(|_| {}).unwrap().lacks, Lacks::AllFrom(0));

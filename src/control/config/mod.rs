@@ -145,6 +145,12 @@ pub struct ArrayConfig {
     pub spares: Vec<String>,
     /// Bound of copying in MiB/s, 0 for none; `None`: as set at run time.
     pub sync_max_mib_s: Option<u32>,
+    /// The host's p99 under copying at most, in microseconds; `None`: as set at run time.
+    pub sync_latency_us: Option<u32>,
+    /// The same in percent of what it is without; `None`: as set at run time.
+    pub sync_latency_percent: Option<u32>,
+    /// Recent read errors that a member may have; `None`: as set at run time.
+    pub read_errors_max: Option<u32>,
     /// Hours between two checks, 0 for none; `None`: as set at run time.
     pub scrub_every_hours: Option<u32>,
     /// Turn the classic bitmap of an array of Linux md into a lockless one.

@@ -85,6 +85,9 @@ pub(super) struct RawArray {
     #[serde(default)]
     pub(super) spares: Vec<Spanned<String>>,
     pub(super) sync_max_mib_s: Option<Spanned<u32>>,
+    pub(super) sync_latency_us: Option<u32>,
+    pub(super) sync_latency_percent: Option<Spanned<u32>>,
+    pub(super) read_errors_max: Option<u32>,
     pub(super) scrub_every_hours: Option<Spanned<u32>>,
     #[serde(default)]
     pub(super) convert_bitmap: bool,

@@ -18,7 +18,7 @@ use crate::control::policy::DegradedStart;
 use crate::control::target::{BitmapPlace, SCRUB_EVERY_HOURS_MAX};
 use crate::limits::{BDEVS_MAX, CORES_MAX, MEMBERS_MAX, NAMESPACES_MAX, SUBSYSTEMS_MAX};
 use crate::md::{CHUNK_KIB_MAX, CHUNK_KIB_MIN};
-use crate::raid::{Knobs, PACE_MIB_S_MAX};
+use crate::raid::{Knobs, PACE_LATENCY_PERCENT, PACE_MIB_S_MAX};
 
 /// Bytes of one mebibyte.
 const MIB: u64 = 1 << 20;
@@ -325,6 +325,9 @@ fn array(
         start_degraded: start_degraded(raw)?,
         spares: spares(&raw.spares, &user, names)?,
         sync_max_mib_s: bounded("sync_max_mib_s", raw.sync_max_mib_s.as_ref(), PACE_MIB_S_MAX)?,
+        sync_latency_us: raw.sync_latency_us,
+        sync_latency_percent: latency_percent(raw)?,
+        read_errors_max: raw.read_errors_max,
         scrub_every_hours: bounded(
             "scrub_every_hours",
             raw.scrub_every_hours.as_ref(),
@@ -370,6 +373,16 @@ fn spares(
 }
 
 /// A number that has a maximum.
+fn latency_percent(raw: &RawArray) -> Result<Option<u32>, Fault> {
+    match &raw.sync_latency_percent {
+        Some(value) if *value.get_ref() != 0 && !PACE_LATENCY_PERCENT.contains(value.get_ref()) => {
+            let (from, to) = PACE_LATENCY_PERCENT.into_inner();
+            fault(value, format!("sync_latency_percent is {from} to {to}, or 0 for no bound"))
+        }
+        value => Ok(value.as_ref().map(|value| *value.get_ref())),
+    }
+}
+
 fn bounded(key: &str, value: Option<&Spanned<u32>>, max: u32) -> Result<Option<u32>, Fault> {
     match value {
         Some(value) if *value.get_ref() > max => {

@@ -8,11 +8,12 @@ use super::params::{NoParams, decode};
 use crate::bdev::Device;
 use crate::control::level;
 use crate::control::rpc::RpcError;
+use crate::control::target::NewNamespace;
 use crate::control::target::{
     AbsentBdev, Array, ArrayShape, Backing, Bdev, BdevSpec, CreateOptions, Target, Waiting,
 };
 use crate::md::{Level, layout_by_name, layout_name};
-use crate::target::subsystem::{Subsystem, SubsystemKind};
+use crate::target::subsystem::{AnaState, Subsystem, SubsystemKind};
 
 /// SPDK's names of the parts, in the order in which they are to be made.
 pub(super) const SUBSYSTEMS: [(&str, &[&str]); 2] = [("bdev", &[]), ("nvmf", &["bdev"])];
@@ -310,6 +311,7 @@ fn subsystem_entries(target: &Target, subsystem: &Subsystem, entries: &mut Vec<V
         "min_cntlid": subsystem.cntlid_range().start(),
         "max_cntlid": subsystem.cntlid_range().end(),
         "allow_any_host": subsystem.allow_any_host(),
+        "ana_reporting": subsystem.ana_reporting(),
     });
     entries.push(entry("nvmf_create_subsystem", &params));
     for host in subsystem.hosts() {
@@ -317,33 +319,65 @@ fn subsystem_entries(target: &Target, subsystem: &Subsystem, entries: &mut Vec<V
         entries.push(entry("nvmf_subsystem_add_host", &params));
     }
     for namespace in subsystem.namespaces() {
-        let mut one = json!({
-            "bdev_name": target.name_of(namespace.bdev),
-            "nsid": namespace.nsid,
-            "uuid": namespace.uuid,
-        });
-        if namespace.nguid != [0; 16] {
-            one["nguid"] = json!(super::nvmf::hex_text(&namespace.nguid));
+        let hosts = subsystem.mask(namespace.nsid);
+        let some = |bytes: &[u8]| bytes.iter().any(|&byte| byte != 0);
+        let new = NewNamespace {
+            bdev: target.name_of(namespace.bdev).expect("a namespace holds its bdev"),
+            nsid: Some(namespace.nsid),
+            uuid: Some(namespace.uuid),
+            nguid: some(&namespace.nguid).then_some(namespace.nguid),
+            eui64: some(&namespace.eui64).then_some(namespace.eui64),
+            anagrpid: subsystem.ana_reporting().then_some(namespace.anagrpid),
+            hidden: hosts.is_some(),
+            reservation_file: subsystem.persistence(namespace.nsid).map(|it| it.path.as_str()),
+        };
+        entries.push(namespace_entry(nqn, &new));
+        for host in hosts.unwrap_or_default() {
+            let params = json!({ "nqn": nqn, "nsid": namespace.nsid, "host": host.as_str() });
+            entries.push(entry("nvmf_ns_add_host", &params));
         }
-        if namespace.eui64 != [0; 8] {
-            one["eui64"] = json!(super::nvmf::hex_text(&namespace.eui64));
-        }
-        let params = json!({ "nqn": nqn, "namespace": one });
-        entries.push(entry("nvmf_subsystem_add_ns", &params));
     }
-    for (array, nsid) in target.deferred_namespaces(nqn) {
-        let params = json!({ "nqn": nqn, "namespace": { "bdev_name": array, "nsid": nsid } });
-        entries.push(entry("nvmf_subsystem_add_ns", &params));
-    }
+    entries.extend(target.deferred_namespaces(nqn).map(|new| namespace_entry(nqn, &new)));
     listener_entries(subsystem, entries);
 }
 
+fn namespace_entry(nqn: &str, new: &NewNamespace<'_>) -> Value {
+    let mut one = json!({ "bdev_name": new.bdev, "nsid": new.nsid });
+    if let Some(uuid) = new.uuid {
+        one["uuid"] = json!(uuid);
+    }
+    if let Some(nguid) = new.nguid {
+        one["nguid"] = json!(super::nvmf::hex_text(&nguid));
+    }
+    if let Some(eui64) = new.eui64 {
+        one["eui64"] = json!(super::nvmf::hex_text(&eui64));
+    }
+    if let Some(group) = new.anagrpid {
+        one["anagrpid"] = json!(group);
+    }
+    if new.hidden {
+        one["no_auto_visible"] = json!(true);
+    }
+    if let Some(path) = new.reservation_file {
+        one["ptpl_file"] = json!(path);
+    }
+    entry("nvmf_subsystem_add_ns", &json!({ "nqn": nqn, "namespace": one }))
+}
+
 fn listener_entries(subsystem: &Subsystem, entries: &mut Vec<Value>) {
-    for &address in subsystem.listeners() {
+    for (index, &address) in subsystem.listeners().iter().enumerate() {
         let params = json!({
             "nqn": subsystem.nqn().as_str(),
             "listen_address": super::nvmf::address_value(address),
         });
         entries.push(entry("nvmf_subsystem_add_listener", &params));
+        let state = |group| subsystem.ana_state(index, group);
+        let groups = 1..=if subsystem.ana_reporting() { subsystem.max_namespaces() } else { 0 };
+        for group in groups.filter(|&group| state(group) != AnaState::Optimized) {
+            let mut params = params.clone();
+            params["anagrpid"] = json!(group);
+            params["ana_state"] = json!(super::nvmf_paths::word_of(state(group)));
+            entries.push(entry("nvmf_subsystem_listener_set_ana_state", &params));
+        }
     }
 }

@@ -6,6 +6,7 @@ mod config;
 mod framework;
 mod notify;
 mod nvmf;
+mod nvmf_paths;
 mod params;
 mod raid;
 mod raid_members;
@@ -54,6 +55,7 @@ const METHODS: &[(&str, Method)] = &[
     ("bdev_raid_remove_spare", raid_members::remove_spare),
     ("bdev_raid_scrub", raid_scrub::scrub),
     ("bdev_raid_set_bitmap", raid::set_bitmap),
+    ("bdev_raid_set_errors", raid_members::set_errors),
     ("bdev_raid_set_options", raid_start::set_options),
     ("bdev_raid_set_scrub_schedule", raid_scrub::set_schedule),
     ("bdev_raid_set_start_policy", raid_start::set_start_policy),
@@ -73,13 +75,18 @@ const METHODS: &[(&str, Method)] = &[
     ("nvmf_delete_subsystem", nvmf::delete_subsystem),
     ("nvmf_get_subsystems", nvmf::get_subsystems),
     ("nvmf_get_transports", nvmf::get_transports),
+    ("nvmf_ns_add_host", nvmf_paths::ns_add_host),
+    ("nvmf_ns_remove_host", nvmf_paths::ns_remove_host),
     ("nvmf_subsystem_add_host", nvmf::subsystem_add_host),
     ("nvmf_subsystem_add_listener", nvmf::subsystem_add_listener),
     ("nvmf_subsystem_add_ns", nvmf::subsystem_add_ns),
     ("nvmf_subsystem_allow_any_host", nvmf::subsystem_allow_any_host),
+    ("nvmf_subsystem_get_listeners", nvmf_paths::get_listeners),
+    ("nvmf_subsystem_listener_set_ana_state", nvmf_paths::set_ana_state),
     ("nvmf_subsystem_remove_host", nvmf::subsystem_remove_host),
     ("nvmf_subsystem_remove_listener", nvmf::subsystem_remove_listener),
     ("nvmf_subsystem_remove_ns", nvmf::subsystem_remove_ns),
+    ("nvmf_subsystem_set_ns_ana_group", nvmf_paths::set_ns_ana_group),
     ("rpc_get_methods", framework::get_methods),
     ("spdk_get_version", framework::get_version),
     ("spdk_kill_instance", framework::kill_instance),

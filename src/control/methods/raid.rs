@@ -278,6 +278,7 @@ fn describe_with(target: &Target, name: &str, status: &ArrayStatus) -> Result<Va
             "data_size": bdev.geometry.blocks,
             "state": state,
             "read_errors": status.read_errors.get(slot).copied().unwrap_or(0),
+            "corrected_sectors": status.corrected_sectors.get(slot).copied().unwrap_or(0),
         }));
     }
     let settings = target.settings_of(name);
@@ -300,9 +301,12 @@ fn describe_with(target: &Target, name: &str, status: &ArrayStatus) -> Result<Va
         "bitmap_bdev": array.external.as_ref().map(|external| &external.bdev),
         "events": status.events,
         "start_degraded": settings.start_degraded.unwrap_or_default(),
-        "sync_max_mib_s": status.pace.max_mib_s,
         "scrub_every_hours": settings.scrub_every_hours.unwrap_or(0),
         "scrub_next_s": settings.scrub_next_s,
+        "sync_max_mib_s": status.pace.max_mib_s,
+        "sync_latency_us": status.pace.latency_us,
+        "sync_latency_percent": status.pace.latency_percent,
+        "read_errors_max": status.error_policy.read_errors_max,
     });
     if let Some(process) = process(target, name, status) {
         value["process"] = process;

@@ -8,6 +8,7 @@ mod external;
 mod members;
 mod metadata;
 mod nvmf;
+mod paths;
 mod settings;
 mod spares;
 mod takeover;

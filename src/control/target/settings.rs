@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Target, TargetError};
 use crate::control::policy::DegradedStart;
-use crate::raid::{Command, PACE_MIB_S_MAX, Pace, ScrubAction};
+use crate::raid::{Command, ErrorPolicy, PACE_MIB_S_MAX, Pace, ScrubAction};
 
 /// Longest time between two checks: a year.
 pub const SCRUB_EVERY_HOURS_MAX: u32 = 24 * 366;
@@ -22,6 +22,15 @@ pub struct Settings {
     /// How fast it copies at most, in MiB/s; 0 for no bound.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_mib_s: Option<u32>,
+    /// How long the host's p99 may be while it copies, in microseconds; 0 for no bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_us: Option<u32>,
+    /// The same, in percent of what it is without copying; 0 for no bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_percent: Option<u32>,
+    /// Recent read errors that a member may have; 0 for any number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_errors_max: Option<u32>,
     /// Hours between two checks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scrub_every_hours: Option<u32>,
@@ -112,7 +121,29 @@ impl Target {
         if !self.waiting.contains_key(&array) {
             self.member_command(&array, Command::SetPace(pace))?;
         }
-        self.change_settings(&array, |settings| settings.max_mib_s = Some(pace.max_mib_s));
+        self.change_settings(&array, |settings| {
+            settings.max_mib_s = Some(pace.max_mib_s);
+            settings.latency_us = Some(pace.latency_us);
+            settings.latency_percent = Some(pace.latency_percent);
+        });
+        Ok(())
+    }
+
+    /// Sets what an array puts up with.
+    ///
+    /// # Errors
+    /// If there is no such array.
+    pub fn set_error_policy(
+        &mut self,
+        array: &str,
+        policy: ErrorPolicy,
+    ) -> Result<(), TargetError> {
+        let array = self.known_array(array)?;
+        if !self.waiting.contains_key(&array) {
+            self.member_command(&array, Command::SetErrorPolicy(policy))?;
+        }
+        let read_errors_max = Some(policy.read_errors_max);
+        self.change_settings(&array, |settings| settings.read_errors_max = read_errors_max);
         Ok(())
     }
 
@@ -136,6 +167,9 @@ impl Target {
         self.change_settings(array, |kept| {
             kept.start_degraded = set.start_degraded.or(kept.start_degraded);
             kept.max_mib_s = set.max_mib_s.or(kept.max_mib_s);
+            kept.latency_us = set.latency_us.or(kept.latency_us);
+            kept.latency_percent = set.latency_percent.or(kept.latency_percent);
+            kept.read_errors_max = set.read_errors_max.or(kept.read_errors_max);
             match set.scrub_every_hours {
                 None => {}
                 Some(0) => (kept.scrub_every_hours, kept.scrub_next_s) = (None, None),
@@ -178,12 +212,22 @@ impl Target {
         if let Err(error) = self.apply_pace(array) {
             tracing::error!("array {array} copies without a bound: {error}");
         }
+        let Some(read_errors_max) = self.settings_of(array).read_errors_max else { return };
+        let policy = Command::SetErrorPolicy(ErrorPolicy { read_errors_max });
+        if let Err(error) = self.member_command(array, policy) {
+            tracing::error!("array {array} puts up with as many read errors as usual: {error}");
+        }
     }
 
     fn apply_pace(&mut self, array: &str) -> Result<(), TargetError> {
-        let own = self.settings_of(array).max_mib_s;
-        let max_mib_s = own.unwrap_or(self.process_options.process_max_bandwidth_mb_sec);
-        self.member_command(array, Command::SetPace(Pace { max_mib_s })).map(drop)
+        let own = self.settings_of(array);
+        let usual = self.process_options.process_max_bandwidth_mb_sec;
+        let pace = Pace {
+            max_mib_s: own.max_mib_s.unwrap_or(usual),
+            latency_us: own.latency_us.unwrap_or(0),
+            latency_percent: own.latency_percent.unwrap_or(0),
+        };
+        self.member_command(array, Command::SetPace(pace)).map(drop)
     }
 
     pub(super) fn has_schedules(&self) -> bool {

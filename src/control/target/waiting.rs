@@ -64,6 +64,24 @@ struct Deferred {
     uuid: Option<Uuid>,
     nguid: Option<[u8; 16]>,
     eui64: Option<[u8; 8]>,
+    anagrpid: Option<u32>,
+    hidden: bool,
+    reservation_file: Option<String>,
+}
+
+impl Deferred {
+    fn as_new<'a>(&'a self, array: &'a str) -> NewNamespace<'a> {
+        NewNamespace {
+            bdev: array,
+            nsid: Some(self.nsid),
+            uuid: self.uuid,
+            nguid: self.nguid,
+            eui64: self.eui64,
+            anagrpid: self.anagrpid,
+            hidden: self.hidden,
+            reservation_file: self.reservation_file.as_deref(),
+        }
+    }
 }
 
 /// A bdev of the configuration whose file or device is not there.
@@ -161,10 +179,10 @@ impl Target {
     }
 
     /// Namespaces of a subsystem that arrays get when they start: array and namespace id.
-    pub fn deferred_namespaces(&self, nqn: &str) -> impl Iterator<Item = (&str, u32)> {
+    pub fn deferred_namespaces(&self, nqn: &str) -> impl Iterator<Item = NewNamespace<'_>> {
         let of = move |it: &&Deferred| it.nqn == nqn;
         self.waiting.iter().flat_map(move |(name, waiting)| {
-            waiting.namespaces.iter().filter(of).map(move |it| (name.as_str(), it.nsid))
+            waiting.namespaces.iter().filter(of).map(move |it| it.as_new(name))
         })
     }
 
@@ -672,6 +690,9 @@ impl Target {
             uuid: new.uuid,
             nguid: new.nguid,
             eui64: new.eui64,
+            anagrpid: new.anagrpid,
+            hidden: new.hidden,
+            reservation_file: new.reservation_file.map(str::to_owned),
         };
         let waiting = self.waiting.get_mut(new.bdev).expect("just seen");
         waiting.namespaces.push(deferred);
@@ -692,13 +713,7 @@ impl Target {
 
     fn add_deferred(&mut self, array: &str, namespaces: &[Deferred]) {
         for it in namespaces {
-            let new = NewNamespace {
-                bdev: array,
-                nsid: Some(it.nsid),
-                uuid: it.uuid,
-                nguid: it.nguid,
-                eui64: it.eui64,
-            };
+            let new = it.as_new(array);
             if let Err(error) = self.add_namespace(&it.nqn, new) {
                 tracing::error!("array {array} has started, but its namespace: {error}");
             }
