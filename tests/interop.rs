@@ -8,6 +8,8 @@ mod images;
 mod kernel;
 #[path = "interop/legacy.rs"]
 mod legacy;
+#[path = "interop/levels.rs"]
+mod levels;
 #[path = "interop/lost_bitmap.rs"]
 mod lost_bitmap;
 #[path = "support/mdof.rs"]
@@ -15,3 +17,5 @@ mod lost_bitmap;
 mod mdof;
 #[path = "interop/rig.rs"]
 mod rig;
+#[path = "interop/rows.rs"]
+mod rows;

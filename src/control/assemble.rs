@@ -154,7 +154,8 @@ fn config_text(report: &Report, array: &ArrayReport, options: &Options) -> Resul
         members.push(format!("\"missing{slot}\""));
     }
     let (name, nqn) = (quoted(&name), quoted(&nqn));
-    text += &format!("[[array]]\nname = {name}\nlevel = 1\nmembers = [{}]\n", members.join(", "));
+    let level = superblock.level.number();
+    text += &format!("[[array]]\nname = {name}\nlevel = {level}\nmembers = [{}]\n", members.join(", "));
     if let Some(path) = &options.bitmap_file {
         text += &format!("bitmap_file = {}\n", quoted(absolute(path)?.as_str()));
     }

@@ -17,6 +17,7 @@ use super::target::{
     Takeover, Target, TargetError, listen_error,
 };
 use crate::limits::NAMESPACES_MAX;
+use crate::md::Level;
 use crate::target::subsystem::SubsystemSpec;
 
 /// How long a start waits for what a killed mdof held: the kernel gives up the descriptors of a
@@ -226,7 +227,15 @@ pub fn apply(
 ) -> Result<Vec<ArrayReport>, StartError> {
     let mut plans = Vec::with_capacity(config.arrays.len());
     for array in &config.arrays {
-        plans.push(plan_array(config, array, state, start_degraded)?);
+        let plan = plan_array(config, array, state, start_degraded)?;
+        if matches!(plan, ArrayPlan::Create { .. }) && array.level != Level::Raid1 {
+            let (name, level) = (&array.name, array.level.name());
+            return Err(StartError::Members(format!(
+                "array {name}: its members are blank, and this version makes raid1 only; it \
+                 serves a {level} that exists"
+            )));
+        }
+        plans.push(plan);
     }
     let new_files: Vec<&(PathBuf, u64)> = plans
         .iter()
@@ -320,7 +329,7 @@ fn start_array(
         Some(BitmapPlace::File(path)) => Some(BitmapPlace::File(state.resolve(path))),
         place => place.clone(),
     };
-    let options = ArrayOptions { knobs: array.knobs, external };
+    let options = ArrayOptions { knobs: array.knobs, external, level: Some(array.level) };
     let paths: Vec<PathBuf> = array
         .members
         .iter()
@@ -391,6 +400,11 @@ fn create_array(
     let how = target.create_array(&array.name, &array.members, &create, options, before_writing)?;
     note(ArrayPhase::Created)?;
     Ok(how)
+}
+
+/// A level as titles have it.
+fn level_name(level: Level) -> String {
+    level.name().replace("raid", "RAID")
 }
 
 /// Refuses foreign data and another array's members; returns the array's identity.
@@ -468,8 +482,10 @@ pub fn banner(
             format!(" on {}", super::names::list(&paths))
         };
         lines.push(format!(
-            "array {} {verb}: RAID1 of {} members{on}",
-            report.name, report.how.slots
+            "array {} {verb}: {} of {} members{on}",
+            report.name,
+            level_name(report.how.level),
+            report.how.slots
         ));
         if report.how.in_sync < report.how.slots {
             let StartedHow { in_sync, slots, .. } = report.how;

@@ -13,6 +13,7 @@
 //! | current ones with chunks of different sizes      | as if none were usable |
 //! | all stale                                        | all but Unwritten become NeedSync, and Unwritten chunks are read, not taken for zeroes |
 //! | none usable                                      | refused; `bitmap_lost = "resync"`: a new one, all NeedSync |
+//! | Linux md: parity of zeroes that nobody made     | those chunks become Unwritten, Clean ones NeedSync |
 //! | a torn unit: bytes that are no states            | those chunks become NeedSync |
 //! | never started by the kernel (`FIRST_USE`)        | initialised as the kernel does |
 //! | a classic one                                    | refused; `convert_bitmap = true`: see `md::classic` |
@@ -30,7 +31,7 @@ use crate::bdev::BdevId;
 use crate::bitmap::state::safer_byte;
 use crate::bitmap::{ChunkState, Infection};
 use crate::md::{
-    Assembly, BitmapError, BitmapPlan, BitmapSuperblock, Candidate, Creation, ExternalPlan,
+    Assembly, BitmapError, BitmapPlan, BitmapSuperblock, Candidate, Creation, ExternalPlan, Role,
     SECTOR_BYTES, Slot, Superblock,
 };
 
@@ -96,6 +97,9 @@ pub fn from_assembly(
     let sources: Vec<usize> = assembly.slots.iter().filter_map(in_sync).collect();
     let (mut bitmap, reads_zero) = bitmap_config(assembly, candidates, &sources, states)?;
     let ours = sources.iter().all(|&source| candidates[source].superblock.is_ours());
+    if !ours {
+        doubt_early_parity(assembly, &mut bitmap);
+    }
     if let BitmapConfig::Lockless { superblock, stale, .. } = &mut bitmap
         && (!ours || *stale || !matches!(assembly.bitmap, BitmapPlan::Load { .. }))
     {
@@ -260,6 +264,31 @@ fn bitmap_config(
             (config, stale.then_some(false))
         }
     })
+}
+
+/// Linux md zeroes the members of a new array of parity where they do that cheaply, and calls all
+/// of its parity right. But the member that mdadm adds last to a new raid5 is a spare until it has
+/// been rebuilt, so it is not zeroed, and then the rebuild passes over every chunk. Such a member
+/// is known by its number, which is beyond the slots.
+fn doubt_early_parity(assembly: &Assembly, bitmap: &mut BitmapConfig) {
+    let BitmapConfig::Lockless { states, rewrite, .. } = bitmap else { return };
+    let array = &assembly.superblock;
+    let joined_later = |(number, role): (usize, &Role)| {
+        matches!(role, Role::Active(_)) && number >= assembly.slots.len()
+    };
+    if !states.contains(&(ChunkState::CleanUnwritten as u8))
+        || !array.roles.iter().enumerate().any(joined_later)
+    {
+        return;
+    }
+    for state in states.iter_mut() {
+        *state = match ChunkState::from_byte(*state) {
+            Some(ChunkState::CleanUnwritten) => ChunkState::Unwritten as u8,
+            Some(ChunkState::Clean) => ChunkState::NeedSync as u8,
+            _ => *state,
+        };
+    }
+    *rewrite = true;
 }
 
 /// Of several copies of the states the more cautious byte for each chunk, and whether they differ.

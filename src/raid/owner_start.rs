@@ -140,7 +140,13 @@ fn doubt(
     let is_own = members().all(|it| it.superblock.unwritten_reads_zero());
     let is_degraded = config.members.iter().any(Option::is_none);
     let is_stale = matches!(&config.bitmap, BitmapConfig::Lockless { stale: true, .. });
-    let is_trusted = was_stopped && !is_stale && (is_own || is_degraded);
+    // Linux md builds parity late, but what is written there has it. While a member is away or
+    // being rebuilt that is all there is of its data.
+    let lacks_data = |member: &Option<MemberConfig>| {
+        member.as_ref().is_none_or(|member| member.lacks.is_some())
+    };
+    let is_needed = config.members.iter().any(lacks_data);
+    let is_trusted = was_stopped && !is_stale && (is_own || is_needed);
     let chunks = usize::try_from(chunks).expect("there is a byte for each");
     let is_in_doubt = |chunk| {
         let state = map.as_ref().map(|map| map.state(chunk));
@@ -185,7 +191,7 @@ fn geometry(config: &ArrayConfig, superblock: &Superblock) -> Result<Geometry, S
         .collect();
     Geometry::new(&Shape {
         level: superblock.level.number(),
-        layout: superblock.layout,
+        layout: superblock.layout_word(),
         raid_disks: u32::try_from(config.members.len()).expect("bounded by MEMBERS_MAX"),
         chunk_sectors: superblock.chunk_sectors,
         size_sectors: superblock.size_sectors,

@@ -58,6 +58,8 @@ pub(crate) struct Rig {
     pub(crate) keys: String,
     /// Further arguments of the binary.
     pub(crate) arguments: Vec<&'static str>,
+    /// The configuration's level, if not that of the members.
+    pub(crate) level: Option<i32>,
     port: u16,
 }
 
@@ -72,6 +74,7 @@ impl Rig {
             block_size_bytes,
             keys: String::new(),
             arguments: Vec::new(),
+            level: None,
             port: free_port(),
         }
     }
@@ -111,11 +114,23 @@ impl Rig {
         }
         let names: Vec<String> = (0..self.members).map(|index| format!("\"m{index}\"")).collect();
         let (names, keys, port) = (names.join(", "), &self.keys, self.port);
+        let level = self.level();
         self.dir.config(&format!(
-            "{text}[[array]]\nname = \"r\"\nlevel = 1\nmembers = [{names}]\n{keys}\n\
+            "{text}[[array]]\nname = \"r\"\nlevel = {level}\nmembers = [{names}]\n{keys}\n\
              [[subsystem]]\nnqn = \"{NQN}\"\nallow_any_host = true\n\
              namespaces = [{{ bdev = \"r\", nsid = 1 }}]\nlisten = [\"127.0.0.1:{port}\"]\n"
         ))
+    }
+
+    /// What its members say; a mirror where there are none yet.
+    fn level(&self) -> i32 {
+        if let Some(level) = self.level {
+            return level;
+        }
+        let exists = |path: &&PathBuf| path.exists();
+        let members = self.members();
+        let own = members.iter().find(exists).and_then(|path| try_superblock(path));
+        own.map_or(1, |own| own.level.number())
     }
 
     pub(crate) fn start(&self) -> Running {
@@ -168,14 +183,17 @@ impl Rig {
 
 /// The superblock of a member file.
 pub(crate) fn superblock(path: &Path) -> Superblock {
+    try_superblock(path).unwrap_or_else(|| panic!("{} has no superblock", path.display()))
+}
+
+fn try_superblock(path: &Path) -> Option<Superblock> {
     let file = File::open(path).unwrap();
     let sectors = file.metadata().unwrap().len() / 512;
-    let found = candidate_sectors(sectors).find_map(|sector| {
+    candidate_sectors(sectors).find_map(|sector| {
         let mut bytes = [0; SUPERBLOCK_READ_BYTES];
         file.read_exact_at(&mut bytes, sector * 512).unwrap();
         Unverified::parse(&bytes, sector).ok()
-    });
-    found.unwrap_or_else(|| panic!("{} has no superblock", path.display()))
+    })
 }
 
 /// A started array.
@@ -209,6 +227,33 @@ impl Running {
         let count = |state: &str| bitmap["states"][state].as_u64().unwrap();
         let doubtful = count("need_sync") + count("syncing") + count("dirty");
         [count("unwritten"), count("clean"), doubtful]
+    }
+
+    /// As [`Self::counts`], and chunks whose parity was made before there were data.
+    pub(crate) fn all_counts(&self) -> [u64; 4] {
+        let [unwritten, clean, doubtful] = self.counts();
+        let early = self.bitmap()["states"]["clean_unwritten"].as_u64().unwrap();
+        [unwritten, clean, doubtful, early]
+    }
+
+    /// What `bdev_raid_get_bdevs` says.
+    pub(crate) fn describe(&self) -> Value {
+        let arrays = self.mdof.rpc("bdev_raid_get_bdevs", &json!({ "category": "all" })).unwrap();
+        arrays[0].clone()
+    }
+
+    /// Waits until every member is in sync.
+    pub(crate) fn wait_for_rebuild(&self) {
+        let end = Instant::now() + LIMIT;
+        loop {
+            let own = self.describe();
+            let members = own["base_bdevs_list"].as_array().unwrap();
+            if members.iter().all(|member| member["state"] == "in_sync") {
+                return;
+            }
+            assert!(Instant::now() < end, "the rebuild does not end: {own}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Chunks that resync has not copied yet; none without a bitmap and a resync.

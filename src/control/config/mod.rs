@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use crate::control::target::BitmapPlace;
+use crate::md::Level;
 use crate::raid::Knobs;
 
 /// A configuration that has been checked as far as text can be checked.
@@ -107,11 +108,13 @@ pub struct DelayLatency {
     pub p99_write_us: u64,
 }
 
-/// `[[array]]`: a RAID1 array that is created on blank members and re-assembled ever after.
+/// `[[array]]`: an array that is created on blank members and re-assembled ever after.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArrayConfig {
     /// Name of the array and of its bdev.
     pub name: String,
+    /// What it is made as, and what it must be when it is found.
+    pub level: Level,
     /// Names of the member bdevs, in slot order.
     pub members: Vec<String>,
     /// With the lockless bitmap, or without any.

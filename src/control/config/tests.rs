@@ -131,11 +131,11 @@ fn arrays() {
     );
     assert_eq!(
         array("level = 1\nmembers = [\"a\"]\n"),
-        "t.toml:13: 1 members; a RAID1 array has 2 to 64"
+        "t.toml:13: 1 members; an array has 2 to 64"
     );
     assert_eq!(
-        array("level = 5\nmembers = [\"a\", \"b\"]\n"),
-        "t.toml:12: level = 5: this version serves level 1 only"
+        array("level = 7\nmembers = [\"a\", \"b\"]\n"),
+        "t.toml:12: level = 7: it is 0, 1, 4, 5, 6, 10, or -1 for linear"
     );
     assert_eq!(
         array("level = 1\nmembers = [\"a\", \"b\"]\nchunk_size_kib = 100\n"),

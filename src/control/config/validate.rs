@@ -15,7 +15,7 @@ use crate::bitmap::Infection;
 use crate::control::names;
 use crate::control::target::BitmapPlace;
 use crate::limits::{BDEVS_MAX, CORES_MAX, MEMBERS_MAX, NAMESPACES_MAX, SUBSYSTEMS_MAX};
-use crate::md::{CHUNK_KIB_MAX, CHUNK_KIB_MIN};
+use crate::md::{CHUNK_KIB_MAX, CHUNK_KIB_MIN, Level};
 use crate::raid::Knobs;
 
 /// Bytes of one mebibyte.
@@ -294,13 +294,16 @@ fn array(
     if let Err(reason) = names::check_array_name(raw.name.get_ref()) {
         return fault(&raw.name, reason);
     }
-    if *raw.level.get_ref() != 1 {
-        let message = format!("level = {}: this version serves level 1 only", raw.level.get_ref());
+    let Some(level) = Level::from_raw(*raw.level.get_ref()) else {
+        let message = format!(
+            "level = {}: it is 0, 1, 4, 5, 6, 10, or -1 for linear",
+            raw.level.get_ref()
+        );
         return fault(&raw.level, message);
-    }
+    };
     let count = raw.members.get_ref().len();
     if !(2..=MEMBERS_MAX).contains(&count) {
-        let message = format!("{count} members; a RAID1 array has 2 to {MEMBERS_MAX}");
+        let message = format!("{count} members; an array has 2 to {MEMBERS_MAX}");
         return fault(&raw.members, message);
     }
     let user = user("array", &raw.name);
@@ -314,6 +317,7 @@ fn array(
     let bitmap_lost_resync = choice("bitmap_lost", raw.bitmap_lost.as_ref(), ["refuse", "resync"])?;
     Ok(ArrayConfig {
         name: enter(&raw.name, names)?,
+        level,
         members,
         bitmap: !without_bitmap,
         external: external(raw, names)?,

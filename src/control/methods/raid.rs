@@ -125,6 +125,7 @@ pub(super) fn create(target: &mut Target, params: Option<Value>) -> Result<Value
     let options = ArrayOptions {
         knobs: params.knobs().map_err(RpcError::params)?,
         external: params.external(),
+        level: None,
     };
     match target.examine(&params.base_bdevs)? {
         Members::Blank => {
@@ -238,9 +239,9 @@ fn describe_with(target: &Target, name: &str, status: &ArrayStatus) -> Result<Va
     let mut value = json!({
         "name": name,
         "uuid": array.uuid,
-        "strip_size_kb": 0,
+        "strip_size_kb": array.strip_bytes / 1024,
         "state": if status.failed { "offline" } else { "online" },
-        "raid_level": "raid1",
+        "raid_level": array.level.name(),
         "superblock": true,
         "num_base_bdevs": status.members.len(),
         "num_base_bdevs_discovered": count(&["in_sync", "rebuilding", "faulty"]),

@@ -9,7 +9,7 @@ use crate::bdev::BdevId;
 use crate::control::carried::{Carried, short_name};
 use crate::control::{names, units};
 use crate::md::{
-    self, Assembly, BitmapPlan, BitmapVersion, Candidate, CreateError, Creation, NewArray,
+    self, Assembly, BitmapPlan, BitmapVersion, Candidate, CreateError, Creation, Level, NewArray,
     NewMember, Slot,
 };
 use crate::raid::assembly::{self, CandidateBdev, from_assembly, from_creation};
@@ -25,6 +25,8 @@ pub struct ArrayOptions {
     pub knobs: Knobs,
     /// Where the bitmap lies, if not on the members.
     pub external: Option<BitmapPlace>,
+    /// The level an array that is assembled must have; `None`: any.
+    pub level: Option<Level>,
 }
 
 /// How a new array is made.
@@ -43,6 +45,8 @@ pub struct CreateOptions {
 /// What an array was started with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StartedHow {
+    /// Its level.
+    pub level: Level,
     /// Slots of the array.
     pub slots: usize,
     /// Members in sync.
@@ -150,7 +154,12 @@ impl Target {
         if let (Err(_), Some(external)) = (&started, &external) {
             self.close_external(external);
         }
-        started.map(|()| StartedHow { slots, in_sync: slots, dirty: false })
+        started.map(|()| StartedHow {
+            level: Level::Raid1,
+            slots,
+            in_sync: slots,
+            dirty: false,
+        })
     }
 
     fn start_created(
@@ -191,7 +200,16 @@ impl Target {
         let given = self.take_over(name, given, start_degraded, takeover)?;
         let assembly = given.assemble(name, takeover)?;
         let Given { names, candidates } = &given;
+        let level = assembly.superblock.level;
+        if let Some(wanted) = options.level.filter(|&wanted| wanted != level) {
+            return Err(TargetError::Invalid(format!(
+                "array {name} is {}, not {}; nothing was started or written",
+                level.name(),
+                wanted.name()
+            )));
+        }
         let mut how = StartedHow {
+            level,
             slots: assembly.slots.len(),
             in_sync: assembly.in_sync_count(),
             dirty: assembly.dirty,
@@ -309,6 +327,8 @@ impl Target {
         let name = config.name.clone();
         let any = config.members.iter().flatten().next().expect("an array starts with members");
         let uuid = Uuid::from_bytes(any.superblock.set_uuid);
+        let level = any.superblock.level;
+        let strip_bytes = u64::from(any.superblock.chunk_sectors) * md::SECTOR_BYTES;
         let data_offset_bytes = any.superblock.data_offset_sectors * md::SECTOR_BYTES;
         let data_offset_blocks = data_offset_bytes / u64::from(config.block_size_bytes);
         let bitmap = matches!(config.bitmap, BitmapConfig::Lockless { .. });
@@ -326,7 +346,8 @@ impl Target {
         if let Some(external) = &external {
             self.set_user(&external.bdev, Some(format!("array {name}, as its bitmap")));
         }
-        let array = Array { uuid, members, data_offset_blocks, bitmap, external };
+        let array =
+            Array { uuid, level, strip_bytes, members, data_offset_blocks, bitmap, external };
         let bdev = Bdev { id, geometry, backing: Backing::Array(array), user: None };
         self.bdevs.insert(name, bdev);
         Ok(())

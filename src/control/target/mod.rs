@@ -27,6 +27,7 @@ use scrub::Schedule;
 use crate::bdev::{BdevId, Device, Geometry, IoStatus};
 use crate::control::rpc::RpcError;
 use crate::engine::handle::{EngineError, EngineHandle};
+use crate::md::Level;
 use crate::target::subsystem::SubsystemTable;
 
 /// Why a change was refused. The target is then as it was before.
@@ -122,6 +123,10 @@ pub enum Backing {
 pub struct Array {
     /// Identity, as in the members' superblocks.
     pub uuid: Uuid,
+    /// Level.
+    pub level: Level,
+    /// Bytes of a strip, md's chunk; 0 where there are none.
+    pub strip_bytes: u64,
     /// Member bdevs by slot, `None` where the array started without.
     pub members: Vec<Option<Member>>,
     /// First data block on the members, in their logical blocks.

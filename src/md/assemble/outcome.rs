@@ -32,14 +32,6 @@ pub enum AssembleError {
         /// The array.
         uuid: String,
     },
-    /// A level to come.
-    #[error("array {uuid} is {level}; mdof starts raid1 only so far")]
-    UnsupportedLevel {
-        /// The array.
-        uuid: String,
-        /// Its level.
-        level: &'static str,
-    },
     /// Numbers that the level does not have.
     #[error("array {uuid} cannot be started: {error}; nothing was started or written")]
     Layout {
