@@ -155,7 +155,8 @@ fn config_text(report: &Report, array: &ArrayReport, options: &Options) -> Resul
     }
     let (name, nqn) = (quoted(&name), quoted(&nqn));
     let level = superblock.level.number();
-    text += &format!("[[array]]\nname = {name}\nlevel = {level}\nmembers = [{}]\n", members.join(", "));
+    text +=
+        &format!("[[array]]\nname = {name}\nlevel = {level}\nmembers = [{}]\n", members.join(", "));
     if let Some(path) = &options.bitmap_file {
         text += &format!("bitmap_file = {}\n", quoted(absolute(path)?.as_str()));
     }

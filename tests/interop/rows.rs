@@ -30,7 +30,9 @@ impl Rows {
         let mut array = None;
         for path in rig.members() {
             let own = superblock(&path);
-            let Role::Active(slot) = own.own_role() else { panic!("{} is no member", path.display()) };
+            let Role::Active(slot) = own.own_role() else {
+                panic!("{} is no member", path.display())
+            };
             let file = File::open(&path).unwrap();
             if let Some(sector) = own.bitmap_sector() {
                 let mut head = [0; BITMAP_HEAD_BYTES];
@@ -81,8 +83,12 @@ impl Rows {
             Level::Raid4 | Level::Raid5 | Level::Raid6 => self.check_parity(strip),
             Level::Raid10 => self.check_copies(strip),
             Level::Raid1 => {
-                let units = (0..self.array.size_sectors / UNIT_SECTORS).map(|unit| unit * UNIT_SECTORS);
-                units.filter(|&at| self.is_claimed(at)).map(|at| self.compare(&[(0, at), (1, at)])).sum()
+                let units =
+                    (0..self.array.size_sectors / UNIT_SECTORS).map(|unit| unit * UNIT_SECTORS);
+                units
+                    .filter(|&at| self.is_claimed(at))
+                    .map(|at| self.compare(&[(0, at), (1, at)]))
+                    .sum()
             }
             Level::Raid0 | Level::Linear => 0,
         }

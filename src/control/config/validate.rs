@@ -295,10 +295,8 @@ fn array(
         return fault(&raw.name, reason);
     }
     let Some(level) = Level::from_raw(*raw.level.get_ref()) else {
-        let message = format!(
-            "level = {}: it is 0, 1, 4, 5, 6, 10, or -1 for linear",
-            raw.level.get_ref()
-        );
+        let message =
+            format!("level = {}: it is 0, 1, 4, 5, 6, 10, or -1 for linear", raw.level.get_ref());
         return fault(&raw.level, message);
     };
     let count = raw.members.get_ref().len();

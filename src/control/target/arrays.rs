@@ -154,12 +154,7 @@ impl Target {
         if let (Err(_), Some(external)) = (&started, &external) {
             self.close_external(external);
         }
-        started.map(|()| StartedHow {
-            level: Level::Raid1,
-            slots,
-            in_sync: slots,
-            dirty: false,
-        })
+        started.map(|()| StartedHow { level: Level::Raid1, slots, in_sync: slots, dirty: false })
     }
 
     fn start_created(
