@@ -6,6 +6,8 @@
 mod images;
 #[path = "interop/kernel.rs"]
 mod kernel;
+#[path = "interop/kernel_levels.rs"]
+mod kernel_levels;
 #[path = "interop/legacy.rs"]
 mod legacy;
 #[path = "interop/levels.rs"]

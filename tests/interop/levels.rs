@@ -26,7 +26,7 @@ fn slots(rig: &Rig) -> u16 {
 }
 
 /// Slots that the level can do without, in turn.
-fn losses(rig: &Rig) -> Vec<Vec<u16>> {
+pub(crate) fn losses(rig: &Rig) -> Vec<Vec<u16>> {
     let slots = slots(rig);
     let one = (0..slots).map(|slot| vec![slot]);
     if superblock(&rig.member(0)).level != ::mdof::md::Level::Raid6 {
@@ -36,7 +36,7 @@ fn losses(rig: &Rig) -> Vec<Vec<u16>> {
 }
 
 /// Reads the patterns with every member left out that the level can lose. The members are copies.
-fn read_degraded(rig: &Rig, patterns: &[Pattern], most: usize) {
+pub(crate) fn read_degraded(rig: &Rig, patterns: &[Pattern], most: usize) {
     for lost in losses(rig).into_iter().take(most) {
         println!("  without {lost:?}");
         let mut copy = copy_without(rig, &lost);
@@ -59,7 +59,7 @@ fn writes(rig: &Rig, last: u64) -> Vec<Pattern> {
 }
 
 /// `patterns` with `new` written over them.
-fn over(patterns: &[Pattern], new: &[Pattern]) -> Vec<Pattern> {
+pub(crate) fn over(patterns: &[Pattern], new: &[Pattern]) -> Vec<Pattern> {
     let mut all: Vec<Pattern> = patterns.to_vec();
     for (first, sectors, tag) in new {
         let end = first + sectors;
