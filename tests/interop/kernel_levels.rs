@@ -34,7 +34,7 @@ struct Handover {
 fn blank(name: &'static str, level: Level, layout: u32, members: usize) -> Rig {
     const SIZE_BYTES: u64 = 64 << 20;
     let log = match level {
-        Level::Raid0 => NewLog::None,
+        Level::Raid0 | Level::Linear => NewLog::None,
         _ => NewLog::Bitmap { chunk_bytes: Some(64 << 10) },
     };
     let new = NewLevel { level, layout, strip_bytes: 64 << 10, log };
@@ -56,8 +56,10 @@ fn blank(name: &'static str, level: Level, layout: u32, members: usize) -> Rig {
     for (index, own) in creation.superblocks().iter().enumerate() {
         let file = File::create(rig.member(index)).unwrap();
         file.set_len(SIZE_BYTES).unwrap();
-        // What lay there before is not zero, nor alike on the members.
-        for at in [0, 20 << 10, 300 << 10, 8 << 20, 20 << 20] {
+        // What lay there before is not zero, nor alike on the members. But on copies the kernel
+        // calls such chunks Clean without looking when it infects them (defect 11).
+        let noise = [0, 20 << 10, 300 << 10, 8 << 20, 20 << 20];
+        for at in noise.into_iter().filter(|_| level != Level::Raid10) {
             let data = own.data_offset_sectors * 512;
             file.write_all_at(&[0x90 | tag(index); 100 << 10], data + at).unwrap();
         }
@@ -69,6 +71,9 @@ fn blank(name: &'static str, level: Level, layout: u32, members: usize) -> Rig {
     }
     rig
 }
+
+/// An array without data, and its name.
+type New = (&'static str, Rig);
 
 fn write_all(rig: &Rig, patterns: &[Pattern]) {
     let array = rig.start();
@@ -97,7 +102,7 @@ fn left(rig: &Rig) -> Vec<u8> {
 }
 
 /// Written and stopped cleanly. The kernel writes to it, or rebuilds its last member before.
-fn clean(name: &'static str, how: &'static str, rig: Rig) -> Handover {
+fn clean(how: &'static str, (name, rig): New) -> Handover {
     let patterns = first_patterns();
     write_all(&rig, &patterns);
     let left = left(&rig);
@@ -111,7 +116,7 @@ fn clean(name: &'static str, how: &'static str, rig: Rig) -> Handover {
 
 /// Killed while writes were on their way. What a crash can leave behind is left behind for sure:
 /// in a chunk in doubt the members do not fit, beside what was acknowledged.
-fn crashed(name: &'static str, rig: Rig) -> Handover {
+fn crashed((name, rig): New) -> Handover {
     let patterns = first_patterns();
     let array = rig.start();
     let mut host = array.host();
@@ -133,7 +138,7 @@ fn crashed(name: &'static str, rig: Rig) -> Handover {
 }
 
 /// Written to while a member was away, which then comes back to the kernel.
-fn away(name: &'static str, mut rig: Rig, last: usize) -> Handover {
+fn away((name, mut rig): New, last: usize) -> Handover {
     let patterns = first_patterns();
     write_all(&rig, &patterns);
     let hidden = rig.dir.file("away.img");
@@ -155,7 +160,7 @@ fn missed() -> Vec<Pattern> {
 }
 
 /// mdof loses a member, writes, and rebuilds it on a device that holds nothing of use.
-fn rebuilt(name: &'static str, rig: Rig, lost: usize) -> Handover {
+fn rebuilt((name, rig): New, lost: usize) -> Handover {
     let patterns = first_patterns();
     write_all(&rig, &patterns);
     let array = rig.start();
@@ -191,7 +196,9 @@ fn judge(text: &str, array: &Handover) {
         found[0].to_owned()
     };
     let verified = said(text, name, "verify");
-    assert_eq!(verified.len(), array.patterns.len(), "{name}");
+    // Also without the member, where it was away first.
+    let times = if matches!(array.how, "away" | "replaced") { 2 } else { 1 };
+    assert_eq!(verified.len(), times * array.patterns.len(), "{name}");
     assert!(verified.iter().all(|line| line.starts_with("0 ")), "{name}: {verified:?}");
     if array.how == "plain" {
         return;
@@ -231,25 +238,29 @@ fn take_back(array: &Handover) {
         return;
     }
     Rows::open(rig).where_written(&patterns).check();
-    read_degraded(rig, &patterns, losses(rig).len());
+    read_degraded(rig, &patterns, losses(rig).len().min(4));
 }
 
 #[test]
 fn linux_takes_over_arrays_of_mdof_that_stripe() {
-    use Level::{Raid0, Raid5, Raid6, Raid10};
+    use Level::{Linear, Raid0, Raid4, Raid5, Raid6, Raid10};
     let Some(vmrun) = crate::kernel::vmrun() else { return };
+    let new = |name, level, layout, members| (name, blank(name, level, layout, members));
     let arrays = [
-        clean("zero", "plain", blank("zero", Raid0, 1, 3)),
-        crashed("near", blank("near", Raid10, 0x102, 4)),
-        clean("far", "whole", blank("far", Raid10, 0x201, 3)),
-        rebuilt("offset", blank("offset", Raid10, 0x1_0201, 3), 1),
-        crashed("five-crashed", blank("five-crashed", Raid5, 2, 3)),
-        away("five-away", blank("five-away", Raid5, 2, 4), 1),
-        clean("five-replaced", "replaced", blank("five-replaced", Raid5, 2, 3)),
-        rebuilt("five-rebuilt", blank("five-rebuilt", Raid5, 2, 3), 0),
-        crashed("six-crashed", blank("six-crashed", Raid6, 2, 4)),
-        away("six-away", blank("six-away", Raid6, 2, 5), 3),
-        rebuilt("six-rebuilt", blank("six-rebuilt", Raid6, 2, 4), 2),
+        clean("plain", new("zero", Raid0, 1, 3)),
+        clean("plain", new("linear", Linear, 0, 2)),
+        crashed(new("near", Raid10, 0x102, 3)),
+        crashed(new("far", Raid10, 0x201, 4)),
+        clean("whole", new("far-odd", Raid10, 0x201, 3)),
+        rebuilt(new("offset", Raid10, 0x1_0201, 3), 1),
+        clean("whole", new("four", Raid4, 0, 3)),
+        crashed(new("five-crashed", Raid5, 2, 3)),
+        away(new("five-away", Raid5, 0, 4), 1),
+        clean("replaced", new("five-replaced", Raid5, 1, 3)),
+        rebuilt(new("five-rebuilt", Raid5, 2, 3), 0),
+        crashed(new("six-crashed", Raid6, 2, 4)),
+        away(new("six-away", Raid6, 1, 5), 3),
+        rebuilt(new("six-rebuilt", Raid6, 2, 4), 2),
     ];
     let text = hand_over(&vmrun, &arrays);
     for array in &arrays {

@@ -46,6 +46,9 @@ while read -r name how write members; do
         devices=${devices%"$last"}
     fi
     mdadm --assemble --run /dev/md0 $devices 2>&1 || { echo "$name refused"; dmesg | tail; continue; }
+    if [ $how = away ] || [ $how = replaced ]; then
+        verify $name
+    fi
     if [ $how != plain ]; then
         echo "$name missing $(cat $md/degraded)"
         [ $how = away ] && mdadm /dev/md0 --re-add $last 2>&1

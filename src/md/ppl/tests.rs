@@ -245,6 +245,22 @@ proptest! {
 }
 
 #[test]
+fn a_header_that_would_just_fit_goes_to_the_start() {
+    let mut log = Log::new(536 + 8);
+    let mut ring = PplRing::new(log.place);
+    for generation in 1..=3 {
+        let sectors = if generation < 3 { 260 } else { 0 };
+        let entries: Vec<_> =
+            (sectors > 0).then(|| entry(256, 128 * 512, 128 * 512)).into_iter().collect();
+        let sector = ring.take(sectors * 512);
+        log.put(sector, &written(&entries, generation));
+        if generation == 3 {
+            assert_eq!((sector, log.search().unwrap().0), (100, 100));
+        }
+    }
+}
+
+#[test]
 fn a_torn_or_missing_header_ends_the_search() {
     let mut log = Log::new(2048);
     assert_eq!(log.search().unwrap(), (100, PplHeader { generation: 0, entries: Vec::new() }));
