@@ -219,10 +219,41 @@ fn raid0_is_served() {
     array.host().verify(&patterns);
     array.stop();
     rig.examine(0..3);
+    a_member_fails_its_requests_only(&mut rig, &patterns);
     fs::remove_file(rig.member(1)).unwrap();
     rig.arguments = vec!["--start-degraded"];
     let text = rig.refused();
     assert!(text.contains("nothing that is there has what the members of slots 1 hold"), "{text}");
+}
+
+/// What one member of a raid0 holds can't be had while it fails; the rest goes on, and it is back
+/// with its data when it answers again. Only metadata that can't be written take the array away.
+fn a_member_fails_its_requests_only(rig: &mut Rig, patterns: &[Pattern]) {
+    rig.fragile = Some(1);
+    let array = rig.start();
+    let strip = array.describe()["strip_size_kb"].as_u64().unwrap() * 2;
+    let mut host = array.host();
+    let inject = |io_type: &str| {
+        let params = serde_json::json!({
+            "name": "m1", "io_type": io_type, "error_type": "failure", "num": 100_000,
+        });
+        array.mdof.rpc("bdev_error_inject_error", &params).unwrap();
+    };
+    inject("read");
+    inject("write");
+    let served: Vec<bool> = (0..6).map(|number| host.can_read(number * strip)).collect();
+    assert_eq!(served, [true, false, true, true, false, true]);
+    assert!(!host.can_write(601 * strip) && host.can_write(600 * strip));
+    assert_eq!(array.describe()["state"], "online");
+    inject("clear");
+    host.verify(patterns);
+    for method in ["bdev_raid_scrub", "bdev_raid_get_bitmap"] {
+        let params = serde_json::json!({ "name": "r", "action": "check" });
+        assert!(array.mdof.rpc(method, &params).is_err(), "{method}");
+    }
+    drop(host);
+    array.stop();
+    rig.fragile = None;
 }
 
 #[test]

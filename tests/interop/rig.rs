@@ -58,6 +58,8 @@ pub(crate) struct Rig {
     pub(crate) keys: String,
     /// Further arguments of the binary.
     pub(crate) arguments: Vec<&'static str>,
+    /// This member can be made to fail: `bdev_error_inject_error` takes its name.
+    pub(crate) fragile: Option<usize>,
     /// The configuration's level, if not that of the members.
     pub(crate) level: Option<i32>,
     port: u16,
@@ -74,6 +76,7 @@ impl Rig {
             block_size_bytes,
             keys: String::new(),
             arguments: Vec::new(),
+            fragile: None,
             level: None,
             port: free_port(),
         }
@@ -106,11 +109,16 @@ impl Rig {
     fn config(&self) -> PathBuf {
         let mut text = String::new();
         for index in 0..self.members {
+            let name = if self.fragile == Some(index) { 'b' } else { 'm' };
             text += &format!(
-                "[[bdev]]\nname = \"m{index}\"\nkind = \"uring\"\npath = \"m{index}.img\"\n\
-                 block_size_bytes = {}\n",
+                "[[bdev]]\nname = \"{name}{index}\"\nkind = \"uring\"\n\
+                 path = \"m{index}.img\"\nblock_size_bytes = {}\n",
                 self.block_size_bytes
             );
+            if self.fragile == Some(index) {
+                let base = format!("base = \"b{index}\"\n");
+                text += &format!("[[bdev]]\nname = \"m{index}\"\nkind = \"error\"\n{base}");
+            }
         }
         let names: Vec<String> = (0..self.members).map(|index| format!("\"m{index}\"")).collect();
         let (names, keys, port) = (names.join(", "), &self.keys, self.port);
@@ -319,6 +327,13 @@ impl Host {
         bytes[skip..skip + usize::try_from(sectors * 512).unwrap()].to_vec()
     }
 
+    /// Whether the block that begins at the sector can be read.
+    pub(crate) fn can_read(&mut self, first: u64) -> bool {
+        let buf = self.pool.get(usize::try_from(self.block).unwrap()).unwrap();
+        self.queue.submit_read(1, first * 512 / self.block, 1, buf, 0);
+        self.queue.wait("a read", LIMIT).unwrap().status().is_success()
+    }
+
     /// Queues a write of records of whole blocks; its completion is to be waited for.
     pub(crate) fn begin_write(&mut self, first: u64, sectors: u64, tag: &str) {
         let bytes = records(first, sectors, tag);
@@ -345,6 +360,12 @@ impl Host {
         for _ in 0..completions {
             assert!(self.queue.wait("a write", LIMIT).unwrap().status().is_success());
         }
+    }
+
+    /// Whether 4 KiB can be written.
+    pub(crate) fn can_write(&mut self, first: u64) -> bool {
+        self.begin_write(first, 8, "VMHGEN03");
+        self.queue.wait("a write", LIMIT).unwrap().status().is_success()
     }
 
     /// Every pattern reads as it should.
