@@ -324,3 +324,72 @@ fn config(
         force: false,
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+    use crate::md::{
+        Level, LevelCreation, NewArray, NewLevel, NewLog, NewMember, Timestamp, assemble,
+        create_level,
+    };
+
+    /// A raid5 with these states; the last member has this number.
+    fn loaded(last_number: u32, by_linux: bool) -> Vec<u8> {
+        let member = |tag| NewMember {
+            device_sectors: 8192,
+            logical_block_size: 512,
+            device_uuid: [tag; 16],
+        };
+        let array = NewArray {
+            name: "r".to_owned(),
+            set_uuid: [9; 16],
+            ctime: Timestamp::from_unix(1, 0),
+            assume_clean: false,
+            members: vec![member(1), member(2), member(3)],
+        };
+        let log = NewLog::Bitmap { chunk_bytes: None };
+        let new = NewLevel { strip_bytes: 65_536, log, ..NewLevel::new(Level::Raid5) };
+        let LevelCreation::Bitmap(creation) = create_level(&array, &new).unwrap() else {
+            unreachable!()
+        };
+        let number = |slot| if slot == 2 { last_number } else { slot };
+        let candidates: Vec<Candidate> = (0..3)
+            .zip(&creation.superblocks)
+            .map(|(slot, superblock)| {
+                let mut superblock = superblock.clone();
+                superblock.set_role(2, Role::Spare);
+                superblock.set_role(last_number, Role::Active(2));
+                superblock.dev_number = number(slot);
+                if by_linux {
+                    superblock.utime = Timestamp::from_unix(5, 1);
+                }
+                let bitmap = Some(Ok(creation.bitmap.clone()));
+                Candidate { device_sectors: 8192, superblock, bitmap }
+            })
+            .collect();
+        let assembly = assemble(&candidates).unwrap();
+        let bdevs = [1, 2, 3].map(|id| CandidateBdev { bdev: BdevId(id), unmap: false });
+        let states = vec![Some(vec![0, 1, 2, 3, 7]); 3];
+        let options = ArrayOptions {
+            name: "r".to_owned(),
+            block_size_bytes: 512,
+            owner_core: 0,
+            daemon_sleep_s: 30,
+            barrier_idle_s: 5,
+        };
+        let config = from_assembly(options, &assembly, &candidates, &bdevs, &states).unwrap();
+        match config.bitmap {
+            BitmapConfig::Lockless { states, .. } => states,
+            BitmapConfig::None { .. } => unreachable!(),
+        }
+    }
+
+    /// Defect 4 of the kernel's bitmap.
+    #[test]
+    fn parity_that_a_spare_never_got_is_doubted() {
+        assert_eq!(loaded(3, true), [0, 3, 2, 3, 0]);
+        assert_eq!(loaded(2, true), [0, 1, 2, 3, 7], "all members were there from the start");
+        assert_eq!(loaded(3, false), [0, 1, 2, 3, 7], "mdof zeroes every member or none");
+    }
+}
