@@ -60,8 +60,6 @@ pub(crate) struct Rig {
     pub(crate) arguments: Vec<&'static str>,
     /// This member can be made to fail: `bdev_error_inject_error` takes its name.
     pub(crate) fragile: Option<usize>,
-    /// The configuration's level, if not that of the members.
-    pub(crate) level: Option<i32>,
     port: u16,
 }
 
@@ -77,7 +75,6 @@ impl Rig {
             keys: String::new(),
             arguments: Vec::new(),
             fragile: None,
-            level: None,
             port: free_port(),
         }
     }
@@ -124,21 +121,18 @@ impl Rig {
         let (names, keys, port) = (names.join(", "), &self.keys, self.port);
         let level = self.level();
         self.dir.config(&format!(
-            "{text}[[array]]\nname = \"r\"\nlevel = {level}\nmembers = [{names}]\n{keys}\n\
+            "{text}[[array]]\nname = \"r\"\nlevel = \"{level}\"\nmembers = [{names}]\n{keys}\n\
              [[subsystem]]\nnqn = \"{NQN}\"\nallow_any_host = true\n\
              namespaces = [{{ bdev = \"r\", nsid = 1 }}]\nlisten = [\"127.0.0.1:{port}\"]\n"
         ))
     }
 
     /// What its members say; a mirror where there are none yet.
-    fn level(&self) -> i32 {
-        if let Some(level) = self.level {
-            return level;
-        }
+    fn level(&self) -> &'static str {
         let exists = |path: &&PathBuf| path.exists();
         let members = self.members();
         let own = members.iter().find(exists).and_then(|path| try_superblock(path));
-        own.map_or(1, |own| own.level.number())
+        own.map_or("raid1", |own| own.level.name())
     }
 
     pub(crate) fn start(&self) -> Running {

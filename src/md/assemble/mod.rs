@@ -13,7 +13,7 @@ pub use outcome::{
 
 use super::bitmap_superblock::{BitmapSuperblock, BitmapVersion};
 use super::error::BitmapError;
-use super::types::{Features, Role};
+use super::types::{Features, Level, Role};
 use super::{Superblock, format_uuid};
 use crate::limits::MEMBERS_MAX;
 
@@ -85,7 +85,9 @@ fn assemble_as(candidates: &[Candidate], replace: bool) -> Result<Assembly, Asse
         slots,
         rejected,
         dirty,
-        full_resync_needed: dirty && bitmap == BitmapPlan::None,
+        full_resync_needed: dirty
+            && bitmap == BitmapPlan::None
+            && !matches!(superblock.level, Level::Raid0 | Level::Linear),
         bitmap,
         superblock,
     })
