@@ -390,5 +390,5 @@ fn members_that_md_made_are_examined() {
     let output = run(&dir, &["examine", &paths[0]]);
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("md superblock of major version 0; mdof reads version 1"), "{text}");
+    assert!(text.contains("md superblock of version 0.90; mdof reads 1.0, 1.1 and 1.2"), "{text}");
 }

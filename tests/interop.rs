@@ -6,8 +6,12 @@
 mod images;
 #[path = "interop/kernel.rs"]
 mod kernel;
+#[path = "interop/kernel_levels.rs"]
+mod kernel_levels;
 #[path = "interop/legacy.rs"]
 mod legacy;
+#[path = "interop/levels.rs"]
+mod levels;
 #[path = "interop/lost_bitmap.rs"]
 mod lost_bitmap;
 #[path = "support/mdof.rs"]
@@ -15,3 +19,5 @@ mod lost_bitmap;
 mod mdof;
 #[path = "interop/rig.rs"]
 mod rig;
+#[path = "interop/rows.rs"]
+mod rows;

@@ -40,6 +40,13 @@ pub fn look<E: Display>(
             Err(error) => damaged = damaged.or(Some(error)),
         }
     }
+    // Version 0.90 lies 64 KiB or more before the end, at a multiple of 64 KiB.
+    if let (None, Some(sector)) = (&damaged, (device_sectors & !127).checked_sub(128)) {
+        let bytes = read(sector, SUPERBLOCK_READ_BYTES)?;
+        if let Err(SuperblockError::MajorVersion { found: 0 }) = Unverified::parse(&bytes, sector) {
+            damaged = Some(SuperblockError::Version090);
+        }
+    }
     Ok(damaged.map_or(Carried::Nothing, Carried::Damaged))
 }
 

@@ -28,6 +28,12 @@ pub enum SuperblockError {
         /// Version found.
         found: u32,
     },
+    /// The format before version 1.
+    #[error(
+        "md superblock of version 0.90; mdof reads 1.0, 1.1 and 1.2, and mdadm --assemble \
+         --update=metadata turns it into 1.0"
+    )]
+    Version090,
     /// More role entries than 4 KiB hold.
     #[error("md superblock claims {found} role entries, more than the {MAX_DEV_LIMIT} that fit")]
     MaxDev {

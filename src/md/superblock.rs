@@ -310,6 +310,14 @@ impl Superblock {
         self.resync_offset_sectors == MAX_SECTOR
     }
 
+    /// The member has yet to be given something. Linux md also notes one that it takes out of use
+    /// for a moment, to build parity lazily, as being rebuilt, but as past the last sector: what
+    /// is missing there the bitmap knows.
+    pub fn is_rebuilding(&self) -> bool {
+        self.features.contains(Features::RECOVERY_OFFSET)
+            && self.recovery_offset_sectors != MAX_SECTOR
+    }
+
     /// Sector of the bitmap superblock, if the array has an internal bitmap whose position makes
     /// sense on this member.
     pub fn bitmap_sector(&self) -> Option<u64> {

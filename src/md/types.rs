@@ -116,7 +116,9 @@ pub enum Level {
 }
 
 impl Level {
-    pub(super) fn from_raw(raw: i32) -> Option<Level> {
+    /// The level of md's number.
+    #[must_use]
+    pub fn from_raw(raw: i32) -> Option<Level> {
         Some(match raw {
             -1 => Level::Linear,
             0 => Level::Raid0,

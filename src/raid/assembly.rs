@@ -13,6 +13,7 @@
 //! | current ones with chunks of different sizes      | as if none were usable |
 //! | all stale                                        | all but Unwritten become NeedSync, and Unwritten chunks are read, not taken for zeroes |
 //! | none usable                                      | refused; `bitmap_lost = "resync"`: a new one, all NeedSync |
+//! | Linux md: parity of zeroes that nobody made     | those chunks become Unwritten, Clean ones NeedSync |
 //! | a torn unit: bytes that are no states            | those chunks become NeedSync |
 //! | never started by the kernel (`FIRST_USE`)        | initialised as the kernel does |
 //! | a classic one                                    | refused; `convert_bitmap = true`: see `md::classic` |
@@ -31,7 +32,7 @@ use crate::bitmap::state::safer_byte;
 use crate::bitmap::{ChunkState, Infection};
 use crate::md::{
     Assembly, BitmapError, BitmapPlan, BitmapSuperblock, Candidate, Creation, ExternalPlan,
-    LevelCreation, SECTOR_BYTES, Slot, Superblock,
+    LevelCreation, Role, SECTOR_BYTES, Slot, Superblock,
 };
 
 /// What the operator decides about an array, beside its members.
@@ -128,6 +129,9 @@ pub fn from_assembly(
     let sources: Vec<usize> = assembly.slots.iter().filter_map(in_sync).collect();
     let (mut bitmap, reads_zero) = bitmap_config(assembly, candidates, &sources, states)?;
     let ours = sources.iter().all(|&source| candidates[source].superblock.is_ours());
+    if !ours {
+        doubt_early_parity(assembly, &mut bitmap);
+    }
     if let BitmapConfig::Lockless { superblock, stale, .. } = &mut bitmap
         && (!ours || *stale || !matches!(assembly.bitmap, BitmapPlan::Load { .. }))
     {
@@ -293,6 +297,31 @@ fn bitmap_config(
     })
 }
 
+/// Linux md zeroes the members of a new array of parity where they do that cheaply, and calls all
+/// of its parity right. But the member that mdadm adds last to a new raid5 is a spare until it has
+/// been rebuilt, so it is not zeroed, and then the rebuild passes over every chunk. Such a member
+/// is known by its number, which is beyond the slots.
+fn doubt_early_parity(assembly: &Assembly, bitmap: &mut BitmapConfig) {
+    let BitmapConfig::Lockless { states, rewrite, .. } = bitmap else { return };
+    let array = &assembly.superblock;
+    let joined_later = |(number, role): (usize, &Role)| {
+        matches!(role, Role::Active(_)) && number >= assembly.slots.len()
+    };
+    if !states.contains(&(ChunkState::CleanUnwritten as u8))
+        || !array.roles.iter().enumerate().any(joined_later)
+    {
+        return;
+    }
+    for state in states.iter_mut() {
+        *state = match ChunkState::from_byte(*state) {
+            Some(ChunkState::CleanUnwritten) => ChunkState::Unwritten as u8,
+            Some(ChunkState::Clean) => ChunkState::NeedSync as u8,
+            _ => *state,
+        };
+    }
+    *rewrite = true;
+}
+
 /// Of several copies of the states the more cautious byte for each chunk, and whether they differ.
 fn merge<'a>(own: &[u8], copies: impl Iterator<Item = &'a [u8]>) -> (Vec<u8>, bool) {
     if mutant!(NoUnionOfBitmaps) {
@@ -324,5 +353,74 @@ fn config(
         members,
         bitmap,
         force: false,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+    use crate::md::{
+        Level, LevelCreation, NewArray, NewLevel, NewLog, NewMember, Timestamp, assemble,
+        create_level,
+    };
+
+    /// A raid5 with these states; the last member has this number.
+    fn loaded(last_number: u32, by_linux: bool) -> Vec<u8> {
+        let member = |tag| NewMember {
+            device_sectors: 8192,
+            logical_block_size: 512,
+            device_uuid: [tag; 16],
+        };
+        let array = NewArray {
+            name: "r".to_owned(),
+            set_uuid: [9; 16],
+            ctime: Timestamp::from_unix(1, 0),
+            assume_clean: false,
+            members: vec![member(1), member(2), member(3)],
+        };
+        let log = NewLog::Bitmap { chunk_bytes: None };
+        let new = NewLevel { strip_bytes: 65_536, log, ..NewLevel::new(Level::Raid5) };
+        let LevelCreation::Bitmap(creation) = create_level(&array, &new).unwrap() else {
+            unreachable!()
+        };
+        let number = |slot| if slot == 2 { last_number } else { slot };
+        let candidates: Vec<Candidate> = (0..3)
+            .zip(&creation.superblocks)
+            .map(|(slot, superblock)| {
+                let mut superblock = superblock.clone();
+                superblock.set_role(2, Role::Spare);
+                superblock.set_role(last_number, Role::Active(2));
+                superblock.dev_number = number(slot);
+                if by_linux {
+                    superblock.utime = Timestamp::from_unix(5, 1);
+                }
+                let bitmap = Some(Ok(creation.bitmap.clone()));
+                Candidate { device_sectors: 8192, superblock, bitmap }
+            })
+            .collect();
+        let assembly = assemble(&candidates).unwrap();
+        let bdevs = [1, 2, 3].map(|id| CandidateBdev { bdev: BdevId(id), unmap: false });
+        let states = vec![Some(vec![0, 1, 2, 3, 7]); 3];
+        let options = ArrayOptions {
+            name: "r".to_owned(),
+            block_size_bytes: 512,
+            owner_core: 0,
+            daemon_sleep_s: 30,
+            barrier_idle_s: 5,
+        };
+        let config = from_assembly(options, &assembly, &candidates, &bdevs, &states).unwrap();
+        match config.bitmap {
+            BitmapConfig::Lockless { states, .. } => states,
+            BitmapConfig::None { .. } => unreachable!(),
+        }
+    }
+
+    /// Defect 4 of the kernel's bitmap.
+    #[test]
+    fn parity_that_a_spare_never_got_is_doubted() {
+        assert_eq!(loaded(3, true), [0, 3, 2, 3, 0]);
+        assert_eq!(loaded(2, true), [0, 1, 2, 3, 7], "all members were there from the start");
+        assert_eq!(loaded(3, false), [0, 1, 2, 3, 7], "mdof zeroes every member or none");
     }
 }

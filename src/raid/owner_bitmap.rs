@@ -397,10 +397,13 @@ impl Owner {
                 continue;
             }
             // Where Linux md has called it Unwritten, the rest of the chunk may hold data, or
-            // differ: resync makes the members alike.
+            // differ: resync makes the members alike. What a member has that is not there is
+            // what parity says, if it says anything.
             let next = if untouched {
                 self.walker.look_again();
-                self.shared.doubt.raise(chunk);
+                if self.in_sync == self.shared.geometry.all_slots() {
+                    self.shared.doubt.raise(chunk);
+                }
                 ChunkState::NeedSync
             } else {
                 state::on_write(state, degraded)

@@ -115,6 +115,9 @@ impl Owner {
         if is_running {
             return Err("a check is running already".to_owned());
         }
+        if self.shared.geometry.sync_blocks() == 0 {
+            return Err("its level has no redundancy: there is nothing to compare".to_owned());
+        }
         let repair = action == ScrubAction::Repair;
         self.scrubber.next = 0;
         self.scrubber.status = Some(ScrubStatus {

@@ -32,6 +32,10 @@ impl ArrayConfig {
         self.members_that(|_| true)
     }
 
+    fn all_slots(&self) -> SlotMask {
+        (0..self.members.len()).fold(0, |mask, slot| mask | 1 << slot)
+    }
+
     fn members_that(&self, wanted: impl Fn(&MemberConfig) -> bool) -> SlotMask {
         (0u32..).zip(&self.members).fold(0, |mask, (slot, member)| {
             mask | SlotMask::from(member.as_ref().is_some_and(&wanted)) << slot
@@ -57,8 +61,12 @@ pub(super) fn shared(
     let superblock = config.first_superblock()?;
     let block = block_size_bytes(config, superblock)?;
     let sectors_per_block = block / SECTOR_BYTES;
+    if superblock.sync_size_sectors() == 0 {
+        // Without its members even the size of such an array is unknown.
+        check_enough(config, |in_sync| in_sync == config.all_slots())?;
+    }
     let geometry = geometry(config, superblock)?;
-    check_enough(config, &geometry)?;
+    check_enough(config, |in_sync| geometry.is_readable(in_sync))?;
     let (blocks, sync_blocks) = (geometry.blocks(), geometry.sync_blocks());
     let chunk_size_bytes = match &config.bitmap {
         BitmapConfig::None { .. } => VOLATILE_CHUNK_SIZE_BYTES,
@@ -140,7 +148,12 @@ fn doubt(
     let is_own = members().all(|it| it.superblock.unwritten_reads_zero());
     let is_degraded = config.members.iter().any(Option::is_none);
     let is_stale = matches!(&config.bitmap, BitmapConfig::Lockless { stale: true, .. });
-    let is_trusted = was_stopped && !is_stale && (is_own || is_degraded);
+    // Linux md builds parity late, but what is written there has it. While a member is away or
+    // being rebuilt that is all there is of its data.
+    let lacks_data =
+        |member: &Option<MemberConfig>| member.as_ref().is_none_or(|member| member.lacks.is_some());
+    let is_needed = config.members.iter().any(lacks_data);
+    let is_trusted = was_stopped && !is_stale && (is_own || is_needed);
     let chunks = usize::try_from(chunks).expect("there is a byte for each");
     let is_in_doubt = |chunk| {
         let state = map.as_ref().map(|map| map.state(chunk));
@@ -161,13 +174,16 @@ fn doubt(
 }
 
 /// Refuses to start what could not read all of its data.
-fn check_enough(config: &ArrayConfig, geometry: &Geometry) -> Result<(), String> {
+fn check_enough(
+    config: &ArrayConfig,
+    is_readable: impl Fn(SlotMask) -> bool,
+) -> Result<(), String> {
     let in_sync = config.in_sync();
-    if geometry.is_readable(in_sync) {
+    if is_readable(in_sync) {
         return Ok(());
     }
     let missing: Vec<String> =
-        super::slots(geometry.all_slots() & !in_sync).map(|slot| slot.to_string()).collect();
+        super::slots(config.all_slots() & !in_sync).map(|slot| slot.to_string()).collect();
     Err(format!(
         "array {} cannot start: nothing that is there has what the members of slots {} hold; find \
          one of them that was in use to the last",

@@ -7,12 +7,13 @@ use std::process::Command;
 
 use ::mdof::md::{BITMAP_HEAD_BYTES, BitmapSuperblock};
 
+use crate::mdof::TestDir;
 use crate::rig::{Pattern, Rig, shared, superblock};
 
 const GUEST_SCRIPT: &str = include_str!("takeover.sh");
 
 /// Chunks in one of the eight states.
-fn count(states: &[u8], state: u8) -> usize {
+pub(crate) fn count(states: &[u8], state: u8) -> usize {
     states.iter().filter(|&&found| found == state).count()
 }
 
@@ -50,12 +51,12 @@ impl Handover {
     }
 }
 
-fn pattern(first: u64, sectors: u64, tag: &str) -> Pattern {
+pub(crate) fn pattern(first: u64, sectors: u64, tag: &str) -> Pattern {
     (first, sectors, tag.to_owned())
 }
 
 /// The bitmap's head and the state of each chunk on a member file.
-fn states(path: &Path) -> (BitmapSuperblock, Vec<u8>) {
+pub(crate) fn states(path: &Path) -> (BitmapSuperblock, Vec<u8>) {
     let own = superblock(path);
     let file = File::open(path).unwrap();
     let at = own.bitmap_sector().unwrap() * 512;
@@ -155,42 +156,80 @@ fn degraded(name: &'static str) -> Handover {
     Handover { rig, name, how: "degraded", write: None, patterns, left }
 }
 
-/// Runs the guest over all members; returns what it printed.
-fn guest(vmrun: &Path, arrays: &[Handover]) -> String {
-    let dir = &arrays[0].rig.dir;
-    let (mut lists, mut patterns) = (String::new(), String::new());
-    let mut command = Command::new(vmrun);
-    command.args(["-t", "110"]);
-    let mut disk = 0;
-    for array in arrays {
-        let write = array.write.map_or("-".to_owned(), |sector| sector.to_string());
-        lists += &format!("{} {} {write}", array.name, array.how);
-        for member in array.rig.members() {
-            lists += &format!(" d{disk}");
-            disk += 1;
-            let block = array.rig.block_size_bytes();
-            command.arg("-d").arg(format!("{},lbs={block}", member.display()));
+/// A run of the guest over members of many arrays.
+#[derive(Debug)]
+pub(crate) struct Guest<'a> {
+    dir: &'a TestDir,
+    script: &'a str,
+    command: Command,
+    /// `d`: virtio-blk, `s`: SCSI, which takes more disks.
+    kind: char,
+    lists: String,
+    patterns: String,
+    disks: usize,
+}
+
+impl<'a> Guest<'a> {
+    /// `dir` takes the files for the guest.
+    pub(crate) fn new(vmrun: &Path, dir: &'a TestDir, script: &'a str, kind: char) -> Self {
+        let mut command = Command::new(vmrun);
+        command.args(["-t", "170"]);
+        let (lists, patterns) = (String::new(), String::new());
+        Self { dir, script, command, kind, lists, patterns, disks: 0 }
+    }
+
+    /// An array, a line for the script.
+    pub(crate) fn add(
+        &mut self,
+        (name, how): (&str, &str),
+        write: Option<u64>,
+        members: &[PathBuf],
+        block_size_bytes: u64,
+        patterns: &[Pattern],
+    ) {
+        let write = write.map_or("-".to_owned(), |sector| sector.to_string());
+        self.lists += &format!("{name} {how} {write}");
+        for member in members {
+            self.lists += &format!(" {}{}", self.kind, self.disks);
+            self.disks += 1;
+            let option = if self.kind == 's' { "-S" } else { "-d" };
+            let disk = format!("{},lbs={block_size_bytes}", member.display());
+            self.command.arg(option).arg(disk);
         }
-        lists.push('\n');
-        for (first, sectors, tag) in &array.patterns {
-            patterns += &format!("{} {first} {sectors} {tag}\n", array.name);
+        self.lists.push('\n');
+        for (first, sectors, tag) in patterns {
+            self.patterns += &format!("{name} {first} {sectors} {tag}\n");
         }
     }
-    let file = |name: &str, text: &str| -> PathBuf {
-        let path = dir.file(name);
-        fs::write(&path, text).unwrap();
-        path
-    };
-    command.arg("-f").arg(file("arrays", &lists)).arg("-f").arg(file("patterns", &patterns));
-    let output = command.arg(file("takeover.sh", GUEST_SCRIPT)).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    println!("{text}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && text.contains("all done"), "the guest did not finish");
-    text
+
+    /// Runs it; returns what it printed.
+    pub(crate) fn run(mut self) -> String {
+        let file = |name: &str, text: &str| -> PathBuf {
+            let path = self.dir.file(name);
+            fs::write(&path, text).unwrap();
+            path
+        };
+        self.command.arg("-f").arg(file("arrays", &self.lists));
+        self.command.arg("-f").arg(file("patterns", &self.patterns));
+        let output = self.command.arg(file("takeover.sh", self.script)).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        println!("{text}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success() && text.contains("all done"), "the guest did not finish");
+        text
+    }
+}
+
+fn guest(vmrun: &Path, arrays: &[Handover]) -> String {
+    let mut guest = Guest::new(vmrun, &arrays[0].rig.dir, GUEST_SCRIPT, 'd');
+    for array in arrays {
+        let (members, block) = (array.rig.members(), array.rig.block_size_bytes());
+        guest.add((array.name, array.how), array.write, &members, block, &array.patterns);
+    }
+    guest.run()
 }
 
 /// What the guest said of an array under a key.
-fn said<'a>(text: &'a str, name: &str, key: &str) -> Vec<&'a str> {
+pub(crate) fn said<'a>(text: &'a str, name: &str, key: &str) -> Vec<&'a str> {
     let prefix = format!("{name} {key} ");
     text.lines().filter_map(|line| line.strip_prefix(prefix.as_str())).collect()
 }
@@ -236,13 +275,19 @@ fn take_back(array: &Handover) {
     array.rig.examine(0..2);
 }
 
-fn hand_over(arrays: &[Handover]) {
+/// What runs the guest, if there is one.
+pub(crate) fn vmrun() -> Option<PathBuf> {
     let vmrun = shared("vm/vmrun", "arrays of mdof were not handed to the kernel");
     let qemu = Command::new("qemu-system-x86_64").arg("--version").output().is_ok();
-    let (Some(vmrun), true) = (vmrun, qemu) else {
+    if !qemu {
         eprintln!("LEFT OUT: no guest here, arrays of mdof were not handed to the kernel");
-        return;
-    };
+        return None;
+    }
+    vmrun
+}
+
+fn hand_over(arrays: &[Handover]) {
+    let Some(vmrun) = vmrun() else { return };
     let text = guest(&vmrun, arrays);
     for array in arrays {
         judge(&text, array);

@@ -58,6 +58,8 @@ pub(crate) struct Rig {
     pub(crate) keys: String,
     /// Further arguments of the binary.
     pub(crate) arguments: Vec<&'static str>,
+    /// This member can be made to fail: `bdev_error_inject_error` takes its name.
+    pub(crate) fragile: Option<usize>,
     port: u16,
 }
 
@@ -72,6 +74,7 @@ impl Rig {
             block_size_bytes,
             keys: String::new(),
             arguments: Vec::new(),
+            fragile: None,
             port: free_port(),
         }
     }
@@ -103,19 +106,33 @@ impl Rig {
     fn config(&self) -> PathBuf {
         let mut text = String::new();
         for index in 0..self.members {
+            let name = if self.fragile == Some(index) { 'b' } else { 'm' };
             text += &format!(
-                "[[bdev]]\nname = \"m{index}\"\nkind = \"uring\"\npath = \"m{index}.img\"\n\
-                 block_size_bytes = {}\n",
+                "[[bdev]]\nname = \"{name}{index}\"\nkind = \"uring\"\n\
+                 path = \"m{index}.img\"\nblock_size_bytes = {}\n",
                 self.block_size_bytes
             );
+            if self.fragile == Some(index) {
+                let base = format!("base = \"b{index}\"\n");
+                text += &format!("[[bdev]]\nname = \"m{index}\"\nkind = \"error\"\n{base}");
+            }
         }
         let names: Vec<String> = (0..self.members).map(|index| format!("\"m{index}\"")).collect();
         let (names, keys, port) = (names.join(", "), &self.keys, self.port);
+        let level = self.level();
         self.dir.config(&format!(
-            "{text}[[array]]\nname = \"r\"\nlevel = 1\nmembers = [{names}]\n{keys}\n\
+            "{text}[[array]]\nname = \"r\"\nlevel = \"{level}\"\nmembers = [{names}]\n{keys}\n\
              [[subsystem]]\nnqn = \"{NQN}\"\nallow_any_host = true\n\
              namespaces = [{{ bdev = \"r\", nsid = 1 }}]\nlisten = [\"127.0.0.1:{port}\"]\n"
         ))
+    }
+
+    /// What its members say; a mirror where there are none yet.
+    fn level(&self) -> &'static str {
+        let exists = |path: &&PathBuf| path.exists();
+        let members = self.members();
+        let own = members.iter().find(exists).and_then(|path| try_superblock(path));
+        own.map_or("raid1", |own| own.level.name())
     }
 
     pub(crate) fn start(&self) -> Running {
@@ -168,14 +185,17 @@ impl Rig {
 
 /// The superblock of a member file.
 pub(crate) fn superblock(path: &Path) -> Superblock {
+    try_superblock(path).unwrap_or_else(|| panic!("{} has no superblock", path.display()))
+}
+
+fn try_superblock(path: &Path) -> Option<Superblock> {
     let file = File::open(path).unwrap();
     let sectors = file.metadata().unwrap().len() / 512;
-    let found = candidate_sectors(sectors).find_map(|sector| {
+    candidate_sectors(sectors).find_map(|sector| {
         let mut bytes = [0; SUPERBLOCK_READ_BYTES];
         file.read_exact_at(&mut bytes, sector * 512).unwrap();
         Unverified::parse(&bytes, sector).ok()
-    });
-    found.unwrap_or_else(|| panic!("{} has no superblock", path.display()))
+    })
 }
 
 /// A started array.
@@ -209,6 +229,33 @@ impl Running {
         let count = |state: &str| bitmap["states"][state].as_u64().unwrap();
         let doubtful = count("need_sync") + count("syncing") + count("dirty");
         [count("unwritten"), count("clean"), doubtful]
+    }
+
+    /// As [`Self::counts`], and chunks whose parity was made before there were data.
+    pub(crate) fn all_counts(&self) -> [u64; 4] {
+        let [unwritten, clean, doubtful] = self.counts();
+        let early = self.bitmap()["states"]["clean_unwritten"].as_u64().unwrap();
+        [unwritten, clean, doubtful, early]
+    }
+
+    /// What `bdev_raid_get_bdevs` says.
+    pub(crate) fn describe(&self) -> Value {
+        let arrays = self.mdof.rpc("bdev_raid_get_bdevs", &json!({ "category": "all" })).unwrap();
+        arrays[0].clone()
+    }
+
+    /// Waits until every member is in sync.
+    pub(crate) fn wait_for_rebuild(&self) {
+        let end = Instant::now() + LIMIT;
+        loop {
+            let own = self.describe();
+            let members = own["base_bdevs_list"].as_array().unwrap();
+            if members.iter().all(|member| member["state"] == "in_sync") {
+                return;
+            }
+            assert!(Instant::now() < end, "the rebuild does not end: {own}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Chunks that resync has not copied yet; none without a bitmap and a resync.
@@ -274,6 +321,13 @@ impl Host {
         bytes[skip..skip + usize::try_from(sectors * 512).unwrap()].to_vec()
     }
 
+    /// Whether the block that begins at the sector can be read.
+    pub(crate) fn can_read(&mut self, first: u64) -> bool {
+        let buf = self.pool.get(usize::try_from(self.block).unwrap()).unwrap();
+        self.queue.submit_read(1, first * 512 / self.block, 1, buf, 0);
+        self.queue.wait("a read", LIMIT).unwrap().status().is_success()
+    }
+
     /// Queues a write of records of whole blocks; its completion is to be waited for.
     pub(crate) fn begin_write(&mut self, first: u64, sectors: u64, tag: &str) {
         let bytes = records(first, sectors, tag);
@@ -300,6 +354,12 @@ impl Host {
         for _ in 0..completions {
             assert!(self.queue.wait("a write", LIMIT).unwrap().status().is_success());
         }
+    }
+
+    /// Whether 4 KiB can be written.
+    pub(crate) fn can_write(&mut self, first: u64) -> bool {
+        self.begin_write(first, 8, "VMHGEN03");
+        self.queue.wait("a write", LIMIT).unwrap().status().is_success()
     }
 
     /// Every pattern reads as it should.

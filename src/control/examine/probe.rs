@@ -11,8 +11,7 @@ use rustix::io::Errno;
 
 use crate::control::carried::{self, Carried};
 use crate::md::{
-    BadRange, BitmapVersion, Candidate, Features, SECTOR_BYTES, SUPERBLOCK_READ_BYTES,
-    SuperblockError, Unverified, parse_bad_blocks,
+    BadRange, BitmapVersion, Candidate, Features, SECTOR_BYTES, SuperblockError, parse_bad_blocks,
 };
 
 /// A superblock that is being written just now reads as damaged; it is read again so often.
@@ -129,7 +128,7 @@ impl Medium {
                     std::thread::sleep(RETRY);
                 }
                 Carried::Damaged(error) => return Ok(Content::Damaged(error.to_string())),
-                Carried::Nothing => return Ok(Content::NoSuperblock(self.nothing(sectors))),
+                Carried::Nothing => return Ok(Content::NoSuperblock(self.nothing())),
                 Carried::Member(candidate) => {
                     return Ok(Content::Member(Box::new(self.member(*candidate))));
                 }
@@ -138,20 +137,10 @@ impl Medium {
     }
 
     /// Why there is no superblock of version 1.
-    fn nothing(&self, sectors: u64) -> String {
-        // Version 0.90 lies 64 KiB or more before the end, at a multiple of 64 KiB.
-        let old = (sectors & !127).checked_sub(128);
-        let old = old.and_then(|sector| {
-            let bytes = self.read(sector, SUPERBLOCK_READ_BYTES).ok()?;
-            match Unverified::parse(&bytes, sector) {
-                Err(error @ SuperblockError::MajorVersion { .. }) => Some(error),
-                _ => None,
-            }
-        });
-        match old {
-            Some(error) => error.to_string(),
-            None if self.size_bytes == 0 => "it is empty".to_owned(),
-            None => "no md superblock of version 1.0, 1.1 or 1.2 is on it".to_owned(),
+    fn nothing(&self) -> String {
+        match self.size_bytes {
+            0 => "it is empty".to_owned(),
+            _ => "no md superblock of version 1.0, 1.1 or 1.2 is on it".to_owned(),
         }
     }
 

@@ -7,7 +7,7 @@ use crate::bdev::BdevId;
 use crate::bitmap::ChunkState;
 use crate::bitmap::state::{STATES, on_load, on_load_stale, safer_byte};
 use crate::md::{
-    self, Assembly, BitmapPlan, BitmapSuperblock, BitmapVersion, Candidate, Features, Rejection,
+    self, Assembly, BitmapPlan, BitmapSuperblock, BitmapVersion, Candidate, Rejection,
     RejectionReason, Role, SECTOR_BYTES, Slot, Superblock,
 };
 use crate::raid::assembly::{ArrayOptions, CandidateBdev, from_assembly};
@@ -311,7 +311,7 @@ impl<'a> Group<'a> {
                 let text = format!("its superblock is {behind} events behind the freshest");
                 (Health::Stale, Some(slot), Some(text))
             }
-            Role::Active(slot) if superblock.features.contains(Features::RECOVERY_OFFSET) => {
+            Role::Active(slot) if superblock.is_rebuilding() => {
                 (Health::Rebuilding, Some(slot), Some("its rebuild was not finished".to_owned()))
             }
             Role::Active(slot) => (Health::InSync, Some(slot), None),

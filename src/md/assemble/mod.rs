@@ -113,13 +113,12 @@ fn check_one_array(candidates: &[Candidate]) -> Result<(), AssembleError> {
 fn freshest(candidates: &[Candidate]) -> Result<usize, AssembleError> {
     let rank = |index: usize| {
         let superblock = &candidates[index].superblock;
-        let whole = !superblock.features.contains(Features::RECOVERY_OFFSET);
+        let whole = !superblock.is_rebuilding();
         (superblock.events, whole, std::cmp::Reverse(index))
     };
     let is_active =
         |index: &usize| matches!(candidates[*index].superblock.own_role(), Role::Active(_));
-    let is_rebuilding =
-        |index: &usize| candidates[*index].superblock.features.contains(Features::RECOVERY_OFFSET);
+    let is_rebuilding = |index: &usize| candidates[*index].superblock.is_rebuilding();
     let active = || (0..candidates.len()).filter(is_active);
     let best = active().max_by_key(|&index| rank(index)).ok_or_else(|| {
         AssembleError::NoActiveMember { uuid: candidates[0].superblock.set_uuid_text() }
@@ -164,7 +163,7 @@ fn check_split_brain(candidates: &[Candidate], freshest: usize) -> Result<(), As
             let third = &third.superblock;
             let role = third.own_role();
             matches!(role, Role::Active(_))
-                && !third.features.contains(Features::RECOVERY_OFFSET)
+                && !third.is_rebuilding()
                 && third.events + EVENTS_TOLERANCE >= events
                 && candidates[freshest].superblock.role_of(third.dev_number) == role
                 && superblock.role_of(third.dev_number) == role
@@ -259,7 +258,7 @@ fn seat(
 }
 
 fn filled(own: &Superblock, candidate: usize) -> Slot {
-    if own.features.contains(Features::RECOVERY_OFFSET) {
+    if own.is_rebuilding() {
         Slot::Rebuilding {
             candidate,
             recovery_offset_sectors: own.recovery_offset_sectors,

@@ -150,6 +150,18 @@ fn a_member_under_rebuild_is_no_source() {
     assert!(text.contains("member 0: its rebuild is not finished"), "{text}");
 }
 
+/// Linux md notes so what it takes out of use for a moment while it builds parity lazily. Were the
+/// member taken for one that lacks everything, nothing could be recovered where parity is to come.
+#[test]
+fn a_member_past_the_last_sector_of_its_rebuild_is_in_sync() {
+    let mut pair = pair();
+    pair[0].superblock.features |= Features::RECOVERY_OFFSET;
+    pair[0].superblock.recovery_offset_sectors = u64::MAX;
+    let assembly = assemble(&pair).unwrap();
+    assert_eq!((assembly.freshest, assembly.in_sync_count()), (0, 2));
+    assert_eq!(assemble(&pair[..1]).unwrap().slots[0], Slot::InSync { candidate: 0 });
+}
+
 #[test]
 fn an_unclean_stop_is_dirty_and_needs_the_bitmap() {
     let mut pair = pair();

@@ -139,7 +139,9 @@ impl PplRing {
     pub fn take(&mut self, parity_bytes: u32) -> u64 {
         assert!(parity_bytes <= self.place.space_bytes(), "more than the log can take");
         let need = u64::from(HEADER_SECTORS) + u64::from(parity_bytes).div_ceil(SECTOR_BYTES);
-        if u64::from(self.place.sectors) - self.next < need {
+        // Who searches does not look for a header in the very last sectors.
+        let left = u64::from(self.place.sectors) - self.next;
+        if left < need || left == u64::from(HEADER_SECTORS) {
             self.next = 0;
         }
         let at = self.next;

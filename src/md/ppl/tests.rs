@@ -244,6 +244,19 @@ proptest! {
     }
 }
 
+/// Who searches does not look for a header in the last eight sectors.
+#[test]
+fn a_header_that_would_just_fit_goes_to_the_start() {
+    let mut log = Log::new(2 * (8 + 256) + 8);
+    let mut ring = PplRing::new(log.place);
+    for (generation, strips, wanted) in [(1, 2, 100), (2, 2, 100 + 264), (3, 0, 100)] {
+        let entries = vec![entry(256, 128 * 512, 128 * 512); strips];
+        let sector = ring.take(u32::try_from(strips).unwrap() * 128 * 512);
+        log.put(sector, &written(&entries, generation));
+        assert_eq!((sector, log.search().unwrap().0), (wanted, wanted));
+    }
+}
+
 #[test]
 fn a_torn_or_missing_header_ends_the_search() {
     let mut log = Log::new(2048);

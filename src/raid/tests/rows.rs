@@ -1,11 +1,13 @@
 //! Single stories of levels with parity.
 
+use super::disk::SUPER_BYTE;
 use super::life::PARITY;
 use super::scenario::started;
 use super::trace::Event;
 use super::world::{Faults, Shape, World};
 use super::{life, trace};
 use crate::bdev::{BdevId, IoOp};
+use crate::md;
 use crate::raid::{self, ArrayEvent};
 
 /// Strips of 8 blocks, chunks of 16.
@@ -193,6 +195,50 @@ fn a_dirty_degraded_array_is_started_by_force_only() {
         }
     }
     assert_eq!(refused, 20);
+}
+
+impl World {
+    /// Stopped: as if Linux md had written the superblocks last.
+    fn linux_was_here(&mut self) {
+        for disk in &mut self.disks {
+            // The oracle knows of zeroes only where nothing was written.
+            for cell in disk.live.iter_mut().chain(&mut disk.durable) {
+                if cell[0] >> 62 != 0 {
+                    *cell = [0; 3];
+                }
+            }
+            for meta in [&mut disk.live_meta, &mut disk.durable_meta] {
+                let mut own = md::Unverified::parse(&meta[SUPER_BYTE..], 8).unwrap();
+                own.utime = md::Timestamp::from_unix(own.utime.seconds(), 1);
+                assert!(!own.is_ours());
+                own.encode_into(&mut meta[SUPER_BYTE..SUPER_BYTE + md::SUPERBLOCK_READ_BYTES]);
+            }
+        }
+    }
+}
+
+/// What Linux md calls Unwritten has parity that may not fit. While a member is away that is all
+/// there is of its data: the first write to such a chunk builds on it, in rows of any kind, and
+/// leaves an array that starts again.
+#[test]
+fn a_degraded_array_of_linux_is_written_where_nothing_was() {
+    for (level, members) in [(5, 4), (6, 5)] {
+        let mut world = started(7, shape(level, members));
+        world.write(0, row_blocks(&world));
+        world.stop();
+        world.linux_was_here();
+        world.present[1] = false;
+        world.assemble();
+        assert!(world.wait_started());
+        for lba in (row_blocks(&world)..300).step_by(5) {
+            world.submit(lba % 2, IoOp::Write, false, lba, 1);
+            world.wait_host();
+        }
+        assert_eq!(world.host.failed, 0, "a write was refused");
+        assert_eq!(world.running.as_ref().unwrap().shared.doubt.count(), 0);
+        world.stop();
+        raid::prepare(&world.config_of_present(), BdevId(100)).unwrap();
+    }
 }
 
 /// Host requests hold all buffers while they wait: each channel has enough for one row at a time.
