@@ -4,7 +4,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 
 use crate::bdev::{BdevId, Device, IoOp, IoStatus};
-use crate::raid::{ArrayConfig, ArrayStatus, Command, Knobs, Outcome, Shared, ToChannel, ToOwner};
+use crate::raid::{
+    ArrayConfig, ArrayEvent, ArrayStatus, Command, Knobs, Outcome, Shared, ToChannel, ToOwner,
+};
 use crate::target::controller::{CommandError, ConnectRequest, IoQueueGrant, Refusal};
 use crate::target::reservation::{HostId, NoticeKind, View};
 use crate::target::subsystem::{NamespaceKey, SubsystemTable};
@@ -108,6 +110,8 @@ pub(super) enum Message {
     Ask(Box<Ask>),
     /// A core answers the control plane.
     Answer(Box<Answer>),
+    /// A core tells the control plane what has happened to an array.
+    Event(BdevId, ArrayEvent),
 }
 
 /// A connection of a core, and the use of its slot that is meant.

@@ -209,7 +209,9 @@ impl Shard {
                 self.abort_answered(core, asker, was_aborted);
             }
             Message::Ask(ask) => self.asked(core, *ask),
-            Message::Answer(_) => unreachable!("only the control plane is answered"),
+            Message::Answer(_) | Message::Event(..) => {
+                unreachable!("only the control plane is told")
+            }
         }
     }
 

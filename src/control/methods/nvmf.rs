@@ -219,7 +219,7 @@ fn namespace_value(target: &Target, subsystem: &Subsystem, namespace: &Namespace
     value
 }
 
-fn hex_text(bytes: &[u8]) -> String {
+pub(super) fn hex_text(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02X}")).collect()
 }
 

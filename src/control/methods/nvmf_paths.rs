@@ -32,7 +32,7 @@ impl From<AnaWord> for AnaState {
     }
 }
 
-fn word_of(state: AnaState) -> &'static str {
+pub(super) fn word_of(state: AnaState) -> &'static str {
     match state {
         AnaState::Optimized => "optimized",
         AnaState::NonOptimized => "non_optimized",

@@ -123,6 +123,7 @@ impl Target {
     pub fn delete_subsystem(&mut self, nqn: &str) -> Result<(), TargetError> {
         let subsystem = self.subsystem(nqn)?;
         self.change(|table| table.delete_subsystem(nqn))?;
+        self.forget_deferred(nqn, None);
         for namespace in subsystem.namespaces() {
             self.release(namespace);
         }
@@ -143,6 +144,9 @@ impl Target {
     /// Adds a namespace and returns its id.
     pub fn add_namespace(&mut self, nqn: &str, new: NewNamespace<'_>) -> Result<u32, TargetError> {
         self.subsystem(nqn)?;
+        if let Some(deferred) = self.defer_namespace(nqn, &new) {
+            return deferred;
+        }
         let bdev = self.free_bdev(new.bdev)?;
         let (id, geometry) = (bdev.id, bdev.geometry.clone());
         let spec = NamespaceSpec {
@@ -176,6 +180,9 @@ impl Target {
     /// Removes a namespace.
     pub fn remove_namespace(&mut self, nqn: &str, nsid: u32) -> Result<(), TargetError> {
         let namespace = self.subsystem(nqn)?.namespace(nsid).copied();
+        if namespace.is_none() && self.forget_deferred(nqn, Some(nsid)) {
+            return Ok(());
+        }
         self.change(|table| table.remove_ns(nqn, nsid))?;
         if let Some(namespace) = namespace {
             self.release(&namespace);
