@@ -85,6 +85,15 @@ fn paths_masks_and_saved_reservations_by_rpc() {
     ]);
     assert_eq!(listeners[0]["ana_states"], expected);
     assert_eq!(listeners[0]["address"]["trsvcid"], json!(port));
+    let referral = json!({ "address": { "trtype": "tcp", "traddr": "::1", "trsvcid": "8009" } });
+    ok("nvmf_discovery_add_referral", referral.clone());
+    refused("nvmf_discovery_add_referral", referral.clone(), "already");
+    let listed = ok("nvmf_discovery_get_referrals", json!({}));
+    assert_eq!(
+        (&listed[0]["address"]["traddr"], &listed[0]["secure_channel"]),
+        (&json!("::1"), &json!(false))
+    );
+    ok("nvmf_discovery_remove_referral", referral);
     let group = json!({ "nqn": NQN, "nsid": 1, "anagrpid": 1 });
     ok("nvmf_subsystem_set_ns_ana_group", group);
     let subsystems = ok("nvmf_get_subsystems", json!({ "nqn": NQN }));

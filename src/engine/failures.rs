@@ -1,7 +1,7 @@
 //! Failed I/O commands: their completion, and their way to the error log of their controller, which
 //! may live on another core.
 
-use super::message::Message;
+use super::message::{CommandFailure, Message};
 use super::queue::Role;
 use super::shard::{Shard, ShardCore};
 use crate::bdev::{IoOp, IoStatus};
@@ -67,7 +67,8 @@ impl Shard {
                 let skipped = std::mem::take(&mut conn.errors.skipped);
                 let cntlid = grant.cntlid;
                 let (owner, _) = owner_of(cntlid).expect("it granted the queue");
-                self.send(core, owner, Message::CommandFailed { cntlid, error, skipped });
+                let failure = CommandFailure { cntlid, error, skipped };
+                self.send(core, owner, Message::CommandFailed(Box::new(failure)));
             } else {
                 conn.errors.skipped += 1;
             }
@@ -76,7 +77,8 @@ impl Shard {
     }
 
     /// A command of a controller of this core has failed.
-    pub(super) fn command_failed(&mut self, cntlid: u16, error: CommandError, skipped: u64) {
+    pub(super) fn command_failed(&mut self, failure: &CommandFailure) {
+        let CommandFailure { cntlid, error, skipped } = *failure;
         let slot = owner_of(cntlid).map_or(usize::MAX, |(_, slot)| slot);
         let owned = self.connections.controllers.get_mut(slot).and_then(Option::as_deref_mut);
         if let Some(owned) = owned {

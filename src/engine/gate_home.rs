@@ -77,7 +77,8 @@ impl Shard {
             let cores_left = core.port.control();
             self.home.taken.push(Taken { ticket, claim, cores_left });
             for to in 0..cores_left {
-                self.send(core, to, Message::CloseRange { ticket, range: claim.range });
+                let closed = Box::new((ticket, claim.range));
+                self.send(core, to, Message::CloseRange(closed));
             }
         }
     }

@@ -320,6 +320,7 @@ impl EngineHandle {
         // A row where there are strips: a write of all of it reads nothing.
         let row = shared.geometry.full_stripe_blocks().unwrap_or(0);
         known.geometry.optimal_io_blocks = u32::try_from(row).unwrap_or(0);
+        known.geometry.io_boundary_blocks = known.geometry.optimal_io_blocks;
         let config = Arc::new(config);
         let (c, s) = (config.clone(), shared.clone());
         let opened = self.ask_all(|| Ask::OpenArray { bdev, config: c.clone(), shared: s.clone() });

@@ -53,12 +53,7 @@ pub(super) enum Message {
         cntlid: u16,
     },
     /// A fused operation wants a range to itself; to the home core.
-    RangeWanted {
-        /// The second command of the operation, on the sending core.
-        asker: CommandKey,
-        /// What it wants.
-        range: ClosedRange,
-    },
+    RangeWanted(Box<(CommandKey, ClosedRange)>),
     /// It has it; from the home core.
     RangeGranted {
         /// The second command of the operation.
@@ -72,12 +67,7 @@ pub(super) enum Message {
         ticket: Ticket,
     },
     /// Let no command pass that changes the range; from the home core.
-    CloseRange {
-        /// Names the range.
-        ticket: Ticket,
-        /// The range.
-        range: ClosedRange,
-    },
+    CloseRange(Box<(Ticket, ClosedRange)>),
     /// Let them pass again; from the home core.
     OpenRange {
         /// Names the range.
@@ -93,34 +83,11 @@ pub(super) enum Message {
     /// Its answer; from the home core.
     ReserveAnswered(Box<ReservationAnswer>),
     /// Check commands against this view from now on; from the home core.
-    Reserved {
-        /// Names the change.
-        ticket: Ticket,
-        /// The namespace.
-        namespace: NamespaceKey,
-        /// Its bdev.
-        bdev: BdevId,
-        /// What is held, if something is.
-        view: Option<Arc<View>>,
-    },
+    Reserved(Box<ReservationView>),
     /// Tell this host's controllers; from the home core.
-    ReservationNotice {
-        /// The namespace.
-        namespace: NamespaceKey,
-        /// Whom to tell.
-        host: HostId,
-        /// What.
-        kind: NoticeKind,
-    },
+    ReservationNotice(Box<(NamespaceKey, HostId, NoticeKind)>),
     /// A command of an I/O queue failed; to the controller's core, for its error log.
-    CommandFailed {
-        /// Controller.
-        cntlid: u16,
-        /// The command and its status.
-        error: CommandError,
-        /// Failures before it that were not told.
-        skipped: u64,
-    },
+    CommandFailed(Box<CommandFailure>),
     /// An Abort command looks for command `cid` of this queue; to the queue's core.
     Abort {
         /// The Abort command, on the sending core.
@@ -154,6 +121,31 @@ pub(super) struct ConnectionKey {
     pub(super) index: u16,
     /// How often the slot was used before.
     pub(super) generation: u32,
+}
+
+/// Messages fill the rings between cores: what is large goes in a box.
+const _: () = assert!(size_of::<Message>() <= 32);
+
+/// A command of an I/O queue that failed.
+#[derive(Debug)]
+pub(super) struct CommandFailure {
+    /// Controller.
+    pub(super) cntlid: u16,
+    /// The command and its status.
+    pub(super) error: CommandError,
+    /// Failures before it that were not told.
+    pub(super) skipped: u64,
+}
+
+/// What a namespace's commands are checked against.
+#[derive(Debug)]
+pub(super) struct ReservationView {
+    /// Names the change.
+    pub(super) ticket: Ticket,
+    pub(super) namespace: NamespaceKey,
+    pub(super) bdev: BdevId,
+    /// What is held, if something is.
+    pub(super) view: Option<Arc<View>>,
 }
 
 /// A command that executes on a core.

@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::gate_home::{HOME, Ticket};
-use super::message::{CommandKey, ConnectionKey, Message};
+use super::message::{CommandKey, ConnectionKey, Message, ReservationView};
 use super::queue::Role;
 use super::saver::{SaveJob, Saver};
 use super::shard::{KIND_SAVER, Shard, ShardCore};
@@ -17,7 +17,7 @@ use crate::bdev::BdevId;
 use crate::reactor::timer::TimerTag;
 use crate::target::controller::io::IoRequest;
 use crate::target::reservation::{
-    HostId, Notice, NoticeKind, Outcome, Reservation, ReservationCommand, View,
+    HostId, Notice, NoticeKind, Outcome, Reservation, ReservationCommand,
 };
 use crate::target::subsystem::NamespaceKey;
 use crate::target::tcp::RequestId;
@@ -165,7 +165,8 @@ impl Shard {
         self.reserve.change = Some(Change { ask, from, ticket, outcome, persists, cores_left });
         for to in 0..cores_left {
             let view = view.clone();
-            self.send(core, to, Message::Reserved { ticket, namespace, bdev, view });
+            let view = ReservationView { ticket, namespace, bdev, view };
+            self.send(core, to, Message::Reserved(Box::new(view)));
         }
     }
 
@@ -182,7 +183,8 @@ impl Shard {
         let notices = std::mem::take(&mut change.outcome.notices);
         for Notice { host, kind } in notices {
             for to in 0..core.port.control() {
-                self.send(core, to, Message::ReservationNotice { namespace, host, kind });
+                let notice = Box::new((namespace, host, kind));
+                self.send(core, to, Message::ReservationNotice(notice));
             }
         }
         match self.save_job(namespace) {
@@ -287,14 +289,8 @@ impl Shard {
     }
 
     /// The view of a namespace has changed.
-    pub(super) fn reservation_changed(
-        &mut self,
-        core: &mut ShardCore,
-        ticket: Ticket,
-        namespace: NamespaceKey,
-        bdev: BdevId,
-        view: Option<Arc<View>>,
-    ) {
+    pub(super) fn reservation_changed(&mut self, core: &mut ShardCore, changed: ReservationView) {
+        let ReservationView { ticket, namespace, bdev, view } = changed;
         let exported = self.table.exported_key(bdev) == Some(namespace);
         self.gates.set_view(bdev, if exported { view } else { None });
         self.drain_reservation(core, ticket, bdev);

@@ -185,23 +185,23 @@ impl Shard {
             }
             Message::QueueClosed { cntlid, qid } => self.queue_closed(cntlid, qid),
             Message::CloseQueues { cntlid } => self.close_queues_of(core, cntlid),
-            Message::RangeWanted { asker, range } => self.range_wanted(core, from, asker, range),
+            Message::RangeWanted(wanted) => {
+                let (asker, range) = *wanted;
+                self.range_wanted(core, from, asker, range);
+            }
             Message::RangeGranted { asker, ticket } => self.range_granted(core, asker, ticket),
             Message::RangeReturned { ticket } => self.range_returned(core, ticket),
-            Message::CloseRange { ticket, range } => self.close_range(core, ticket, range),
+            Message::CloseRange(closed) => self.close_range(core, closed.0, closed.1),
             Message::OpenRange { ticket } => self.open_range(core, ticket),
             Message::GateHolds { ticket } => self.gate_holds(core, ticket),
             Message::Reserve(ask) => self.reservation_asked(core, from, *ask),
             Message::ReserveAnswered(answer) => self.reservation_answered(core, &answer),
-            Message::Reserved { ticket, namespace, bdev, view } => {
-                self.reservation_changed(core, ticket, namespace, bdev, view);
-            }
-            Message::ReservationNotice { namespace, host, kind } => {
+            Message::Reserved(view) => self.reservation_changed(core, *view),
+            Message::ReservationNotice(notice) => {
+                let (namespace, host, kind) = *notice;
                 self.reservation_noticed(namespace, &host, kind);
             }
-            Message::CommandFailed { cntlid, error, skipped } => {
-                self.command_failed(cntlid, error, skipped);
-            }
+            Message::CommandFailed(failure) => self.command_failed(&failure),
             Message::Abort { asker, cntlid, qid, cid } => {
                 self.abort_asked(core, from, asker, (cntlid, qid), cid);
             }

@@ -162,7 +162,7 @@ impl Shard {
         });
         let range = ClosedRange { bdev: request.bdev, lba, blocks: blocks.into() };
         let asker = CommandKey { connection, id };
-        self.send(core, HOME, Message::RangeWanted { asker, range });
+        self.send(core, HOME, Message::RangeWanted(Box::new((asker, range))));
     }
 
     /// A fused operation has its range to itself.

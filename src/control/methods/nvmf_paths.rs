@@ -1,13 +1,17 @@
-//! How hosts reach namespaces: ANA, listeners, and namespaces that only some hosts see.
+//! How hosts reach namespaces: ANA, listeners, namespaces that only some hosts see, and referrals
+//! to other discovery services.
+
+use std::net::SocketAddr;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::nvmf::{ListenAddress, address_value, is_our_target, subsystem_name};
-use super::params::decode;
+use super::params::{decode, refuse_unless};
+use crate::control::names::DISCOVERY_NQN;
 use crate::control::rpc::RpcError;
 use crate::control::target::Target;
-use crate::target::subsystem::AnaState;
+use crate::target::subsystem::{AnaState, Referral};
 
 /// SPDK's words for the states.
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -123,4 +127,57 @@ pub(super) fn get_listeners(target: &mut Target, params: Option<Value>) -> Resul
         value
     });
     Ok(listeners.collect())
+}
+
+/// Unknown keys are ignored, as SPDK does.
+#[derive(Debug, Deserialize)]
+struct ReferralParams {
+    address: ListenAddress,
+    secure_channel: Option<bool>,
+    subnqn: Option<String>,
+    tgt_name: Option<String>,
+}
+
+impl ReferralParams {
+    fn decode(params: Option<Value>) -> Result<(SocketAddr, String), RpcError> {
+        let params: Self = decode(params)?;
+        is_our_target(params.tgt_name.as_deref())?;
+        refuse_unless(params.secure_channel.as_ref(), &false, "secure_channel")?;
+        let subnqn = params.subnqn.unwrap_or_else(|| DISCOVERY_NQN.to_owned());
+        Ok((params.address.parse()?, subnqn))
+    }
+}
+
+pub(super) fn add_referral(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
+    let (address, subnqn) = ReferralParams::decode(params)?;
+    target.add_referral(address, &subnqn)?;
+    Ok(json!(true))
+}
+
+pub(super) fn remove_referral(
+    target: &mut Target,
+    params: Option<Value>,
+) -> Result<Value, RpcError> {
+    let (address, subnqn) = ReferralParams::decode(params)?;
+    target.remove_referral(address, &subnqn)?;
+    Ok(json!(true))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GetReferrals {
+    tgt_name: Option<String>,
+}
+
+pub(super) fn get_referrals(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
+    let params: GetReferrals = decode(params)?;
+    is_our_target(params.tgt_name.as_deref())?;
+    let value = |referral: &Referral| {
+        json!({
+            "address": address_value(referral.address),
+            "secure_channel": false,
+            "subnqn": referral.subnqn.as_str(),
+        })
+    };
+    Ok(target.referrals().iter().map(value).collect())
 }

@@ -23,15 +23,18 @@ impl From<TableError> for TargetError {
             TableError::SubsystemExists(_)
             | TableError::NamespaceExists { .. }
             | TableError::ListenerExists { .. }
+            | TableError::ReferralExists { .. }
             | TableError::HostExists { .. } => Self::Exists(text),
             TableError::NoSubsystem(_)
             | TableError::NoNamespace { .. }
             | TableError::NoListener { .. }
+            | TableError::NoReferral { .. }
             | TableError::NoHost { .. } => Self::NotFound(text),
             TableError::BdevInUse { .. } => Self::Busy(text),
             TableError::TooManySubsystems
             | TableError::NamespacesFull { .. }
             | TableError::TooManyListeners(_)
+            | TableError::TooManyReferrals
             | TableError::TooManyHosts(_) => Self::NoSpace(text),
             _ => Self::Invalid(text),
         }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{Target, TargetError};
 use crate::target::reservation::{PersistError, Reservation};
-use crate::target::subsystem::{AnaState, Persistence};
+use crate::target::subsystem::{AnaState, Persistence, Referral};
 
 impl Target {
     /// Sets how a listener reaches an ANA group, or all of them; hosts are told.
@@ -20,6 +20,26 @@ impl Target {
     ) -> Result<(), TargetError> {
         self.subsystem(nqn)?;
         self.change(|table| table.set_ana_state(nqn, address, group, state))
+    }
+
+    /// Other discovery services that hosts are told of.
+    #[must_use]
+    pub fn referrals(&self) -> &[Referral] {
+        self.table.referrals()
+    }
+
+    /// Tells hosts of another discovery service.
+    pub fn add_referral(&mut self, address: SocketAddr, subnqn: &str) -> Result<(), TargetError> {
+        self.change(|table| table.add_referral(address, subnqn))
+    }
+
+    /// Tells them no more.
+    pub fn remove_referral(
+        &mut self,
+        address: SocketAddr,
+        subnqn: &str,
+    ) -> Result<(), TargetError> {
+        self.change(|table| table.remove_referral(address, subnqn))
     }
 
     /// Puts a namespace into another ANA group.

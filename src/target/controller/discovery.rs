@@ -9,7 +9,7 @@ use zerocopy::{FromZeros, IntoBytes};
 use super::Controller;
 use super::log_page::Window;
 use crate::limits::ADMIN_QUEUE_DEPTH_MAX;
-use crate::target::subsystem::{Subsystem, SubsystemKind, SubsystemTable};
+use crate::target::subsystem::{Nqn, Subsystem, SubsystemKind, SubsystemTable};
 use crate::wire::fabrics::CNTLID_DYNAMIC;
 use crate::wire::nvme::log_page::{DiscoveryEntry, DiscoveryHeader};
 
@@ -32,7 +32,8 @@ impl Controller {
     }
 
     fn record_count(&self, table: &SubsystemTable) -> u64 {
-        u64::try_from(self.records(table).count()).expect("usize has at most 64 bits")
+        let records = self.records(table).count() + table.referrals().len();
+        u64::try_from(records).expect("usize has at most 64 bits")
     }
 
     pub(super) fn discovery_log_bytes(&self, table: &SubsystemTable) -> u64 {
@@ -48,7 +49,23 @@ impl Controller {
         for (subsystem, port, address) in self.records(table) {
             if window.wants(at, size_of::<DiscoveryEntry>()) {
                 let address = reachable(address, self.local_address);
-                window.put(at, entry(subsystem, port, address).as_bytes());
+                let mut entry = entry(port, address, subsystem.nqn());
+                match subsystem.kind() {
+                    SubsystemKind::Nvm => entry.subtype = DiscoveryEntry::SUBTYPE_NVM,
+                    SubsystemKind::Discovery => {
+                        entry.subtype = DiscoveryEntry::SUBTYPE_CURRENT_DISCOVERY;
+                        entry.eflags.set(DiscoveryEntry::EFLAGS_EPCSD);
+                    }
+                }
+                window.put(at, entry.as_bytes());
+            }
+            at += ENTRY_BYTES;
+        }
+        for referral in table.referrals() {
+            if window.wants(at, size_of::<DiscoveryEntry>()) {
+                let mut entry = entry(0, referral.address, &referral.subnqn);
+                entry.subtype = DiscoveryEntry::SUBTYPE_REFERRAL;
+                window.put(at, entry.as_bytes());
             }
             at += ENTRY_BYTES;
         }
@@ -66,25 +83,19 @@ fn reachable(listener: SocketAddr, local: SocketAddr) -> SocketAddr {
     }
 }
 
-fn entry(subsystem: &Subsystem, port: u16, address: SocketAddr) -> DiscoveryEntry {
+/// A record without its subsystem type.
+fn entry(port: u16, address: SocketAddr, subnqn: &Nqn) -> DiscoveryEntry {
     let mut entry = DiscoveryEntry::new_zeroed();
     entry.trtype = DiscoveryEntry::TRTYPE_TCP;
     entry.adrfam = match address.ip() {
         IpAddr::V4(_) => DiscoveryEntry::ADRFAM_IPV4,
         IpAddr::V6(_) => DiscoveryEntry::ADRFAM_IPV6,
     };
-    match subsystem.kind() {
-        SubsystemKind::Nvm => entry.subtype = DiscoveryEntry::SUBTYPE_NVM,
-        SubsystemKind::Discovery => {
-            entry.subtype = DiscoveryEntry::SUBTYPE_CURRENT_DISCOVERY;
-            entry.eflags.set(DiscoveryEntry::EFLAGS_EPCSD);
-        }
-    }
     entry.treq = DiscoveryEntry::TREQ_NO_SECURE_CHANNEL_NO_FLOW_CONTROL;
     entry.portid.set(port);
     entry.cntlid.set(CNTLID_DYNAMIC);
     entry.asqsz.set(ASQSZ);
-    entry.subnqn = subsystem.nqn().to_field();
+    entry.subnqn = subnqn.to_field();
     Padded::fill(&mut entry.trsvcid, format_args!("{}", address.port()));
     Padded::fill(&mut entry.traddr, format_args!("{}", address.ip()));
     entry

@@ -11,6 +11,9 @@ pub const HOSTS_MAX: usize = 1024;
 /// Addresses that one subsystem can listen on.
 pub const LISTENERS_MAX: usize = 64;
 
+/// Referrals that the discovery log can hold.
+pub(super) const REFERRALS_MAX: usize = 256;
+
 /// Controller ids that a subsystem may hand out (Base 2.1, section 3.1.1; 0 and FFF0h up are
 /// reserved).
 pub const CNTLID_MAX: u16 = 0xffef;
@@ -63,6 +66,12 @@ pub enum TableError {
     BadAnaGroup { group: u32, max: u32 },
     #[error("namespace {nsid} of {nqn} is shown to every host; add it with no_auto_visible")]
     NotMasked { nqn: String, nsid: u32 },
+    #[error("there is a referral to {subnqn} at {address} already")]
+    ReferralExists { address: SocketAddr, subnqn: String },
+    #[error("there is no referral to {subnqn} at {address}")]
+    NoReferral { address: SocketAddr, subnqn: String },
+    #[error("there are {REFERRALS_MAX} referrals, the maximum")]
+    TooManyReferrals,
     #[error("host {host} is allowed in {nqn} already")]
     HostExists { nqn: String, host: String },
     #[error("subsystem {nqn} does not know host {host}")]

@@ -14,5 +14,6 @@ mod view;
 pub use entry::{Namespace, NamespaceKey, Persistence, Subsystem, SubsystemKind};
 pub use error::{CNTLID_MAX, HOSTS_MAX, LISTENERS_MAX, TableError};
 pub use nqn::{Nqn, NqnError};
+pub use paths::Referral;
 pub use table::{NamespaceSpec, SubsystemSpec, SubsystemTable};
 pub use view::AnaState;

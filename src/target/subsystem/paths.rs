@@ -2,11 +2,57 @@
 
 use std::net::SocketAddr;
 
-use super::error::{HOSTS_MAX, TableError};
+use super::error::{HOSTS_MAX, REFERRALS_MAX, TableError};
+use super::nqn::Nqn;
 use super::table::{SubsystemTable, parse_nqn};
 use super::view::AnaState;
 
+/// Another discovery service, which the discovery log names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Referral {
+    /// Where it is reached.
+    pub address: SocketAddr,
+    /// Its name; usually the well-known one.
+    pub subnqn: Nqn,
+}
+
 impl SubsystemTable {
+    /// The other discovery services.
+    #[must_use]
+    pub fn referrals(&self) -> &[Referral] {
+        &self.referrals
+    }
+
+    /// Names another discovery service in the discovery log.
+    ///
+    /// # Errors
+    /// A bad name, one that is there already, or too many.
+    pub fn add_referral(&mut self, address: SocketAddr, subnqn: &str) -> Result<(), TableError> {
+        let referral = Referral { address, subnqn: parse_nqn(subnqn)? };
+        if self.referrals.contains(&referral) {
+            return Err(TableError::ReferralExists { address, subnqn: subnqn.to_owned() });
+        }
+        if self.referrals.len() >= REFERRALS_MAX {
+            return Err(TableError::TooManyReferrals);
+        }
+        self.referrals.push(referral);
+        self.generation += 1;
+        Ok(())
+    }
+
+    /// Names it no more.
+    ///
+    /// # Errors
+    /// A bad name, or one that is not there.
+    pub fn remove_referral(&mut self, address: SocketAddr, subnqn: &str) -> Result<(), TableError> {
+        let referral = Referral { address, subnqn: parse_nqn(subnqn)? };
+        let found = self.referrals.iter().position(|known| *known == referral);
+        let found = found.ok_or(TableError::NoReferral { address, subnqn: subnqn.to_owned() })?;
+        self.referrals.remove(found);
+        self.generation += 1;
+        Ok(())
+    }
+
     /// Sets how a listener reaches an ANA group, or all of them.
     ///
     /// # Errors

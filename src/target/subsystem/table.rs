@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::entry::{Namespace, NamespaceKey, Persistence, Subsystem, SubsystemKind};
 use super::error::{CNTLID_MAX, HOSTS_MAX, LISTENERS_MAX, TableError};
 use super::nqn::Nqn;
+use super::paths::Referral;
 use super::view::{AnaState, ListenerAna};
 use crate::bdev::{BdevId, Geometry};
 use crate::limits::{NAMESPACES_MAX, SUBSYSTEMS_MAX};
@@ -83,7 +84,8 @@ impl<'a> NamespaceSpec<'a> {
 pub struct SubsystemTable {
     /// Sorted by name. The discovery subsystem is always there.
     subsystems: Vec<Arc<Subsystem>>,
-    generation: u64,
+    pub(super) referrals: Vec<Referral>,
+    pub(super) generation: u64,
     next_uid: u64,
 }
 
@@ -114,7 +116,12 @@ impl SubsystemTable {
             min_cntlid: 1,
             max_cntlid: CNTLID_MAX,
         };
-        Self { subsystems: vec![Arc::new(discovery)], generation: 1, next_uid: 1 }
+        Self {
+            subsystems: vec![Arc::new(discovery)],
+            referrals: Vec::new(),
+            generation: 1,
+            next_uid: 1,
+        }
     }
 
     /// Changes whenever the discovery log page may have changed (GENCTR).

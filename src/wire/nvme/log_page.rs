@@ -280,6 +280,7 @@ impl DiscoveryEntry {
     pub const TRTYPE_TCP: u8 = 3;
     pub const ADRFAM_IPV4: u8 = 1;
     pub const ADRFAM_IPV6: u8 = 2;
+    pub const SUBTYPE_REFERRAL: u8 = 1;
     pub const SUBTYPE_NVM: u8 = 2;
     pub const SUBTYPE_CURRENT_DISCOVERY: u8 = 3;
     /// TREQ: secure channel not required (10b) and SQ flow control may be disabled (bit 2).

@@ -292,6 +292,17 @@ fn discovery_log_lists_what_the_host_may_use() {
     table.add_listener(DISCOVERY_NQN, "192.0.2.1:8009".parse().unwrap()).unwrap();
     let own = read(c, &table, 0x70, 1024, 1024);
     assert_eq!((own[2], own[10], text(&own[32..64]).as_str()), (3, 2, "8009"));
+    let other = "192.0.2.77:8009".parse().unwrap();
+    let generation = table.generation();
+    table.add_referral(other, DISCOVERY_NQN).unwrap();
+    assert!(table.generation() > generation);
+    assert!(table.add_referral(other, DISCOVERY_NQN).is_err(), "twice");
+    assert_eq!(read(c, &table, 0x70, 1024, 0)[8], 6);
+    let referral = read(c, &table, 0x70, 1024, 6 * 1024);
+    assert_eq!(referral[..12], [3, 1, 1, 6, 0, 0, 0xff, 0xff, 128, 0, 0, 0]);
+    assert_eq!(named(&referral), expected(DISCOVERY_NQN, "192.0.2.77", "8009"));
+    table.remove_referral(other, DISCOVERY_NQN).unwrap();
+    assert_eq!(read(c, &table, 0x70, 1024, 0)[8], 5);
 }
 
 #[test]
