@@ -51,6 +51,17 @@ pub struct Discard {
     pub last: u32,
 }
 
+/// Numbers of a ring of the stripe log for records of one row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket {
+    /// The first number.
+    pub sequence: u64,
+    /// All records of the ring below this one are in place, durably.
+    pub floor: u64,
+    /// How many.
+    pub count: u8,
+}
+
 /// From a channel to the owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToOwner {

@@ -23,6 +23,7 @@ pub(super) mod compute;
 pub(super) mod index;
 pub(super) mod locks;
 pub(super) mod plan;
+pub(super) mod ring;
 
 use std::collections::VecDeque;
 
