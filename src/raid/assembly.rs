@@ -23,7 +23,7 @@
 //!
 //! A bitmap on a device of its own has a table of its own, in `md::external`.
 
-use super::{ArrayConfig, BitmapConfig, MemberConfig};
+use super::{ArrayConfig, BitmapConfig, LogConfig, MemberConfig};
 use crate::bdev::BdevId;
 use crate::bitmap::state::safer_byte;
 use crate::bitmap::{ChunkState, Infection};
@@ -247,5 +247,6 @@ fn config(
         members,
         bitmap,
         force: false,
+        log: LogConfig::default(),
     }
 }

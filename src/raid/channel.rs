@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::channel_op::{Op, OpSet, OpState};
 use super::channel_split::{PIECE, PIECES_MAX, SPLITS_MAX, Split};
 use super::message::{BlockRange, Mail, Out, SlotMask, ToChannel, ToOwner};
+use super::stripe::log::NOTE;
 use super::stripe::{STRIPE_TAG, Stripes};
 use super::{CHANNEL_OPS_MAX, MemberPlace, MemberSlot, Shared, bit};
 use crate::bdev::{BdevId, BdevIo, Completion, IoOp, IoStatus, Station, Tag};
@@ -54,7 +55,7 @@ pub struct Channel {
     /// Members that are written: those in sync and those being rebuilt.
     pub(super) writable: SlotMask,
     /// All slots of the array.
-    all: SlotMask,
+    pub(super) all: SlotMask,
     /// Every member has everything at the same place: what a request asks the geometry is known.
     pub(super) is_mirror: bool,
     /// Members whose absence is durable.
@@ -186,7 +187,10 @@ impl Channel {
             return self.piece_done(op, status, out);
         }
         if op & STRIPE_TAG != 0 {
-            return self.stripe_answered(op & !STRIPE_TAG, slot, status, out);
+            return match op & !STRIPE_TAG {
+                NOTE => self.note_answered(slot, status, out),
+                index => self.stripe_answered(index, slot, status, out),
+            };
         }
         let this = &mut self.ops[op as usize];
         assert_eq!(this.state(), OpState::Members, "an answer to a request not sent");
@@ -235,9 +239,13 @@ impl Channel {
                 self.failed = true;
                 self.recheck_recorded(out);
             }
-            ToChannel::RowWanted(core, slice) => self.row_wanted(core, slice, out),
-            ToChannel::RowGranted(slice) => self.row_granted(slice, out),
-            ToChannel::RowFreed(slice) => self.row_freed(slice, out),
+            ToChannel::RowWanted(core, slice, records) => {
+                self.row_wanted(core, slice, records, out);
+            }
+            ToChannel::RowGranted(slice, ticket) => self.row_granted(slice, ticket, out),
+            ToChannel::RowFreed(end) => self.row_freed(end, out),
+            ToChannel::Forget(id, range) => self.forget(id, range, out),
+            ToChannel::Unvouched => self.settle_stripes(out),
             ToChannel::Leaving(core) => {
                 out.mail.push_back(Mail::Channel(core, ToChannel::LeaveTaken));
             }

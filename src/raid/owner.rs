@@ -13,6 +13,7 @@ use super::message::{ArrayTimer, Mail, Out, SlotMask, ToChannel, ToOwner};
 use super::owner_bitmap::BitmapKeeper;
 use super::owner_daemon::Daemon;
 use super::owner_discard::Discarder;
+use super::owner_log::LogKeeper;
 use super::owner_members::{Member, MemberState, Recorder};
 use super::owner_parity::ParityWork;
 use super::owner_resync::Walker;
@@ -72,6 +73,10 @@ pub(super) enum OwnerOp {
     Flush,
     /// Freeing of chunks that are Unwritten.
     Free,
+    /// Write of a head of the stripe log.
+    LogHead,
+    /// Writing in place what the stripe log has, at the start.
+    Replay,
 }
 
 impl OwnerOp {
@@ -83,6 +88,8 @@ impl OwnerOp {
             Self::Window(index) => (3, index),
             Self::Flush => (4, 0),
             Self::Free => (5, 0),
+            Self::LogHead => (6, 0),
+            Self::Replay => (7, 0),
         };
         kind << 24 | u32::try_from(index).expect("indexes are small")
     }
@@ -96,6 +103,8 @@ impl OwnerOp {
             3 => Self::Window(index),
             4 => Self::Flush,
             5 => Self::Free,
+            6 => Self::LogHead,
+            7 => Self::Replay,
             kind => panic!("no owner request is of kind {kind}"),
         }
     }
@@ -122,6 +131,8 @@ pub struct Owner {
     pub(super) walker: Walker,
     /// Levels with parity only.
     pub(super) parity_work: Option<Box<ParityWork>>,
+    /// Levels with parity only.
+    pub(super) log: LogKeeper,
     pub(super) discarder: Discarder,
     /// No member holds the metadata any more.
     pub(super) failed: bool,
@@ -140,6 +151,7 @@ impl Owner {
         bitmap: Option<BitmapKeeper>,
         daemon: Daemon,
         recorder: Recorder,
+        log: LogKeeper,
     ) -> Self {
         let in_sync = members
             .iter()
@@ -161,6 +173,7 @@ impl Owner {
             daemon,
             walker: Walker::default(),
             parity_work,
+            log,
             discarder: Discarder::new(cores),
             failed: false,
             closed_count: 0,
@@ -198,6 +211,7 @@ impl Owner {
             ToOwner::Quiesced(round) => self.quiesced(round, out),
             ToOwner::Locked(DISCARD_WINDOW) => self.piece_locked(),
             ToOwner::Locked(window) => self.window_locked(window),
+            ToOwner::Forgotten(id, is_forgotten) => self.forgotten(id, is_forgotten),
             ToOwner::Closed => self.closed_count += 1,
         }
         self.go_on(out);
@@ -212,6 +226,8 @@ impl Owner {
             OwnerOp::Window(index) => self.window_answered(index, tag.part, status, out),
             OwnerOp::Flush => self.flush_answered(tag.part, status, out),
             OwnerOp::Free => self.free_answered(out),
+            OwnerOp::LogHead => self.head_answered(tag.part, status, out),
+            OwnerOp::Replay => self.replay_answered(tag.part, status, out),
         }
         self.go_on(out);
     }
@@ -239,8 +255,10 @@ impl Owner {
     /// Moves every part that somebody waits for as far as it can go without another event.
     /// Bounded work.
     pub(super) fn go_on(&mut self, out: &mut Out<'_>) {
+        self.poll_replay(out);
         self.poll_bitmap(out);
         self.poll_recorder(out);
+        self.poll_vouching(out);
         self.poll_zeroing(out);
         self.poll_resync(out);
         self.poll_discard(out);
@@ -253,6 +271,7 @@ impl Owner {
         self.daemon.is_walking()
             || self.may_write_back()
             || self.is_settling()
+            || self.log.wants_buffer()
             || self.walker.is_searching()
             || self.walker.wants_buffer()
             || self.discarder.is_searching()
@@ -323,7 +342,9 @@ impl Owner {
     /// Requests for metadata or zeroing are in flight: an array that has failed no longer waits
     /// for their success, but for their end it must.
     fn awaits_members(&self) -> bool {
-        self.recorder.is_writing() || self.bitmap.as_ref().is_some_and(BitmapKeeper::awaits_members)
+        self.recorder.is_writing()
+            || self.log.awaits_members()
+            || self.bitmap.as_ref().is_some_and(BitmapKeeper::awaits_members)
     }
 
     /// A member has flushed on the way to a stop, or has not.

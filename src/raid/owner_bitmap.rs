@@ -416,6 +416,7 @@ impl Owner {
 
     /// A write was lost on every member: what they hold there now may differ.
     pub(super) fn write_lost(&mut self, first: u32, last: u32) {
+        self.doubt_raised();
         let Some(map) = &self.shared.map else { return };
         if mutant!(LostWriteForgotten) {
             return;

@@ -52,7 +52,7 @@ pub(super) struct Member {
 enum RecordState {
     /// No update is under way.
     Idle,
-    /// The bitmap's header with the new event count is being written.
+    /// The bitmap's header with the new event count is being written, and the stripe log's heads.
     Header,
     /// The superblocks are being written.
     Superblocks,
@@ -217,7 +217,8 @@ impl Owner {
             && self.recorder.state == RecordState::Idle
             && self.bitmap.as_ref().is_some_and(|bitmap| !bitmap.is_settled());
         let wanted = self.recorder.state == RecordState::Idle && !self.recorder.is_durable();
-        if wanted && !rewriting {
+        // What the stripe log has is written in place before anything says that the array is used.
+        if wanted && !rewriting && !self.log.is_replaying() {
             self.recorder.set_state(RecordState::Header);
             let each = self.is_external();
             let recorder = &mut self.recorder;
@@ -226,10 +227,12 @@ impl Owner {
             if let Some(bitmap) = &mut self.bitmap {
                 bitmap.set_events(self.recorder.events);
             }
+            self.write_heads(out);
             self.poll_bitmap(out);
         }
         let header_is_durable = self.bitmap.as_ref().is_none_or(BitmapKeeper::events_are_durable);
         if self.recorder.state == RecordState::Header
+            && self.log.heads_are_written()
             && (header_is_durable || mutant!(SuperblockBeforeHeader))
         {
             self.write_superblocks(out);
@@ -254,6 +257,9 @@ impl Owner {
             superblock.events = self.recorder.events;
             superblock.resync_offset_sectors = resync_offset;
             superblock.updated_at(out.wall_clock_s, self.shared.unwritten_reads_zero);
+            if self.shared.log.is_some() {
+                superblock.mark_stripe_log();
+            }
             let buf = &mut self.recorder.bufs[usize::from(slot)];
             // One block for md's usual 128 roles: it can't be torn. A longer table needs more.
             let blocks = superblock.encode_into(buf.as_mut_slice()).div_ceil(block);

@@ -8,8 +8,9 @@ use super::message::SlotMask;
 use super::owner::Owner;
 use super::owner_bitmap::{BitmapKeeper, Copies};
 use super::owner_daemon::Daemon;
+use super::owner_log::LogKeeper;
 use super::owner_members::{Member, MemberState, Recorder};
-use super::{ArrayConfig, BitmapConfig, CHUNK_SIZE_BYTES_MIN, MemberPlace, Shared};
+use super::{ArrayConfig, BitmapConfig, CHUNK_SIZE_BYTES_MIN, MemberPlace, Shared, SharedLog};
 use crate::bdev::BdevId;
 use crate::bitmap::{Advise, ChunkMap, ChunkState, Doubt, state};
 use crate::limits::MEMBERS_MAX;
@@ -89,6 +90,7 @@ pub(super) fn shared(
         unwritten_reads_zero && matches!(config.bitmap, BitmapConfig::Lockless { .. });
     let map = map(config, sync_blocks, chunk_shift, advise)?;
     let doubt = doubt(config, &geometry, &map, sync_blocks.div_ceil(1 << chunk_shift))?;
+    let log = SharedLog::new(config, &geometry)?;
     Ok(Shared {
         bdev,
         block_size_bytes: config.block_size_bytes,
@@ -101,11 +103,12 @@ pub(super) fn shared(
         members: members.collect::<Result<_, String>>()?,
         unwritten_reads_zero,
         doubt,
+        log,
     })
 }
 
 /// Where parity may not fit the data: in chunks that are NeedSync for another reason than a member
-/// that was away.
+/// that was away. Nowhere if a stripe log tells what was being written.
 fn doubt(
     config: &ArrayConfig,
     geometry: &Geometry,
@@ -120,7 +123,8 @@ fn doubt(
     let is_own = members().all(|it| it.superblock.unwritten_reads_zero());
     let is_degraded = config.members.iter().any(Option::is_none);
     let is_stale = matches!(&config.bitmap, BitmapConfig::Lockless { stale: true, .. });
-    let is_trusted = was_stopped && !is_stale && (is_own || is_degraded);
+    let is_trusted =
+        was_stopped && !is_stale && (is_own || is_degraded) || config.log.trusted && !is_stale;
     let chunks = usize::try_from(chunks).expect("there is a byte for each");
     let is_in_doubt = |chunk| {
         let state = map.as_ref().map(|map| map.state(chunk));
@@ -131,10 +135,10 @@ fn doubt(
     if is_degraded && count > 0 && !config.force {
         let name = &config.name;
         return Err(format!(
-            "array {name}: a member is missing and the array was not stopped cleanly: in {count} \
-             chunks parity may not fit the data, and what the missing member held there can't be \
-             recovered. Bring the member back; or start with force, then reads of what is lost \
-             fail"
+            "array {name}: a member is missing and the array was not stopped cleanly, and no stripe \
+             log tells what was being written: in {count} chunks parity may not fit the data, and \
+             what the missing member held there can't be recovered. Bring the member back; or \
+             start with force, then reads of what is lost fail"
         ));
     }
     Ok(doubt)
@@ -258,7 +262,8 @@ impl Owner {
             }
         };
         let daemon = Daemon::new(config.daemon_sleep_s, config.barrier_idle_s);
-        Ok(Self::new(shared, pool, cores, members(config), bitmap, daemon, recorder))
+        let log = LogKeeper::new(config, &shared, &pool).ok_or_else(no_buffers)?;
+        Ok(Self::new(shared, pool, cores, members(config), bitmap, daemon, recorder, log))
     }
 }
 

@@ -121,6 +121,11 @@ impl Ring {
         let at = self.oblivions.iter().position(|it| it.until <= self.durable)?;
         Some(self.oblivions.swap_remove(at).id)
     }
+
+    /// One who waits in vain: nothing can be logged any more.
+    pub(in crate::raid) fn refused(&mut self) -> Option<u32> {
+        self.oblivions.pop().map(|it| it.id)
+    }
 }
 
 #[cfg(test)]

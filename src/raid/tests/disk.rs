@@ -108,6 +108,8 @@ impl Places {
 pub(super) struct Disk {
     block: usize,
     data_lba: usize,
+    /// Bytes before the data that are simulated; with a stripe log, all.
+    meta_bytes: usize,
     places: Places,
     /// Where the bitmap begins.
     bitmap_byte: usize,
@@ -131,18 +133,20 @@ impl Disk {
         places: Places,
         mut fill: impl FnMut() -> u64,
     ) -> Self {
-        assert_eq!(meta.len(), META_BYTES);
+        let meta_bytes = meta.len();
+        assert!(data_lba * block >= meta_bytes);
         let held = places.array.iter();
         let data: Vec<Cell> = held.map(|held| cell(fill(), held.unwrap_or(7))).collect();
         Self {
             places,
             block,
             data_lba,
+            meta_bytes,
             bitmap_byte: BITMAP_BYTE,
             durable_meta: meta.clone(),
             live_meta: meta,
             durable: data.clone(),
-            is_cached: vec![false; META_BYTES / block + data.len()],
+            is_cached: vec![false; meta_bytes / block + data.len()],
             live: data,
             cached: Vec::new(),
             dead: false,
@@ -155,12 +159,17 @@ impl Disk {
         Self { bitmap_byte: 0, ..Self::new(block, data_lba, meta, Places::default(), || 0) }
     }
 
+    /// How far before the data a byte is.
+    pub(super) fn before_data(&self, at: usize) -> usize {
+        self.data_lba * self.block - at
+    }
+
     pub(super) fn bitmap_byte(&self) -> usize {
         self.bitmap_byte
     }
 
     fn meta_cells(&self) -> usize {
-        META_BYTES / self.block
+        self.meta_bytes / self.block
     }
 
     /// First block of the sync space that a request means, that is of the array or, with parity, of

@@ -43,6 +43,7 @@ mod external;
 mod host;
 mod infection;
 mod life;
+mod log;
 mod machine;
 pub(crate) mod mutant;
 mod oracle;

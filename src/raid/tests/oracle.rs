@@ -124,7 +124,7 @@ impl World {
                     self.count(io.op, first, last, true);
                 }
             }
-            Place::Superblock | Place::Member => {}
+            Place::Superblock | Place::Member | Place::Log(_) => {}
         }
     }
 
@@ -177,6 +177,9 @@ impl World {
     /// Oracle 6: what the owner itself reads and writes of the data, and whether a host write
     /// could mix with it.
     fn check_copy(&mut self, disk: usize, io: &BdevIo, lba: usize, blocks: usize) {
+        if self.is_replaying() {
+            return;
+        }
         let shared = self.running.as_ref().unwrap().shared.clone();
         let (first, last) = (self.chunk_of(lba), self.chunk_of(lba + blocks - 1));
         if io.op == IoOp::WriteZeroes {

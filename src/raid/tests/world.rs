@@ -12,6 +12,7 @@ use super::trace::{self, Event};
 use crate::bdev::{BdevId, BdevIo, IoQueue, IoStatus};
 use crate::bitmap::{ChunkState, Infection};
 use crate::md;
+use crate::md::stripe_log::LogLayout;
 use crate::raid;
 use crate::raid::Geometry;
 use crate::raid::assembly::{self, ArrayOptions, CandidateBdev};
@@ -38,6 +39,8 @@ pub(super) struct Shape {
     pub(super) external: bool,
     /// The policy that each start begins with.
     pub(super) infection: Infection,
+    /// Levels with parity: how the stripe log is divided.
+    pub(super) log: Option<LogLayout>,
 }
 
 impl Shape {
@@ -54,6 +57,7 @@ impl Shape {
         parity: None,
         external: false,
         infection: Infection::Adaptive,
+        log: None,
     };
 
     /// The array's geometry; but of a mirror about as large as `blocks` says.
@@ -85,6 +89,11 @@ impl Shape {
             block_size_bytes: u32::try_from(self.block).unwrap(),
         })
         .unwrap()
+    }
+
+    /// Bytes of a member before its data that are simulated.
+    fn meta_bytes(&self) -> usize {
+        META_BYTES + self.log.map_or(0, |log| usize::try_from(log.area_bytes()).unwrap())
     }
 
     /// The same shape with the size that the array really has.
@@ -169,6 +178,10 @@ pub(super) struct World {
     pub(super) is_doubtful: bool,
     /// Members that the operator gives to the next assembly.
     pub(super) present: Vec<bool>,
+    /// The array has served with a stripe log.
+    pub(super) log_served: bool,
+    /// What members hold is looked at when the log has been written in place.
+    pub(super) looks_later: bool,
 }
 
 /// What simulated members hold before the array's first life: nobody's business.
@@ -224,6 +237,10 @@ pub(super) fn creation(shape: &Shape) -> md::Creation {
     let geometry = shape.geometry();
     for superblock in &mut creation.superblocks {
         superblock.size_sectors = geometry.member_blocks(0) * sectors_per_block as u64;
+        if shape.log.is_some() {
+            superblock.data_offset_sectors = shape.meta_bytes() as u64 / 512;
+            superblock.data_size_sectors = (1 << 16) - superblock.data_offset_sectors;
+        }
         if let Some((layout, strip)) = shape.raid10 {
             superblock.level = md::Level::Raid10;
             superblock.layout = layout;
@@ -257,7 +274,7 @@ impl World {
         let geometry = shape.geometry();
         let creation = creation(&shape);
         let disks = creation.superblocks.iter().enumerate().map(|(slot, superblock)| {
-            let mut meta = vec![0xee; META_BYTES];
+            let mut meta = vec![0xee; shape.meta_bytes()];
             superblock.encode_into(&mut meta[SUPER_BYTE..BITMAP_BYTE]);
             if !shape.external {
                 put_bitmap(&creation, &mut meta[BITMAP_BYTE..]);
@@ -278,6 +295,7 @@ impl World {
             *external = shape.external.then(|| external_bdev(&shape));
         }
         let chunks = usize::try_from(creation.chunk_count).unwrap();
+        config.log = super::log::kept(&shape, &mut rng);
         trace::note(Event::Created {
             members: shape.members,
             cores: shape.cores,
@@ -305,6 +323,8 @@ impl World {
             split_brains: 0,
             is_doubtful: false,
             present: vec![true; shape.members],
+            log_served: false,
+            looks_later: false,
             shape,
             geometry,
         };
@@ -338,7 +358,10 @@ impl World {
             stopped: false,
             stopped_ok: false,
         });
-        self.check_assembled(config.in_sync());
+        self.looks_later = config.log.replay.is_some();
+        if !self.looks_later {
+            self.check_assembled(config.in_sync());
+        }
         self.on_owner(|owner, out| owner.start(out));
     }
 
@@ -415,7 +438,8 @@ impl World {
             self.check_plan(&assembly);
             assembly::from_assembly(options, &assembly, &candidates, &bdevs, &states).unwrap()
         };
-        Ok((assembly, config))
+        let log = self.find_log(&assembly, &candidates, present);
+        Ok((assembly, ArrayConfig { log, ..config }))
     }
 
     pub(super) fn assemble_from(&mut self, present: &[usize]) -> Result<md::Assembly, Refused> {
