@@ -258,7 +258,10 @@ impl Disk {
             let all = rng.one_in(2);
             let first = sector * 512;
             for (offset, &byte) in (first..first + 512).zip(&data[first..]) {
-                let may_tear = at + offset >= self.bitmap_byte + md::BITMAP_HEAD_BYTES && !whole;
+                // What has a checksum of its own sector is written by sectors.
+                let is_head = self.before_data(at) <= md::stripe_log::LOG_HEAD_BYTES;
+                let is_states = at + offset >= self.bitmap_byte + md::BITMAP_HEAD_BYTES;
+                let may_tear = is_states && !is_head && !whole;
                 if if may_tear { rng.one_in(2) } else { all } {
                     self.live_meta[at + offset] = byte;
                     self.durable_meta[at + offset] = byte;

@@ -62,7 +62,9 @@ impl World {
             Err(void) => {
                 trace::note(trace::Event::LogVoid);
                 let may_doubt = self.faults.any() && void == LogVoid::Doubtful;
-                if self.shape.log.is_some() && self.log_served && !may_doubt {
+                // Then nothing can be started anyway.
+                let is_short = matches!(void, LogVoid::TooFew { .. });
+                if self.shape.log.is_some() && self.log_served && !may_doubt && !is_short {
                     violated(8, &format!("the stripe log is of no use: {void}"));
                 }
             }
