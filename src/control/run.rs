@@ -5,6 +5,8 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use rustix::event::Timespec;
+
 use super::config::{Config, ConfigError};
 use super::cores;
 use super::rpc::server::Server;
@@ -124,6 +126,9 @@ pub fn run_config(config: &Config, options: &Options) -> Result<(), RunError> {
     served
 }
 
+/// How often arrays are looked at for slots that a spare is to fill.
+const LOOK: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
 fn serve(
     target: &mut Target,
     config: &Config,
@@ -140,11 +145,12 @@ fn serve(
     say(&startup::banner(config, &reports, state.path(), &socket_path, &cores));
     loop {
         let stop = server
-            .turn(signals.as_fd(), None, target)
+            .turn(signals.as_fd(), target.wants_look().then_some(LOOK), target)
             .map_err(system("wait for the RPC socket"))?;
         if stop {
             return Ok(());
         }
+        target.look();
     }
 }
 

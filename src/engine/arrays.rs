@@ -12,6 +12,11 @@ use crate::raid::{
 };
 use crate::reactor::timer::TimerTag;
 
+/// Low bits of a timer's tag that say which timer of the owner it is; the rest is the array's
+/// generation.
+const TIMER_BITS: u32 = 2;
+const TIMER_MASK: u32 = (1 << TIMER_BITS) - 1;
+
 fn wall_clock_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
@@ -31,7 +36,8 @@ impl Shard {
         self.arrays_opened = self.arrays_opened.wrapping_add(1);
         let cores = u16::try_from(core.port.control()).expect("bounded by CORES_MAX");
         let own = u16::try_from(core.index()).expect("as above");
-        let channel = Channel::new(shared, config.in_sync()).on_core(own, cores, core.io.pool)?;
+        let channel = Channel::new(shared, config.in_sync(), config.writable());
+        let channel = channel.on_core(own, cores, core.io.pool)?;
         let array = Array {
             name: config.name.clone().into_boxed_str(),
             channel,
@@ -159,13 +165,15 @@ impl Shard {
     /// it was.
     pub(super) fn array_timer(&mut self, core: &mut ShardCore, tag: TimerTag) {
         let bdev = BdevId(tag.object);
-        let meant = |array: &mut Array| array.generation << 1 == tag.op & !1;
+        let meant = |array: &mut Array| array.generation << TIMER_BITS == tag.op & !TIMER_MASK;
         if !self.channels.array(bdev).is_some_and(meant) {
             return;
         }
-        let timer = match tag.op & 1 {
+        let timer = match tag.op & TIMER_MASK {
             0 => ArrayTimer::DaemonSleep,
-            _ => ArrayTimer::BarrierIdle,
+            1 => ArrayTimer::BarrierIdle,
+            2 => ArrayTimer::Checkpoint,
+            _ => ArrayTimer::Pace,
         };
         self.on_owner(core, bdev, |owner, out| owner.timer(timer, out));
     }
@@ -188,8 +196,14 @@ impl Shard {
                     }
                 }
                 Mail::Arm(timer, after_ms) => {
+                    let op = match timer {
+                        ArrayTimer::DaemonSleep => 0,
+                        ArrayTimer::BarrierIdle => 1,
+                        ArrayTimer::Checkpoint => 2,
+                        ArrayTimer::Pace => 3,
+                    };
                     let array = self.channels.array(bdev).expect("it has just acted");
-                    let op = array.generation << 1 | u32::from(timer == ArrayTimer::BarrierIdle);
+                    let op = array.generation << TIMER_BITS | op;
                     let tag = TimerTag { kind: KIND_ARRAY, object: bdev.0, op };
                     core.io.timers.arm(core.io.now_ms() + after_ms, tag);
                 }

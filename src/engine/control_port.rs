@@ -63,6 +63,11 @@ impl Shard {
                 self.on_owner(core, bdev, |owner, out| result = owner.set_knobs(&knobs, out));
                 self.answer(core, result.map_or_else(Answer::Failed, |()| Answer::Done));
             }
+            Ask::Command(bdev, command) => {
+                let mut result = Err("the array is not there".to_owned());
+                self.on_owner(core, bdev, |owner, out| result = owner.execute(&command, out));
+                self.answer(core, result.map_or_else(Answer::Failed, Answer::Outcome));
+            }
             Ask::Publish(table) => {
                 self.take_table(core, table);
                 self.answer(core, Answer::Done);

@@ -16,7 +16,7 @@ use super::workload::Workload;
 use crate::bdev::{BdevId, Device, Geometry, IoOp, IoStatus};
 use crate::limits::{BDEVS_MAX, IO_SIZE_BYTES_MAX};
 use crate::observe::counter::CoreCounters;
-use crate::raid::{self, ArrayConfig, ArrayStatus, Knobs};
+use crate::raid::{self, ArrayConfig, ArrayStatus, Command, Knobs, Outcome};
 use crate::reactor::dma::prefer_hugepages;
 use crate::reactor::idle::IdlePolicy;
 use crate::reactor::mesh::{self, Port, RING_MESSAGES};
@@ -377,6 +377,20 @@ impl EngineHandle {
             Answer::Done => Ok(()),
             Answer::Failed(text) => Err(EngineError::Refused(text)),
             answer => unreachable!("{answer:?} does not answer new settings"),
+        }
+    }
+
+    /// Has an array do something about its members.
+    ///
+    /// # Errors
+    /// If there is no such array, or it refuses.
+    pub fn command(&mut self, bdev: BdevId, command: Command) -> Result<Outcome, EngineError> {
+        let gone = || EngineError::Refused("the array is not there".to_owned());
+        let owner = self.known(bdev).and_then(|known| known.owner_core).ok_or_else(gone)?;
+        match self.ask_one(owner, Ask::Command(bdev, command)) {
+            Answer::Outcome(outcome) => Ok(outcome),
+            Answer::Failed(text) => Err(EngineError::Refused(text)),
+            answer => unreachable!("{answer:?} does not answer a command"),
         }
     }
 

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 
 use crate::bdev::{BdevId, Device, IoOp, IoStatus};
-use crate::raid::{ArrayConfig, ArrayStatus, Knobs, Shared, ToChannel, ToOwner};
+use crate::raid::{ArrayConfig, ArrayStatus, Command, Knobs, Outcome, Shared, ToChannel, ToOwner};
 use crate::target::controller::{ConnectRequest, IoQueueGrant, Refusal};
 use crate::target::subsystem::SubsystemTable;
 
@@ -86,6 +86,8 @@ pub(super) enum Ask {
     ArrayStatus(BdevId),
     /// To the owner's core: new settings of the bitmap.
     SetKnobs(BdevId, Knobs),
+    /// To the owner's core.
+    Command(BdevId, Command),
     /// Use this table from now on.
     Publish(Arc<SubsystemTable>),
     /// Accept connections.
@@ -113,6 +115,7 @@ impl std::fmt::Debug for Ask {
             Self::Io { .. } => "Io",
             Self::ArrayStatus(..) => "ArrayStatus",
             Self::SetKnobs(..) => "SetKnobs",
+            Self::Command(..) => "Command",
             Self::Publish(..) => "Publish",
             Self::Listen(..) => "Listen",
             Self::Unlisten(..) => "Unlisten",
@@ -136,6 +139,8 @@ pub(super) enum Answer {
     Array(Result<(), IoStatus>),
     /// State of an array.
     Status(Box<ArrayStatus>),
+    /// What became of a command to an array.
+    Outcome(Outcome),
     /// A program is finished.
     Finished(Box<dyn std::any::Any + Send>),
     /// Connections of the core: (all, with an I/O queue).
@@ -150,6 +155,7 @@ impl std::fmt::Debug for Answer {
             Self::Io(result) => write!(f, "Io({:?})", result.as_ref().map(Vec::len)),
             Self::Array(result) => write!(f, "Array({result:?})"),
             Self::Status(status) => write!(f, "Status({status:?})"),
+            Self::Outcome(outcome) => write!(f, "Outcome({outcome:?})"),
             Self::Finished(_) => f.write_str("Finished"),
             Self::Connections(all, queues) => write!(f, "Connections({all}, {queues})"),
         }

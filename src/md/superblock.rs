@@ -26,8 +26,11 @@ const DATA_SECTORS_MIN: u64 = 10;
 /// See [`Superblock::unwritten_reads_zero`].
 const ZERO_MARK_MICROSECONDS: u32 = 606_060;
 
-/// See [`Superblock::has_stripe_log`]: alone, and together with the other mark.
-const LOG_MARK_MICROSECONDS: [u32; 2] = [606_061, 606_062];
+/// See [`Superblock::is_ours`].
+const OWN_MARK_MICROSECONDS: u32 = 606_061;
+
+/// See [`Superblock::has_stripe_log`]: alone, and together with that of Unwritten chunks.
+const LOG_MARK_MICROSECONDS: [u32; 2] = [606_062, 606_063];
 
 const _: () = assert!(FIXED_BYTES + 2 * MAX_DEV_LIMIT as usize == SUPERBLOCK_READ_BYTES);
 
@@ -279,7 +282,9 @@ impl Superblock {
     /// Sets the time of the update that is about to be written, and in it whether chunks that the
     /// bitmap calls Unwritten read as zeroes ([`Superblock::unwritten_reads_zero`]).
     pub fn updated_at(&mut self, now_s: u64, unwritten_reads_zero: bool) {
-        self.utime_from(now_s, if unwritten_reads_zero { ZERO_MARK_MICROSECONDS } else { 0 });
+        let mark =
+            if unwritten_reads_zero { ZERO_MARK_MICROSECONDS } else { OWN_MARK_MICROSECONDS };
+        self.utime_from(now_s, mark);
     }
 
     /// Sets the time of the last update.
@@ -309,6 +314,14 @@ impl Superblock {
     /// did. The mark is where the other one is, for the same reasons.
     pub fn has_stripe_log(&self) -> bool {
         LOG_MARK_MICROSECONDS.map(u64::from).contains(&self.utime.microseconds())
+    }
+
+    /// Whether mdof wrote this superblock last, so that what it keeps in the bitmap's header for
+    /// itself is of today. The mark lies where that of [`Superblock::unwritten_reads_zero`] does.
+    pub fn is_ours(&self) -> bool {
+        self.unwritten_reads_zero()
+            || self.has_stripe_log()
+            || self.utime.microseconds() == u64::from(OWN_MARK_MICROSECONDS)
     }
 
     /// The array was stopped (or idle) with its members alike.

@@ -23,12 +23,15 @@
 //!
 //! A bitmap on a device of its own has a table of its own, in `md::external`.
 
-use super::{ArrayConfig, BitmapConfig, LogConfig, MemberConfig};
+use super::owner_bitmap::EVENTS_CLEARED_UNKNOWN;
+use super::owner_start::VOLATILE_CHUNK_SIZE_BYTES;
+use super::{ArrayConfig, BitmapConfig, Lacks, LogConfig, MemberConfig, newcomer};
 use crate::bdev::BdevId;
 use crate::bitmap::state::safer_byte;
 use crate::bitmap::{ChunkState, Infection};
 use crate::md::{
-    Assembly, BitmapError, BitmapPlan, BitmapSuperblock, Candidate, Creation, ExternalPlan, Slot,
+    Assembly, BitmapError, BitmapPlan, BitmapSuperblock, Candidate, Creation, ExternalPlan,
+    SECTOR_BYTES, Slot, Superblock,
 };
 
 /// What the operator decides about an array, beside its members.
@@ -64,7 +67,8 @@ pub fn from_creation(
 ) -> ArrayConfig {
     assert_eq!(bdevs.len(), creation.superblocks.len());
     let members = bdevs.iter().zip(&creation.superblocks).map(|(bdev, superblock)| {
-        Some(MemberConfig { bdev: bdev.bdev, unmap: bdev.unmap, superblock: superblock.clone() })
+        let superblock = superblock.clone();
+        Some(MemberConfig { bdev: bdev.bdev, unmap: bdev.unmap, superblock, lacks: None })
     });
     let chunks = usize::try_from(creation.chunk_count).expect("bounded by BITMAP_CHUNKS_MAX");
     let bitmap = BitmapConfig::Lockless {
@@ -90,8 +94,15 @@ pub fn from_assembly(
     states: &[Option<Vec<u8>>],
 ) -> Result<ArrayConfig, BitmapError> {
     let sources: Vec<usize> = assembly.slots.iter().filter_map(in_sync).collect();
-    let (bitmap, reads_zero) = bitmap_config(assembly, candidates, &sources, states)?;
-    Ok(config(options, members(assembly, candidates, bdevs, reads_zero), bitmap))
+    let (mut bitmap, reads_zero) = bitmap_config(assembly, candidates, &sources, states)?;
+    let ours = sources.iter().all(|&source| candidates[source].superblock.is_ours());
+    if let BitmapConfig::Lockless { superblock, stale, .. } = &mut bitmap
+        && (!ours || *stale || !matches!(assembly.bitmap, BitmapPlan::Load { .. }))
+    {
+        superblock.events_cleared = EVENTS_CLEARED_UNKNOWN;
+    }
+    let members = members(assembly, candidates, bdevs, &mut bitmap, reads_zero);
+    Ok(config(options, members, bitmap))
 }
 
 /// The configuration of an assembled array whose bitmap is on the device `external`, where `plan`
@@ -121,15 +132,20 @@ pub fn from_external(
         None => states.expect("the plan needs the states"),
         Some(state) => vec![state as u8; chunks],
     };
-    let bitmap = BitmapConfig::Lockless {
-        superblock: superblock.clone(),
+    let mut superblock = superblock.clone();
+    if !matches!(plan, ExternalPlan::Load { .. }) {
+        superblock.events_cleared = EVENTS_CLEARED_UNKNOWN;
+    }
+    let mut bitmap = BitmapConfig::Lockless {
+        superblock,
         states,
         stale: false,
         rewrite: assembly.dirty || !matches!(plan, ExternalPlan::Load { .. }),
         external: Some(external),
     };
     // A bitmap that is loaded has the mark behind it, the others call no chunk Unwritten.
-    config(options, members(assembly, candidates, bdevs, Some(true)), bitmap)
+    let members = members(assembly, candidates, bdevs, &mut bitmap, Some(true));
+    config(options, members, bitmap)
 }
 
 /// The members that take part, by slot.
@@ -137,24 +153,54 @@ fn members(
     assembly: &Assembly,
     candidates: &[Candidate],
     bdevs: &[CandidateBdev],
+    bitmap: &mut BitmapConfig,
     unwritten_reads_zero: Option<bool>,
 ) -> Vec<Option<MemberConfig>> {
     let array = &assembly.superblock;
+    let is_rebuilding = |slot: &Slot| matches!(slot, Slot::Rebuilding { .. });
+    if let BitmapConfig::Lockless { rewrite, .. } = bitmap {
+        // The copy of one that is being rebuilt may be behind.
+        *rewrite |= assembly.slots.iter().any(is_rebuilding);
+    }
+    let lacks = |own: &Superblock| lacks(bitmap, own);
     let member = |slot: &Slot| {
-        // A member that was being rebuilt holds old data; it stays out until it is rebuilt anew.
-        let candidate = in_sync(slot)?;
+        let (candidate, lacks) = match *slot {
+            Slot::InSync { candidate } => (candidate, None),
+            Slot::Rebuilding { candidate, .. } => {
+                (candidate, Some(lacks(&candidates[candidate].superblock)))
+            }
+            Slot::Missing { .. } => return None,
+        };
         let mut superblock = candidates[candidate].superblock.clone();
         superblock.roles.clone_from(&array.roles);
-        superblock.events = array.events;
+        superblock.events = array.events.max(superblock.events);
         // One event behind it may not know yet where the bitmap is.
         superblock.bitmap_offset_sectors = array.bitmap_offset_sectors;
         if let Some(reads_zero) = unwritten_reads_zero {
             superblock.updated_at(superblock.utime.seconds(), reads_zero);
         }
         let CandidateBdev { bdev, unmap } = bdevs[candidate];
-        Some(MemberConfig { bdev, unmap, superblock })
+        Some(MemberConfig { bdev, unmap, superblock, lacks })
     };
     assembly.slots.iter().map(member).collect()
+}
+
+/// What a member that was being rebuilt has to be given yet.
+fn lacks(bitmap: &BitmapConfig, own: &Superblock) -> Lacks {
+    match bitmap {
+        BitmapConfig::None { .. } => {
+            let chunk = own.recovery_offset_sectors.saturating_mul(SECTOR_BYTES)
+                / VOLATILE_CHUNK_SIZE_BYTES;
+            Lacks::AllFrom(usize::try_from(chunk).unwrap_or(0))
+        }
+        BitmapConfig::Lockless { superblock, .. }
+            if superblock.events_cleared != EVENTS_CLEARED_UNKNOWN && own.is_ours() =>
+        {
+            newcomer::recovering(own, superblock.chunk_sectors().unwrap_or(0).into())
+        }
+        // Linux md clears chunks, and calls them Unwritten, by other rules.
+        BitmapConfig::Lockless { .. } => Lacks::AllFrom(0),
+    }
 }
 
 fn in_sync(slot: &Slot) -> Option<usize> {

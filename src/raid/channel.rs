@@ -9,19 +9,19 @@ use super::channel_split::{PIECE, PIECES_MAX, SPLITS_MAX, Split};
 use super::message::{BlockRange, Mail, Out, SlotMask, ToChannel, ToOwner};
 use super::stripe::log::NOTE;
 use super::stripe::{STRIPE_TAG, Stripes};
-use super::{CHANNEL_OPS_MAX, MemberPlace, MemberSlot, Shared, bit};
+use super::{CHANNEL_OPS_MAX, MemberPlace, MemberSlot, Seniority, Shared, bit};
 use crate::bdev::{BdevId, BdevIo, Completion, IoOp, IoStatus, Station, Tag};
 
 /// Windows that resync can hold at once.
-pub(super) const WINDOWS: usize = 4;
+pub(super) const WINDOWS: usize = 16;
 
 /// The window by which the owner holds chunks that it makes Unwritten.
-pub(super) const DISCARD_WINDOW: u8 = 4;
+pub(super) const DISCARD_WINDOW: u8 = 16;
 
 /// Ranges held at once, for whatever purpose.
 const LOCKS: usize = WINDOWS + 1;
 
-const _: () = assert!(DISCARD_WINDOW as usize == WINDOWS && LOCKS <= u8::BITS as usize);
+const _: () = assert!(DISCARD_WINDOW as usize == WINDOWS && LOCKS <= u32::BITS as usize);
 
 /// Requests that may wait for a slot: all pieces, and far more than the target's queues hold.
 const WAITING_MAX: usize = 16 * CHANNEL_OPS_MAX;
@@ -54,6 +54,11 @@ pub struct Channel {
     pub(super) in_sync: SlotMask,
     /// Members that are written: those in sync and those being rebuilt.
     pub(super) writable: SlotMask,
+    /// Since when they are in sync.
+    pub(super) seniority: Seniority,
+    /// Slots whose requests the owner waits for, and its name for the wait.
+    draining: SlotMask,
+    drain_round: u32,
     /// All slots of the array.
     pub(super) all: SlotMask,
     /// Every member has everything at the same place: what a request asks the geometry is known.
@@ -84,9 +89,11 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// The channel of an array whose members `in_sync` take part; all others are known absent.
+    /// The channel of an array whose members `in_sync` are read and whose members `writable` are
+    /// written; all others are known absent.
     #[must_use]
-    pub fn new(shared: Arc<Shared>, in_sync: SlotMask) -> Self {
+    pub fn new(shared: Arc<Shared>, in_sync: SlotMask, writable: SlotMask) -> Self {
+        assert!(in_sync & !writable == 0, "who is in sync is written");
         let shared_places = shared.members.clone().into_boxed_slice();
         let slots = shared.members.len();
         let all = if slots == 64 { SlotMask::MAX } else { (1 << slots) - 1 };
@@ -103,10 +110,13 @@ impl Channel {
             waiting_splits: VecDeque::with_capacity(splits),
             places: shared_places,
             in_sync,
-            writable: in_sync,
+            writable,
+            seniority: Seniority::new(slots),
+            draining: 0,
+            drain_round: 0,
             all,
             is_mirror,
-            recorded: all & !in_sync,
+            recorded: all & !writable,
             reported: 0,
             kept: 0,
             locks: [None; LOCKS],
@@ -187,10 +197,11 @@ impl Channel {
             return self.piece_done(op, status, out);
         }
         if op & STRIPE_TAG != 0 {
-            return match op & !STRIPE_TAG {
+            match op & !STRIPE_TAG {
                 NOTE => self.note_answered(slot, status, out),
                 index => self.stripe_answered(index, slot, status, out),
-            };
+            }
+            return self.after_answer(out);
         }
         let this = &mut self.ops[op as usize];
         assert_eq!(this.state(), OpState::Members, "an answer to a request not sent");
@@ -198,6 +209,14 @@ impl Channel {
         match this.io().op {
             IoOp::Read | IoOp::Compare => self.read_answered(op, slot, status, out),
             _ => self.write_answered(op, slot, status, out),
+        }
+        self.after_answer(out);
+    }
+
+    #[inline]
+    fn after_answer(&mut self, out: &mut Out<'_>) {
+        if self.draining != 0 {
+            self.report_drained(out);
         }
     }
 
@@ -219,7 +238,7 @@ impl Channel {
             ToChannel::Place(slot, place) => self.places[usize::from(slot)] = Some(place),
             ToChannel::Members { epoch, in_sync, writable } => {
                 if !mutant!(MembershipNotAdopted) {
-                    self.adopt(in_sync, writable);
+                    self.adopt(epoch, in_sync, writable);
                 }
                 out.mail.push_back(Mail::Owner(ToOwner::Adopted(epoch)));
                 self.recheck_recorded(out);
@@ -227,6 +246,11 @@ impl Channel {
             ToChannel::Recorded(absent) => {
                 self.recorded |= absent;
                 self.recheck_recorded(out);
+            }
+            ToChannel::Drain(round, slot) => {
+                self.drain_round = round;
+                self.draining = bit(slot);
+                self.report_drained(out);
             }
             ToChannel::Kept(slot) => {
                 self.kept |= bit(slot);
@@ -260,13 +284,40 @@ impl Channel {
     }
 
     /// Takes over a membership. A member that comes (back) is neither known absent nor reported.
-    fn adopt(&mut self, in_sync: SlotMask, writable: SlotMask) {
+    fn adopt(&mut self, epoch: u32, in_sync: SlotMask, writable: SlotMask) {
         let joined = writable & !self.writable;
-        self.recorded &= !joined;
+        if joined != 0 {
+            self.welcome(joined);
+        }
         // What kept a member may have changed: its failures count again.
-        self.reported &= !(joined | std::mem::take(&mut self.kept));
+        self.reported &= !std::mem::take(&mut self.kept);
+        self.seniority.came(in_sync & !self.in_sync, epoch);
         self.in_sync = in_sync;
         self.writable = writable;
+    }
+
+    /// Members join, or come back. What is under way was not sent to them and need not be: its
+    /// chunks are copied to them when it has ended.
+    #[cold]
+    fn welcome(&mut self, joined: SlotMask) {
+        self.recorded &= !joined;
+        self.reported &= !joined;
+        for op in &mut self.ops {
+            if matches!(op.state(), OpState::Members | OpState::RecordWait) {
+                op.excused |= if mutant!(NewcomerNotExcused) { 0 } else { joined };
+                op.tried &= !joined;
+            }
+        }
+    }
+
+    /// Tells the owner when no request to the slots it asks about is under way.
+    #[cold]
+    fn report_drained(&mut self, out: &mut Out<'_>) {
+        let is_asked = self.stripes.as_ref().is_some_and(|it| it.asks(self.draining));
+        if !is_asked && self.ops.iter().all(|op| op.pending & self.draining == 0) {
+            self.draining = 0;
+            out.mail.push_back(Mail::Owner(ToOwner::Drained(self.drain_round)));
+        }
     }
 
     /// Host requests that have not ended.
@@ -401,7 +452,7 @@ impl Channel {
         }
     }
 
-    fn release_holds(&mut self, holds_up: u8, out: &mut Out<'_>) {
+    fn release_holds(&mut self, holds_up: u32, out: &mut Out<'_>) {
         for (window, lock) in (0u8..).zip(&mut self.locks) {
             if holds_up & (1 << window) == 0 {
                 continue;

@@ -80,12 +80,14 @@ pub(super) struct Op {
     pub(super) ok: SlotMask,
     /// Members a read has been tried on.
     pub(super) tried: SlotMask,
+    /// Members that joined while it was under way: it was not sent to them.
+    pub(super) excused: SlotMask,
     /// First failure, for the host if nothing better comes.
     pub(super) failure: IoStatus,
     /// Bit i: chunk i of a read was Unwritten when it was sent, so its part reads as zeroes.
     pub(super) zero_chunks: u64,
     /// Bit i: window i waits for this write to end.
-    pub(super) holds_up: u8,
+    pub(super) holds_up: u32,
     /// Which quiesce round's count holds this write; meaningful while it is counted.
     pub(super) parity: u8,
     /// The next operation in a list of a stripe.
@@ -105,6 +107,7 @@ impl Op {
             pending: 0,
             ok: 0,
             tried: 0,
+            excused: 0,
             failure: IoStatus::Ok,
             zero_chunks: 0,
             holds_up: 0,

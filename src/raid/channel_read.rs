@@ -3,7 +3,7 @@
 use super::channel::Channel;
 use super::channel_op::OpState;
 use super::message::{BlockRange, Mail, Out, SlotMask, ToOwner};
-use super::{MemberSlot, bit, slots, source_of};
+use super::{MemberSlot, bit, slots};
 use crate::bdev::{IoOp, IoStatus};
 use crate::bitmap::ChunkState;
 
@@ -79,12 +79,12 @@ impl Channel {
         survey
     }
 
-    /// The member to read from next: for chunks in doubt the lowest in-sync one, else the one
+    /// The member to read from next: for chunks in doubt the one longest in sync, else the one
     /// with the fewest reads outstanding on this core.
     fn choose(&self, legs: SlotMask, in_doubt: bool) -> Option<MemberSlot> {
         let left = self.in_sync & legs;
         if in_doubt && !mutant!(ReadDoubtFromAny) {
-            return source_of(left);
+            return self.seniority.source_of(left);
         }
         slots(left).min_by_key(|&slot| self.reads[usize::from(slot)])
     }

@@ -327,6 +327,7 @@ impl Channel {
             let legs = legs & concerned;
             touched |= legs;
             this.legs = legs;
+            this.excused = 0;
             this.ok = legs & ok;
             this.tried = legs & failed;
             this.failure = failure;

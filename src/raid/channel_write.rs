@@ -70,6 +70,7 @@ impl Channel {
             return self.finish(op, IoStatus::Removed, out);
         }
         self.ops[op as usize].set_state(OpState::Members);
+        self.ops[op as usize].excused = 0;
         let this = &self.ops[op as usize];
         let lba = this.range.lba;
         if self.is_mirror || this.io().op == IoOp::Flush {
@@ -155,7 +156,7 @@ impl Channel {
             // Those that have it were thrown out meanwhile: the members left missed it.
             return Some(IoStatus::MediaError);
         }
-        let missed = this.legs & !this.ok;
+        let missed = this.legs & !this.ok & !this.excused;
         if missed & self.kept != 0 {
             return Some(IoStatus::MediaError);
         }

@@ -97,6 +97,8 @@ pub enum ToOwner {
     Adopted(u32),
     /// Every write that was in flight when the channel got this quiesce round has ended.
     Quiesced(u32),
+    /// No request to the slot that this drain round asks about is under way.
+    Drained(u32),
     /// No write to the window's range is in flight, and none will start.
     Locked(u8),
     /// The answer to [`ToChannel::Forget`] with this id: none of the channel's records of the range
@@ -128,6 +130,9 @@ pub enum ToChannel {
     },
     /// The absence of these members is durable on the others.
     Recorded(SlotMask),
+    /// Say when no request to the slot is under way, which takes no part: answer
+    /// [`ToOwner::Drained`] with the round's number.
+    Drain(u32, MemberSlot),
     /// The failure of this member can't be recorded: only it has what it holds. What it missed
     /// has failed.
     Kept(MemberSlot),
@@ -168,6 +173,10 @@ pub enum ArrayTimer {
     DaemonSleep,
     /// Aging chunks have been idle long enough to be cleared.
     BarrierIdle,
+    /// Time to note how far a rebuild has got, or to try again what could not be read.
+    Checkpoint,
+    /// Time to allow more copying.
+    Pace,
 }
 
 /// What an operator should know. Displayed in the log with the array's name before it.
@@ -223,6 +232,58 @@ pub enum ArrayEvent {
         /// Chunks copied.
         chunks: u64,
         /// Chunks that no member could read.
+        unreadable: u64,
+    },
+    /// The operator has taken a member out: its slot is empty.
+    MemberRemoved {
+        /// The slot.
+        slot: MemberSlot,
+    },
+    /// A member joins; it is written from now on, and rebuilt.
+    MemberJoined {
+        /// The slot.
+        slot: MemberSlot,
+        /// It was a member before and has all but what changed since.
+        guided: bool,
+    },
+    /// A member is being rebuilt.
+    RebuildStarted {
+        /// The member.
+        slot: MemberSlot,
+        /// Chunks to copy.
+        chunks: u64,
+    },
+    /// A check begins.
+    ScrubStarted {
+        /// What differs is made alike.
+        repair: bool,
+    },
+    /// A check has ended.
+    ScrubDone {
+        /// Parts of 4 KiB that differ.
+        mismatches: u64,
+        /// Pieces that could not be compared.
+        failures: u64,
+    },
+    /// A rebuild goes on.
+    RebuildProgress {
+        /// The member.
+        slot: MemberSlot,
+        /// Part of the chunks that are copied.
+        percent: u8,
+    },
+    /// A member has everything and is read from now on.
+    RebuildDone {
+        /// The member.
+        slot: MemberSlot,
+        /// Chunks copied.
+        chunks: u64,
+    },
+    /// All but some chunks were copied to a member: those could be read from nobody.
+    RebuildStalled {
+        /// The member.
+        slot: MemberSlot,
+        /// Chunks not copied.
         unreadable: u64,
     },
     /// No member holds the bitmap any more: writes are refused.
@@ -283,6 +344,49 @@ impl fmt::Display for ArrayEvent {
             Self::Stopped { clean: false } => {
                 f.write_str("stopped; the next start will resync the chunks still in doubt")
             }
+            ref other => other.fmt_life(f),
+        }
+    }
+}
+
+impl ArrayEvent {
+    /// Comings and goings, rebuilds and checks.
+    fn fmt_life(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::MemberRemoved { slot } => write!(f, "member {slot} was removed"),
+            Self::MemberJoined { slot, guided: true } => {
+                write!(f, "member {slot} is back; it will be given what changed while it was away")
+            }
+            Self::MemberJoined { slot, guided: false } => {
+                write!(f, "member {slot} has joined; it will be given all that was ever written")
+            }
+            Self::RebuildStarted { slot, chunks } => {
+                write!(f, "rebuild of member {slot} begins: {chunks} chunks to copy")
+            }
+            Self::ScrubStarted { repair } => {
+                f.write_str(if repair { "repair begins" } else { "check begins" })
+            }
+            Self::ScrubDone { mismatches: 0, failures: 0 } => {
+                f.write_str("the check is done: the members are alike")
+            }
+            Self::ScrubDone { mismatches, failures } => write!(
+                f,
+                "the check is done: {mismatches} parts of 4 KiB differ between members, \
+                 {failures} pieces could not be compared; bdev_raid_get_scrub tells where"
+            ),
+            Self::RebuildProgress { slot, percent } => {
+                write!(f, "rebuild of member {slot}: {percent} %")
+            }
+            Self::RebuildDone { slot, chunks } => {
+                write!(f, "member {slot} is rebuilt and in sync, {chunks} chunks copied")
+            }
+            Self::RebuildStalled { slot, unreadable } => write!(
+                f,
+                "member {slot} lacks {unreadable} chunks that no member could read; it is not in \
+                 sync. They are tried again every half minute, and a write of the whole chunk \
+                 makes it readable"
+            ),
+            _ => unreachable!("the others are told above"),
         }
     }
 }

@@ -45,20 +45,26 @@ mod channel_stripe;
 mod channel_stripe_io;
 mod channel_stripe_log;
 mod channel_write;
+mod command;
 pub mod geometry;
 mod knobs;
 mod layout;
 pub mod message;
+pub mod newcomer;
 mod owner;
 mod owner_bitmap;
 mod owner_daemon;
 mod owner_discard;
+mod owner_join;
 mod owner_log;
 mod owner_members;
 mod owner_parity;
+mod owner_rebuild;
 mod owner_resync;
+mod owner_scrub;
 mod owner_start;
 mod owner_zero;
+mod pace;
 mod stripe;
 mod stripe_log;
 #[cfg(test)]
@@ -72,12 +78,18 @@ use crate::limits::{IO_SIZE_BYTES_MAX, MEMBERS_MAX};
 use crate::md::{BitmapSuperblock, Superblock};
 
 pub use channel::Channel;
+pub use command::{Command, Outcome};
 pub use geometry::Geometry;
 pub use knobs::{
     BARRIER_IDLE_S_DEFAULT, BARRIER_IDLE_S_MAX, DAEMON_SLEEP_S_DEFAULT, DAEMON_SLEEP_S_MAX, Knobs,
 };
 pub use message::{ArrayEvent, ArrayTimer, Mail, Out, ToChannel, ToOwner};
+pub use newcomer::Newcomer;
 pub use owner::Owner;
+pub use owner_join::Joined;
+pub use owner_scrub::{ScrubAction, ScrubStatus};
+pub use owner_start::VOLATILE_CHUNK_SIZE_BYTES;
+pub use pace::{PACE_MIB_S_MAX, Pace};
 pub use stripe_log::{LogConfig, LogPlan, SharedLog};
 
 /// Host requests that one channel works on at a time; further ones wait in its queue.
@@ -152,6 +164,27 @@ pub struct MemberConfig {
     pub unmap: bool,
     /// Its superblock as read or created; the array's common fields are the same on all members.
     pub superblock: Superblock,
+    /// What it lacks, if it is being rebuilt.
+    pub lacks: Option<Lacks>,
+}
+
+/// What a member that is being rebuilt has to be given, besides the chunks in doubt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lacks {
+    /// The chunks that are neither Clean nor Unwritten: nothing else changed while it was away.
+    Changed,
+    /// Those, and from this chunk on all that was ever written.
+    AllFrom(usize),
+}
+
+impl Lacks {
+    /// First chunk from which on Clean ones are to be copied as well.
+    fn all_from(self) -> usize {
+        match self {
+            Self::Changed => usize::MAX,
+            Self::AllFrom(chunk) => chunk,
+        }
+    }
 }
 
 /// What an operator sees of an array.
@@ -163,10 +196,18 @@ pub struct ArrayStatus {
     pub histogram: [u64; 8],
     /// Bytes a chunk covers; 0 without a bitmap.
     pub chunk_size_bytes: u64,
+    /// Logical block size in bytes.
+    pub block_size_bytes: u32,
     /// Event count of the superblocks.
     pub events: u64,
     /// Resync in progress: chunks done and chunks in all.
     pub resync: Option<(u64, u64)>,
+    /// How fast is copied at most.
+    pub pace: Pace,
+    /// The check that runs, or the last one.
+    pub scrub: Option<ScrubStatus>,
+    /// Rebuild in progress.
+    pub rebuild: Option<RebuildStatus>,
     /// The array refuses writes because it has lost its metadata.
     pub failed: bool,
     /// The bitmap's settings now; `None` without a bitmap.
@@ -175,6 +216,19 @@ pub struct ArrayStatus {
     pub bitmap_writes: u64,
     /// Reads that failed on a member since start, by slot.
     pub read_errors: Vec<u64>,
+}
+
+/// A rebuild as an operator sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RebuildStatus {
+    /// The member.
+    pub slot: MemberSlot,
+    /// Chunks copied.
+    pub done: u64,
+    /// Chunks to copy in all.
+    pub total: u64,
+    /// Wall clock in seconds since 1970 when it began.
+    pub began_s: u64,
 }
 
 /// What owner and channels of an array share: fixed values and the chunk map.
@@ -219,16 +273,39 @@ pub struct MemberPlace {
     pub unmap: bool,
 }
 
-/// The slot of the lowest set bit: the member that chunks in doubt are read and copied from.
-fn source_of(in_sync: message::SlotMask) -> Option<MemberSlot> {
-    (in_sync != 0).then(|| slot_from(in_sync.trailing_zeros()))
+/// Since when each slot's member has been in sync, by membership change; 0 from the start. The
+/// member that chunks in doubt are read and copied from is the one that is longest in sync: were
+/// it the lowest slot, a member that has just been rebuilt could take over, and blocks that differ
+/// would change under the host's eyes.
+#[derive(Debug)]
+struct Seniority(Box<[u32]>);
+
+impl Seniority {
+    fn new(slots: usize) -> Self {
+        Self(vec![0; slots].into_boxed_slice())
+    }
+
+    /// These members are in sync from this membership change on.
+    fn came(&mut self, came: message::SlotMask, epoch: u32) {
+        slots(came).for_each(|slot| self.0[usize::from(slot)] = epoch);
+    }
+
+    /// The member of the set that chunks in doubt are read and copied from.
+    fn source_of(&self, set: message::SlotMask) -> Option<MemberSlot> {
+        slots(set).min_by_key(|&slot| self.0[usize::from(slot)])
+    }
+}
+
+/// The slot of the lowest set bit.
+fn lowest(set: message::SlotMask) -> Option<MemberSlot> {
+    (set != 0).then(|| slot_from(set.trailing_zeros()))
 }
 
 /// The slots of a set, ascending.
 fn slots(mask: message::SlotMask) -> impl Iterator<Item = MemberSlot> {
     let mut rest = mask;
     std::iter::from_fn(move || {
-        let slot = source_of(rest)?;
+        let slot = lowest(rest)?;
         rest &= rest - 1;
         Some(slot)
     })

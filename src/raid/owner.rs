@@ -13,11 +13,15 @@ use super::message::{ArrayTimer, Mail, Out, SlotMask, ToChannel, ToOwner};
 use super::owner_bitmap::BitmapKeeper;
 use super::owner_daemon::Daemon;
 use super::owner_discard::Discarder;
+use super::owner_join::Joiner;
 use super::owner_log::LogKeeper;
 use super::owner_members::{Member, MemberState, Recorder};
 use super::owner_parity::ParityWork;
+use super::owner_rebuild::Rebuilder;
 use super::owner_resync::Walker;
-use super::{ArrayStatus, MemberPlace, MemberSlot, Shared};
+use super::owner_scrub::Scrubber;
+use super::pace::Pacer;
+use super::{ArrayStatus, MemberPlace, MemberSlot, Seniority, Shared};
 use crate::bdev::{BdevId, BdevIo, Completion, IoOp, IoStatus, Station, Tag};
 use crate::reactor::buf::{BufPool, IoBuf};
 
@@ -77,6 +81,8 @@ pub(super) enum OwnerOp {
     LogHead,
     /// Writing in place what the stripe log has, at the start.
     Replay,
+    /// Flush of a member that is being rebuilt.
+    RebuildFlush,
 }
 
 impl OwnerOp {
@@ -88,8 +94,9 @@ impl OwnerOp {
             Self::Window(index) => (3, index),
             Self::Flush => (4, 0),
             Self::Free => (5, 0),
-            Self::LogHead => (6, 0),
-            Self::Replay => (7, 0),
+            Self::RebuildFlush => (6, 0),
+            Self::LogHead => (7, 0),
+            Self::Replay => (8, 0),
         };
         kind << 24 | u32::try_from(index).expect("indexes are small")
     }
@@ -103,8 +110,9 @@ impl OwnerOp {
             3 => Self::Window(index),
             4 => Self::Flush,
             5 => Self::Free,
-            6 => Self::LogHead,
-            7 => Self::Replay,
+            6 => Self::RebuildFlush,
+            7 => Self::LogHead,
+            8 => Self::Replay,
             kind => panic!("no owner request is of kind {kind}"),
         }
     }
@@ -134,6 +142,12 @@ pub struct Owner {
     /// Levels with parity only.
     pub(super) log: LogKeeper,
     pub(super) discarder: Discarder,
+    pub(super) joiner: Joiner,
+    pub(super) rebuilder: Rebuilder,
+    pub(super) pacer: Pacer,
+    pub(super) scrubber: Scrubber,
+    /// Since when members have been in sync.
+    pub(super) seniority: Seniority,
     /// No member holds the metadata any more.
     pub(super) failed: bool,
     closed_count: u16,
@@ -153,13 +167,21 @@ impl Owner {
         recorder: Recorder,
         log: LogKeeper,
     ) -> Self {
-        let in_sync = members
-            .iter()
-            .zip(0u32..)
-            .filter(|(member, _)| member.state == MemberState::InSync)
-            .fold(0, |mask, (_, slot)| mask | 1 << slot);
+        let in_state = |state| {
+            let members = members.iter().zip(0u32..);
+            members
+                .filter(|(member, _)| member.state == state)
+                .fold(0, |mask: SlotMask, (_, slot)| mask | 1 << slot)
+        };
+        let in_sync = in_state(MemberState::InSync);
+        let writable = in_sync | in_state(MemberState::Rebuilding);
         let parity_work = shared.parity().map(|parity| Box::new(ParityWork::new(parity)));
         Self {
+            joiner: Joiner::new(),
+            rebuilder: Rebuilder::default(),
+            pacer: Pacer::default(),
+            scrubber: Scrubber::default(),
+            seniority: Seniority::new(members.len()),
             places: shared.members.clone(),
             shared,
             pool,
@@ -167,7 +189,7 @@ impl Owner {
             life: Life::Starting,
             members,
             in_sync,
-            writable: in_sync,
+            writable,
             recorder,
             bitmap,
             daemon,
@@ -208,6 +230,7 @@ impl Owner {
             ToOwner::ReadFailed(slot, range) => self.read_failed(slot, range, out),
             ToOwner::WriteLost { first, last } => self.write_lost(first, last),
             ToOwner::Adopted(epoch) => self.recorder.adopted(core, epoch),
+            ToOwner::Drained(round) => self.drained(round),
             ToOwner::Quiesced(round) => self.quiesced(round, out),
             ToOwner::Locked(DISCARD_WINDOW) => self.piece_locked(),
             ToOwner::Locked(window) => self.window_locked(window),
@@ -228,6 +251,7 @@ impl Owner {
             OwnerOp::Free => self.free_answered(out),
             OwnerOp::LogHead => self.head_answered(tag.part, status, out),
             OwnerOp::Replay => self.replay_answered(tag.part, status, out),
+            OwnerOp::RebuildFlush => self.rebuild_flushed(tag.part, status, out),
         }
         self.go_on(out);
     }
@@ -237,6 +261,8 @@ impl Owner {
         match timer {
             ArrayTimer::DaemonSleep => self.daemon_wakes(out),
             ArrayTimer::BarrierIdle => self.daemon_rested(out),
+            ArrayTimer::Checkpoint => self.checkpoint_due(out),
+            ArrayTimer::Pace => self.pace_ticks(),
         }
         self.go_on(out);
     }
@@ -256,10 +282,13 @@ impl Owner {
     /// Bounded work.
     pub(super) fn go_on(&mut self, out: &mut Out<'_>) {
         self.poll_replay(out);
+        self.poll_join(out);
         self.poll_bitmap(out);
         self.poll_recorder(out);
         self.poll_vouching(out);
         self.poll_zeroing(out);
+        self.poll_rebuild(out);
+        self.poll_scrub(out);
         self.poll_resync(out);
         self.poll_discard(out);
         self.poll_life(out);
@@ -272,7 +301,13 @@ impl Owner {
             || self.may_write_back()
             || self.is_settling()
             || self.log.wants_buffer()
-            || self.walker.is_searching()
+            || self.join_can_go_on()
+            || self.rebuild_can_go_on()
+            || self.scrub_can_end()
+            || self.pacer.allows()
+                && (self.walker.is_searching()
+                    || self.is_searching_rebuild()
+                    || self.is_searching_scrub())
             || self.walker.wants_buffer()
             || self.discarder.is_searching()
     }
@@ -304,7 +339,11 @@ impl Owner {
                 self.daemon.stop();
                 self.poll_life(out);
             }
-            Life::Winding if self.walker.is_idle() && self.daemon.is_idle() => {
+            Life::Winding
+                if self.walker.is_idle()
+                    && self.daemon.is_idle()
+                    && !self.rebuilder.is_flushing() =>
+            {
                 self.set_life(Life::Flushing);
                 if mutant!(StopWithoutFlush) {
                     return self.poll_life(out);
@@ -313,6 +352,7 @@ impl Owner {
                 self.flush_members(out);
             }
             Life::Flushing if self.stop_flush_pending == 0 => {
+                self.note_progress_at_stop();
                 self.set_life(Life::Settling);
                 self.poll_life(out);
             }
@@ -379,6 +419,11 @@ impl Owner {
         self.in_sync.count_ones() as usize != self.members.len()
     }
 
+    /// A slot has no member that is written: it misses what is written now.
+    pub(super) fn is_short(&self) -> bool {
+        self.writable.count_ones() as usize != self.members.len()
+    }
+
     /// The array can no longer keep its promises: everything that changes data is refused.
     pub(super) fn fail_array(&mut self, out: &mut Out<'_>) {
         if !std::mem::replace(&mut self.failed, true) {
@@ -415,7 +460,7 @@ impl Owner {
     ) {
         let io = BdevIo {
             op: request.op,
-            fua: request.op != IoOp::Read,
+            fua: request.op.modifies() && !self.is_flushed_later(owner_op),
             lba: request.lba,
             blocks: request.blocks,
             buf: request.buf,
@@ -444,8 +489,12 @@ impl Owner {
                 Some(_) => u64::from(self.shared.block_size_bytes) << self.shared.chunk_shift,
                 None => 0,
             },
+            block_size_bytes: self.shared.block_size_bytes,
             events: self.recorder.events(),
             resync: self.walker.progress(),
+            rebuild: self.rebuilder.progress(),
+            pace: self.pacer.pace(),
+            scrub: self.scrubber.status(),
             failed: self.failed,
             knobs: self.bitmap.as_ref().map(|bitmap| super::Knobs {
                 daemon_sleep_s: Some(bitmap.daemon_sleep_s()),

@@ -24,6 +24,10 @@ const SETTLED_PER_STEP: usize = 4096;
 /// Largest unit: one logical block of 4096 bytes.
 const UNIT_SIZE_BYTES_MAX: usize = 4096;
 
+/// As `events_cleared` of a header: what it says on disk can't be trusted. It becomes the count of
+/// the next update.
+pub(super) const EVENTS_CLEARED_UNKNOWN: u64 = u64::MAX;
+
 /// End of a list of waiters.
 pub(super) const NONE: u32 = u32::MAX;
 
@@ -77,6 +81,10 @@ pub(super) struct BitmapKeeper {
     pub(super) free_waiters: Vec<u32>,
     /// First waiter at each unit, then for a zero job, then for the end of a discard's hold.
     queues: Vec<u32>,
+    /// Units that a member which joins has not been given yet, and how many.
+    owed: Box<[bool]>,
+    owed_count: usize,
+    owed_to: SlotMask,
     /// Event count of the header that is durable.
     events_durable: u64,
     writes: u64,
@@ -115,6 +123,9 @@ impl BitmapKeeper {
             .collect::<Option<_>>()?;
         Some(Self {
             queues: vec![NONE; ledger.units() + 2],
+            owed: vec![false; ledger.units()].into_boxed_slice(),
+            owed_count: 0,
+            owed_to: 0,
             infection: Infection::default(),
             ledger,
             header,
@@ -196,15 +207,70 @@ impl BitmapKeeper {
         }
     }
 
-    /// The header is to carry this event count.
-    pub(super) fn set_events(&mut self, events: u64) {
+    /// Event count below which a member may lack chunks that are Clean.
+    pub(super) fn events_cleared(&self) -> u64 {
+        self.header.events_cleared
+    }
+
+    /// The header is to carry this event count; `completes`: it is that of the update from which
+    /// on all members are there, so that chunks may be cleared.
+    pub(super) fn set_events(&mut self, events: u64, completes: bool) {
         self.header.events = events;
+        if completes || self.header.events_cleared == EVENTS_CLEARED_UNKNOWN {
+            self.header.events_cleared = events;
+        }
         self.ledger.mark(0, Urgency::Now);
     }
 
     /// Whether the header with the last event count set is durable.
     pub(super) fn events_are_durable(&self) -> bool {
         self.events_durable == self.header.events
+    }
+
+    /// A member's bitmap begins at this block of it.
+    pub(super) fn set_lba(&mut self, slot: MemberSlot, lba: u64) {
+        if let Copies::Members(lbas) = &mut self.copies {
+            lbas[usize::from(slot)] = lba;
+        }
+    }
+
+    /// Every unit is to be written, those under way once more: a member is written from now on
+    /// that has none of them.
+    pub(super) fn furnish(&mut self, slot: MemberSlot) {
+        if self.is_external() {
+            return;
+        }
+        for unit in 0..self.ledger.units() {
+            let in_flight = self.flushes.iter().any(|flush| flush.busy && flush.unit == unit);
+            if !in_flight || !mutant!(JoinForgetsUnitsInFlight) {
+                self.ledger.mark(unit, Urgency::Now);
+            }
+        }
+        self.owed.fill(true);
+        self.owed_count = self.owed.len();
+        self.owed_to = bit(slot);
+    }
+
+    /// The member that joins has all units.
+    pub(super) fn is_furnished(&self) -> bool {
+        self.owed_count == 0 || mutant!(JoinForgetsUnitsInFlight) && self.ledger.is_quiet()
+    }
+
+    fn note_given(&mut self, unit: usize, members: SlotMask) {
+        if members & self.owed_to != 0 && std::mem::take(&mut self.owed[unit]) {
+            self.owed_count -= 1;
+        }
+    }
+
+    pub(super) fn header(&self) -> &BitmapSuperblock {
+        &self.header
+    }
+
+    /// Requests to the slot's device are under way.
+    pub(super) fn has_requests_at(&self, slot: MemberSlot) -> bool {
+        let on_members = !self.is_external();
+        on_members && self.flushes.iter().any(|flush| flush.pending & bit(slot) != 0)
+            || self.zero_jobs.iter().any(|job| job.has_requests_at(slot))
     }
 
     /// A chunk became Clean: its unit may be written when nothing better is to do.
@@ -311,7 +377,7 @@ impl Owner {
 
     /// Asks for every chunk of the question to become open; says what to wait for, if anything.
     fn request_chunks(&mut self, question: &StartWrite, out: &mut Out<'_>) -> Option<Blocked> {
-        let degraded = self.is_degraded();
+        let degraded = self.is_short();
         let mut blocked = None;
         for chunk in question.first..=question.last {
             let chunk = chunk as usize;
@@ -353,11 +419,12 @@ impl Owner {
     /// Clean neighbours that the policy infects. Not while the array is degraded: the absent
     /// member would be given them all.
     pub(super) fn turn(&mut self, chunk: usize, next: ChunkState) {
+        let is_degraded = self.is_degraded();
         let map = self.shared.map.as_ref().expect("a bitmap has a map");
         let bitmap = self.bitmap.as_mut().expect("the array has a bitmap");
         map.change(chunk, next);
         bitmap.mark_now(chunk);
-        let may_infect = next == ChunkState::Dirty || mutant!(InfectWhileDegraded);
+        let may_infect = next == ChunkState::Dirty && !is_degraded || mutant!(InfectWhileDegraded);
         if !may_infect || bitmap.infection() == Infection::Off {
             return;
         }
@@ -554,6 +621,7 @@ impl Owner {
         }
         let bitmap = self.bitmap.as_mut().expect("the array has a bitmap");
         bitmap.ledger.end(unit);
+        bitmap.note_given(unit, ok);
         if unit == 0 {
             bitmap.events_durable = events;
         }

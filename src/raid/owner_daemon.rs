@@ -108,6 +108,11 @@ impl Daemon {
         matches!(self.state, DaemonState::Marking { .. } | DaemonState::Clearing { .. })
     }
 
+    /// Members are flushing for it.
+    pub(super) fn is_flushing(&self) -> bool {
+        matches!(self.state, DaemonState::Flushing { .. })
+    }
+
     /// It has stopped.
     pub(super) fn is_idle(&self) -> bool {
         self.state == DaemonState::Stopped

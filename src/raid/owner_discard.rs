@@ -103,6 +103,11 @@ impl Discarder {
         self.state == DiscardState::Idle && !self.jobs.is_empty()
     }
 
+    /// Members are freeing space for it.
+    pub(super) fn is_freeing(&self) -> bool {
+        matches!(self.state, DiscardState::Freeing { .. })
+    }
+
     /// Whether the chunk is held: nobody else may change it or its bytes.
     pub(super) fn holds(&self, chunk: usize) -> bool {
         self.piece.as_ref().is_some_and(|piece| piece.contains(&chunk))
@@ -277,6 +282,7 @@ impl Owner {
         let piece = self.discarder.piece.take().expect("a piece is held");
         self.discarder.next = *piece.end() + 1;
         self.discarder.set_state(DiscardState::Idle);
+        self.rebuilder.unblock();
         out.mail.push_back(Mail::Channels(ToChannel::Unlock(DISCARD_WINDOW)));
         self.advance_held(out);
     }

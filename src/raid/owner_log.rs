@@ -2,11 +2,13 @@
 
 use super::message::{Mail, Out, SlotMask, ToChannel};
 use super::owner::{Life, MemberRequest, Owner, OwnerOp};
+use super::owner_bitmap::BitmapKeeper;
 use super::stripe_log::{holders, record_lba};
 use super::{ArrayConfig, MemberSlot, Shared, bit, slots};
 use crate::bdev::{IoOp, IoStatus};
 use crate::bitmap::ChunkState;
-use crate::md::stripe_log::{Fragment, LOG_HEAD_BYTES, LiveRecord, LogHead, LogLayout};
+use crate::md::Superblock;
+use crate::md::stripe_log::{Fragment, LOG_HEAD_BYTES, LiveRecord, LogHead, LogLayout, LogRoom};
 use crate::reactor::buf::{BufPool, IoBuf};
 
 /// How far the records of the last run are.
@@ -129,6 +131,10 @@ impl LogKeeper {
         self.pending != 0 || self.replay.pending != 0
     }
 
+    pub(super) fn has_requests_at(&self, slot: MemberSlot) -> bool {
+        self.pending & bit(slot) != 0
+    }
+
     /// The heads that go with the update of the superblocks that is under way are durable.
     pub(super) fn heads_are_written(&self) -> bool {
         self.pending == 0
@@ -195,6 +201,24 @@ impl Owner {
             return self.fail_array(out);
         }
         slots(failed).for_each(|slot| self.fail_member(slot, out));
+    }
+
+    /// Whether a device with this superblock has room for the log.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub(super) fn check_log_room(&self, own: &Superblock) -> Result<(), String> {
+        let Some(head) = &self.log.head else { return Ok(()) };
+        let header = self.bitmap.as_ref().map(BitmapKeeper::header);
+        let (have, need) = (LogRoom::of(own, header).bytes, head.layout.area_bytes());
+        if have >= need {
+            return Ok(());
+        }
+        Err(format!(
+            "it has {} KiB free before its data, and the array's stripe log takes {} KiB",
+            have / 1024,
+            need / 1024
+        ))
     }
 
     /// Tells the channels when every head says that parity is in doubt somewhere.

@@ -8,9 +8,9 @@
 use super::message::{ArrayEvent, BlockRange, Mail, Out, SlotMask, ToChannel};
 use super::owner::{Life, MemberRequest, Owner, OwnerOp};
 use super::owner_bitmap::BitmapKeeper;
-use super::{MemberSlot, bit, slots};
+use super::{Lacks, MemberSlot, bit, newcomer, slots};
 use crate::bdev::{IoOp, IoStatus};
-use crate::md::{Role, SUPERBLOCK_READ_BYTES, Superblock};
+use crate::md::{Features, Role, SECTOR_BYTES, SUPERBLOCK_READ_BYTES, Superblock};
 use crate::reactor::buf::{BufPool, IoBuf};
 
 /// `resync_offset` of an array with nothing in doubt: md's MaxSector.
@@ -21,9 +21,13 @@ const RESYNC_DONE: u64 = u64::MAX;
 pub(super) enum MemberState {
     /// It is read and written.
     InSync,
+    /// It is written; what it lacks is being copied to it.
+    Rebuilding,
+    /// It is about to join.
+    Joining,
     /// It failed while the array was running.
     Faulty,
-    /// The slot was empty when the array started.
+    /// The slot is empty.
     Missing,
 }
 
@@ -31,6 +35,8 @@ impl MemberState {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::InSync => "in_sync",
+            Self::Rebuilding => "rebuilding",
+            Self::Joining => "joining",
             Self::Faulty => "faulty",
             Self::Missing => "missing",
         }
@@ -43,8 +49,43 @@ pub(super) struct Member {
     pub(super) state: MemberState,
     /// The member's superblock as it was last written; `None` if the slot is empty.
     pub(super) superblock: Option<Superblock>,
+    /// What it lacks, while it is being rebuilt.
+    pub(super) rebuild: Option<Rebuild>,
     /// Reads that failed.
     pub(super) read_errors: u64,
+}
+
+impl Member {
+    pub(super) fn new(state: MemberState, superblock: Option<Superblock>) -> Self {
+        Self { state, superblock, rebuild: None, read_errors: 0 }
+    }
+}
+
+/// A member that is being rebuilt.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rebuild {
+    pub(super) lacks: Lacks,
+    /// Chunks from the first on that it has durably: its superblock says so from the next update
+    /// on.
+    pub(super) done: usize,
+    /// It has everything durably: this update of the superblocks, and later ones, say so.
+    pub(super) whole_from: Option<u64>,
+}
+
+impl Rebuild {
+    pub(super) fn new(lacks: Lacks) -> Self {
+        Self { lacks, done: 0, whole_from: None }
+    }
+
+    /// It was being rebuilt when the array stopped: what it lacks below where it was is in doubt.
+    /// One that comes back lacks more there, so its first checkpoint says how far it is.
+    pub(super) fn resumed(lacks: Lacks) -> Self {
+        let done = match lacks {
+            Lacks::Changed => 0,
+            Lacks::AllFrom(chunk) => chunk,
+        };
+        Self { done, ..Self::new(lacks) }
+    }
 }
 
 /// What an update of the superblocks waits for.
@@ -115,6 +156,30 @@ impl Recorder {
         self.durable == self.wanted
     }
 
+    /// The number of the last update asked for.
+    pub(super) fn wanted(&self) -> u64 {
+        self.wanted
+    }
+
+    /// The update of this number is durable.
+    pub(super) fn has_recorded(&self, update: u64) -> bool {
+        self.durable >= update
+    }
+
+    /// The slot's absence is durable, if it is absent.
+    pub(super) fn is_recorded(&self, slot: MemberSlot) -> bool {
+        self.unrecorded & bit(slot) == 0
+    }
+
+    /// Every channel uses the membership of this epoch, or a later one.
+    pub(super) fn is_adopted(&self, epoch: u32) -> bool {
+        self.adopted.iter().all(|&adopted| adopted >= epoch)
+    }
+
+    pub(super) fn has_requests_at(&self, slot: MemberSlot) -> bool {
+        self.pending & bit(slot) != 0
+    }
+
     /// Superblocks are on their way.
     pub(super) fn is_writing(&self) -> bool {
         self.pending != 0
@@ -156,14 +221,19 @@ impl Owner {
     /// A member failed a request that changes data or metadata: it is out, unless it is the last.
     pub(super) fn fail_member(&mut self, slot: MemberSlot, out: &mut Out<'_>) {
         let member = &mut self.members[usize::from(slot)];
-        if member.state != MemberState::InSync {
+        if self.writable & bit(slot) == 0 {
             return;
         }
         if !self.shared.geometry.may_fail(self.in_sync, slot) {
             out.mail.push_back(Mail::Channels(ToChannel::Kept(slot)));
             return out.mail.push_back(Mail::Event(ArrayEvent::LastMemberKept { slot }));
         }
+        if member.state == MemberState::Rebuilding {
+            // Its pass will visit no more chunks in doubt.
+            self.walker.look_again();
+        }
         member.state = MemberState::Faulty;
+        member.rebuild = None;
         let dev_number = member.superblock.as_ref().expect("it was in sync").dev_number;
         self.in_sync &= !bit(slot);
         self.writable &= !bit(slot);
@@ -184,13 +254,65 @@ impl Owner {
     }
 
     /// Tells every channel who is read and written from now on.
-    fn announce_members(&mut self, out: &mut Out<'_>) {
+    pub(super) fn announce_members(&mut self, out: &mut Out<'_>) -> u32 {
         self.recorder.epoch += 1;
         out.mail.push_back(Mail::Channels(ToChannel::Members {
             epoch: self.recorder.epoch,
             in_sync: self.in_sync,
-            writable: self.writable,
+            writable: self.writable & !self.joiner.hidden(),
         }));
+        self.recorder.epoch
+    }
+
+    /// A member has everything: it is read from now on.
+    pub(super) fn is_rebuilt(&mut self, slot: MemberSlot, out: &mut Out<'_>) {
+        let member = &mut self.members[usize::from(slot)];
+        member.state = MemberState::InSync;
+        member.rebuild = None;
+        self.in_sync |= bit(slot);
+        let epoch = self.announce_members(out);
+        self.seniority.came(bit(slot), epoch);
+    }
+
+    /// The update that is under way, or begins now, calls the member whole. One that was under way
+    /// when it became whole does not: its header was written without a new `events_cleared`.
+    fn is_called_whole(&self, rebuild: &Rebuild) -> bool {
+        rebuild
+            .whole_from
+            .is_some_and(|update| self.recorder.writing >= update || mutant!(WholeInEarlierUpdate))
+    }
+
+    /// Notes in a member's superblock whether and how far it is rebuilt.
+    fn note_rebuild(&mut self, slot: MemberSlot) {
+        let sectors_per_block = u64::from(self.shared.block_size_bytes) / SECTOR_BYTES;
+        let chunk_sectors = sectors_per_block << self.shared.chunk_shift;
+        let rebuild = self.members[usize::from(slot)].rebuild;
+        let rebuild = rebuild.filter(|rebuild| !self.is_called_whole(rebuild));
+        let member = &mut self.members[usize::from(slot)];
+        let superblock = member.superblock.as_mut().expect("it takes part");
+        superblock.features.remove(Features::RECOVERY_OFFSET | Features::RECOVERY_BITMAP);
+        superblock.recovery_offset_sectors = 0;
+        let Some(rebuild) = rebuild else { return };
+        superblock.features |= Features::RECOVERY_OFFSET;
+        if rebuild.lacks == Lacks::Changed {
+            superblock.features |= Features::RECOVERY_BITMAP;
+        }
+        let done = if newcomer::counts_chunks(superblock) { rebuild.done } else { 0 };
+        superblock.recovery_offset_sectors =
+            (done as u64).saturating_mul(chunk_sectors).min(superblock.size_sectors);
+    }
+
+    /// The update that begins now completes the array: a member that has not seen it may lack
+    /// chunks that are called Clean afterwards.
+    fn completes_array(&self) -> bool {
+        let is_there = |member: &Member| match member.state {
+            MemberState::InSync => true,
+            MemberState::Rebuilding => {
+                member.rebuild.is_some_and(|rebuild| self.is_called_whole(&rebuild))
+            }
+            _ => false,
+        };
+        self.is_degraded() && self.members.iter().all(is_there) && !mutant!(EventsClearedForgotten)
     }
 
     /// A read failed on a member and was served by another.
@@ -224,8 +346,9 @@ impl Owner {
             let recorder = &mut self.recorder;
             recorder.writing = if each { recorder.durable + 1 } else { recorder.wanted };
             self.recorder.events += 1;
+            let completes = self.completes_array();
             if let Some(bitmap) = &mut self.bitmap {
-                bitmap.set_events(self.recorder.events);
+                bitmap.set_events(self.recorder.events, completes);
             }
             self.write_heads(out);
             self.poll_bitmap(out);
@@ -252,8 +375,9 @@ impl Owner {
         let block = self.shared.block_size_bytes as usize;
         let sectors_per_block = u64::from(self.shared.block_size_bytes / 512);
         for slot in slots(self.writable) {
+            self.note_rebuild(slot);
             let superblock =
-                self.members[usize::from(slot)].superblock.as_mut().expect("it is in sync");
+                self.members[usize::from(slot)].superblock.as_mut().expect("it takes part");
             superblock.events = self.recorder.events;
             superblock.resync_offset_sectors = resync_offset;
             superblock.updated_at(out.wall_clock_s, self.shared.unwritten_reads_zero);

@@ -1,5 +1,5 @@
-//! Resync of levels with parity: makes parity anew from the data, recovers what a member lacks
-//! from the others, and rewrites what a member failed to read.
+//! The walker's work on levels with parity: makes parity anew from the data, recovers what a member
+//! lacks from the others, compares parity with the data, and rewrites what a member failed to read.
 //!
 //! A window holds its range as on mirrors ([`super::owner_resync`]), so no write is under way in
 //! its rows. A piece of it is read from every member that can be read, in one row.
@@ -49,6 +49,26 @@ impl ParityWork {
         };
         Self { kernels: Kernels::detect(), pieces: std::array::from_fn(|_| piece()) }
     }
+
+    /// Requests to the slot's device are under way.
+    pub(super) fn has_requests_at(&self, slot: MemberSlot) -> bool {
+        self.pieces.iter().any(|piece| piece.pending & bit(slot) != 0)
+    }
+}
+
+impl Piece {
+    /// Slots whose parity, made anew, is not what was read of them.
+    fn wrong_parity(&self, parity: SlotMask) -> SlotMask {
+        let is_wrong = |slot: MemberSlot, old: &Option<IoBuf>| {
+            let is_same = match (&self.bufs[usize::from(slot)], old) {
+                (Some(new), Some(old)) => new.as_slice() == old.as_slice(),
+                _ => false,
+            };
+            !is_same || self.reads & bit(slot) == 0
+        };
+        let wrong = slots(parity).zip(&self.old).filter(|(slot, old)| is_wrong(*slot, old));
+        wrong.fold(0, |mask, (slot, _)| mask | bit(slot))
+    }
 }
 
 impl Owner {
@@ -81,7 +101,7 @@ impl Owner {
     /// Reads the next piece of a window.
     pub(super) fn read_columns(&mut self, index: usize, out: &mut Out<'_>) {
         let parity = self.shared.parity().expect("a level with parity");
-        let (job, next, left, tried) = self.walker.piece_of(index);
+        let (job, next, left, tried) = self.walker.piece_of(index, self.shared.chunk_shift);
         let to_strip_end = parity.strip_blocks() - next % parity.strip_blocks();
         let columns = BlockRange { lba: next, blocks: left.min(to_strip_end) };
         let computer = self.computer(columns);
@@ -91,7 +111,8 @@ impl Owner {
         let parity_read = (reads & computer.row.parity_mask()).count_ones();
         let in_doubt = lost > 0 && self.shared.is_in_doubt(&columns);
         if lost > parity_read || in_doubt && !mutant!(RebuildFromDoubt) {
-            return self.end_window(index, false, out);
+            let blocks = u32::try_from(columns.blocks).expect("a held range fits u32");
+            return self.piece_unreadable(index, blocks, out);
         }
         if !self.get_columns(index, columns) {
             return;
@@ -179,6 +200,19 @@ impl Owner {
         self.write_columns(index, out);
     }
 
+    /// A check has found parity that does not fit: it is told, unless what was compared has come to
+    /// be in doubt. Returns what is to be written.
+    fn note_wrong(&mut self, index: usize, wrong: SlotMask) -> SlotMask {
+        let piece = &self.parity_work.as_ref().expect("a level with parity").pieces[index];
+        let (columns, wrong) = (piece.columns, wrong & piece.reads);
+        let mut chunks = self.shared.chunks(columns.lba, columns.blocks);
+        if !chunks.all(|chunk| self.is_comparable(chunk)) {
+            return 0;
+        }
+        self.scrubber.note(wrong, columns.lba);
+        if self.scrubber.repairs() { wrong } else { 0 }
+    }
+
     fn drop_columns(&mut self, index: usize) {
         let piece = self.piece(index);
         piece.bufs.iter_mut().chain(&mut piece.old).for_each(|buf| *buf = None);
@@ -189,7 +223,7 @@ impl Owner {
         let columns = self.piece(index).columns;
         let computer = self.computer(columns);
         let parity = computer.row.parity_mask();
-        let (job, _, _, tried) = self.walker.piece_of(index);
+        let (job, _, _, tried) = self.walker.piece_of(index, self.shared.chunk_shift);
         let piece = &mut self.parity_work.as_mut().expect("a level with parity").pieces[index];
         computer.recover(&mut piece.bufs, piece.reads);
         // The parity read changes places with the buffers that were got for the new one.
@@ -197,21 +231,14 @@ impl Owner {
             std::mem::swap(&mut piece.bufs[usize::from(slot)], old);
         }
         computer.generate(&mut piece.bufs, parity, |_| None);
-        let mut wrong = tried;
-        for (slot, old) in slots(parity).zip(&piece.old) {
-            let new = &piece.bufs[usize::from(slot)];
-            let is_same = match (new, old) {
-                (Some(new), Some(old)) => new.as_slice() == old.as_slice(),
-                _ => false,
-            };
-            if !is_same || piece.reads & bit(slot) == 0 {
-                wrong |= bit(slot);
-            }
-        }
+        let wrong = piece.wrong_parity(parity);
         let targets = match job {
-            Job::Resync { .. } => self.writable & (wrong | !self.in_sync),
+            Job::Resync { .. } => self.writable & (tried | wrong | !self.in_sync),
+            Job::Rebuild { .. } => self.rebuild_targets(),
+            Job::Scrub { .. } => self.in_sync & (tried | self.note_wrong(index, wrong)),
             Job::Repair { slot } => self.in_sync & bit(slot),
         };
+        let piece = self.piece(index);
         piece.pending = targets;
         self.walker.window_begins(index, WindowState::Writing { pending: targets, failed: 0 });
         if targets == 0 {

@@ -9,7 +9,9 @@ use std::collections::VecDeque;
 use super::channel::WINDOWS;
 use super::message::{ArrayEvent, BlockRange, Mail, Out, SlotMask, ToChannel};
 use super::owner::{Life, MemberRequest, Owner, OwnerOp};
-use super::{MemberSlot, bit, slots, source_of};
+use super::owner_rebuild::Wanted;
+use super::owner_scrub::PART_SIZE_BYTES;
+use super::{MemberSlot, bit, slots};
 use crate::bdev::{IoOp, IoStatus};
 use crate::bitmap::{Action, ChunkState};
 use crate::limits::IO_SIZE_BYTES_MAX;
@@ -25,11 +27,22 @@ const CHUNKS_PER_POLL: usize = 4096;
 /// Failed reads that may wait for repair; further ones are only counted.
 const REPAIRS_MAX: usize = 64;
 
+/// Chunks of a run at most: as many as a word has bits.
+const RUN_CHUNKS_MAX: usize = 64;
+
+/// Adjacent chunks that are copied in one go: first and last. More than one only if they are held
+/// in one lock.
+pub(super) type Run = (usize, usize);
+
 /// What a window is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Job {
-    /// Copy a chunk to all members.
-    Resync { chunk: usize },
+    /// Copy chunks to all members; `by_rebuild`: because a rebuild came by.
+    Resync { chunks: Run, by_rebuild: bool },
+    /// Copy chunks on which the members in sync agree to the one that is being rebuilt.
+    Rebuild { chunks: Run },
+    /// Compare chunks on all members in sync.
+    Scrub { chunks: Run },
     /// Rewrite a range on the member that failed to read it.
     Repair { slot: MemberSlot },
 }
@@ -56,7 +69,7 @@ impl WindowState {
             (self, next),
             (Free | Locking { .. }, Locking { .. })
                 | (Locking { .. } | Reading { .. } | Writing { .. }, NeedBuffer)
-                | (NeedBuffer, Reading { .. } | Free | Locking { .. })
+                | (NeedBuffer, Reading { .. } | Writing { .. } | Free | Locking { .. })
                 | (Reading { .. }, Writing { .. } | Reading { .. } | Free)
                 | (Writing { .. }, Writing { .. } | Free | Locking { .. })
         )
@@ -75,6 +88,16 @@ struct Window {
     end: u64,
     /// Members that failed to read the current piece.
     tried: SlotMask,
+    /// A piece in several chunks could be read from nobody: the pieces end with their chunk now.
+    narrow: bool,
+    /// Bit i: chunk i of the run could be read from nobody.
+    bad: u64,
+    /// A check has found a difference before this block: it looks closer.
+    close_until: u64,
+    /// Members that differ from the piece that was read.
+    differ: SlotMask,
+    /// They are being given it.
+    repairing: bool,
     buf: Option<IoBuf>,
 }
 
@@ -109,11 +132,16 @@ impl Default for Walker {
     fn default() -> Self {
         let window = || Window {
             state: WindowState::Free,
-            job: Job::Resync { chunk: 0 },
+            job: Job::Resync { chunks: (0, 0), by_rebuild: false },
             locked: BlockRange { lba: 0, blocks: 0 },
             next: 0,
             end: 0,
             tried: 0,
+            narrow: false,
+            bad: 0,
+            close_until: 0,
+            differ: 0,
+            repairing: false,
             buf: None,
         };
         Self {
@@ -149,6 +177,40 @@ impl Walker {
         self.windows.iter().all(Window::is_free)
     }
 
+    /// A window is free.
+    pub(super) fn has_room(&self) -> bool {
+        self.windows.iter().any(Window::is_free)
+    }
+
+    /// The window copies a chunk, durably only after a flush.
+    pub(super) fn is_copying(&self, index: usize) -> bool {
+        matches!(self.windows[index].job, Job::Resync { .. } | Job::Rebuild { .. })
+    }
+
+    /// First chunk that a window is copying.
+    pub(super) fn first_chunk(&self) -> Option<usize> {
+        let busy = self.windows.iter().filter(|window| !window.is_free());
+        let chunks = busy.filter_map(|window| match window.job {
+            Job::Resync { chunks, .. } | Job::Rebuild { chunks } => Some(chunks.0),
+            Job::Repair { .. } | Job::Scrub { .. } => None,
+        });
+        chunks.min()
+    }
+
+    /// A window compares.
+    pub(super) fn is_scrubbing(&self) -> bool {
+        let mut busy = self.windows.iter().filter(|window| !window.is_free());
+        busy.any(|window| matches!(window.job, Job::Scrub { .. }))
+    }
+
+    pub(super) fn has_requests_at(&self, slot: MemberSlot) -> bool {
+        self.windows.iter().any(|window| match window.state {
+            WindowState::Reading { source } => source == slot,
+            WindowState::Writing { pending, .. } => pending & bit(slot) != 0,
+            _ => false,
+        })
+    }
+
     /// A window works in the range.
     pub(super) fn works_in(&self, range: &BlockRange) -> bool {
         self.windows.iter().filter(|window| !window.is_free()).any(|window| {
@@ -158,9 +220,11 @@ impl Walker {
     }
 
     /// Of a window: its job, the next block, how many are held from there on, who can't read them.
-    pub(super) fn piece_of(&self, index: usize) -> (Job, u64, u64, SlotMask) {
+    pub(super) fn piece_of(&self, index: usize, chunk_shift: u32) -> (Job, u64, u64, SlotMask) {
         let window = &self.windows[index];
         let left = window.locked.lba + window.locked.blocks - window.next;
+        let in_chunk = (1 << chunk_shift) - window.next % (1 << chunk_shift);
+        let left = if window.narrow { left.min(in_chunk) } else { left };
         (window.job, window.next, left, window.tried)
     }
 
@@ -189,7 +253,7 @@ impl Walker {
 
     /// A poll will find work without another event.
     pub(super) fn is_searching(&self) -> bool {
-        self.cursor.is_some() && self.windows.iter().any(Window::is_free)
+        self.cursor.is_some() && self.has_room()
     }
 
     pub(super) fn wants_buffer(&self) -> bool {
@@ -218,8 +282,27 @@ impl Owner {
                 if let Some(range) = self.repairable(&range) {
                     self.begin_window(index, Job::Repair { slot }, range, out);
                 }
-            } else if let Some(chunk) = self.find_chunk() {
-                self.begin_chunk(index, chunk, out);
+            } else if !self.pacer.allows() {
+                if self.walker.cursor.is_some()
+                    || self.is_searching_rebuild()
+                    || self.is_searching_scrub()
+                {
+                    self.await_tick(out);
+                }
+                break;
+            } else if let Some(chunks) = self.find_chunks() {
+                self.begin_chunks(index, chunks, false, out);
+            } else if let Some((chunks, wanted)) = self.find_rebuild() {
+                match wanted {
+                    Wanted::Resync => self.begin_chunks(index, chunks, true, out),
+                    _ => {
+                        let range = self.shared.blocks_of_chunks(&(chunks.0..=chunks.1));
+                        self.begin_window(index, Job::Rebuild { chunks }, range, out);
+                    }
+                }
+            } else if let Some(chunks) = self.find_scrub() {
+                let range = self.shared.blocks_of_chunks(&(chunks.0..=chunks.1));
+                self.begin_window(index, Job::Scrub { chunks }, range, out);
             } else {
                 break;
             }
@@ -229,25 +312,38 @@ impl Owner {
         }
     }
 
-    /// The next chunk to copy, looking at a bounded number of chunks.
-    fn find_chunk(&mut self) -> Option<usize> {
+    /// Chunks of a run at most.
+    pub(super) fn run_chunks_max(&self) -> usize {
+        let block = u64::from(self.shared.block_size_bytes);
+        let chunks = LOCK_SIZE_BYTES_MAX / (block << self.shared.chunk_shift);
+        usize::try_from(chunks).expect("few chunks").clamp(1, RUN_CHUNKS_MAX)
+    }
+
+    /// The next chunks to copy, looking at a bounded number of chunks.
+    fn find_chunks(&mut self) -> Option<Run> {
         let map = self.shared.map.as_ref()?;
         let from = self.walker.cursor?;
-        let end = map.len().min(from + CHUNKS_PER_POLL);
+        // The rest is the rebuild's, which comes by there.
+        let last = self.rebuild_covers_from().map_or(map.len(), |from| from.min(map.len()));
+        let end = last.min(from + CHUNKS_PER_POLL).max(from);
         // What is held for a discard will be Unwritten before anybody looks again.
         // A window that works there may copy the other way: its end comes first.
         let mut again = false;
-        let found = (from..end).find(|&chunk| {
-            if map.state(chunk) != ChunkState::NeedSync || self.discarder.holds(chunk) {
+        let mut is_fit = |chunk: &usize| {
+            if map.state(*chunk) != ChunkState::NeedSync || self.discarder.holds(*chunk) {
                 return false;
             }
-            let busy = self.walker.works_in(&self.shared.blocks_of_chunk(chunk));
+            let busy = self.walker.works_in(&self.shared.blocks_of_chunk(*chunk));
             again |= busy;
             !busy
+        };
+        let found = (from..end).find(&mut is_fit).map(|first| {
+            let more = first + 1..end.min(first + self.run_chunks_max());
+            (first, more.take_while(&mut is_fit).last().unwrap_or(first))
         });
         self.walker.again |= again;
-        let next = found.map_or(end, |chunk| chunk + 1);
-        self.walker.cursor = (next < map.len()).then_some(next);
+        let next = found.map_or(end, |(_, last)| last + 1);
+        self.walker.cursor = (next < last).then_some(next);
         if self.walker.cursor.is_none() && std::mem::take(&mut self.walker.again) {
             self.walker.cursor = Some(0);
         }
@@ -270,16 +366,19 @@ impl Owner {
         Some(BlockRange { lba, blocks: end - lba })
     }
 
-    fn begin_chunk(&mut self, index: usize, chunk: usize, out: &mut Out<'_>) {
+    fn begin_chunks(&mut self, index: usize, chunks: Run, by_rebuild: bool, out: &mut Out<'_>) {
         let map = self.shared.map.as_ref().expect("a chunk of the map");
-        if !std::mem::replace(&mut self.walker.active, true) {
+        if !by_rebuild && !std::mem::replace(&mut self.walker.active, true) {
             let chunks = map.histogram()[ChunkState::NeedSync as usize];
             (self.walker.total, self.walker.done, self.walker.unreadable) = (chunks, 0, 0);
             out.mail.push_back(Mail::Event(ArrayEvent::ResyncStarted { chunks }));
         }
-        map.change_quietly(chunk, ChunkState::NeedSync.after(Action::Startsync));
-        self.shared.doubt.begin(chunk);
-        self.begin_window(index, Job::Resync { chunk }, self.shared.blocks_of_chunk(chunk), out);
+        for chunk in chunks.0..=chunks.1 {
+            map.change_quietly(chunk, ChunkState::NeedSync.after(Action::Startsync));
+            self.shared.doubt.begin(chunk);
+        }
+        let range = self.shared.blocks_of_chunks(&(chunks.0..=chunks.1));
+        self.begin_window(index, Job::Resync { chunks, by_rebuild }, range, out);
     }
 
     fn begin_window(&mut self, index: usize, job: Job, range: BlockRange, out: &mut Out<'_>) {
@@ -287,6 +386,9 @@ impl Owner {
         window.job = job;
         window.next = range.lba;
         window.end = range.lba + range.blocks;
+        window.narrow = false;
+        window.bad = 0;
+        window.close_until = 0;
         self.lock_next(index, out);
     }
 
@@ -297,6 +399,8 @@ impl Owner {
         let blocks = (window.end - window.next).min(blocks_max);
         window.locked = BlockRange { lba: window.next, blocks };
         window.set_state(WindowState::Locking { cores_left: self.cores });
+        // Paid for when it is taken, not while host writes wait for its end.
+        self.pacer.spend(blocks * u64::from(self.shared.block_size_bytes));
         let window_number = u8::try_from(index).expect("few windows");
         out.mail.push_back(Mail::Channels(ToChannel::Lock(window_number, window.locked)));
     }
@@ -314,6 +418,11 @@ impl Owner {
         });
     }
 
+    /// Blocks of the parts in which differences are told.
+    fn part_blocks(&self) -> u64 {
+        (PART_SIZE_BYTES / u64::from(self.shared.block_size_bytes)).max(1)
+    }
+
     /// Blocks of the piece that the window copies next.
     fn piece_blocks(&mut self, index: usize) -> u32 {
         if self.parity_work.is_some() {
@@ -322,23 +431,46 @@ impl Owner {
         let window = &self.walker.windows[index];
         let blocks_max = IO_SIZE_BYTES_MAX as u64 / u64::from(self.shared.block_size_bytes);
         let left = window.locked.lba + window.locked.blocks - window.next;
+        let chunk_blocks = 1 << self.shared.chunk_shift;
+        let in_chunk = match window.narrow {
+            true => chunk_blocks - window.next % chunk_blocks,
+            false => left,
+        };
+        let part = match window.next < window.close_until {
+            true => self.part_blocks(),
+            false => left,
+        };
         let run = self.shared.run(window.next, false).blocks;
-        u32::try_from(left.min(blocks_max).min(run)).expect("a piece fits a buffer")
+        let blocks = left.min(blocks_max).min(in_chunk).min(part).min(run);
+        u32::try_from(blocks).expect("a piece fits a buffer")
     }
 
     fn read_piece(&mut self, index: usize, out: &mut Out<'_>) {
+        let rebuilt = self.rebuild_targets();
+        let window = &self.walker.windows[index];
+        let is_checked = matches!(window.job, Job::Scrub { .. });
+        if matches!(window.job, Job::Rebuild { .. }) && rebuilt == 0
+            || is_checked && !self.can_compare()
+        {
+            return self.end_window(index, false, out);
+        }
         if self.parity_work.is_some() {
             return self.read_columns(index, out);
         }
-        let blocks = self.piece_blocks(index);
-        let window = &mut self.walker.windows[index];
+        let legs = self.shared.run(window.next, false).legs;
+        if matches!(window.job, Job::Rebuild { .. }) && rebuilt & legs == 0 {
+            // The member has no part in this run.
+            self.walker.windows[index].set_state(WindowState::Writing { pending: 0, failed: 0 });
+            return self.piece_written(index, 0, out);
+        }
         let excluded = match window.job {
-            Job::Resync { .. } => window.tried,
+            Job::Resync { .. } | Job::Rebuild { .. } | Job::Scrub { .. } => window.tried,
             Job::Repair { slot } => window.tried | bit(slot),
         };
-        let legs = self.shared.run(window.next, false).legs;
-        let Some(source) = source_of(self.in_sync & legs & !excluded) else {
-            return self.end_window(index, false, out);
+        let blocks = self.piece_blocks(index);
+        let window = &mut self.walker.windows[index];
+        let Some(source) = self.seniority.source_of(self.in_sync & legs & !excluded) else {
+            return self.piece_unreadable(index, blocks, out);
         };
         if window.buf.is_none() {
             window.buf = self.pool.get(blocks as usize * self.shared.block_size_bytes as usize);
@@ -349,6 +481,33 @@ impl Owner {
         let lba = self.place(source).data_lba + lba;
         let request = MemberRequest { op: IoOp::Read, lba, blocks, buf: Some(buf) };
         self.send(source, OwnerOp::Window(index), request, out);
+    }
+
+    /// No member can read the piece: the rest of its run is copied all the same.
+    #[cold]
+    pub(super) fn piece_unreadable(&mut self, index: usize, blocks: u32, out: &mut Out<'_>) {
+        let window = &self.walker.windows[index];
+        let (Job::Resync { chunks, .. } | Job::Rebuild { chunks } | Job::Scrub { chunks }) =
+            window.job
+        else {
+            return self.end_window(index, false, out);
+        };
+        let piece = self.shared.chunks(window.next, blocks.into());
+        let (first, last) = (*piece.start(), *piece.end());
+        let range = self.shared.blocks_of_chunk(first);
+        let window = &mut self.walker.windows[index];
+        window.tried = 0;
+        window.buf = None;
+        if last > first {
+            window.narrow = true;
+            return self.read_piece(index, out);
+        }
+        window.bad |= 1 << (first - chunks.0);
+        if first == chunks.1 {
+            return self.end_window(index, false, out);
+        }
+        window.next = range.lba + range.blocks;
+        self.read_piece(index, out);
     }
 
     /// A member has answered a request of a window.
@@ -370,10 +529,14 @@ impl Owner {
             WindowState::Writing { pending, failed } => {
                 assert!(pending & bit(slot) != 0);
                 let pending = pending & !bit(slot);
-                let failed = if status.is_ok() { failed } else { failed | bit(slot) };
+                if status == IoStatus::CompareMismatch {
+                    self.walker.windows[index].differ |= bit(slot);
+                }
+                let is_fine = status.is_ok() || status == IoStatus::CompareMismatch;
+                let failed = if is_fine { failed } else { failed | bit(slot) };
                 self.walker.windows[index].set_state(WindowState::Writing { pending, failed });
                 if pending == 0 {
-                    self.piece_written(index, failed, out);
+                    self.piece_answered(index, failed, out);
                 }
             }
             state => panic!("window {index} got an answer in state {state:?}"),
@@ -387,7 +550,7 @@ impl Owner {
         status: IoStatus,
         out: &mut Out<'_>,
     ) {
-        let blocks = self.piece_blocks(index);
+        let rebuilt = self.rebuild_targets();
         let window = &mut self.walker.windows[index];
         if !status.is_ok() {
             self.members[usize::from(source)].read_errors += 1;
@@ -400,19 +563,82 @@ impl Owner {
             window.set_state(WindowState::NeedBuffer);
             return self.read_piece(index, out);
         }
+        let legs = self.shared.run(window.next, false).legs;
+        let targets = match window.job {
+            Job::Resync { .. }
+                if mutant!(ResyncForgetsMember) && self.writable.count_ones() > 2 =>
+            {
+                let others = self.writable & !bit(source);
+                others & (others - 1)
+            }
+            Job::Resync { .. } => self.writable & !bit(source),
+            Job::Rebuild { .. } => rebuilt,
+            Job::Scrub { .. } => return self.compare_piece(index, source, out),
+            Job::Repair { slot } => self.in_sync & bit(slot),
+        };
+        if targets == 0 {
+            return self.end_window(index, false, out);
+        }
+        self.send_piece(index, IoOp::Write, targets & legs, out);
+    }
+
+    /// All members have answered what was made of the piece.
+    fn piece_answered(&mut self, index: usize, failed: SlotMask, out: &mut Out<'_>) {
+        let window = &mut self.walker.windows[index];
+        let is_compared = matches!(window.job, Job::Scrub { .. }) && !window.repairing;
+        window.repairing = false;
+        match is_compared {
+            true => self.piece_compared(index, failed, out),
+            false => self.piece_written(index, failed, out),
+        }
+    }
+
+    /// Asks the other members whether they hold the piece that was read.
+    fn compare_piece(&mut self, index: usize, source: MemberSlot, out: &mut Out<'_>) {
+        let (blocks, next) = (self.piece_blocks(index), self.walker.windows[index].next);
+        let others = self.in_sync & self.shared.run(next, false).legs & !bit(source);
+        // What has come to be in doubt may differ.
+        let mut chunks = self.shared.chunks(next, blocks.into());
+        if others == 0 || !chunks.all(|chunk| self.is_comparable(chunk)) {
+            self.walker.windows[index].set_state(WindowState::Writing { pending: 0, failed: 0 });
+            return self.piece_written(index, 0, out);
+        }
+        self.send_piece(index, IoOp::Compare, others, out);
+    }
+
+    /// The other members have compared: what differs is looked at closely, then told; what can't
+    /// be read, and in a repair what differs, is written.
+    fn piece_compared(&mut self, index: usize, unreadable: SlotMask, out: &mut Out<'_>) {
+        let blocks = u64::from(self.piece_blocks(index));
+        let part_blocks = self.part_blocks();
+        let window = &mut self.walker.windows[index];
+        let differ = std::mem::take(&mut window.differ);
+        let lba = window.next;
+        if differ != 0 && blocks > part_blocks {
+            window.close_until = lba + blocks;
+            window.buf = None;
+            window.tried = 0;
+            window.set_state(WindowState::NeedBuffer);
+            return self.read_piece(index, out);
+        }
+        for slot in slots(unreadable) {
+            self.members[usize::from(slot)].read_errors += 1;
+        }
+        self.scrubber.note(differ, lba);
+        let differ = if self.scrubber.repairs() { differ } else { 0 };
+        let targets = (differ | unreadable) & self.in_sync;
+        if targets == 0 {
+            return self.piece_written(index, 0, out);
+        }
+        self.walker.windows[index].repairing = true;
+        self.send_piece(index, IoOp::Write, targets, out);
+    }
+
+    /// Sends the piece that was read to members.
+    fn send_piece(&mut self, index: usize, op: IoOp, targets: SlotMask, out: &mut Out<'_>) {
+        let blocks = self.piece_blocks(index);
+        let window = &mut self.walker.windows[index];
         let next = window.next;
-        let legs = self.shared.run(next, false).legs;
-        let targets = legs
-            & match window.job {
-                Job::Resync { .. }
-                    if mutant!(ResyncForgetsMember) && self.writable.count_ones() > 2 =>
-                {
-                    let others = self.writable & !bit(source);
-                    others & (others - 1)
-                }
-                Job::Resync { .. } => self.writable & !bit(source),
-                Job::Repair { slot } => self.in_sync & bit(slot),
-            };
         window.set_state(WindowState::Writing { pending: targets, failed: 0 });
         if targets == 0 {
             // Nobody else has this run, or is there to get it.
@@ -421,7 +647,7 @@ impl Owner {
         let buf = window.buf.clone();
         for slot in slots(targets) {
             let lba = self.place(slot).data_lba + self.shared.leg_lba(next, slot);
-            let request = MemberRequest { op: IoOp::Write, lba, blocks, buf: buf.clone() };
+            let request = MemberRequest { op, lba, blocks, buf: buf.clone() };
             self.send(slot, OwnerOp::Window(index), request, out);
         }
     }
@@ -455,30 +681,49 @@ impl Owner {
 
     /// The window's job is over, completed or not; the range is free again.
     pub(super) fn end_window(&mut self, index: usize, completed: bool, out: &mut Out<'_>) {
+        self.rebuilder.unblock();
         let window = &mut self.walker.windows[index];
         window.set_state(WindowState::Free);
         window.buf = None;
-        let completed = completed || mutant!(UnreadableCountsAsCopied);
         match window.job {
-            Job::Resync { chunk } => {
-                let map = self.shared.map.as_ref().expect("a chunk of the map");
-                let action = if completed { Action::Endsync } else { Action::Abortsync };
-                // A host write may have left it Syncing or, by a lost write, NeedSync.
-                map.change_quietly(chunk, map.state(chunk).after(action));
-                if completed {
-                    self.shared.doubt.end(chunk);
-                }
-                self.walker.done += u64::from(completed);
-                self.walker.unreadable += u64::from(!completed);
-            }
+            Job::Resync { chunks, .. } | Job::Rebuild { chunks } => self.end_run(index, chunks),
             Job::Repair { slot } if completed => {
                 let lba = window.locked.lba;
                 out.mail.push_back(Mail::Event(ArrayEvent::ReadRepaired { slot, lba }));
             }
+            Job::Scrub { .. } if completed && window.bad == 0 => {}
+            Job::Scrub { .. } => self.scrubber.note_failure(),
             Job::Repair { .. } => {}
         }
         let window_number = u8::try_from(index).expect("few windows");
         out.mail.push_back(Mail::Channels(ToChannel::Unlock(window_number)));
+    }
+
+    /// A window has copied chunks, or some of them.
+    fn end_run(&mut self, index: usize, chunks: Run) {
+        let Window { job, next, bad, .. } = self.walker.windows[index];
+        for chunk in chunks.0..=chunks.1 {
+            let range = self.shared.blocks_of_chunk(chunk);
+            let is_copied = range.lba + range.blocks <= next && bad & 1 << (chunk - chunks.0) == 0
+                || mutant!(UnreadableCountsAsCopied);
+            let Job::Resync { by_rebuild, .. } = job else {
+                self.rebuilder.count(chunk, is_copied);
+                continue;
+            };
+            let map = self.shared.map.as_ref().expect("a chunk of the map");
+            let action = if is_copied { Action::Endsync } else { Action::Abortsync };
+            // A host write may have left it Syncing or, by a lost write, NeedSync.
+            map.change_quietly(chunk, map.state(chunk).after(action));
+            if is_copied {
+                self.shared.doubt.end(chunk);
+            }
+            if by_rebuild {
+                self.rebuilder.count(chunk, is_copied);
+            } else {
+                self.walker.done += u64::from(is_copied);
+                self.walker.unreadable += u64::from(!is_copied);
+            }
+        }
     }
 
     /// Nothing is left to copy (or nothing can be copied now).

@@ -9,8 +9,10 @@ use super::owner::Owner;
 use super::owner_bitmap::{BitmapKeeper, Copies};
 use super::owner_daemon::Daemon;
 use super::owner_log::LogKeeper;
-use super::owner_members::{Member, MemberState, Recorder};
-use super::{ArrayConfig, BitmapConfig, CHUNK_SIZE_BYTES_MIN, MemberPlace, Shared, SharedLog};
+use super::owner_members::{Member, MemberState, Rebuild, Recorder};
+use super::{
+    ArrayConfig, BitmapConfig, CHUNK_SIZE_BYTES_MIN, MemberConfig, MemberPlace, Shared, SharedLog,
+};
 use crate::bdev::BdevId;
 use crate::bitmap::{Advise, ChunkMap, ChunkState, Doubt, state};
 use crate::limits::MEMBERS_MAX;
@@ -18,19 +20,29 @@ use crate::md::{Role, SECTOR_BYTES, Superblock};
 use crate::reactor::buf::BufPool;
 
 /// Chunk size of the map that steers the resync of an array without a bitmap.
-const VOLATILE_CHUNK_SIZE_BYTES: u64 = 1 << 20;
+pub const VOLATILE_CHUNK_SIZE_BYTES: u64 = 1 << 20;
 
 impl ArrayConfig {
-    /// The members that take part.
+    /// The members that have everything.
     #[must_use]
     pub fn in_sync(&self) -> SlotMask {
-        (0u32..)
-            .zip(&self.members)
-            .fold(0, |mask, (slot, member)| mask | SlotMask::from(member.is_some()) << slot)
+        self.members_that(|member| member.lacks.is_none())
+    }
+
+    /// The members that are written: those in sync and those being rebuilt.
+    #[must_use]
+    pub fn writable(&self) -> SlotMask {
+        self.members_that(|_| true)
+    }
+
+    fn members_that(&self, wanted: impl Fn(&MemberConfig) -> bool) -> SlotMask {
+        (0u32..).zip(&self.members).fold(0, |mask, (slot, member)| {
+            mask | SlotMask::from(member.as_ref().is_some_and(&wanted)) << slot
+        })
     }
 
     fn first_superblock(&self) -> Result<&Superblock, String> {
-        let member = self.members.iter().flatten().next();
+        let member = self.members.iter().flatten().find(|member| member.lacks.is_none());
         Ok(&member.ok_or_else(|| format!("array {}: no member is present", self.name))?.superblock)
     }
 }
@@ -46,18 +58,7 @@ pub(super) fn shared(
         return Err(format!("array {name}: more than {MEMBERS_MAX} members"));
     }
     let superblock = config.first_superblock()?;
-    let block = u64::from(config.block_size_bytes);
-    if !matches!(block, 512 | 4096) {
-        return Err(format!("array {name}: block size {block} is neither 512 nor 4096"));
-    }
-    let array_block = u64::from(superblock.logical_block_size);
-    // 0: made by an older kernel, or never started.
-    if array_block != 0 && array_block != block {
-        return Err(format!(
-            "array {name} has logical blocks of {array_block} bytes, its member bdevs have blocks \
-             of {block}; set block_size_bytes = {array_block} for them"
-        ));
-    }
+    let block = block_size_bytes(config, superblock)?;
     let sectors_per_block = block / SECTOR_BYTES;
     let geometry = geometry(config, superblock)?;
     check_enough(config, &geometry)?;
@@ -83,8 +84,12 @@ pub(super) fn shared(
         let data_lba = offset / sectors_per_block;
         Ok(Some(MemberPlace { bdev: member.bdev, data_lba, unmap: member.unmap }))
     });
-    let unwritten_reads_zero =
-        config.members.iter().flatten().all(|member| member.superblock.unwritten_reads_zero());
+    let unwritten_reads_zero = config
+        .members
+        .iter()
+        .flatten()
+        .filter(|member| member.lacks.is_none())
+        .all(|member| member.superblock.unwritten_reads_zero());
     // An external bitmap that was not named knows by the missing mark that it is out of date.
     let unwritten_reads_zero =
         unwritten_reads_zero && matches!(config.bitmap, BitmapConfig::Lockless { .. });
@@ -105,6 +110,23 @@ pub(super) fn shared(
         doubt,
         log,
     })
+}
+
+/// The size of the members' blocks, which must be that of the array's.
+fn block_size_bytes(config: &ArrayConfig, superblock: &Superblock) -> Result<u64, String> {
+    let (name, block) = (&config.name, u64::from(config.block_size_bytes));
+    if !matches!(block, 512 | 4096) {
+        return Err(format!("array {name}: block size {block} is neither 512 nor 4096"));
+    }
+    let array_block = u64::from(superblock.logical_block_size);
+    // 0: made by an older kernel, or never started.
+    if array_block != 0 && array_block != block {
+        return Err(format!(
+            "array {name} has logical blocks of {array_block} bytes, its member bdevs have blocks \
+             of {block}; set block_size_bytes = {array_block} for them"
+        ));
+    }
+    Ok(block)
 }
 
 /// Where parity may not fit the data: in chunks that are NeedSync for another reason than a member
@@ -292,7 +314,7 @@ fn members(config: &ArrayConfig) -> Vec<Member> {
         config.members.iter().flatten().map(|member| member.superblock.dev_number).collect();
     let slots = config.members.iter().map(|member| {
         let Some(member) = member else {
-            return Member { state: MemberState::Missing, superblock: None, read_errors: 0 };
+            return Member::new(MemberState::Missing, None);
         };
         let mut superblock = member.superblock.clone();
         let numbers = u32::try_from(superblock.roles.len()).expect("md's table is short");
@@ -303,7 +325,11 @@ fn members(config: &ArrayConfig) -> Vec<Member> {
                 superblock.set_role(number, Role::Faulty);
             }
         }
-        Member { state: MemberState::InSync, superblock: Some(superblock), read_errors: 0 }
+        let Some(lacks) = member.lacks else {
+            return Member::new(MemberState::InSync, Some(superblock));
+        };
+        let rebuild = Some(Rebuild::resumed(lacks));
+        Member { rebuild, ..Member::new(MemberState::Rebuilding, Some(superblock)) }
     });
     slots.collect()
 }

@@ -29,8 +29,9 @@ pub(super) struct ZeroJob {
     /// First block that members have not been asked to zero, and first behind the chunk.
     next: u64,
     end: u64,
-    /// Requests that members have not answered.
+    /// Requests that members have not answered, and who was sent any.
     pub(super) pending: u32,
+    asked: SlotMask,
     failed: SlotMask,
     failure: Option<IoStatus>,
     /// All members have answered, some of them well; waits until the absence of the others is
@@ -43,6 +44,13 @@ pub(super) struct ZeroJob {
     remembering: u16,
     /// One of them can't forget.
     remembers: bool,
+}
+
+impl ZeroJob {
+    /// Requests to the slot's device are under way.
+    pub(super) fn has_requests_at(&self, slot: MemberSlot) -> bool {
+        self.pending > 0 && self.asked & bit(slot) != 0
+    }
 }
 
 impl Owner {
@@ -103,6 +111,7 @@ impl Owner {
             let job = &mut self.keeper().zero_jobs[index];
             job.next += blocks;
             job.pending += targets.count_ones();
+            job.asked |= targets;
             for slot in slots(targets) {
                 let request = MemberRequest {
                     op: IoOp::WriteZeroes,
@@ -177,9 +186,9 @@ impl Owner {
                 continue;
             }
             self.shared.doubt.clear(job.chunk);
-            let mut next = state::on_write(ChunkState::Unwritten, self.is_degraded());
-            if self.writable & !job.members != 0 {
-                // Somebody came while it was zeroed, and has not been asked for all of it.
+            let mut next = state::on_write(ChunkState::Unwritten, self.is_short());
+            if self.writable & !job.members != 0 && !mutant!(ZeroedWithoutNewcomer) {
+                // Somebody has joined while it was zeroed, and was not asked for all of it.
                 next = ChunkState::NeedSync;
                 self.walker.look_again();
             }

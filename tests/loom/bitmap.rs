@@ -379,7 +379,7 @@ impl Model {
             let core = CoreEnd {
                 index,
                 world: world.clone(),
-                channel: Channel::new(world.shared.clone(), 1),
+                channel: Channel::new(world.shared.clone(), 1, 1),
                 io: IoQueue::default(),
                 mail: VecDeque::new(),
                 to_owner: to_owner.clone(),

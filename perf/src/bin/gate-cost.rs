@@ -122,7 +122,7 @@ fn main() {
     let config = config(mode != "none");
     let shared = prepare(&config, BdevId(100)).expect("a plain array");
     let blocks = shared.blocks;
-    let mut channel = Channel::new(shared, config.in_sync());
+    let mut channel = Channel::new(shared, config.in_sync(), config.writable());
     match mode.as_str() {
         "windows" => hold_windows(&mut channel, count),
         _ => write_all(&mut channel, count, blocks),

@@ -127,7 +127,7 @@ impl World {
         let owner = Owner::from_config(&config, shared.clone(), 1, pool)?;
         let mut world = Self {
             owner,
-            channel: Channel::new(shared.clone(), config.in_sync()),
+            channel: Channel::new(shared.clone(), config.in_sync(), config.writable()),
             shared,
             io: IoQueue::with_capacity(64),
             mail: VecDeque::new(),

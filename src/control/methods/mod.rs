@@ -6,6 +6,8 @@ mod framework;
 mod nvmf;
 mod params;
 mod raid;
+mod raid_members;
+mod raid_scrub;
 #[cfg(test)]
 mod tests;
 
@@ -32,11 +34,21 @@ const METHODS: &[(&str, Method)] = &[
     ("bdev_malloc_delete", bdev::malloc_delete),
     ("bdev_null_create", bdev::null_create),
     ("bdev_null_delete", bdev::null_delete),
+    ("bdev_raid_add_base_bdev", raid_members::add),
+    ("bdev_raid_add_spare", raid_members::add_spare),
     ("bdev_raid_create", raid::create),
     ("bdev_raid_delete", raid::delete),
+    ("bdev_raid_fail_base_bdev", raid_members::fail),
     ("bdev_raid_get_bdevs", raid::get_bdevs),
     ("bdev_raid_get_bitmap", raid::get_bitmap),
+    ("bdev_raid_get_scrub", raid_scrub::get_scrub),
+    ("bdev_raid_get_spares", raid_members::get_spares),
+    ("bdev_raid_remove_base_bdev", raid_members::remove),
+    ("bdev_raid_remove_spare", raid_members::remove_spare),
+    ("bdev_raid_scrub", raid_scrub::scrub),
     ("bdev_raid_set_bitmap", raid::set_bitmap),
+    ("bdev_raid_set_scrub_schedule", raid_scrub::set_schedule),
+    ("bdev_raid_set_sync", raid_members::set_sync),
     ("bdev_uring_create", bdev::uring_create),
     ("bdev_uring_delete", bdev::uring_delete),
     ("bdev_wait_for_examine", bdev::wait_for_examine),

@@ -12,8 +12,9 @@ use crate::control::rpc::RpcError;
 use crate::control::target::{
     ArrayOptions, BitmapPlace, CreateOptions, Members, Takeover, Target, TargetError,
 };
+use crate::control::units;
 use crate::md;
-use crate::raid::{ArrayStatus, Knobs};
+use crate::raid::{self, ArrayStatus, Knobs, RebuildStatus};
 
 /// SPDK's parameters, and what mdof adds to them behind `uuid`.
 #[derive(Debug, Deserialize)]
@@ -249,7 +250,9 @@ fn describe_with(target: &Target, name: &str, status: &ArrayStatus) -> Result<Va
         "bitmap_bdev": array.external.as_ref().map(|external| &external.bdev),
         "events": status.events,
     });
-    if let Some((done, all)) = status.resync {
+    if let Some(rebuild) = &status.rebuild {
+        value["process"] = rebuild_value(target, status, rebuild);
+    } else if let Some((done, all)) = status.resync {
         let blocks = bdev.geometry.blocks;
         let blocks = u128::from(blocks) * u128::from(done) / u128::from(all.max(1));
         let blocks = u64::try_from(blocks).unwrap_or(bdev.geometry.blocks);
@@ -260,6 +263,30 @@ fn describe_with(target: &Target, name: &str, status: &ArrayStatus) -> Result<Va
         });
     }
     Ok(value)
+}
+
+/// How a rebuild goes on, in SPDK's shape and with its speed behind.
+fn rebuild_value(target: &Target, status: &ArrayStatus, rebuild: &RebuildStatus) -> Value {
+    let member = status.members.get(usize::from(rebuild.slot)).and_then(|(bdev, _)| *bdev);
+    let chunk_bytes = match status.chunk_size_bytes {
+        0 => raid::VOLATILE_CHUNK_SIZE_BYTES,
+        bytes => bytes,
+    };
+    let now_s = units::now().seconds();
+    let seconds = now_s.saturating_sub(rebuild.began_s).max(1);
+    let left = rebuild.total - rebuild.done;
+    let bytes = |chunks: u64| chunks.saturating_mul(chunk_bytes);
+    json!({
+        "type": "rebuild",
+        "target": member.and_then(|id| target.name_of(id)),
+        "progress": {
+            "blocks": bytes(rebuild.done) / u64::from(status.block_size_bytes.max(1)),
+            "percent": percent(rebuild.done, rebuild.total),
+        },
+        "slot": rebuild.slot,
+        "mib_s": (bytes(rebuild.done) / seconds) >> 20,
+        "seconds_left": (left * seconds).checked_div(rebuild.done),
+    })
 }
 
 fn percent(done: u64, all: u64) -> u64 {

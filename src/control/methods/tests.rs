@@ -26,6 +26,8 @@ fn methods_are_sorted_and_those_that_the_contract_names_are_there() {
         "nvmf_get_subsystems",
         "bdev_raid_get_bitmap",
         "bdev_raid_set_bitmap",
+        "bdev_raid_add_base_bdev",
+        "bdev_raid_remove_base_bdev",
     ] {
         assert!(names.contains(&name), "{name} is missing");
     }

@@ -196,7 +196,7 @@ impl Target {
             in_sync: assembly.in_sync_count(),
             dirty: assembly.dirty,
         };
-        if assembly.is_degraded() && !start_degraded {
+        if assembly.lacks_members() && !start_degraded {
             return Err(TargetError::Invalid(degraded_text(name, &assembly, names)));
         }
         let raid_options = self.raid_options(name, names)?;
@@ -373,6 +373,7 @@ impl Target {
         if let Some(external) = &external {
             self.set_user(&external.bdev, None);
         }
+        self.forget_spares_of(&name);
         let stopped = stopped.map_err(|status| io_error(&format!("stopping array {name}"), status));
         let erased = match &external {
             Some(external) if erase && stopped.is_ok() => self.erase_head(&external.bdev),

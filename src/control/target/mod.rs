@@ -4,8 +4,10 @@
 mod arrays;
 mod bdevs;
 mod external;
+mod members;
 mod metadata;
 mod nvmf;
+mod scrub;
 mod takeover;
 
 use std::collections::BTreeMap;
@@ -16,8 +18,11 @@ use uuid::Uuid;
 pub use arrays::{ArrayOptions, CreateOptions, Members, StartedHow};
 pub use bdevs::BdevSpec;
 pub use external::{BitmapPlace, External};
+pub use members::{Spare, Which};
 pub use nvmf::{NewNamespace, Transport, listen_error};
 pub use takeover::Takeover;
+
+use scrub::Schedule;
 
 use crate::bdev::{BdevId, Device, Geometry, IoStatus};
 use crate::control::rpc::RpcError;
@@ -147,6 +152,10 @@ pub struct Target {
     next_auto_name: u32,
     table: SubsystemTable,
     transport: Option<Transport>,
+    /// Bdevs that take the place of members that fail.
+    spares: Vec<Spare>,
+    /// Arrays that are checked now and then.
+    schedules: Vec<Schedule>,
 }
 
 impl Target {
@@ -160,6 +169,8 @@ impl Target {
             next_auto_name: 0,
             table: SubsystemTable::default(),
             transport: None,
+            spares: Vec::new(),
+            schedules: Vec::new(),
         }
     }
 

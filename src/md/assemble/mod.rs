@@ -105,19 +105,32 @@ fn check_one_array(candidates: &[Candidate]) -> Result<(), AssembleError> {
 }
 
 /// The candidate with an active role and the most events; among equals one that is not being
-/// rebuilt, then the first.
+/// rebuilt, then the first. One that is being rebuilt has no say against one that is whole and
+/// that it calls a member itself: the last whole member can't be thrown out, whatever updates of
+/// its superblock fail.
 fn freshest(candidates: &[Candidate]) -> Result<usize, AssembleError> {
     let rank = |index: usize| {
         let superblock = &candidates[index].superblock;
         let whole = !superblock.features.contains(Features::RECOVERY_OFFSET);
         (superblock.events, whole, std::cmp::Reverse(index))
     };
-    (0..candidates.len())
-        .filter(|&index| matches!(candidates[index].superblock.own_role(), Role::Active(_)))
-        .max_by_key(|&index| rank(index))
-        .ok_or_else(|| AssembleError::NoActiveMember {
-            uuid: candidates[0].superblock.set_uuid_text(),
-        })
+    let is_active =
+        |index: &usize| matches!(candidates[*index].superblock.own_role(), Role::Active(_));
+    let is_rebuilding =
+        |index: &usize| candidates[*index].superblock.features.contains(Features::RECOVERY_OFFSET);
+    let active = || (0..candidates.len()).filter(is_active);
+    let best = active().max_by_key(|&index| rank(index)).ok_or_else(|| {
+        AssembleError::NoActiveMember { uuid: candidates[0].superblock.set_uuid_text() }
+    })?;
+    let whole = active().filter(|index| !is_rebuilding(index)).max_by_key(|&index| rank(index));
+    let fresher_agree = |whole: &usize| {
+        let Superblock { dev_number, events, .. } = candidates[*whole].superblock;
+        let role = candidates[*whole].superblock.own_role();
+        active()
+            .map(|index| &candidates[index].superblock)
+            .all(|other| other.events <= events || other.role_of(dev_number) == role)
+    };
+    Ok(whole.filter(fresher_agree).unwrap_or(best))
 }
 
 fn check_supported(superblock: &Superblock) -> Result<(), AssembleError> {
@@ -142,7 +155,8 @@ fn check_supported(superblock: &Superblock) -> Result<(), AssembleError> {
     Ok(())
 }
 
-/// A member that holds the freshest for failed went on without it; so did the freshest.
+/// A member that holds the freshest for failed went on without it; so did the freshest. Unless one
+/// that is current was with both: then the freshest was away for a while, and came back.
 fn check_split_brain(candidates: &[Candidate], freshest: usize) -> Result<(), AssembleError> {
     let Superblock { dev_number, events, .. } = candidates[freshest].superblock;
     for (other, candidate) in candidates.iter().enumerate() {
@@ -150,11 +164,24 @@ fn check_split_brain(candidates: &[Candidate], freshest: usize) -> Result<(), As
         if !matches!(superblock.own_role(), Role::Active(_)) {
             continue;
         }
-        let behind = events - superblock.events;
+        let was_with_both = |third: &Candidate| {
+            let third = &third.superblock;
+            let role = third.own_role();
+            matches!(role, Role::Active(_))
+                && !third.features.contains(Features::RECOVERY_OFFSET)
+                && third.events + EVENTS_TOLERANCE >= events
+                && candidates[freshest].superblock.role_of(third.dev_number) == role
+                && superblock.role_of(third.dev_number) == role
+        };
+        let others = candidates.iter().enumerate().filter(|(index, _)| *index != other);
+        if others.map(|(_, candidate)| candidate).any(was_with_both) {
+            continue;
+        }
+        let behind = events.saturating_sub(superblock.events);
         let theirs = superblock.role_of(dev_number);
         // A spare entry may also be a number that was not given out yet; only with an equal count
         // must both know each other.
-        if theirs == Role::Faulty || (behind == 0 && theirs == Role::Spare) {
+        if theirs == Role::Faulty || (events == superblock.events && theirs == Role::Spare) {
             return Err(AssembleError::SplitBrain { freshest, other, behind });
         }
     }
@@ -210,7 +237,7 @@ fn seat(
         let uuid = format_uuid(&own.device_uuid);
         return no(RejectionReason::DuplicateDevice { uuid, of });
     }
-    let behind = array.events - own.events;
+    let behind = array.events.saturating_sub(own.events);
     if behind > EVENTS_TOLERANCE && !mutant!(StaleMemberAccepted) {
         return no(RejectionReason::Stale { behind });
     }
@@ -248,7 +275,10 @@ fn filled(own: &Superblock, candidate: usize) -> Slot {
 }
 
 /// What must hold for a member besides its role and events.
-fn check_member(array: &Superblock, candidate: &Candidate) -> Result<(), RejectionReason> {
+///
+/// # Errors
+/// What does not.
+pub fn check_member(array: &Superblock, candidate: &Candidate) -> Result<(), RejectionReason> {
     let own = &candidate.superblock;
     let field = |field| Err(RejectionReason::Geometry { field });
     if own.level != array.level {

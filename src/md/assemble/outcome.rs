@@ -273,6 +273,11 @@ impl Assembly {
         self.slots.iter().filter(|slot| matches!(slot, Slot::InSync { .. })).count()
     }
 
+    /// A slot has nobody: redundancy is lost and nothing is under way that restores it.
+    pub fn lacks_members(&self) -> bool {
+        self.slots.iter().any(|slot| matches!(slot, Slot::Missing { .. }))
+    }
+
     /// Fewer members in sync than slots.
     pub fn is_degraded(&self) -> bool {
         self.in_sync_count() < self.slots.len()

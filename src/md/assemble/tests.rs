@@ -62,6 +62,21 @@ fn one_event_behind_is_tolerated_two_are_not() {
     assert!(assembly.is_degraded());
 }
 
+/// The last whole member failed two updates of its superblock that the one being rebuilt has.
+#[test]
+fn a_member_being_rebuilt_has_no_say_against_the_one_it_is_rebuilt_from() {
+    let mut pair = pair();
+    set_events(&mut pair[0], 5);
+    set_events(&mut pair[1], 9);
+    pair[1].superblock.features |= Features::RECOVERY_OFFSET;
+    let assembly = assemble(&pair).unwrap();
+    assert_eq!(assembly.slots[0], Slot::InSync { candidate: 0 });
+    assert!(matches!(assembly.slots[1], Slot::Rebuilding { candidate: 1, .. }));
+    // Unless it knows better.
+    pair[1].superblock.set_role(0, Role::Faulty);
+    assert!(matches!(assemble(&pair), Err(AssembleError::NoInSyncMember { .. })));
+}
+
 #[test]
 fn the_freshest_decides_who_failed() {
     let mut pair = pair();

@@ -40,6 +40,11 @@ impl Note {
     pub(in crate::raid) fn is_busy(self) -> bool {
         self != Self::Idle
     }
+
+    /// A member of the set has not answered.
+    pub(super) fn asks(self, members: SlotMask) -> bool {
+        matches!(self, Self::Writing { pending, .. } if pending & members != 0)
+    }
 }
 
 /// A channel that has the lock of a slice and waits for numbers.

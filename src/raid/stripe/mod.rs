@@ -536,6 +536,20 @@ impl Stripes {
         }
     }
 
+    /// Requests to members of the set are under way.
+    pub(super) fn asks(&self, members: SlotMask) -> bool {
+        let by_note = self.log.as_ref().is_some_and(|log| log.note.asks(members));
+        by_note
+            || self.stripes.iter().any(|stripe| {
+                let asked = match stripe.state {
+                    StripeState::Reading => stripe.plan.reads,
+                    StripeState::Logging => stripe.holders,
+                    _ => stripe.sent,
+                };
+                stripe.pending > 0 && asked & members != 0
+            })
+    }
+
     /// Nothing is under work here.
     pub(super) fn is_idle(&self) -> bool {
         let is_writing = self.log.as_ref().is_some_and(|log| log.note.is_busy());

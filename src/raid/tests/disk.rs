@@ -153,6 +153,20 @@ impl Disk {
         }
     }
 
+    /// A device of the same kind.
+    pub(super) fn another(&self, meta: Vec<u8>, data: Vec<u64>) -> Self {
+        assert_eq!(data.len(), self.live.len());
+        let mut data = data.into_iter();
+        let fill = || data.next().expect("as many as there are blocks");
+        Self::new(self.block, self.data_lba, meta, self.places.clone(), fill)
+    }
+
+    /// A block of the array is not on the medium what it was.
+    pub(super) fn spoil(&mut self, lba: usize, stamp: u64) {
+        let at = self.places.member[lba].expect("the member holds it");
+        (self.live[at], self.durable[at]) = (cell(stamp, lba), cell(stamp, lba));
+    }
+
     /// A device that holds a bitmap from its first byte on, and no data.
     pub(super) fn external(block: usize, meta: Vec<u8>) -> Self {
         let data_lba = META_BYTES / block;

@@ -146,6 +146,12 @@ impl Host {
         self.blocks[lba].possible.contains(&version)
     }
 
+    /// What the block holds, if nothing is under way that changes it.
+    pub(super) fn acknowledged(&self, lba: usize) -> Option<u64> {
+        let block = &self.blocks[lba];
+        block.acknowledged.filter(|&it| block.in_flight == 0 && block.readable == [it])
+    }
+
     pub(super) fn possible(&self, lba: usize) -> &[u64] {
         &self.blocks[lba].possible
     }

@@ -69,6 +69,8 @@ struct Habits {
     leave_out: usize,
     /// Steps of work in a round, at most.
     steps: usize,
+    /// One step of work in so many, the operator changes something about the members.
+    operator: usize,
     /// The chunks that most requests go to.
     hot: usize,
     hot_chunks: usize,
@@ -122,7 +124,7 @@ fn striped(seed: u64, shape: Shape) -> Shape {
 }
 
 /// Lives of seeds with this bit are those of levels with parity.
-pub(super) const PARITY: u64 = 1 << 33;
+pub(super) const PARITY: u64 = 1 << 34;
 
 fn parity(seed: u64, shape: Shape) -> Shape {
     if seed & PARITY == 0 {
@@ -180,6 +182,7 @@ fn habits(rng: &mut Rng, shape: &Shape) -> Habits {
         faults,
         settings: if rng.one_in(2) { 150 } else { 0 },
         leave_out: if rng.one_in(3) { 3 } else { 0 },
+        operator: [0, 0, 30, 100][rng.below(4)],
         steps: [60, 300, 1500, 3000][rng.below(4)],
         hot,
         hot_chunks,
@@ -315,6 +318,9 @@ impl World {
             if self.host.in_flight() < depth && self.host.has_room() && self.rng.one_in(3) {
                 self.some_request(habits);
             }
+            if self.rng.one_in(habits.operator) {
+                self.some_operator_act();
+            }
             if self.rng.one_in(40) {
                 self.fire_timer();
             }
@@ -420,6 +426,9 @@ impl World {
 /// Seeds with this bit live with an external bitmap.
 pub(super) const EXTERNAL_SEEDS: u64 = 1 << 32;
 
+/// Seeds with this bit live with members that come and go all the time.
+pub(super) const MEMBER_SEEDS: u64 = 1 << 33;
+
 /// One seed: an array lives through work, faults, stops and power cuts. Panics when a promise is
 /// broken; the story is in [`trace`] then.
 pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
@@ -443,6 +452,10 @@ pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
         shape.external = true;
         habits.old_copy = if shape.assume_clean { rng.between(0, 4) } else { 0 };
     }
+    if seed & MEMBER_SEEDS != 0 {
+        habits.operator = 12;
+        habits.faults = Faults::default();
+    }
     let mut world = World::create(rng.next(), shape, pool);
     world.faults = habits.faults;
     world.watch.may_be_stale = habits.old_copy > 0;
@@ -463,6 +476,11 @@ pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
         violated(0, "no start although nothing fails");
     }
     world.read_all();
+    // What is lost with a member in doubtful rows is given to nobody.
+    if habits.operator > 0 && !world.is_doubtful {
+        world.make_whole();
+        world.read_all();
+    }
     world.stop();
     world.cut_power();
     if !had_faults && world.host.failed > 0 {

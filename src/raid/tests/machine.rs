@@ -1,6 +1,9 @@
 //! What moves the world: one random event at a time, and delivery of what the machines say.
 
+use std::collections::VecDeque;
+
 use super::disk::{Disk, META_BYTES, SUPER_BYTE};
+use super::oracle::violated;
 use super::rng::Rng;
 use super::trace::{self, Event, Place, Sent};
 use super::world::{Flight, Running, World};
@@ -32,6 +35,7 @@ impl World {
         let poll = usize::from(running.owner.is_busy());
         let all = members + 2 * to_owner + 2 * to_channel + poll + 2 * to_peer + turns;
         if all == 0 {
+            self.check_nothing_is_left();
             return self.fire_timer();
         }
         let choice = self.rng.below(all);
@@ -60,6 +64,20 @@ impl World {
             self.end_turn(all - choice - 1);
         }
         true
+    }
+
+    /// Oracle 0: who is not busy has nothing to do until something happens.
+    fn check_nothing_is_left(&mut self) {
+        let under_way = |world: &Self| {
+            let running = world.running.as_ref().unwrap();
+            let messages: usize = running.to_channel.iter().map(VecDeque::len).sum();
+            (running.in_flight.len(), running.timers.len(), messages)
+        };
+        let before = under_way(self);
+        self.on_owner(|owner, out| owner.poll(out));
+        if under_way(self) != before || self.running.as_ref().unwrap().owner.is_busy() {
+            violated(0, "a poll finds work, and the owner was not busy");
+        }
     }
 
     /// One of the channels that another one has sent something gets it.
@@ -115,7 +133,7 @@ impl World {
         let is_host_write = io.op.modifies() && tag.station == Station::RaidChannel;
         if is_host_write && self.doomed.is_none() && self.rng.one_in(self.faults.lost) {
             let lba = self.disk(disk).data_block(io).expect("a host writes data");
-            let holders = slots(self.in_sync())
+            let holders = slots(self.writable())
                 .filter(|&slot| self.disks[usize::from(slot)].holds(lba).is_some());
             self.doomed = Some((core, tag.op, u32::try_from(holders.count()).unwrap()));
         }
@@ -176,7 +194,7 @@ impl World {
 
     /// A member has failed a request: another one may be asked from now on about chunks in
     /// which members differ.
-    fn unsettle_doubtful(&mut self) {
+    pub(super) fn unsettle_doubtful(&mut self) {
         let running = self.running.as_ref().unwrap();
         let shared = running.shared.clone();
         for chunk in 0..shared.map.as_ref().unwrap().len() {
@@ -307,6 +325,11 @@ impl World {
 
     fn check_event(&mut self, event: ArrayEvent) {
         match event {
+            ArrayEvent::MemberJoined { .. } => self.watch.joined = true,
+            ArrayEvent::ScrubDone { mismatches, .. } if mismatches > 0 && !self.faults.any() => {
+                violated(6, "members in sync differ");
+            }
+            ArrayEvent::RebuildDone { slot, .. } => self.check_rebuilt(slot),
             ArrayEvent::ResyncStarted { chunks } => self.watch.resync_started(chunks),
             ArrayEvent::ResyncDone { chunks, unreadable } => {
                 self.check_resync_done(chunks, unreadable);

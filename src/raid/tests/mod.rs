@@ -5,6 +5,7 @@
 //! - [`disk`]: a member with a volatile cache, torn writes, errors.
 //! - [`host`]: what was written, what was promised, what may be read.
 //! - [`oracle`]: what must hold. [`trace`]: the story when it does not.
+//! - [`members`]: members that fail, go, come back or are replaced. [`rejoin`]: stories of that.
 //! - [`life`]: random lives. [`mutant`]: bugs planted on purpose, which must be found.
 //! - [`scenario`]: single stories with a name; [`copies`], [`discard`], [`infection`], [`stale`]:
 //!   more of them. [`crash_points`]: a cut at each event of a story.
@@ -45,9 +46,11 @@ mod infection;
 mod life;
 mod log;
 mod machine;
+mod members;
 pub(crate) mod mutant;
 mod oracle;
 mod parity;
+mod rejoin;
 mod rng;
 mod rows;
 mod run;

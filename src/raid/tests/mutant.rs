@@ -64,6 +64,28 @@ pub(crate) enum Mutant {
     SuperblockBeforeHeader,
     /// A member that the others have thrown out is taken back as it is.
     StaleMemberAccepted,
+    /// A former member is given only what changed, however long it was away.
+    TooOldTakenForRecent,
+    /// The array is complete again and nobody notes who has seen that.
+    EventsClearedForgotten,
+    /// A member joins while its slot still answers for another.
+    JoinWithoutDrain,
+    /// Units of the bitmap that are under way when a member joins are not written to it.
+    JoinForgetsUnitsInFlight,
+    /// A member joins while a chunk is zeroed, and nobody tells it.
+    ZeroedWithoutNewcomer,
+    /// Dirty chunks are not copied to a member that was away.
+    RebuildForgetsDirty,
+    /// A member counts as whole before the last copies have ended.
+    WholeBeforeCopied,
+    /// A member counts as whole while copies are in its cache.
+    WholeBeforeFlushed,
+    /// The update of the superblocks that is under way calls a member whole.
+    WholeInEarlierUpdate,
+    /// The superblock is ahead of what the member has on its medium.
+    CheckpointBeforeFlush,
+    /// A write under way when a member joins waits for it, or the other way round.
+    NewcomerNotExcused,
     /// An external bitmap that the array was run without is believed.
     ExternalStaleTrusted,
     /// An external bitmap is believed that went on with members that are not here.
@@ -180,7 +202,7 @@ pub(super) const OF_PARITY: [Mutant; 10] = [
 
 /// Every bug that random lives or a story of the simulator must find. Those that stand for a
 /// defect of the kernel's and that no oracle forbids are in `super::defects`.
-pub(super) const ALL: [Mutant; 47] = [
+pub(super) const ALL: [Mutant; 58] = [
     Mutant::SkipWaitForBlockInFlight,
     Mutant::OpenBeforeDurableOnAll,
     Mutant::OpenLaterChanges,
@@ -209,6 +231,17 @@ pub(super) const ALL: [Mutant; 47] = [
     Mutant::UnwrittenReadAsFound,
     Mutant::SuperblockBeforeHeader,
     Mutant::StaleMemberAccepted,
+    Mutant::TooOldTakenForRecent,
+    Mutant::EventsClearedForgotten,
+    Mutant::JoinWithoutDrain,
+    Mutant::JoinForgetsUnitsInFlight,
+    Mutant::ZeroedWithoutNewcomer,
+    Mutant::RebuildForgetsDirty,
+    Mutant::WholeBeforeCopied,
+    Mutant::WholeBeforeFlushed,
+    Mutant::WholeInEarlierUpdate,
+    Mutant::CheckpointBeforeFlush,
+    Mutant::NewcomerNotExcused,
     Mutant::ExternalStaleTrusted,
     Mutant::ExternalAheadTrusted,
     Mutant::ExternalRecordedOnce,

@@ -49,6 +49,10 @@ pub(super) struct Watch {
     /// Reads that failed on a member, which the owner may repair.
     pub(super) repairs: Vec<(MemberSlot, BlockRange)>,
     resync_expected: u64,
+    /// A member has joined since the array was started.
+    pub(super) joined: bool,
+    /// Chunks copied to members that were rebuilt, in all lives of the world.
+    pub(super) rebuilt_in_all: u64,
     /// A test has spoilt the bitmap.
     pub(super) may_be_stale: bool,
     copied: u64,
@@ -67,6 +71,8 @@ impl Watch {
             writing: vec![0; chunks],
             repairs: Vec::new(),
             resync_expected: 0,
+            joined: false,
+            rebuilt_in_all: 0,
             may_be_stale: false,
             copied: 0,
             copied_in_all: 0,
@@ -83,6 +89,20 @@ impl Watch {
     /// Whether the member can be left alone.
     pub(super) fn has_all(&self, slot: usize) -> bool {
         !self.missed[slot] && !self.may_lack[slot]
+    }
+
+    /// The slot's device has been given everything.
+    pub(super) fn is_given_all(&mut self, slot: usize) {
+        self.missed[slot] = false;
+        self.may_lack[slot] = false;
+    }
+
+    /// Another device is in the slot. Says what the one before may lack.
+    pub(super) fn is_replaced(&mut self, slot: usize, lacks: bool) -> bool {
+        let before = self.missed[slot] || self.may_lack[slot];
+        self.missed[slot] = lacks;
+        self.may_lack[slot] = false;
+        before
     }
 
     pub(super) fn power_cut(&mut self) {
@@ -124,7 +144,8 @@ impl World {
                     self.count(io.op, first, last, true);
                 }
             }
-            Place::Superblock | Place::Member | Place::Log(_) => {}
+            Place::Superblock => self.check_says(disk, io),
+            Place::Member | Place::Log(_) => {}
         }
     }
 
@@ -199,7 +220,7 @@ impl World {
             // Who lacks that record must not come back as equal.
             let lacks = |slot: &usize| {
                 let may_hold = |chunk| self.disks[*slot].state_byte(chunk) != UNWRITTEN;
-                self.in_sync() & 1 << slot == 0 && (first..=last).any(may_hold)
+                self.writable() & 1 << slot == 0 && (first..=last).any(may_hold)
             };
             (0..self.disks.len()).filter(lacks).for_each(|slot| self.check_recorded(slot));
             return;
@@ -218,13 +239,18 @@ impl World {
         });
         let range = BlockRange { lba: lba as u64, blocks: blocks as u64 };
         let is_repair = self.watch.repairs.iter().any(|(_, repair)| repair.overlaps(&range));
-        if !is_resync && !is_repair {
+        let is_rebuild = self.is_rebuild_copy(disk, io.op, first..=last);
+        let begun = (first..=last).filter(|&chunk| self.blocks_of(chunk).start >= lba).count();
+        if is_rebuild && !is_resync && io.op == IoOp::Write {
+            self.watch.rebuilt_in_all += begun as u64;
+        }
+        if !is_resync && !is_repair && !is_rebuild {
             violated(6, &format!("{:?} of chunk {first}, which is not in doubt", io.op));
         }
         let is_first = Some(disk) == self.in_sync_slots().next() || self.shape.parity.is_none();
-        if is_resync && is_first && io.op == IoOp::Read && lba == self.blocks_of(first).start {
-            self.watch.copied += 1;
-            self.watch.copied_in_all += 1;
+        if is_resync && is_first && io.op == IoOp::Read {
+            self.watch.copied += begun as u64;
+            self.watch.copied_in_all += begun as u64;
         }
     }
 
@@ -233,7 +259,7 @@ impl World {
         let running = self.running.as_ref().unwrap();
         let whole = self.in_sync().count_ones() as usize == self.disks.len();
         let serves = running.owner.life() == crate::raid::owner::Life::Running;
-        if self.faults.any() || !whole || !serves {
+        if self.faults.any() || !whole || !serves || self.watch.joined {
             return;
         }
         let (expected, copied) = (self.watch.resync_expected, self.watch.copied);
@@ -336,7 +362,8 @@ impl World {
                     let what = format!("block {lba} acknowledged, member {slot} lacks it");
                     violated(5, &what);
                 }
-                if !self.watch.missed[slot] {
+                // One that is being rebuilt, and has not come to this chunk yet, will be given it.
+                if !self.watch.missed[slot] && self.writable() & 1 << slot == 0 {
                     self.check_recorded(slot);
                 }
                 self.check_nobody_reads(slot);
@@ -348,11 +375,11 @@ impl World {
 
     /// Oracle 5: the superblocks of all members in sync know that this one is out.
     pub(super) fn check_recorded(&self, slot: usize) {
-        let number = u32::try_from(slot).unwrap();
+        let Some(own) = self.superblock_on_medium(slot) else { return };
         for survivor in self.in_sync_slots() {
             let meta = &self.disks[survivor].durable_meta[SUPER_BYTE..BITMAP_BYTE];
             let superblock = md::Unverified::parse(meta, 8).unwrap();
-            if matches!(superblock.role_of(number), md::Role::Active(_)) {
+            if self.would_be_in_sync(superblock, own.clone()) {
                 let what = format!("member {survivor} does not know that {slot} missed a write");
                 violated(5, &what);
             }
@@ -384,6 +411,10 @@ impl World {
                 violated(5, &format!("member {slot} missed an acknowledged write and is in sync"));
             }
             self.watch.may_lack[slot] = false;
+        }
+        if in_sync.count_ones() as usize == self.disks.len() {
+            // Whoever lacked something has been given it, and the superblocks say so.
+            self.watch.owed.fill(false);
         }
         if self.shape.parity.is_some() {
             return self.check_rows_assembled(in_sync);

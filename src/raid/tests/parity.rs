@@ -215,6 +215,22 @@ impl World {
         }
     }
 
+    /// Whether a member lacks its part of a column that it should hold.
+    pub(super) fn column_lacks(&self, slot: usize, at: usize, state: ChunkState) -> bool {
+        let is_clean = state == ChunkState::Clean;
+        if !is_clean && (state != ChunkState::Dirty || self.is_moving(at)) {
+            return false;
+        }
+        let column = self.column(at, is_clean);
+        let member = bit(u8::try_from(slot).unwrap());
+        let Some(data) = column.data(self.in_sync() & !member) else { return false };
+        let is_data = |index| bit(column.row.data_slot(index)) == member;
+        match (0..column.data).find(|&index| is_data(index)) {
+            Some(index) => column.data_cell(index) != data[usize::from(index)],
+            None => column.wrong_parity(&data, member).is_some(),
+        }
+    }
+
     /// Parity of every chunk ever written fits the data.
     pub(super) fn check_rows_right(&self) {
         let shared = &self.running.as_ref().unwrap().shared;

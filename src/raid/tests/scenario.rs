@@ -5,7 +5,7 @@ use super::world::{Shape, World};
 use crate::bdev::IoOp;
 use crate::bitmap::ChunkState;
 use crate::md::{RejectionReason, Slot};
-use crate::raid::message::Out;
+use crate::raid::message::{ArrayTimer, Out};
 
 impl World {
     pub(super) fn write(&mut self, lba: usize, blocks: usize) {
@@ -34,9 +34,18 @@ impl World {
 
     /// One pass of the daemon, its rest included.
     pub(super) fn daemon_pass(&mut self) {
-        for _ in 0..2 {
+        let rests = |world: &Self| {
+            let timers = &world.running.as_ref().unwrap().timers;
+            timers.iter().any(|&(_, timer)| timer == ArrayTimer::BarrierIdle)
+        };
+        let mut has_rested = false;
+        for _ in 0..6 {
+            if has_rested && !rests(self) {
+                return;
+            }
             assert!(self.fire_timer());
             self.run_until_quiet();
+            has_rested |= rests(self);
         }
     }
 

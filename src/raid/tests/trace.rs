@@ -78,6 +78,8 @@ pub(super) enum Event {
     /// The operator sets something.
     Set(Knobs),
     Says(ArrayEvent),
+    /// What the operator does to a slot.
+    Operator(&'static str, usize),
     Died(usize),
     Cut,
     /// The external bitmap is one of old.
@@ -144,6 +146,7 @@ impl fmt::Display for Event {
             Self::Timer(timer) => write!(f, "timer {timer:?}"),
             Self::Set(knobs) => write!(f, "set {knobs:?}"),
             Self::Says(event) => write!(f, "array: {event}"),
+            Self::Operator(what, slot) => write!(f, "operator: {what} {slot}"),
             Self::Died(member) => write!(f, "*** member {member} dies"),
             Self::Cut => f.write_str("*** power cut"),
             Self::LogFound { replay } => write!(f, "the stripe log has {replay} records"),

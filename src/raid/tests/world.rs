@@ -182,10 +182,14 @@ pub(super) struct World {
     pub(super) log_served: bool,
     /// What members hold is looked at when the log has been written in place.
     pub(super) looks_later: bool,
+    /// By slot: a device that was a member once, and whether it has missed something.
+    pub(super) shelf: Vec<Option<(Disk, bool)>>,
+    /// Devices made so far.
+    pub(super) devices: u8,
 }
 
 /// What simulated members hold before the array's first life: nobody's business.
-fn noise(rng: &mut Rng) -> u64 {
+pub(super) fn noise(rng: &mut Rng) -> u64 {
     1 << 62 | rng.next() >> 2
 }
 
@@ -258,6 +262,11 @@ pub(super) fn creation(shape: &Shape) -> md::Creation {
     }
     creation.bitmap.sync_size_sectors = geometry.sync_blocks() * sectors_per_block as u64;
     creation.bitmap.chunk_raw = u32::try_from(shape.chunk_blocks * sectors_per_block).unwrap();
+    if shape.log.is_some() {
+        // What is simulated of it, and room for a bad-block log.
+        creation.bitmap.sectors_reserved =
+            u32::try_from((META_BYTES - BITMAP_BYTE) / 512).unwrap() - 8;
+    }
     creation.chunk_count = creation.bitmap.chunk_count();
     assert_eq!(creation.bitmap_sector * 512, BITMAP_BYTE as u64);
     if shape.external {
@@ -325,6 +334,8 @@ impl World {
             present: vec![true; shape.members],
             log_served: false,
             looks_later: false,
+            shelf: (0..shape.members).map(|_| None).collect(),
+            devices: u8::try_from(shape.members).unwrap(),
             shape,
             geometry,
         };
@@ -338,7 +349,7 @@ impl World {
         let cores = self.shape.cores;
         let owner = Owner::from_config(config, shared.clone(), cores, self.pool).unwrap();
         let channels = (0..cores).map(|core| {
-            let channel = Channel::new(shared.clone(), config.in_sync());
+            let channel = Channel::new(shared.clone(), config.in_sync(), config.writable());
             channel.on_core(core, cores, self.pool).unwrap()
         });
         self.is_doubtful |=
@@ -358,6 +369,7 @@ impl World {
             stopped: false,
             stopped_ok: false,
         });
+        self.watch.joined = false;
         self.looks_later = config.log.replay.is_some();
         if !self.looks_later {
             self.check_assembled(config.in_sync());
@@ -368,8 +380,9 @@ impl World {
     /// Reads the members' metadata as control does, and starts what it finds. If the members say
     /// that they were used apart, the operator decides for one that has everything.
     pub(super) fn assemble(&mut self) -> md::Assembly {
-        let present: Vec<usize> =
-            (0..self.disks.len()).filter(|&slot| self.present[slot]).collect();
+        let present: Vec<usize> = (0..self.disks.len())
+            .filter(|&slot| self.present[slot] && self.superblock(slot).is_some())
+            .collect();
         match self.assemble_from(&present) {
             Ok(assembly) => assembly,
             Err(Refused::Members(md::AssembleError::SplitBrain { .. })) => {
@@ -381,7 +394,22 @@ impl World {
                 }
                 // Of a mirror any one will do.
                 let mut tried = chosen.into_iter().map(|slot| self.assemble_from(&[slot]));
-                tried.find_map(Result::ok).expect("somebody has everything")
+                let started = tried.find_map(Result::ok);
+                // The only one in sync may have been left out, and a member that the operator
+                // failed before it missed anything is refused, because the bitmap is ahead of it.
+                if started.is_none() && self.present.contains(&false) {
+                    self.present.fill(true);
+                    return self.assemble();
+                }
+                started.expect("somebody has everything")
+            }
+            // The one that has everything was left out: a member that the operator failed may have
+            // missed nothing, but the others say that it did.
+            Err(Refused::Members(md::AssembleError::NoInSyncMember { .. }))
+                if self.present.contains(&false) =>
+            {
+                self.present.fill(true);
+                self.assemble()
             }
             Err(Refused::Ahead) if present.len() < self.disks.len() => {
                 self.present.fill(true);
@@ -569,6 +597,11 @@ impl World {
         }
         self.host.power_cut();
         self.watch.power_cut();
+    }
+
+    /// The members that the owner writes.
+    pub(super) fn writable(&self) -> SlotMask {
+        self.running.as_ref().map_or(0, |running| running.owner.writable)
     }
 
     /// The members that the owner uses.

@@ -81,7 +81,7 @@ impl World {
         let chunks = shared.map.as_ref().expect("it has a bitmap").len();
         let mut world = Self {
             owner,
-            channel: Channel::new(shared.clone(), config.in_sync()),
+            channel: Channel::new(shared.clone(), config.in_sync(), config.writable()),
             io: IoQueue::with_capacity(64),
             mail: VecDeque::new(),
             now_us: 0,

@@ -1,0 +1,413 @@
+//! How a member comes and goes while the array runs. One at a time.
+//!
+//! To join:
+//!
+//! 1. *Drain.* No request of any core, nor of the owner, to an earlier device in the slot is under
+//!    way, and the absence of that one is durable. So an answer from the slot is the newcomer's.
+//! 2. *Announce.* The superblocks of the others give its number the slot. Only then is its own
+//!    written: were it first, and the power cut, it would speak of an array whose other members
+//!    say that it has failed, as if both had been used apart.
+//! 3. *Furnish.* It is written from here on: all units of the bitmap, those under way once more,
+//!    and its superblock, which says that it is being rebuilt from offset 0.
+//! 4. *Adopt.* Every channel writes to it. Only from here on does a copy stay true, so the rebuild
+//!    ([`super::owner_rebuild`]) begins here.
+//!
+//! A crash at any point leaves it out, or being rebuilt. A member that fails on the way is out as
+//! at any other time.
+
+use std::collections::VecDeque;
+
+use super::message::{ArrayEvent, Mail, Out, SlotMask, ToChannel};
+use super::newcomer::{self, ArrayNow, Newcomer, Plan};
+use super::owner::{Life, Owner};
+use super::owner_bitmap::BitmapKeeper;
+use super::owner_members::{Member, MemberState, Rebuild};
+use super::{Lacks, MemberPlace, MemberSlot, bit, slots};
+use crate::md::{Role, SECTOR_BYTES, Superblock};
+
+/// Comings and goings that may wait; an operator's script that is ahead of the array is told so.
+const TASKS_MAX: usize = 64;
+
+/// What is to be done about a slot.
+#[derive(Debug)]
+enum Task {
+    /// This member joins.
+    Join { plan: Box<Plan>, place: MemberPlace, bitmap_lba: u64 },
+    /// The slot's member, which has failed, is let go.
+    Remove(MemberSlot),
+}
+
+impl Task {
+    fn slot(&self) -> MemberSlot {
+        match self {
+            Self::Join { plan, .. } => plan.slot,
+            Self::Remove(slot) => *slot,
+        }
+    }
+}
+
+/// How far the first task has got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum JoinState {
+    /// Not begun.
+    Idle,
+    /// Waits until nothing sent to the slot before is under way.
+    Draining { cores_left: u16 },
+    /// Waits for this update of the others' superblocks.
+    Announcing { update: u64 },
+    /// Waits for the newcomer's bitmap and this update of all superblocks.
+    Furnishing { update: u64 },
+    /// Waits until every channel uses this membership.
+    Adopting { epoch: u32 },
+}
+
+impl JoinState {
+    fn allows(self, next: Self) -> bool {
+        use JoinState::{Adopting, Announcing, Draining, Furnishing, Idle};
+        matches!(
+            (self, next),
+            (Idle, Draining { .. })
+                | (Draining { .. }, Draining { .. } | Announcing { .. })
+                | (Announcing { .. }, Furnishing { .. })
+                | (Furnishing { .. }, Adopting { .. })
+                | (_, Idle)
+        )
+    }
+}
+
+/// The comings' and goings' part of the owner.
+#[derive(Debug)]
+pub(super) struct Joiner {
+    state: JoinState,
+    tasks: VecDeque<Task>,
+    round: u32,
+    /// The member that is furnished: channels know nothing of it yet.
+    hidden: SlotMask,
+}
+
+impl Joiner {
+    pub(super) fn new() -> Self {
+        Self { state: JoinState::Idle, tasks: VecDeque::new(), round: 0, hidden: 0 }
+    }
+
+    /// Members that the owner writes and channels do not.
+    pub(super) fn hidden(&self) -> SlotMask {
+        self.hidden
+    }
+
+    /// A member is joining, and not yet written by every channel.
+    pub(super) fn is_busy(&self) -> bool {
+        self.state != JoinState::Idle
+    }
+
+    /// The slot that is being worked on.
+    fn slot(&self) -> Option<MemberSlot> {
+        self.tasks.front().filter(|_| self.is_busy()).map(Task::slot)
+    }
+
+    /// The member in the slot is not yet written by every channel.
+    pub(super) fn is_joining(&self, slot: MemberSlot) -> bool {
+        self.slot() == Some(slot)
+    }
+
+    /// Something is still to be done about the slot.
+    pub(super) fn concerns(&self, slot: MemberSlot) -> bool {
+        self.tasks.iter().any(|task| task.slot() == slot)
+    }
+
+    fn set_state(&mut self, next: JoinState) {
+        assert!(self.state.allows(next), "a join went from {:?} to {next:?}", self.state);
+        self.state = next;
+    }
+}
+
+impl Owner {
+    /// Offers a device to the array. It joins when what was under way in its slot has ended; how
+    /// that goes on, events and the status tell.
+    ///
+    /// # Errors
+    /// A sentence for the operator; nothing is changed then.
+    pub fn join(&mut self, newcomer: &Newcomer, out: &mut Out<'_>) -> Result<Joined, String> {
+        self.may_change_members()?;
+        let sectors_per_block = u64::from(self.shared.block_size_bytes) / SECTOR_BYTES;
+        let (present, reserved) = (self.present(), self.reserved());
+        let plan =
+            newcomer::plan(&self.array_now(&present, &reserved, sectors_per_block), newcomer)?;
+        let own = &plan.superblock;
+        let at_block = |sector: u64| sector.is_multiple_of(sectors_per_block);
+        let bitmap_sector = own.bitmap_sector().unwrap_or(0);
+        if !at_block(own.data_offset_sectors)
+            || !at_block(own.super_offset_sectors)
+            || !at_block(bitmap_sector)
+        {
+            return Err("its superblock, bitmap or data are not aligned to its blocks".to_owned());
+        }
+        self.check_log_room(own)?;
+        let guided = plan.lacks == Lacks::Changed;
+        let joined = Joined { slot: plan.slot, guided, device_uuid: own.device_uuid };
+        let place = MemberPlace {
+            bdev: newcomer.bdev,
+            data_lba: own.data_offset_sectors / sectors_per_block,
+            unmap: newcomer.unmap,
+        };
+        let bitmap_lba = bitmap_sector / sectors_per_block;
+        self.joiner.tasks.push_back(Task::Join { plan: Box::new(plan), place, bitmap_lba });
+        self.go_on(out);
+        Ok(joined)
+    }
+
+    /// Takes a member out because the operator says so.
+    ///
+    /// # Errors
+    /// A sentence for the operator; nothing is changed then.
+    pub fn fail(&mut self, slot: MemberSlot, out: &mut Out<'_>) -> Result<(), String> {
+        self.may_change_members()?;
+        match self.members.get(usize::from(slot)).map(|member| member.state) {
+            None => Err(format!("it has no slot {slot}")),
+            Some(MemberState::InSync) if self.in_sync == bit(slot) => {
+                Err(format!("member {slot} is the last one in sync"))
+            }
+            Some(MemberState::InSync | MemberState::Rebuilding) => {
+                self.fail_member(slot, out);
+                self.go_on(out);
+                Ok(())
+            }
+            Some(_) if self.joiner.concerns(slot) => {
+                Err(format!("member {slot} is just joining; try again in a moment"))
+            }
+            Some(_) => Err(format!("slot {slot} has no member that takes part")),
+        }
+    }
+
+    /// Lets a slot's member go. One that takes part fails first. When the slot's state is
+    /// "missing", nothing of the array is under way on the device.
+    ///
+    /// # Errors
+    /// A sentence for the operator; nothing is changed then.
+    pub fn remove(&mut self, slot: MemberSlot, out: &mut Out<'_>) -> Result<(), String> {
+        self.may_change_members()?;
+        match self.members.get(usize::from(slot)).map(|member| member.state) {
+            Some(MemberState::InSync | MemberState::Rebuilding) => self.fail(slot, out)?,
+            Some(MemberState::Faulty) => {}
+            Some(MemberState::Joining) => return Err(format!("member {slot} is just joining")),
+            Some(MemberState::Missing) => return Err(format!("slot {slot} is empty")),
+            None => return Err(format!("it has no slot {slot}")),
+        }
+        if !self.joiner.concerns(slot) {
+            self.joiner.tasks.push_back(Task::Remove(slot));
+            self.go_on(out);
+        }
+        Ok(())
+    }
+
+    fn may_change_members(&self) -> Result<(), String> {
+        if self.failed {
+            return Err("it has lost its metadata: stop it and start it again".to_owned());
+        }
+        if self.life() != Life::Running {
+            return Err("it is starting or stopping".to_owned());
+        }
+        if self.joiner.tasks.len() >= TASKS_MAX {
+            return Err("too many members are waiting to join or go".to_owned());
+        }
+        Ok(())
+    }
+
+    fn present(&self) -> Vec<(&Superblock, bool)> {
+        let members = self.members.iter().filter_map(|member| {
+            let in_sync = member.state == MemberState::InSync;
+            let there = in_sync || member.state == MemberState::Rebuilding;
+            member.superblock.as_ref().filter(|_| there).map(|it| (it, in_sync))
+        });
+        members.collect()
+    }
+
+    fn reserved(&self) -> Vec<u32> {
+        let numbers = self.joiner.tasks.iter().filter_map(|task| match task {
+            Task::Join { plan, .. } => Some(plan.superblock.dev_number),
+            Task::Remove(_) => None,
+        });
+        numbers.collect()
+    }
+
+    fn array_now<'a>(
+        &self,
+        present: &'a [(&'a Superblock, bool)],
+        reserved: &'a [u32],
+        sectors_per_block: u64,
+    ) -> ArrayNow<'a> {
+        let all = (0u8..).zip(&self.members).fold(0, |all: SlotMask, (slot, _)| all | bit(slot));
+        let pending = self.joiner.tasks.iter().fold(0, |mask, task| {
+            mask | match task {
+                Task::Join { plan, .. } => bit(plan.slot),
+                Task::Remove(_) => 0,
+            }
+        });
+        let first = present.iter().find(|(_, in_sync)| *in_sync);
+        ArrayNow {
+            superblock: first.expect("an array keeps its last member").0,
+            events: self.recorder.events(),
+            events_cleared: self.bitmap.as_ref().map(|bitmap| bitmap.events_cleared()),
+            chunk_sectors: sectors_per_block << self.shared.chunk_shift,
+            present,
+            empty: all & !self.writable & !pending,
+            reserved,
+        }
+    }
+
+    /// A channel has no more requests to the slot that it was asked about.
+    pub(super) fn drained(&mut self, round: u32) {
+        if let JoinState::Draining { cores_left } = self.joiner.state
+            && round == self.joiner.round
+        {
+            self.joiner.set_state(JoinState::Draining { cores_left: cores_left - 1 });
+        }
+    }
+
+    /// What the first task waits for has come about.
+    pub(super) fn join_can_go_on(&self) -> bool {
+        if self.life() != Life::Running || self.failed {
+            return false;
+        }
+        let Some(slot) = self.joiner.tasks.front().map(Task::slot) else { return false };
+        // It has failed meanwhile: that takes its usual course.
+        let has_failed = self.members[usize::from(slot)].state != MemberState::Rebuilding;
+        match self.joiner.state {
+            JoinState::Idle => true,
+            JoinState::Draining { cores_left } => {
+                let is_quiet = !self.has_requests_at(slot) || mutant!(JoinWithoutDrain);
+                cores_left == 0 && is_quiet && self.recorder.is_recorded(slot)
+            }
+            JoinState::Announcing { update } => self.recorder.has_recorded(update),
+            JoinState::Furnishing { update } => {
+                let is_furnished = self.bitmap.as_ref().is_none_or(BitmapKeeper::is_furnished);
+                has_failed || self.recorder.has_recorded(update) && is_furnished
+            }
+            JoinState::Adopting { epoch } => has_failed || self.recorder.is_adopted(epoch),
+        }
+    }
+
+    /// Moves the first task on, if it can go on.
+    pub(super) fn poll_join(&mut self, out: &mut Out<'_>) {
+        if !self.join_can_go_on() {
+            return;
+        }
+        let slot = self.joiner.tasks.front().map(Task::slot).expect("it can go on");
+        let has_failed = self.members[usize::from(slot)].state != MemberState::Rebuilding;
+        match self.joiner.state {
+            JoinState::Idle => self.drain_slot(slot, out),
+            JoinState::Draining { .. } => self.slot_is_empty(slot, out),
+            JoinState::Announcing { .. } => self.furnish(slot),
+            JoinState::Furnishing { .. } | JoinState::Adopting { .. } if has_failed => {
+                self.end_task();
+            }
+            JoinState::Furnishing { .. } => {
+                let place = self.place(slot);
+                out.mail.push_back(Mail::Channels(ToChannel::Place(slot, place)));
+                self.joiner.hidden = 0;
+                let epoch = self.announce_members(out);
+                self.joiner.set_state(JoinState::Adopting { epoch });
+            }
+            JoinState::Adopting { .. } => {
+                let lacks = self.members[usize::from(slot)].rebuild.map(|it| it.lacks);
+                let guided = lacks == Some(Lacks::Changed);
+                out.mail.push_back(Mail::Event(ArrayEvent::MemberJoined { slot, guided }));
+                self.end_task();
+            }
+        }
+    }
+
+    fn end_task(&mut self) {
+        self.joiner.tasks.pop_front();
+        self.joiner.hidden = 0;
+        self.joiner.set_state(JoinState::Idle);
+    }
+
+    fn drain_slot(&mut self, slot: MemberSlot, out: &mut Out<'_>) {
+        if self.writable & bit(slot) != 0 {
+            // Two devices were meant for the slot, and the first one is there.
+            return drop(self.joiner.tasks.pop_front());
+        }
+        self.joiner.round += 1;
+        self.joiner.set_state(JoinState::Draining { cores_left: self.cores });
+        out.mail.push_back(Mail::Channels(ToChannel::Drain(self.joiner.round, slot)));
+    }
+
+    /// Nothing of an earlier member is under way in the slot.
+    fn slot_is_empty(&mut self, slot: MemberSlot, out: &mut Out<'_>) {
+        let index = usize::from(slot);
+        let task = self.joiner.tasks.front().expect("the task is under way");
+        let Task::Join { plan, place, bitmap_lba } = task else {
+            self.members[index] = Member::new(MemberState::Missing, None);
+            self.places[index] = None;
+            out.mail.push_back(Mail::Event(ArrayEvent::MemberRemoved { slot }));
+            return self.end_task();
+        };
+        self.places[index] = Some(*place);
+        if let Some(bitmap) = &mut self.bitmap {
+            bitmap.set_lba(slot, *bitmap_lba);
+        }
+        let superblock = plan.superblock.clone();
+        let number = superblock.dev_number;
+        self.members[index] = Member::new(MemberState::Joining, Some(superblock));
+        for superblock in self.members.iter_mut().filter_map(|it| it.superblock.as_mut()) {
+            superblock.set_role(number, Role::Active(slot.into()));
+        }
+        self.want_superblock();
+        self.joiner.set_state(JoinState::Announcing { update: self.recorder.wanted() });
+    }
+
+    /// The newcomer is written from now on: bitmap, superblock, and what the owner itself writes.
+    fn furnish(&mut self, slot: MemberSlot) {
+        let Some(Task::Join { plan, .. }) = self.joiner.tasks.front() else {
+            panic!("who is announced joins");
+        };
+        let lacks = plan.lacks;
+        let index = usize::from(slot);
+        // Members may have failed since the plan was made.
+        let (first, roles) = (super::lowest(self.in_sync), |member: &Member| {
+            member.superblock.as_ref().expect("it is in sync").roles.clone()
+        });
+        let first = usize::from(first.expect("an array keeps its last member"));
+        let roles = roles(&self.members[first]);
+        let member = &mut self.members[index];
+        member.state = MemberState::Rebuilding;
+        member.rebuild = Some(Rebuild::new(lacks));
+        member.superblock.as_mut().expect("it was installed").roles = roles;
+        self.writable |= bit(slot);
+        self.joiner.hidden = bit(slot);
+        if let Some(bitmap) = &mut self.bitmap {
+            bitmap.furnish(slot);
+        }
+        self.want_superblock();
+        self.joiner.set_state(JoinState::Furnishing { update: self.recorder.wanted() });
+    }
+
+    /// Requests of the owner to the slot's device are under way.
+    fn has_requests_at(&self, slot: MemberSlot) -> bool {
+        self.recorder.has_requests_at(slot)
+            || self.bitmap.as_ref().is_some_and(|bitmap| bitmap.has_requests_at(slot))
+            || self.walker.has_requests_at(slot)
+            || self.parity_work.as_ref().is_some_and(|work| work.has_requests_at(slot))
+            || self.daemon.is_flushing()
+            || self.discarder.is_freeing()
+            || self.rebuilder.is_flushing()
+            || self.log.has_requests_at(slot)
+    }
+
+    /// Slots whose members are being rebuilt and are written by every channel.
+    pub(super) fn rebuildable(&self) -> impl Iterator<Item = MemberSlot> + use<'_> {
+        slots(self.writable & !self.in_sync).filter(|&slot| !self.joiner.is_joining(slot))
+    }
+}
+
+/// How a device has joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Joined {
+    /// The slot it fills.
+    pub slot: MemberSlot,
+    /// It is given only what changed while it was away.
+    pub guided: bool,
+    /// Its identity in the array.
+    pub device_uuid: [u8; 16],
+}

@@ -1,0 +1,224 @@
+//! Members that fail, go, come back or are replaced, over RPC and on real files.
+#![allow(clippy::unwrap_used, clippy::tests_outside_test_module, reason = "this is a test")]
+
+#[path = "support/mdof.rs"]
+#[allow(dead_code, unreachable_pub, reason = "several tests share it and use parts of it")]
+mod mdof;
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use mdof::{Mdof, TestDir};
+use serde_json::{Value, json};
+
+const MIB: usize = 1 << 20;
+const SIZE_MIB: usize = 24;
+
+/// Longest rebuild of this little.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn config(dir: &TestDir, arrays: &str) -> PathBuf {
+    let bdev = |name: &str| {
+        format!(
+            "[[bdev]]\nname = \"{name}\"\nkind = \"uring\"\npath = \"{name}.img\"\n\
+             create = true\nsize_mib = {SIZE_MIB}\nblock_size_bytes = 512\n"
+        )
+    };
+    dir.config(&format!("{}{}{}{arrays}", bdev("a"), bdev("b"), bdev("c")))
+}
+
+/// Two equal members full of a pattern, and a third device full of something else.
+fn fill(dir: &TestDir) {
+    for (name, salt) in [("a", 1u8), ("b", 1), ("c", 77)] {
+        let path = dir.file(&format!("{name}.img"));
+        let file = OpenOptions::new().write(true).create(true).truncate(true).open(path).unwrap();
+        for mib in 0..SIZE_MIB {
+            let byte = u8::try_from(mib).unwrap().wrapping_mul(7).wrapping_add(salt);
+            let bytes = vec![byte; MIB];
+            // The ends stay blank: superblocks live there.
+            let skip = if mib == 0 { MIB } else { 0 };
+            file.write_all_at(&bytes[skip..], (mib * MIB + skip) as u64).unwrap();
+        }
+    }
+}
+
+fn create(mdof: &Mdof) {
+    let params = json!({
+        "name": "r", "raid_level": "raid1", "superblock": true, "base_bdevs": ["a", "b"],
+        "assume_clean": true, "chunk_size_kib": 256
+    });
+    mdof.rpc("bdev_raid_create", &params).unwrap();
+}
+
+fn array(mdof: &Mdof) -> Value {
+    mdof.rpc("bdev_raid_get_bdevs", &json!({ "category": "all" })).unwrap()[0].clone()
+}
+
+fn state(mdof: &Mdof, slot: usize) -> String {
+    array(mdof)["base_bdevs_list"][slot]["state"].as_str().unwrap().to_owned()
+}
+
+fn wait_for(mdof: &Mdof, slot: usize, wanted: &str) {
+    let since = Instant::now();
+    while state(mdof, slot) != wanted {
+        assert!(since.elapsed() < PATIENCE, "slot {slot} is {} for long", state(mdof, slot));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn stop(mdof: Mdof) -> String {
+    mdof.signal("TERM");
+    let (text, code) = mdof.wait();
+    assert_eq!(code, Some(0), "{text}");
+    text
+}
+
+/// The data of two members are the same.
+fn assert_alike(dir: &TestDir, one: &str, other: &str) {
+    let read = |name: &str| std::fs::read(dir.file(&format!("{name}.img"))).unwrap();
+    let (one, other) = (read(one), read(other));
+    // Behind superblock and bitmap.
+    let differs = (2 * MIB..one.len()).find(|&at| one[at] != other[at]);
+    assert_eq!(differs, None, "first byte that differs");
+    assert!(one[2 * MIB..].iter().any(|&byte| byte != 0));
+}
+
+#[test]
+fn a_new_device_takes_the_place_of_one_that_is_gone() {
+    let dir = TestDir::new("members-new");
+    fill(&dir);
+    let mdof = Mdof::start(&dir, &config(&dir, ""), &[]);
+    create(&mdof);
+    let add = |bdev: &str| {
+        mdof.rpc("bdev_raid_add_base_bdev", &json!({ "raid_bdev": "r", "base_bdev": bdev }))
+    };
+    assert!(add("c").unwrap_err().contains("no empty slot"));
+    assert!(add("b").unwrap_err().contains("in use by array r"));
+    mdof.rpc("bdev_raid_remove_base_bdev", &json!({ "name": "b" })).unwrap();
+    assert_eq!(state(&mdof, 1), "missing");
+    let text = mdof.rpc("bdev_raid_remove_base_bdev", &json!({ "name": "a" })).unwrap_err();
+    assert!(text.contains("member 0 is the last one in sync"), "{text}");
+    add("c").unwrap();
+    wait_for(&mdof, 1, "in_sync");
+    assert_eq!(array(&mdof)["base_bdevs_list"][1]["name"], "c");
+    assert_eq!(array(&mdof)["num_base_bdevs_operational"], 2);
+    let text = stop(mdof);
+    assert!(text.contains("it will be given all that was ever written"), "{text}");
+    assert_alike(&dir, "a", "c");
+    // And it is a member from now on.
+    let arrays = "[[array]]\nname = \"r\"\nlevel = 1\nmembers = [\"a\", \"c\"]\n";
+    let mdof = Mdof::start(&dir, &config(&dir, arrays), &[]);
+    assert_eq!([state(&mdof, 0), state(&mdof, 1)], ["in_sync", "in_sync"]);
+    // The one that left is older than what the array has cleared since.
+    mdof.rpc("bdev_raid_remove_base_bdev", &json!({ "raid_bdev": "r", "slot": 1 })).unwrap();
+    mdof.rpc("bdev_raid_add_base_bdev", &json!({ "raid_bdev": "r", "base_bdev": "b" })).unwrap();
+    wait_for(&mdof, 1, "in_sync");
+    let text = stop(mdof);
+    assert!(text.contains("it will be given all that was ever written"), "{text}");
+    assert_alike(&dir, "a", "b");
+}
+
+#[test]
+fn a_member_comes_back_and_is_given_what_changed() {
+    let dir = TestDir::new("members-back");
+    fill(&dir);
+    let mdof = Mdof::start(&dir, &config(&dir, ""), &[]);
+    create(&mdof);
+    let uuid = array(&mdof)["base_bdevs_list"][1]["uuid"].clone();
+    mdof.rpc("bdev_raid_fail_base_bdev", &json!({ "name": "b" })).unwrap();
+    assert_eq!(state(&mdof, 1), "faulty");
+    mdof.rpc("bdev_raid_add_base_bdev", &json!({ "raid_bdev": "r", "base_bdev": "b" })).unwrap();
+    wait_for(&mdof, 1, "in_sync");
+    assert_eq!(array(&mdof)["base_bdevs_list"][1]["uuid"], uuid, "it is who it was");
+    mdof.rpc("bdev_raid_remove_base_bdev", &json!({ "raid_bdev": "r", "uuid": uuid })).unwrap();
+    assert_eq!(state(&mdof, 1), "missing");
+    let text = stop(mdof);
+    assert!(text.contains("it will be given what changed"), "{text}");
+    assert!(text.contains("0 chunks copied"), "{text}");
+    assert_alike(&dir, "a", "b");
+}
+
+#[test]
+fn a_spare_takes_the_place_of_a_member_that_fails() {
+    let dir = TestDir::new("members-spare");
+    fill(&dir);
+    let mdof = Mdof::start(&dir, &config(&dir, ""), &[]);
+    create(&mdof);
+    mdof.rpc("bdev_raid_add_spare", &json!({ "base_bdev": "c" })).unwrap();
+    let spares = mdof.rpc("bdev_raid_get_spares", &json!({})).unwrap();
+    assert_eq!(spares[0]["base_bdev"], "c");
+    mdof.rpc("bdev_raid_fail_base_bdev", &json!({ "name": "b" })).unwrap();
+    wait_for(&mdof, 1, "in_sync");
+    assert_eq!(array(&mdof)["base_bdevs_list"][1]["name"], "c");
+    assert_eq!(mdof.rpc("bdev_raid_get_spares", &json!({})).unwrap(), json!([]));
+    // The one that failed has no user any more.
+    mdof.rpc("bdev_uring_delete", &json!({ "name": "b" })).unwrap();
+    stop(mdof);
+    assert_alike(&dir, "a", "c");
+}
+
+#[test]
+fn a_rebuild_goes_on_after_the_target_was_killed() {
+    let dir = TestDir::new("members-kill");
+    fill(&dir);
+    let mdof = Mdof::start(&dir, &config(&dir, ""), &[]);
+    create(&mdof);
+    mdof.rpc("bdev_raid_set_sync", &json!({ "name": "r", "max_mib_s": 2 })).unwrap();
+    mdof.rpc("bdev_raid_remove_base_bdev", &json!({ "name": "b" })).unwrap();
+    mdof.rpc("bdev_raid_add_base_bdev", &json!({ "raid_bdev": "r", "base_bdev": "c" })).unwrap();
+    wait_for(&mdof, 1, "rebuilding");
+    let since = Instant::now();
+    // There is no process yet while the member is joining.
+    while array(&mdof)["process"]["progress"]["percent"].as_u64().unwrap_or(0) < 10 {
+        assert!(since.elapsed() < PATIENCE, "{}", array(&mdof));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let process = array(&mdof)["process"].clone();
+    assert_eq!((&process["type"], &process["target"]), (&json!("rebuild"), &json!("c")));
+    assert!(process["mib_s"].as_u64().unwrap() <= 4, "{process}");
+    mdof.signal("KILL");
+    mdof.wait();
+    let arrays = "[[array]]\nname = \"r\"\nlevel = 1\nmembers = [\"a\", \"c\"]\n";
+    let mdof = Mdof::start(&dir, &config(&dir, arrays), &[]);
+    wait_for(&mdof, 1, "in_sync");
+    stop(mdof);
+    assert_alike(&dir, "a", "c");
+}
+
+#[test]
+fn a_check_tells_what_differs_and_a_repair_mends_it() {
+    let dir = TestDir::new("members-check");
+    fill(&dir);
+    let mdof = Mdof::start(&dir, &config(&dir, ""), &[]);
+    create(&mdof);
+    mdof.rpc("bdev_raid_delete", &json!({ "name": "r" })).unwrap();
+    // Somebody writes to a member behind the array's back.
+    let file = OpenOptions::new().write(true).open(dir.file("b.img")).unwrap();
+    file.write_all_at(&[0xaa; 512], 10 * MIB as u64).unwrap();
+    drop(file);
+    let params = json!({ "name": "r", "raid_level": "raid1", "superblock": true,
+                         "base_bdevs": ["a", "b"] });
+    mdof.rpc("bdev_raid_create", &params).unwrap();
+    let scrubbed = |action: &str| {
+        mdof.rpc("bdev_raid_scrub", &json!({ "name": "r", "action": action })).unwrap();
+        let since = Instant::now();
+        loop {
+            let scrub = mdof.rpc("bdev_raid_get_scrub", &json!({ "name": "r" })).unwrap();
+            if scrub["running"] == false {
+                return scrub;
+            }
+            assert!(since.elapsed() < PATIENCE, "{scrub}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let first = scrubbed("check");
+    assert_eq!((&first["mismatches"], &first["percent"]), (&json!(1), &json!(100)), "{first}");
+    assert_eq!(first["first_mismatches"][0]["slot"], 1);
+    assert_eq!(scrubbed("repair")["mismatches"], 1);
+    assert_eq!(scrubbed("check")["mismatches"], 0);
+    mdof.rpc("bdev_raid_set_scrub_schedule", &json!({ "name": "r", "every_hours": 168 })).unwrap();
+    stop(mdof);
+    assert_alike(&dir, "a", "b");
+}
