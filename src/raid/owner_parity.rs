@@ -195,7 +195,7 @@ impl Owner {
             }
             self.drop_columns(index);
             self.walker.exclude(index, failed);
-            return self.read_columns(index, out);
+            return self.read_piece(index, out);
         }
         self.write_columns(index, out);
     }

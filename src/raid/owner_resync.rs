@@ -445,7 +445,7 @@ impl Owner {
         u32::try_from(blocks).expect("a piece fits a buffer")
     }
 
-    fn read_piece(&mut self, index: usize, out: &mut Out<'_>) {
+    pub(super) fn read_piece(&mut self, index: usize, out: &mut Out<'_>) {
         let rebuilt = self.rebuild_targets();
         let window = &self.walker.windows[index];
         let is_checked = matches!(window.job, Job::Scrub { .. });
