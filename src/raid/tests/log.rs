@@ -1,8 +1,11 @@
 //! The stripe log in the simulator, and single stories of it.
 
+use super::oracle::violated;
 use super::rng::Rng;
+use super::scenario::started;
+use super::trace;
 use super::world::{Shape, World};
-use super::{oracle::violated, trace};
+use crate::bdev::IoOp;
 use crate::md;
 use crate::md::stripe_log::{LogLayout, LogVoid};
 use crate::raid::assembly_log;
@@ -79,4 +82,143 @@ impl World {
             self.check_assembled(self.in_sync());
         }
     }
+}
+
+/// Strips of 8 blocks, chunks of 16, a log with little room.
+fn shape(level: i32, members: usize) -> Shape {
+    let parity = Some((level, 2, 8));
+    let log = Some(LogLayout { rings: 1, slots: 12, slot_bytes: 16 << 10 });
+    Shape { members, cores: 2, chunk_blocks: 16, blocks: 256, parity, log, ..Shape::SMALL }.exact()
+}
+
+impl World {
+    fn cut_and_assemble(&mut self, without: &[usize]) {
+        self.cut_power();
+        self.present.fill(true);
+        without.iter().for_each(|&slot| self.present[slot] = false);
+        self.assemble();
+    }
+
+    /// Records that were found to be written in place.
+    fn replayed(&self) -> usize {
+        trace::events(|event| matches!(event, trace::Event::LogFound { replay: 1.. }))
+    }
+}
+
+/// The power goes at each event of a row's writes, and with it as many members as may: every block
+/// is old or new, those that were not written as they were.
+#[test]
+fn a_cut_at_any_event_with_any_members_lost_leaves_every_block_old_or_new() {
+    let mut replayed = 0;
+    for (level, members) in [(5, 3), (6, 4), (4, 3)] {
+        for steps in (0..60).step_by(2) {
+            for lost in 0..members {
+                let mut world = started(steps as u64, shape(level, members));
+                world.write(0, 64);
+                world.submit(0, IoOp::Write, false, 3, 12);
+                world.submit(1, IoOp::Write, false, 20, 1);
+                for _ in 0..steps {
+                    world.step();
+                }
+                let also = (level == 6).then_some((lost + 1) % members);
+                let lost: Vec<usize> = std::iter::once(lost).chain(also).collect();
+                world.cut_and_assemble(&lost);
+                assert!(!world.is_doubtful, "nothing is in doubt");
+                assert!(world.wait_started());
+                replayed += world.replayed();
+                world.read_all();
+                assert_eq!(world.host.failed, 0);
+                world.cut_power();
+            }
+        }
+    }
+    assert!(replayed > 20, "{replayed} logs had something to say");
+}
+
+/// An array that is degraded already is written on, loses power, and has lost nothing.
+#[test]
+fn a_degraded_array_survives_cuts_without_force() {
+    for (level, members) in [(5, 4), (6, 5)] {
+        for steps in (0..80).step_by(4) {
+            let mut world = started(steps, shape(level, members));
+            world.write(0, 100);
+            world.cut_and_assemble(&[1]);
+            assert!(world.wait_started());
+            world.submit(0, IoOp::Write, false, 3, 30);
+            world.submit(1, IoOp::Write, true, 64, 2);
+            for _ in 0..steps {
+                world.step();
+            }
+            world.cut_power();
+            let mut config = world.config_of_present();
+            config.force = false;
+            assert!(crate::raid::prepare(&config, crate::bdev::BdevId(100)).is_ok());
+            world.assemble();
+            assert!(world.wait_started());
+            world.read_all();
+            assert_eq!(world.host.failed, 0);
+            world.cut_power();
+        }
+    }
+}
+
+/// Cuts in the midst of writing the log in place, each with another member lost at the end.
+#[test]
+fn a_replay_that_is_cut_begins_anew() {
+    replays_that_are_cut();
+}
+
+pub(super) fn replays_that_are_cut() {
+    let mut replayed = 0;
+    for seed in 0..120 {
+        let mut world = started(seed, shape(5, 4));
+        world.write(0, 96);
+        for lba in [0, 9, 24, 40] {
+            world.submit(0, IoOp::Write, false, lba, 7);
+        }
+        for _ in 0..10 + seed % 40 {
+            world.step();
+        }
+        for round in 0..3 {
+            world.cut_and_assemble(&[]);
+            for _ in 0..(seed + round) % 13 {
+                world.step();
+            }
+        }
+        world.cut_and_assemble(&[usize::try_from(seed % 4).unwrap()]);
+        assert!(world.wait_started());
+        replayed += world.replayed();
+        world.read_all();
+        assert_eq!(world.host.failed, 0);
+        world.cut_power();
+    }
+    assert!(replayed > 20, "{replayed} logs had something to say");
+}
+
+/// Somebody runs the array without the log between two runs with it, and writes to the same rows:
+/// what the log has of them is nothing any more.
+#[test]
+fn a_log_that_another_system_has_overtaken_is_void() {
+    what_another_system_wrote_stays();
+}
+
+pub(super) fn what_another_system_wrote_stays() {
+    let with_log = shape(5, 3);
+    let mut world = started(1, with_log);
+    world.write(0, 64);
+    // The record of the last write is live: nothing later says that it is in place.
+    world.write(2, 3);
+    world.shape.log = None;
+    world.cut_and_assemble(&[]);
+    assert!(world.wait_started());
+    assert!(world.replayed() > 0);
+    world.read_all();
+    world.write(2, 3);
+    world.shape = with_log;
+    world.log_served = false;
+    world.cut_and_assemble(&[]);
+    assert!(world.wait_started());
+    world.read_all();
+    assert_eq!(trace::events(|event| matches!(event, trace::Event::LogVoid)), 1);
+    world.cut_power();
 }
