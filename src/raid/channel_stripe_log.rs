@@ -386,7 +386,7 @@ impl Channel {
             let Some(is_logged) = self.is_logged_without(failed) else { return };
             let log = self.rows().log.as_mut().expect("it has a note");
             log.note = Note::Idle;
-            log.ring.as_mut().expect("it had a number").end(ticket, is_logged, true);
+            log.ring.as_mut().expect("it had a number").end_note(ticket, is_logged);
             if !is_logged {
                 return self.give_up(out);
             }

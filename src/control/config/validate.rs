@@ -312,6 +312,7 @@ fn array(
     let start_degraded =
         choice("start_degraded", raw.start_degraded.as_ref(), ["refuse", "start"])?;
     let bitmap_lost_resync = choice("bitmap_lost", raw.bitmap_lost.as_ref(), ["refuse", "resync"])?;
+    let without_log = choice("stripe_log", raw.stripe_log.as_ref(), ["on", "off"])?;
     Ok(ArrayConfig {
         name: enter(&raw.name, names)?,
         members,
@@ -323,6 +324,7 @@ fn array(
         start_degraded,
         convert_bitmap: raw.convert_bitmap,
         bitmap_lost_resync,
+        stripe_log: !without_log,
     })
 }
 

@@ -53,6 +53,9 @@ struct Create {
     convert_bitmap: bool,
     /// Our own: "refuse" (default) or "resync" when no member has a bitmap that can be used.
     bitmap_lost: Option<String>,
+    /// Our own: levels with parity keep the stripe log, which closes the write hole; unless this is
+    /// false.
+    stripe_log: Option<bool>,
 }
 
 impl Create {
@@ -125,6 +128,7 @@ pub(super) fn create(target: &mut Target, params: Option<Value>) -> Result<Value
     let options = ArrayOptions {
         knobs: params.knobs().map_err(RpcError::params)?,
         external: params.external(),
+        without_log: params.stripe_log == Some(false),
     };
     match target.examine(&params.base_bdevs)? {
         Members::Blank => {
@@ -250,6 +254,12 @@ fn describe_with(target: &Target, name: &str, status: &ArrayStatus) -> Result<Va
         "bitmap_bdev": array.external.as_ref().map(|external| &external.bdev),
         "events": status.events,
     });
+    if let Some(log) = &array.stripe_log {
+        value["stripe_log"] = match log {
+            Ok(()) => json!({ "state": "on" }),
+            Err(reason) => json!({ "state": "off", "reason": reason }),
+        };
+    }
     if let Some(rebuild) = &status.rebuild {
         value["process"] = rebuild_value(target, status, rebuild);
     } else if let Some((done, all)) = status.resync {

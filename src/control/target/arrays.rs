@@ -25,6 +25,8 @@ pub struct ArrayOptions {
     pub knobs: Knobs,
     /// Where the bitmap lies, if not on the members.
     pub external: Option<BitmapPlace>,
+    /// Levels with parity: do not keep the stripe log.
+    pub without_log: bool,
 }
 
 /// How a new array is made.
@@ -173,6 +175,7 @@ impl Target {
         {
             *place = Some(self.bdev(&external.bdev)?.id);
         }
+        self.keep_log(&mut config, options);
         self.start(config, external)
     }
 
@@ -218,6 +221,8 @@ impl Target {
             let kept = Knobs::kept(superblock);
             set_knobs(&mut config, options.knobs.or(kept));
         }
+        self.find_log(&mut config, &assembly, &given);
+        self.keep_log(&mut config, options);
         let started = self.start(config, external.clone());
         if let (Err(_), Some(external)) = (&started, &external) {
             self.close_external(external);
@@ -318,6 +323,7 @@ impl Target {
         };
         let members: Vec<Option<Member>> =
             config.members.iter().map(|slot| slot.as_ref().map(member)).collect();
+        let stripe_log = super::stripe_log::state(&config);
         let id = self.engine.start_array(config)?;
         let geometry = self.engine.geometry(id).expect("a started array has a geometry").clone();
         for member in members.iter().flatten() {
@@ -326,7 +332,7 @@ impl Target {
         if let Some(external) = &external {
             self.set_user(&external.bdev, Some(format!("array {name}, as its bitmap")));
         }
-        let array = Array { uuid, members, data_offset_blocks, bitmap, external };
+        let array = Array { uuid, members, data_offset_blocks, bitmap, external, stripe_log };
         let bdev = Bdev { id, geometry, backing: Backing::Array(array), user: None };
         self.bdevs.insert(name, bdev);
         Ok(())

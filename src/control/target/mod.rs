@@ -8,6 +8,7 @@ mod members;
 mod metadata;
 mod nvmf;
 mod scrub;
+mod stripe_log;
 mod takeover;
 
 use std::collections::BTreeMap;
@@ -130,6 +131,8 @@ pub struct Array {
     pub bitmap: bool,
     /// Where it lies, if not on the members.
     pub external: Option<External>,
+    /// Levels with parity: the stripe log is kept, or why not.
+    pub stripe_log: Option<Result<(), String>>,
 }
 
 /// A member as control remembers it.

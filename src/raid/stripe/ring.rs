@@ -39,6 +39,8 @@ pub(in crate::raid) struct Ring {
     /// From `durable` on.
     given: VecDeque<Given>,
     oblivions: Vec<Oblivion>,
+    /// A note that could not be written: it has a slot and is tried again.
+    failed_note: Option<u64>,
 }
 
 impl Ring {
@@ -51,6 +53,7 @@ impl Ring {
             durable: 1,
             given: VecDeque::with_capacity(slots as usize + 1),
             oblivions: Vec::with_capacity(oblivions_max),
+            failed_note: None,
         }
     }
 
@@ -85,7 +88,19 @@ impl Ring {
     pub(in crate::raid) fn take_note(&mut self, starved: bool) -> Option<Ticket> {
         let helps = |it: &Oblivion| it.until <= self.low;
         let is_wanted = starved && self.low > self.durable || self.oblivions.iter().any(helps);
+        if is_wanted && let Some(sequence) = self.failed_note.take() {
+            // What members have of it says an older floor, which is as true.
+            let floor = self.low;
+            self.at(sequence).floor = floor;
+            return Some(Ticket { sequence, floor, count: 1 });
+        }
         (is_wanted && self.room() > 0).then(|| self.put(u64::MAX, 1))
+    }
+
+    /// A note is durable on the members, or could not be written.
+    pub(in crate::raid) fn end_note(&mut self, ticket: Ticket, logged: bool) {
+        self.failed_note = (!logged).then_some(ticket.sequence);
+        self.end(ticket, logged, logged);
     }
 
     /// Records are no more under way. `logged`: they are durable on the members. `done`: what
@@ -150,6 +165,25 @@ mod tests {
         assert_eq!((note.sequence, note.floor), (4, 4));
         ring.end(note, true, true);
         assert_eq!(ring.take(3, 2).map(|it| (it.sequence, it.floor)), Some((5, 5)));
+    }
+
+    #[test]
+    fn a_note_that_failed_is_tried_again_in_its_slot() {
+        let mut ring = Ring::new(3, 1);
+        let tickets = [0, 1].map(|row| ring.take(row, 1).unwrap());
+        for ticket in tickets {
+            ring.end(ticket, true, true);
+        }
+        assert_eq!(ring.take(2, 1).map(|it| it.floor), None);
+        for _ in 0..5 {
+            let note = ring.take_note(true).unwrap();
+            assert_eq!((note.sequence, note.floor), (3, 3));
+            ring.end_note(note, false);
+            assert_eq!(ring.take(2, 1), None);
+        }
+        let note = ring.take_note(true).unwrap();
+        ring.end_note(note, true);
+        assert_eq!(ring.take(2, 1).map(|it| it.floor), Some(4));
     }
 
     #[test]

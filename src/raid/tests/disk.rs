@@ -25,22 +25,31 @@ pub(super) const STATES_BYTE: usize = BITMAP_BYTE + md::BITMAP_HEAD_BYTES;
 /// What a read is filled with before, to see what nobody fills.
 pub(super) const NOT_READ: u64 = u64::MAX;
 
-/// What is kept of a block: its version, its place, its version again.
+/// What is kept of a block: its version, its place, and a sum of both that no other blocks add up
+/// to, as versions and places may when parity is torn.
 pub(super) type Cell = [u64; 3];
 
 /// The stamp of a block of the array.
 pub(super) fn cell(version: u64, lba: usize) -> Cell {
-    [version, if version == 0 { 0 } else { lba as u64 }, version]
+    if version == 0 {
+        return [0; 3];
+    }
+    [version, lba as u64, sum(version, lba)]
+}
+
+fn sum(version: u64, lba: usize) -> u64 {
+    let mixed = (version ^ (lba as u64).rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
 }
 
 /// The version that a stamp says; `Err` says what is wrong with it.
 pub(super) fn version_of(cell: Cell, lba: usize) -> Result<u64, String> {
     let [head, place, tail] = cell;
-    if head != tail {
-        return Err(format!("block {lba} is torn: {head:x} and {tail:x}"));
-    }
     if place != if head == 0 { 0 } else { lba as u64 } {
         return Err(format!("block {lba} holds block {place}"));
+    }
+    if tail != if head == 0 { 0 } else { sum(head, lba) } {
+        return Err(format!("block {lba} is torn: {head:x} and {tail:x}"));
     }
     Ok(head)
 }

@@ -276,7 +276,8 @@ impl Mutant {
 
 /// The bug of that name.
 pub(super) fn by_name(name: &str) -> Option<Mutant> {
-    ALL.into_iter().find(|mutant| format!("{mutant:?}") == name)
+    let all = ALL.into_iter().chain(OF_PARITY).chain(OF_LOG);
+    all.into_iter().find(|mutant| format!("{mutant:?}") == name)
 }
 
 /// Plants a bug, or none, on this thread.

@@ -203,8 +203,10 @@ fn every_planted_bug_of_parity_is_found() {
 }
 
 /// Their stories, where random lives meet them seldom.
-const LOG_STORIES: [(Mutant, fn()); 1] =
-    [(Mutant::LogIgnoresEvents, log::what_another_system_wrote_stays)];
+const LOG_STORIES: [(Mutant, fn()); 2] = [
+    (Mutant::LogIgnoresEvents, log::what_another_system_wrote_stays),
+    (Mutant::ReplayWithoutCopies, log::replays_that_are_cut),
+];
 
 /// The bugs of the stripe log, each in the fixed seeds of levels with parity.
 #[test]
