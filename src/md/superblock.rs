@@ -310,8 +310,8 @@ impl Superblock {
         self.utime_from(self.utime.seconds(), LOG_MARK_MICROSECONDS[both]);
     }
 
-    /// Whether mdof wrote this superblock last and kept its stripe log ([`super::stripe_log`]) as it
-    /// did. The mark is where the other one is, for the same reasons.
+    /// Whether mdof wrote this superblock last and kept its stripe log ([`super::stripe_log`]) as
+    /// it did. The mark is where the other one is, for the same reasons.
     pub fn has_stripe_log(&self) -> bool {
         LOG_MARK_MICROSECONDS.map(u64::from).contains(&self.utime.microseconds())
     }

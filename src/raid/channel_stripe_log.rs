@@ -1,5 +1,5 @@
-//! Levels with parity: how a batch of a row is logged before it is written in place, and this core's
-//! ring of the stripe log. The rules are in `stripe_log.rs`.
+//! Levels with parity: how a batch of a row is logged before it is written in place, and this
+//! core's ring of the stripe log. The rules are in `stripe_log.rs`.
 
 use super::channel::Channel;
 use super::message::{BlockRange, Mail, Out, RowEnd, SlotMask, Ticket, ToOwner};
@@ -285,7 +285,7 @@ impl Channel {
     pub(super) fn is_settled(&self, index: u32) -> bool {
         let stripes = self.stripes.as_ref().expect("a level with parity");
         let stripe = &stripes.stripes[index as usize];
-        let is_denied = self.shared.log.as_ref().is_some_and(SharedLog::vouches)
+        let is_denied = self.shared.log.as_ref().is_some_and(|log| log.vouching.is_on())
             && self.shared.is_in_doubt(&stripe.hull);
         stripe.missed == 0 && !is_denied || self.is_failed()
     }

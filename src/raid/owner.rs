@@ -162,10 +162,9 @@ impl Owner {
         pool: BufPool,
         cores: u16,
         members: Vec<Member>,
-        bitmap: Option<BitmapKeeper>,
+        (bitmap, log): (Option<BitmapKeeper>, LogKeeper),
         daemon: Daemon,
         recorder: Recorder,
-        log: LogKeeper,
     ) -> Self {
         let in_state = |state| {
             let members = members.iter().zip(0u32..);

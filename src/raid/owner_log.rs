@@ -169,7 +169,7 @@ impl Owner {
         let head = *head;
         if vouches {
             // Before any member may say so.
-            log.set_vouches(true);
+            log.vouching.set(true);
         }
         let targets = self.writable;
         (self.log.pending, self.log.ok, self.log.failed) = (targets, 0, 0);
@@ -225,8 +225,8 @@ impl Owner {
     pub(super) fn poll_vouching(&mut self, out: &mut Out<'_>) {
         let (Some(head), Some(log)) = (&self.log.head, &self.shared.log) else { return };
         let is_on_record = self.recorder.is_durable() && self.absences_are_recorded();
-        if log.vouches() && !head.vouches && is_on_record && self.life() != Life::Starting {
-            log.set_vouches(false);
+        if log.vouching.is_on() && !head.vouches && is_on_record && self.life() != Life::Starting {
+            log.vouching.set(false);
             out.mail.push_back(Mail::Channels(ToChannel::Unvouched));
         }
     }

@@ -157,10 +157,10 @@ fn doubt(
     if is_degraded && count > 0 && !config.force {
         let name = &config.name;
         return Err(format!(
-            "array {name}: a member is missing and the array was not stopped cleanly, and no stripe \
-             log tells what was being written: in {count} chunks parity may not fit the data, and \
-             what the missing member held there can't be recovered. Bring the member back; or \
-             start with force, then reads of what is lost fail"
+            "array {name}: a member is missing and the array was not stopped cleanly, and no \
+             stripe log tells what was being written: in {count} chunks parity may not fit the \
+             data, and what the missing member held there can't be recovered. Bring the member \
+             back; or start with force, then reads of what is lost fail"
         ));
     }
     Ok(doubt)
@@ -285,7 +285,7 @@ impl Owner {
         };
         let daemon = Daemon::new(config.daemon_sleep_s, config.barrier_idle_s);
         let log = LogKeeper::new(config, &shared, &pool).ok_or_else(no_buffers)?;
-        Ok(Self::new(shared, pool, cores, members(config), bitmap, daemon, recorder, log))
+        Ok(Self::new(shared, pool, cores, members(config), (bitmap, log), daemon, recorder))
     }
 }
 

@@ -22,16 +22,16 @@
 //! 7. Where parity comes in doubt for another reason (a write failed on too many members), the
 //!    heads of the log say so durably before that row's records count as done.
 //!
-//! The log costs, for every batch of a row, *w - d + 1* writes of its data and parity with a page of
-//! header: `perf/PROMISES.md` has the figures. It is off by option, on levels without parity, and
+//! The log costs, for every batch of a row, *w - d + 1* writes of its data and parity with a page
+//! of header: `perf/PROMISES.md` has the figures. It is off by option, on levels without parity, and
 //! where an array that mdadm made leaves no room before its data.
 
 use super::geometry::Parity;
 use super::message::SlotMask;
 use super::{ArrayConfig, Geometry, MemberPlace, slots};
+use crate::bitmap::Vouching;
 use crate::limits::IO_SIZE_BYTES_MAX;
 use crate::md::stripe_log::{LiveRecord, LogLayout, RecordIdentity};
-use crate::reactor::sync::{AtomicU8, Ordering};
 
 /// The log of an array: what was found of it, and whether it is kept from now on.
 #[derive(Debug, Clone, Default)]
@@ -65,7 +65,7 @@ pub struct SharedLog {
     /// Records of one batch of a row at most.
     pub parts_max: u8,
     /// The heads on the members may say that parity is right everywhere.
-    vouches: AtomicU8,
+    pub(super) vouching: Vouching,
 }
 
 /// Records that a batch should be able to have, so that sequential streams are not cut up.
@@ -99,18 +99,8 @@ impl SharedLog {
             layout: plan.layout,
             identity,
             parts_max: u8::try_from(parts_max).unwrap_or(u8::MAX),
-            vouches: AtomicU8::new(1),
+            vouching: Vouching::default(),
         }))
-    }
-
-    /// Whether the heads on the members may say that parity is right everywhere.
-    pub(super) fn vouches(&self) -> bool {
-        // Acquire: who sees that they do not may let go of a row at once.
-        self.vouches.load(Ordering::Acquire) != 0
-    }
-
-    pub(super) fn set_vouches(&self, vouches: bool) {
-        self.vouches.store(vouches.into(), Ordering::Release);
     }
 
     /// Where a record lies on a member.

@@ -18,6 +18,7 @@ use mdof::reactor::buf::{BufPool, CLASS_COUNTS};
 const BLOCK_SIZE_BYTES: usize = 4096;
 const MEMBER_SIZE_BYTES: usize = 64 << 20;
 const STRIP_SECTORS: u32 = 128;
+const ROOM_SECTORS: u64 = 32_768;
 const DEPTH: u64 = 32;
 const TURNS: usize = 7;
 const TURN: Duration = Duration::from_millis(400);
@@ -41,6 +42,10 @@ fn config(level: md::Level, members: u8, with_log: bool) -> ArrayConfig {
         superblock.level = level;
         superblock.layout = 2;
         superblock.chunk_sectors = STRIP_SECTORS;
+        // As much room as members of some 16 GiB have, so that slots are of the usual size.
+        superblock.data_offset_sectors += ROOM_SECTORS;
+        superblock.data_size_sectors -= ROOM_SECTORS;
+        superblock.size_sectors -= ROOM_SECTORS;
         superblock.size_sectors -= superblock.size_sectors % u64::from(STRIP_SECTORS);
     }
     let options = ArrayOptions {

@@ -11,7 +11,9 @@ use crate::md::stripe_log::{LOG_FRAGMENTS_MAX, LOG_HEAD_BYTES, LogLayout};
 use crate::reactor::buf::{BufPool, IoBuf};
 
 /// In the place of a stripe's index: the record that has nothing but the floor to say.
-pub(in crate::raid) const NOTE: u32 = STRIPES_MAX as u32;
+pub(in crate::raid) const NOTE: u32 = 256;
+
+const _: () = assert!(NOTE as usize >= STRIPES_MAX);
 
 /// Where that record stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

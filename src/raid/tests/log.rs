@@ -111,9 +111,9 @@ impl World {
 fn a_cut_at_any_event_with_any_members_lost_leaves_every_block_old_or_new() {
     let mut replayed = 0;
     for (level, members) in [(5, 3), (6, 4), (4, 3)] {
-        for steps in (0..60).step_by(2) {
+        for steps in (0u64..60).step_by(2) {
             for lost in 0..members {
-                let mut world = started(steps as u64, shape(level, members));
+                let mut world = started(steps, shape(level, members));
                 world.write(0, 64);
                 world.submit(0, IoOp::Write, false, 3, 12);
                 world.submit(1, IoOp::Write, false, 20, 1);
