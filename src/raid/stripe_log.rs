@@ -23,8 +23,8 @@
 //!    heads of the log say so durably before that row's records count as done.
 //!
 //! The log costs, for every batch of a row, *w - d + 1* writes of its data and parity with a page
-//! of header: `perf/PROMISES.md` has the figures. It is off by option, on levels without parity, and
-//! where an array that mdadm made leaves no room before its data.
+//! of header: `perf/PROMISES.md` has the figures. It is off by option, on levels without parity,
+//! and where an array that mdadm made leaves no room before its data.
 
 use super::geometry::Parity;
 use super::message::SlotMask;
