@@ -178,7 +178,7 @@ fn commands_that_cannot_be_get_their_status() {
     let mut sqe = Sqe::new_zeroed();
     sqe.flags = 0x40;
     sqe.nsid = U32::new(1);
-    for opcode in [0x7e, 0xff, 0x15] {
+    for opcode in [0x7e, 0xff, 0x1d] {
         sqe.opcode = opcode;
         for queue in [&mut queue, client.admin()] {
             // Bits 1:0 of the opcode say in which direction data go; none come here.

@@ -149,6 +149,13 @@ fn a_spare_takes_the_place_of_a_member_that_fails() {
     mdof.rpc("bdev_raid_add_spare", &json!({ "base_bdev": "c" })).unwrap();
     let spares = mdof.rpc("bdev_raid_get_spares", &json!({})).unwrap();
     assert_eq!(spares[0]["base_bdev"], "c");
+    let bounds = json!({ "name": "r", "latency_percent": 150, "latency_us": 5000 });
+    mdof.rpc("bdev_raid_set_sync", &bounds).unwrap();
+    mdof.rpc("bdev_raid_set_errors", &json!({ "name": "r", "read_errors_max": 5 })).unwrap();
+    let shown = array(&mdof);
+    let sync = json!({ "max_mib_s": 0, "latency_us": 5000, "latency_percent": 150 });
+    assert_eq!((&shown["sync"], &shown["read_errors_max"]), (&sync, &json!(5)));
+    assert_eq!(shown["base_bdevs_list"][0]["corrected_sectors"], 0);
     mdof.rpc("bdev_raid_fail_base_bdev", &json!({ "name": "b" })).unwrap();
     wait_for(&mdof, 1, "in_sync");
     assert_eq!(array(&mdof)["base_bdevs_list"][1]["name"], "c");

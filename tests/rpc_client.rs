@@ -7,62 +7,29 @@
 #[path = "support/mdof.rs"]
 #[allow(dead_code, unreachable_pub, reason = "several tests share it and use parts of it")]
 mod mdof;
+#[path = "support/spdk.rs"]
+#[allow(dead_code, unreachable_pub, reason = "several tests share it and use parts of it")]
+mod spdk;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use mdof::{Mdof, TestDir, answer, free_port};
+use mdof::{Mdof, TestDir, free_port};
 use serde_json::{Value, json};
-
-/// SPDK's client, beside the python that `scripts/test` names, if it is there.
-fn spdk_rpc() -> Option<PathBuf> {
-    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python");
-    let python = std::env::var_os("MDOF_TEST_PYTHON").map_or(venv, PathBuf::from);
-    let found = Some(python.with_file_name("spdk-rpc")).filter(|path| path.exists());
-    if found.is_none() {
-        let why = "SPDK's client (PyPI package spdk) is not there; scripts/test installs it";
-        assert!(std::env::var_os("MDOF_TEST_REQUIRE").is_none(), "{why}");
-        println!("left out: {why}");
-    }
-    found
-}
-
-struct Client<'a> {
-    program: PathBuf,
-    mdof: &'a Mdof,
-}
-
-impl Client<'_> {
-    fn call(&self, arguments: &[&str]) -> Result<Value, String> {
-        let mut command = Command::new(&self.program);
-        command.arg("-s").arg(&self.mdof.socket).args(arguments);
-        answer(&command.output().unwrap())
-    }
-
-    fn ok(&self, arguments: &[&str]) -> Value {
-        self.call(arguments).unwrap_or_else(|error| panic!("{arguments:?}: {error}"))
-    }
-
-    fn refused(&self, arguments: &[&str], code: i32) {
-        let error = self.call(arguments).expect_err("was accepted");
-        assert!(error.contains(&format!("\"code\": {code}")), "{arguments:?}: {error}");
-    }
-}
+use spdk::Client;
 
 const NQN: &str = "nqn.2016-06.io.spdk:cnode1";
 
 #[test]
 fn spdks_client_builds_and_takes_down_a_target() {
-    let Some(program) = spdk_rpc() else { return };
+    let Some(program) = spdk::client() else { return };
     let dir = TestDir::new("spdk-client");
     let mdof = Mdof::start(&dir, &dir.config(""), &[]);
-    let client = Client { program, mdof: &mdof };
+    let client = Client { program, socket: mdof.socket.clone() };
     framework(&client);
     bdevs(&client, &dir);
-    raid(&client);
-    nvmf(&client);
+    raid(&client, &mdof);
+    nvmf(&client, &mdof);
     filters(&client);
     client.ok(&["spdk_kill_instance", "SIGTERM"]);
     let (text, code) = mdof.wait();
@@ -70,7 +37,63 @@ fn spdks_client_builds_and_takes_down_a_target() {
     assert!(text.contains("stopped cleanly"), "{text}");
 }
 
-fn framework(client: &Client<'_>) {
+#[test]
+fn paths_masks_and_saved_reservations_by_rpc() {
+    let dir = TestDir::new("paths");
+    let mdof = Mdof::start(&dir, &dir.config(""), &[]);
+    let ok = |method: &str, params: Value| {
+        mdof.rpc(method, &params).unwrap_or_else(|error| panic!("{method}: {error}"))
+    };
+    let refused = |method: &str, params: Value, text: &str| {
+        let error = mdof.rpc(method, &params).expect_err("was accepted");
+        assert!(error.contains(text), "{method}: {error}");
+    };
+    ok("bdev_malloc_create", json!({ "name": "m0", "num_blocks": 2048, "block_size": 512 }));
+    ok("nvmf_create_transport", json!({ "trtype": "TCP" }));
+    ok("nvmf_create_subsystem", json!({ "nqn": NQN, "ana_reporting": true, "max_namespaces": 2 }));
+    let file = dir.file("m0.reservation");
+    std::fs::write(&file, "no reservation").unwrap();
+    let namespace = json!({
+        "bdev_name": "m0", "anagrpid": 2, "no_auto_visible": true, "ptpl_file": file
+    });
+    let add = json!({ "nqn": NQN, "namespace": namespace });
+    refused("nvmf_subsystem_add_ns", add.clone(), "damaged");
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(ok("nvmf_subsystem_add_ns", add), json!(1));
+    let host = json!({ "nqn": NQN, "nsid": 1, "host": "nqn.2014-08.org.nvmexpress:a" });
+    ok("nvmf_ns_add_host", host.clone());
+    refused("nvmf_ns_add_host", host.clone(), "already");
+    ok("nvmf_ns_remove_host", host);
+    let port = free_port().to_string();
+    let address = json!({ "trtype": "TCP", "traddr": "127.0.0.1", "trsvcid": port });
+    let listener = |more: Value| {
+        let mut params = json!({ "nqn": NQN, "listen_address": address });
+        params.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        params
+    };
+    ok("nvmf_subsystem_add_listener", listener(json!({})));
+    let state = |word: &str, group: u32| json!({ "ana_state": word, "anagrpid": group });
+    let set = "nvmf_subsystem_listener_set_ana_state";
+    ok(set, listener(json!({ "ana_state": "non_optimized" })));
+    ok(set, listener(state("inaccessible", 2)));
+    refused(set, listener(state("inaccessible", 3)), "ANA group 3");
+    refused(set, listener(state("perfect", 1)), "Invalid parameters");
+    let listeners = ok("nvmf_subsystem_get_listeners", json!({ "nqn": NQN }));
+    let expected = json!([
+        { "ana_group": 1, "ana_state": "non_optimized" },
+        { "ana_group": 2, "ana_state": "inaccessible" },
+    ]);
+    assert_eq!(listeners[0]["ana_states"], expected);
+    assert_eq!(listeners[0]["address"]["trsvcid"], json!(port));
+    let group = json!({ "nqn": NQN, "nsid": 1, "anagrpid": 1 });
+    ok("nvmf_subsystem_set_ns_ana_group", group);
+    let subsystems = ok("nvmf_get_subsystems", json!({ "nqn": NQN }));
+    assert_eq!(subsystems[0]["namespaces"][0]["anagrpid"], 1);
+    mdof.signal("TERM");
+    assert_eq!(mdof.wait().1, Some(0));
+}
+
+fn framework(client: &Client) {
     let methods = client.ok(&["rpc_get_methods"]);
     assert!(methods.as_array().unwrap().contains(&json!("bdev_raid_get_bitmap")));
     let version = client.ok(&["spdk_get_version"]);
@@ -80,7 +103,7 @@ fn framework(client: &Client<'_>) {
     client.refused(&["vhost_get_controllers"], -32601);
 }
 
-fn bdevs(client: &Client<'_>, dir: &TestDir) {
+fn bdevs(client: &Client, dir: &TestDir) {
     assert_eq!(client.ok(&["bdev_malloc_create", "-b", "m0", "64", "512"]), "m0");
     assert_eq!(client.ok(&["bdev_malloc_create", "-b", "m1", "64", "512"]), "m1");
     assert_eq!(client.ok(&["bdev_null_create", "n0", "1024", "4096"]), "n0");
@@ -115,7 +138,7 @@ fn bdevs(client: &Client<'_>, dir: &TestDir) {
     client.ok(&["bdev_null_delete", "n0"]);
 }
 
-fn raid(client: &Client<'_>) {
+fn raid(client: &Client, mdof: &Mdof) {
     let create = ["bdev_raid_create", "-n", "r0", "-r", "raid1", "-b", "m0 m1"];
     // SPDK's default is no superblock, which mdof refuses to promise anything about.
     client.refused(&create, -32602);
@@ -133,12 +156,12 @@ fn raid(client: &Client<'_>) {
     let described = client.ok(&["bdev_get_bdevs", "-b", "r0"]);
     assert_eq!(described[0]["driver_specific"]["raid"]["uuid"], array["uuid"]);
 
-    let bitmap = client.mdof.rpc("bdev_raid_get_bitmap", &json!({ "name": "r0" })).unwrap();
+    let bitmap = mdof.rpc("bdev_raid_get_bitmap", &json!({ "name": "r0" })).unwrap();
     assert_eq!(bitmap["states"]["unwritten"], bitmap["chunks"]);
     let covered = bitmap["chunks"].as_u64().unwrap() * bitmap["chunk_size_bytes"].as_u64().unwrap();
     let size = described[0]["num_blocks"].as_u64().unwrap() * 512;
     assert!(covered >= size, "{covered} of {size} bytes");
-    let error = client.mdof.rpc("bdev_raid_get_bitmap", &json!({ "name": "m0" })).unwrap_err();
+    let error = mdof.rpc("bdev_raid_get_bitmap", &json!({ "name": "m0" })).unwrap_err();
     assert!(error.contains("no array"), "{error}");
 
     // Deleted, it can be assembled again from its members; under another name it is refused.
@@ -151,7 +174,7 @@ fn raid(client: &Client<'_>) {
     assert_eq!(again[0]["uuid"], array["uuid"]);
 }
 
-fn nvmf(client: &Client<'_>) {
+fn nvmf(client: &Client, mdof: &Mdof) {
     let port = free_port().to_string();
     let listener = ["-t", "tcp", "-a", "127.0.0.1", "-s", &port];
     let add_listener = [&["nvmf_subsystem_add_listener", NQN][..], &listener].concat();
@@ -198,7 +221,7 @@ fn nvmf(client: &Client<'_>) {
     client.ok(&add_listener);
     // The answer, the namespace's id, is something that SPDK's client does not print.
     let namespace = json!({ "nqn": NQN, "namespace": { "bdev_name": "r0", "nsid": 7 } });
-    assert_eq!(client.mdof.rpc("nvmf_subsystem_add_ns", &namespace), Ok(json!(7)));
+    assert_eq!(mdof.rpc("nvmf_subsystem_add_ns", &namespace), Ok(json!(7)));
     client.ok(&["nvmf_delete_subsystem", NQN]);
     assert!(std::net::TcpStream::connect(&address).is_err(), "it listens no more");
     assert_eq!(client.ok(&["nvmf_get_subsystems"]).as_array().unwrap().len(), 1);
@@ -206,7 +229,7 @@ fn nvmf(client: &Client<'_>) {
     client.ok(&["bdev_raid_delete", "r0", "--clear-sb"]);
 }
 
-fn filters(client: &Client<'_>) {
+fn filters(client: &Client) {
     assert_eq!(client.ok(&["bdev_error_create", "m0"]), json!(true));
     client.ok(&["bdev_error_inject_error", "EE_m0", "read", "failure", "-n", "1"]);
     // The injected failure meets the search for a superblock.

@@ -44,6 +44,21 @@ pub(crate) enum Command {
     Ab(Box<AbArgs>),
     /// 4 KiB random writes without, with a classic and with the lockless bitmap: a table
     LlbitmapTable(Box<TableArgs>),
+    /// Small random and large sequential requests on every level of RAID: a table
+    Levels {
+        /// Size of the members
+        #[arg(long, value_name = "SIZE", default_value = "256m", value_parser = parse_size)]
+        member_size: u64,
+        /// Rounds, in each of which every cell has its turn
+        #[arg(long, value_name = "N", default_value_t = 5)]
+        rounds: u32,
+        /// How long to measure a cell in a round
+        #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = parse_duration)]
+        time: Duration,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Whether the daemon's pass over a large bitmap holds up host writes
     DaemonPass {
         /// Size of the members
@@ -55,6 +70,25 @@ pub(crate) enum Command {
         /// How long writes count in each
         #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse_duration)]
         time: Duration,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// A rebuild beside a plain copy, and host latency without one, with one and with one that
+    /// yields
+    Rebuild {
+        /// Size of the memory bdevs
+        #[arg(long, value_name = "SIZE", default_value = "1g", value_parser = parse_size)]
+        size: u64,
+        /// Rounds
+        #[arg(long, value_name = "N", default_value_t = 5)]
+        rounds: u32,
+        /// How long host requests count in each
+        #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
+        time: Duration,
+        /// Host requests in flight
+        #[arg(long, value_name = "N", default_value_t = 8)]
+        queue_depth: u16,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -292,6 +326,12 @@ pub(crate) struct TableArgs {
     /// Requests in flight; at 32 the members of memory are what keeps a core waiting
     #[arg(long, visible_alias = "iodepth", value_name = "N", default_value_t = 128)]
     qd: u16,
+    /// Members of this kind only
+    #[arg(long, value_enum, value_name = "KIND")]
+    members: Option<table::Backing>,
+    /// Leave out the classic bitmap
+    #[arg(long)]
+    no_classic: bool,
     /// A first impression in a minute
     #[arg(long)]
     quick: bool,
@@ -311,6 +351,8 @@ impl TableArgs {
             rounds: self.rounds.unwrap_or(rounds),
             time: self.time.unwrap_or(Duration::from_millis(time_ms)),
             queue_depth: self.qd,
+            members: self.members,
+            classic: !self.no_classic,
         }
     }
 }

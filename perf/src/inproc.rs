@@ -13,6 +13,7 @@ use mdof::control::target::Target;
 use mdof::control::{run, startup};
 use mdof::engine::workload::Workload;
 use mdof::engine::{EngineConfig, EngineError, EngineHandle};
+use mdof::limits::PAGE_SIZE_BYTES;
 use mdof::raid::ArrayStatus;
 use mdof::reactor::buf::{CLASS_COUNTS, CLASS_SIZES_BYTES};
 use mdof::reactor::clock;
@@ -74,7 +75,7 @@ impl Host {
             (cores, _) => cores_or_last(cores),
         };
         let mut target = Box::new(Target::new(start_engine(&cores, job)?, cores));
-        let made = startup::apply(&mut target, &config, &state, false)
+        let made = startup::apply(&mut target, &config, &state, None)
             .map_err(|error| text(&error))
             .and_then(|_| target.bdev(name).map(|bdev| bdev.id).map_err(|error| text(&error)));
         match made {
@@ -102,8 +103,15 @@ impl Host {
         let prefix = format!("s{}", self.names);
         match stack {
             Stack::Bdev(leaf) => setup::add_leaf(self.engine(), &prefix, leaf),
-            Stack::Raid1 { members, bitmap } => {
-                let array = setup::add_raid1(self.engine(), &prefix, members, *bitmap, steady)?;
+            Stack::Raid { level, strip_size_bytes, members, bitmap } => {
+                let plan = setup::ArrayPlan {
+                    level: *level,
+                    strip_size_bytes: *strip_size_bytes,
+                    assume_clean: !bitmap,
+                    ..setup::ArrayPlan::new(*bitmap)
+                };
+                let plan = if steady { plan.steady() } else { plan };
+                let array = setup::add_with_members(self.engine(), &prefix, members, &plan)?;
                 self.arrays.push(array);
                 Ok(array)
             }
@@ -122,8 +130,12 @@ impl Host {
         }
     }
 
-    /// Writes once every so many bytes to an array, and checks that this has made all Dirty.
-    pub(crate) fn dirty_every(&mut self, bdev: BdevId, stride_bytes: u64) -> Result<(), PerfError> {
+    /// Writes a block to every page of a bdev.
+    pub(crate) fn touch_all(&mut self, bdev: BdevId) -> Result<(), PerfError> {
+        self.write_every(bdev, PAGE_SIZE_BYTES as u64)
+    }
+
+    fn write_every(&mut self, bdev: BdevId, stride_bytes: u64) -> Result<(), PerfError> {
         let geometry = self.engine().geometry(bdev).expect("it was built here");
         let (blocks, block_size_bytes) = (geometry.blocks, geometry.block_size_bytes);
         let stride = stride_bytes / u64::from(block_size_bytes);
@@ -132,6 +144,12 @@ impl Host {
             let FillResult(result) = *result.downcast().expect("what Fill gives back");
             result?;
         }
+        Ok(())
+    }
+
+    /// Writes once every so many bytes to an array, and checks that this has made all Dirty.
+    pub(crate) fn dirty_every(&mut self, bdev: BdevId, stride_bytes: u64) -> Result<(), PerfError> {
+        self.write_every(bdev, stride_bytes)?;
         let histogram = self.status(bdev)?.histogram;
         let dirty = histogram[ChunkState::Dirty as usize];
         let all: u64 = histogram.iter().sum();

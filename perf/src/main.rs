@@ -5,8 +5,8 @@
 //! - `pattern` and `random`: which request comes next. `load`: one stream of them, its depth, its
 //!   times. `stats`: what they come to. `report`: how it is shown.
 //! - `nvme` and `inproc` carry loads to a namespace and to a bdev. `ab` lets two places take turns.
-//! - `target_process` runs the target's program. `table` compares bitmaps, `daemon_pass` looks
-//!   at one part of the lockless one.
+//! - `target_process` runs the target's program. `table` compares bitmaps, `levels` the levels of
+//!   RAID; `daemon_pass` looks at one part of the lockless bitmap, `rebuild` at rebuilds.
 
 mod ab;
 #[cfg(test)]
@@ -18,11 +18,13 @@ mod cpu;
 mod daemon_pass;
 mod inproc;
 mod job;
+mod levels;
 mod load;
 mod nvme;
 mod pattern;
 mod place;
 mod random;
+mod rebuild;
 mod report;
 mod stats;
 mod table;
@@ -48,8 +50,16 @@ fn main() -> ExitCode {
         Some(Command::Ab(args)) => compare(&args),
         Some(Command::LlbitmapTable(args)) => table::run(&args.options())
             .and_then(|table| show(&table, args.json, || table.as_text())),
+        Some(Command::Levels { member_size: member_size_bytes, rounds, time, json }) => {
+            levels::run(&levels::Options { member_size_bytes, rounds, time })
+                .and_then(|table| show(&table, json, || table.as_text()))
+        }
         Some(Command::DaemonPass { size: member_size_bytes, rounds, time, json }) => {
             daemon_pass::run(&daemon_pass::Options { member_size_bytes, rounds, time })
+                .and_then(|report| show(&report, json, || report.as_text()))
+        }
+        Some(Command::Rebuild { size: member_size_bytes, rounds, time, queue_depth, json }) => {
+            rebuild::run(&rebuild::Options { member_size_bytes, rounds, time, queue_depth })
                 .and_then(|report| show(&report, json, || report.as_text()))
         }
         Some(Command::Idle { mdof, time, json }) => target_process::measure_idle(&mdof, time)

@@ -4,6 +4,8 @@
 //! null:1g                        a bdev
 //! raid1:null,null                an array with the lockless bitmap
 //! raid1-nobitmap:null:4g,null:4g the same without
+//! raid5:null,null,null           of another level: raid0, raid10, raid4, raid5, raid6
+//! raid5/32k:null,null,null       with strips of 32 KiB
 //! nvme:127.0.0.1:4420/nqn.2026-01.io.mdof:demo/1
 //! ```
 
@@ -40,12 +42,68 @@ pub(crate) enum Stack {
     /// One bdev.
     Bdev(Leaf),
     /// An array.
-    Raid1 {
+    Raid {
+        /// Its level.
+        level: Level,
+        /// Bytes of a strip, where the level has strips.
+        strip_size_bytes: u64,
         /// Its members.
         members: Vec<Leaf>,
         /// With the lockless bitmap.
         bitmap: bool,
     },
+}
+
+/// Strips where nothing else is said.
+pub(crate) const STRIP_BYTES_DEFAULT: u64 = 64 << 10;
+
+/// A level of RAID, in md's layout for a new array.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Level {
+    /// Strips, nothing twice.
+    Raid0,
+    /// A mirror.
+    Raid1,
+    /// Parity on the last member.
+    Raid4,
+    /// Parity on each in turn.
+    Raid5,
+    /// P and Q.
+    Raid6,
+    /// Strips, everything twice.
+    Raid10,
+}
+
+impl Level {
+    const ALL: [Self; 6] =
+        [Self::Raid0, Self::Raid1, Self::Raid4, Self::Raid5, Self::Raid6, Self::Raid10];
+
+    /// As in the text.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Raid0 => "raid0",
+            Self::Raid1 => "raid1",
+            Self::Raid4 => "raid4",
+            Self::Raid5 => "raid5",
+            Self::Raid6 => "raid6",
+            Self::Raid10 => "raid10",
+        }
+    }
+
+    /// Members at least.
+    fn members_min(self) -> usize {
+        match self {
+            Self::Raid0 | Self::Raid1 | Self::Raid10 => 2,
+            Self::Raid4 | Self::Raid5 => 3,
+            Self::Raid6 => 4,
+        }
+    }
+
+    /// Whether arrays of the level have a bitmap.
+    pub(crate) fn is_redundant(self) -> bool {
+        self != Self::Raid0
+    }
 }
 
 /// A namespace as text names it.
@@ -71,8 +129,9 @@ impl Place {
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
             Some(("nvme", rest)) => parse_address(rest).map(Self::NvmeTcp),
-            Some(("raid1", rest)) => parse_raid1(rest, true).map(Self::InProcess),
-            Some(("raid1-nobitmap", rest)) => parse_raid1(rest, false).map(Self::InProcess),
+            Some((kind, rest)) if kind.starts_with("raid") => {
+                parse_array(kind, rest).map(Self::InProcess)
+            }
             _ => parse_leaf(text).map(|leaf| Self::InProcess(Stack::Bdev(leaf))),
         }
     }
@@ -91,13 +150,32 @@ fn parse_leaf(text: &str) -> Result<Leaf, String> {
     }
 }
 
-/// An array of comma-separated members.
-pub(crate) fn parse_raid1(text: &str, bitmap: bool) -> Result<Stack, String> {
-    let members = text.split(',').map(parse_leaf).collect::<Result<Vec<_>, _>>()?;
-    if members.len() < 2 {
-        return Err(format!("{text:?} is one member; RAID1 takes two at least"));
+/// An array: `raid5/32k-nobitmap` and its members.
+fn parse_array(kind: &str, members: &str) -> Result<Stack, String> {
+    let (kind, bitmap) = match kind.strip_suffix("-nobitmap") {
+        Some(kind) => (kind, false),
+        None => (kind, true),
+    };
+    let (name, strip) = kind.split_once('/').map_or((kind, None), |(name, it)| (name, Some(it)));
+    let level = Level::ALL.into_iter().find(|level| level.name() == name).ok_or_else(|| {
+        let names = Level::ALL.map(Level::name).join(", ");
+        format!("{name:?} is no level of RAID: there are {names}")
+    })?;
+    let strip_size_bytes = strip.map_or(Ok(STRIP_BYTES_DEFAULT), parse_size)?;
+    let members = members.split(',').map(parse_leaf).collect::<Result<Vec<_>, _>>()?;
+    if members.len() < level.members_min() {
+        let (name, min) = (level.name(), level.members_min());
+        return Err(format!(
+            "{} members are not enough: {name} takes {min} at least",
+            members.len()
+        ));
     }
-    Ok(Stack::Raid1 { members, bitmap })
+    Ok(Stack::Raid { level, strip_size_bytes, members, bitmap: bitmap && level.is_redundant() })
+}
+
+/// A mirror of comma-separated members.
+pub(crate) fn parse_raid1(members: &str, bitmap: bool) -> Result<Stack, String> {
+    parse_array(if bitmap { "raid1" } else { "raid1-nobitmap" }, members)
 }
 
 fn parse_address(text: &str) -> Result<Address, String> {
@@ -128,10 +206,15 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::InProcess(Stack::Bdev(leaf)) => write!(f, "{leaf}"),
-            Self::InProcess(Stack::Raid1 { members, bitmap }) => {
+            Self::InProcess(Stack::Raid { level, strip_size_bytes, members, bitmap }) => {
                 let members: Vec<String> = members.iter().map(Leaf::to_string).collect();
                 let with = if *bitmap { "with the lockless bitmap" } else { "without bitmap" };
-                write!(f, "RAID1 over {} {with}", members.join(", "))
+                let strips = match level {
+                    Level::Raid1 => String::new(),
+                    _ => format!(", strips of {},", show_size(*strip_size_bytes)),
+                };
+                let level = level.name().to_uppercase();
+                write!(f, "{level} over {}{strips} {with}", members.join(", "))
             }
             Self::NvmeTcp(Address { addr, nqn, nsid }) => {
                 write!(f, "NVMe/TCP {addr} {nqn} namespace {nsid}")
@@ -153,15 +236,35 @@ mod tests {
         let malloc = Leaf::Malloc { size_bytes: 64 << 20 };
         assert_eq!(place("malloc:64m"), Place::InProcess(Stack::Bdev(malloc)));
         let members = vec![NULL, Leaf::Null { size_bytes: 4 << 30 }];
-        let raid1 = Stack::Raid1 { members: members.clone(), bitmap: true };
-        assert_eq!(place("raid1:null,null:4g"), Place::InProcess(raid1));
-        let bare = Stack::Raid1 { members, bitmap: false };
+        let array = |level, strip_size_bytes, members, bitmap| {
+            Place::InProcess(Stack::Raid { level, strip_size_bytes, members, bitmap })
+        };
+        let raid1 = array(Level::Raid1, STRIP_BYTES_DEFAULT, members.clone(), true);
+        assert_eq!(place("raid1:null,null:4g"), raid1);
+        let Place::InProcess(bare) = array(Level::Raid1, STRIP_BYTES_DEFAULT, members, false)
+        else {
+            panic!()
+        };
+        let raid5 = place("raid5/32k-nobitmap:null,null,null");
+        assert_eq!(raid5, array(Level::Raid5, 32 << 10, vec![NULL; 3], false));
+        let text =
+            "RAID5 over null 1 GiB, null 1 GiB, null 1 GiB, strips of 32 KiB, without bitmap";
+        assert_eq!(raid5.to_string(), text);
         assert_eq!(place("raid1-nobitmap:null,null:4g"), Place::InProcess(bare.clone()));
         assert_eq!(
             Place::InProcess(bare).to_string(),
             "RAID1 over null 1 GiB, null 4 GiB without bitmap"
         );
-        for text in ["", "nul", "null:", "null:x", "raid1:null", "raid5:null,null", "raid1:"] {
+        for text in [
+            "",
+            "nul",
+            "null:",
+            "null:x",
+            "raid1:null",
+            "raid5:null,null",
+            "raid7:null,null",
+            "raid1:",
+        ] {
             assert!(Place::parse(text).is_err(), "{text}");
         }
     }

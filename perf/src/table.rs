@@ -58,9 +58,9 @@ enum Bitmap {
 }
 
 /// What members are made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
-enum Backing {
+pub(crate) enum Backing {
     /// Memory as slow as a drive.
     Memory,
     /// Sparse files.
@@ -96,6 +96,10 @@ pub(crate) struct Options {
     /// Of each cell in each round.
     pub(crate) time: Duration,
     pub(crate) queue_depth: u16,
+    /// Only this kind of members.
+    pub(crate) members: Option<Backing>,
+    /// With the classic bitmap, too.
+    pub(crate) classic: bool,
 }
 
 /// A cell's figures.
@@ -151,7 +155,10 @@ pub(crate) fn run(options: &Options) -> Result<Table, PerfError> {
     };
     job.check()?;
     let mut parts = Vec::new();
-    for backing in [Backing::Memory, Backing::Files] {
+    let backings = [Backing::Memory, Backing::Files];
+    for backing in
+        backings.into_iter().filter(|one| options.members.is_none_or(|only| only == *one))
+    {
         parts.push(part(options, &job, backing)?);
     }
     let promised = parts.iter().flat_map(|part| &part.ratios);
@@ -164,6 +171,7 @@ fn part(options: &Options, job: &Job, backing: Backing) -> Result<Part, PerfErro
     let cells: Vec<Cell> = LEVELS
         .iter()
         .flat_map(|&level| CELLS.map(|(bitmap, assume_clean)| Cell { level, bitmap, assume_clean }))
+        .filter(|cell| options.classic || cell.bitmap != Bitmap::Classic)
         .collect();
     let mut found: Vec<Vec<Measured>> = cells.iter().map(|_| Vec::new()).collect();
     for round in 0..options.rounds.max(1) as usize {
@@ -319,15 +327,15 @@ fn run_classic(
 fn ratios(level: Level, cells: &[Cell], found: &[Vec<Measured>]) -> Vec<Ratio> {
     let of = |bitmap, assume_clean| {
         let cell = Cell { level, bitmap, assume_clean };
-        &found[cells.iter().position(|one| *one == cell).expect("every level has all cells")]
+        cells.iter().position(|one| *one == cell).map(|index| &found[index])
     };
     let ratio = |what, (b, b_clean), (a, a_clean), promise| {
-        let pairs = of(b, b_clean).iter().zip(of(a, a_clean));
+        let pairs = of(b, b_clean)?.iter().zip(of(a, a_clean)?);
         let figures: Vec<f64> = pairs.map(|(b, a)| b.speed() / a.speed()).collect();
-        Ratio { level, what, ratio: Spread::new(&figures), promise }
+        Some(Ratio { level, what, ratio: Spread::new(&figures), promise })
     };
     use Bitmap::{Classic, Lockless, None};
-    vec![
+    let ratios = [
         ratio(
             "lockless against none, both assume-clean",
             (Lockless, true),
@@ -347,7 +355,9 @@ fn ratios(level: Level, cells: &[Cell], found: &[Vec<Measured>]) -> Vec<Ratio> {
             Option::None,
         ),
         ratio("lockless against classic, fresh", (Lockless, false), (Classic, false), Option::None),
-    ]
+    ];
+    // Those of bitmaps that are left out are left out, too.
+    ratios.into_iter().flatten().collect()
 }
 
 impl Ratio {
@@ -448,6 +458,8 @@ mod tests {
             rounds: 1,
             time: Duration::from_millis(30),
             queue_depth: 8,
+            members: None,
+            classic: true,
         };
         let table = run(&options).unwrap();
         assert_eq!(table.parts.len(), 2);

@@ -19,6 +19,9 @@ const RESUME_CHECK_MS: u64 = 10;
 const RESUME_CHECK_OP: u32 = u32::MAX;
 const _: () = assert!(OPS_PER_CHANNEL < 0xffff);
 
+/// Product name of a filter that passes everything on.
+const PASSTHRU: &str = "passthru";
+
 /// Kinds of operations that injections tell apart.
 const OPS: [IoOp; 6] =
     [IoOp::Read, IoOp::Write, IoOp::Flush, IoOp::WriteZeroes, IoOp::Unmap, IoOp::Compare];
@@ -115,6 +118,21 @@ impl ErrorDevice {
             ..base_geometry.clone()
         };
         Arc::new(Self { geometry, base, rules: Default::default(), resumed: AtomicU32::new(0) })
+    }
+
+    /// The same filter under SPDK's name for one that passes everything on.
+    #[must_use]
+    pub fn passthru(name: &str, uuid: Uuid, base: BdevId, base_geometry: &Geometry) -> Arc<Self> {
+        let mut device = Self::new(name, uuid, base, base_geometry);
+        let own = Arc::get_mut(&mut device).expect("just made");
+        own.geometry.product_name = PASSTHRU;
+        device
+    }
+
+    /// It was made as one that passes everything on.
+    #[must_use]
+    pub fn is_passthru(&self) -> bool {
+        self.geometry.product_name == PASSTHRU
     }
 
     /// Sets the injection for `op`, in place of an earlier one; `None` is every operation. Called

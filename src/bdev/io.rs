@@ -18,7 +18,8 @@ pub enum IoOp {
     Write,
     /// Makes every write completed before this request durable. No range, no buffer.
     Flush,
-    /// Makes the range read as zeroes; space stays allocated. No buffer.
+    /// Makes the range read as zeroes. Space stays allocated where the store can zero it in place;
+    /// where it has holes only, as tmpfs, it is freed. No buffer.
     WriteZeroes,
     /// Frees the range, which then reads as zeroes. No buffer.
     Unmap,

@@ -45,6 +45,9 @@ impl MallocDevice {
             block_size_bytes,
             blocks,
             optimal_io_blocks: 0,
+            io_boundary_blocks: 0,
+            write_unit_blocks: 0,
+            unmap_unit_blocks: 0,
             // A power cut loses everything, flushed or not: nothing a flush could change.
             volatile_write_cache: false,
             unmap: true,

@@ -38,6 +38,12 @@ pub struct Geometry {
     pub blocks: u64,
     /// Preferred I/O size in logical blocks; 0 when there is no preference.
     pub optimal_io_blocks: u32,
+    /// A request that crosses a multiple of so many blocks is split below; 0: none is.
+    pub io_boundary_blocks: u32,
+    /// Writes of less, or not aligned to it, read before they write; 0: there is no such unit.
+    pub write_unit_blocks: u32,
+    /// Unmap frees space in units of so many blocks, aligned to it; 0: of one.
+    pub unmap_unit_blocks: u32,
     /// Completed writes may be lost at power loss until a flush (or FUA) completes.
     pub volatile_write_cache: bool,
     /// `Unmap` is worth sending: it frees space. After it the range reads as zeroes.

@@ -32,6 +32,9 @@ impl NullDevice {
             block_size_bytes,
             blocks,
             optimal_io_blocks: 0,
+            io_boundary_blocks: 0,
+            write_unit_blocks: 0,
+            unmap_unit_blocks: 0,
             volatile_write_cache: false,
             unmap: true,
         };

@@ -9,6 +9,7 @@ use super::carried::short_name;
 use super::config::Config;
 use super::examine::{self, ArrayReport, Content, Health, Report};
 use super::names;
+use super::policy::DegradedStart;
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -21,8 +22,8 @@ pub struct Options {
     pub listen: SocketAddr,
     /// NQN of the subsystem; `None` makes one of the array's name.
     pub nqn: Option<String>,
-    /// Start with members missing.
-    pub start_degraded: bool,
+    /// When to start with members missing; `None`: not at all.
+    pub start_degraded: Option<DegradedStart>,
 }
 
 /// A target that could be started.
@@ -81,7 +82,7 @@ fn only_array<'a>(report: &'a Report, options: &Options) -> Result<&'a ArrayRepo
         ));
     };
     let plan = array.plan.as_ref().map_err(Clone::clone)?;
-    if plan.is_degraded() && !options.start_degraded {
+    if plan.is_degraded() && matches!(options.start_degraded, None | Some(DegradedStart::Refuse)) {
         let out = array.members.iter().filter(|member| member.health != Health::InSync);
         let reasons: Vec<String> = out
             .map(|member| {
@@ -154,12 +155,14 @@ fn config_text(report: &Report, array: &ArrayReport, options: &Options) -> Resul
         members.push(format!("\"missing{slot}\""));
     }
     let (name, nqn) = (quoted(&name), quoted(&nqn));
-    text += &format!("[[array]]\nname = {name}\nlevel = 1\nmembers = [{}]\n", members.join(", "));
+    let level = superblock.level.name();
+    let members = members.join(", ");
+    text += &format!("[[array]]\nname = {name}\nlevel = \"{level}\"\nmembers = [{members}]\n");
     if let Some(path) = &options.bitmap_file {
         text += &format!("bitmap_file = {}\n", quoted(absolute(path)?.as_str()));
     }
-    if options.start_degraded {
-        text += "start_degraded = \"start\"\n";
+    if let Some(policy) = options.start_degraded {
+        text += &format!("start_degraded = \"{policy}\"\n");
     }
     text += &format!(
         "\n[[subsystem]]\nnqn = {nqn}\nallow_any_host = true\n\

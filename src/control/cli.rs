@@ -11,6 +11,8 @@ use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 
 use super::examine::{self, Style};
+use super::level::LevelChoice;
+use super::policy::DegradedStart;
 use super::rpc::client;
 use super::run::{self, Options};
 use super::units::parse_size;
@@ -35,9 +37,19 @@ struct Common {
     /// JSON-RPC socket [default: mdof.sock in the state directory]
     #[arg(long, value_name = "PATH")]
     rpc_socket: Option<PathBuf>,
-    /// Start arrays with the members that are left when some are missing
-    #[arg(long)]
-    start_degraded: bool,
+    /// When arrays start with members missing: start, wait:S, refuse
+    #[arg(
+        long,
+        value_name = "WHEN",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "start",
+        value_parser = DegradedStart::parse
+    )]
+    start_degraded: Option<DegradedStart>,
+    /// Keeps run-time changes [default: state.json in the state directory]
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -84,9 +96,15 @@ struct CreateArgs {
     /// Name of the array, at most 32 bytes
     #[arg(long)]
     name: String,
-    /// RAID level; this version makes RAID1
-    #[arg(long, default_value = "1", value_parser = ["1", "raid1"], hide_possible_values = true)]
+    /// RAID level: 0, 1, 4, 5, 6, 10 or concat
+    #[arg(long, default_value = "1")]
     level: String,
+    /// Layout by mdadm's name, such as left-symmetric or n2 [default: mdadm's]
+    #[arg(long)]
+    layout: Option<String>,
+    /// Size of a strip, a power of two from 4k to 1G [default: 512k]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    strip_size: Option<u64>,
     /// Make files that do not exist, sparse, of this size
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     size: Option<u64>,
@@ -179,8 +197,8 @@ fn log_to_stderr() {
 }
 
 fn run_target(config: Option<PathBuf>, common: Common) -> Result<(), String> {
-    let Common { state_dir, rpc_socket, start_degraded } = common;
-    let options = Options { config, state_dir, rpc_socket, start_degraded };
+    let Common { state_dir, rpc_socket, start_degraded, state } = common;
+    let options = Options { config, state_dir, rpc_socket, start_degraded, state };
     run::run(&options).map_err(|error| error.to_string())
 }
 
@@ -210,9 +228,15 @@ fn run_examine(files: &[PathBuf], json: bool) -> Result<(), String> {
 }
 
 fn run_create(arguments: CreateArgs) -> Result<(), String> {
-    let CreateArgs { name, level: _, size, chunk_size, assume_clean, block_size, .. } = arguments;
+    let CreateArgs { name, level, layout, size, chunk_size, assume_clean, block_size, .. } =
+        arguments;
+    let strip_kib = match arguments.strip_size {
+        Some(bytes) if bytes % 1024 != 0 => return Err(format!("a strip has no {bytes} bytes")),
+        bytes => bytes.map(|bytes| bytes >> 10),
+    };
     let options = create::Options {
         name,
+        level: LevelChoice::parse(&level, layout.as_deref(), strip_kib)?,
         members: arguments.members,
         new_file_bytes: size,
         bitmap_file: arguments.bitmap_file,
@@ -227,7 +251,7 @@ fn run_create(arguments: CreateArgs) -> Result<(), String> {
 
 fn run_assemble(arguments: AssembleArgs) -> Result<(), String> {
     let AssembleArgs { members, bitmap_file, listen, nqn, dry_run, common } = arguments;
-    let Common { state_dir, rpc_socket, start_degraded } = common;
+    let Common { state_dir, rpc_socket, start_degraded, state } = common;
     if listen.port() == 0 {
         return Err(format!("{listen} has no port; NVMe/TCP's own is 4420"));
     }
@@ -255,8 +279,13 @@ fn run_assemble(arguments: AssembleArgs) -> Result<(), String> {
     let base = run::state_dir_path(state_dir.as_deref(), None);
     let own = base.join("assembled").join(assembled.uuid.to_string());
     let socket = rpc_socket.unwrap_or_else(|| base.join(run::SOCKET_NAME));
-    let options =
-        Options { config: None, state_dir: Some(own), rpc_socket: Some(socket), start_degraded };
+    let options = Options {
+        config: None,
+        state_dir: Some(own),
+        rpc_socket: Some(socket),
+        start_degraded,
+        state,
+    };
     run::run_config(&assembled.config, &options).map_err(|error| error.to_string())
 }
 
@@ -285,7 +314,7 @@ mod tests {
         assert!(cli.command.is_none());
         let cli = Cli::try_parse_from(["mdof", "target", "--config", "x", "--start-degraded"]);
         let Some(Command::Target { config, common }) = cli.unwrap().command else { panic!() };
-        assert!(config.ends_with("x") && common.start_degraded);
+        assert!(config.ends_with("x") && common.start_degraded == Some(DegradedStart::Start));
         assert!(Cli::try_parse_from(["mdof", "target"]).is_err());
     }
 
@@ -300,8 +329,7 @@ mod tests {
             panic!()
         };
         assert_eq!((found.size, found.chunk_size), (Some(1 << 30), Some(65_536)));
-        let bad: [&[&str]; 4] =
-            [&["--size", "1X"], &["--chunk-size", "x"], &["--level", "5"], &["--block-size", "1"]];
+        let bad: [&[&str]; 3] = [&["--size", "1X"], &["--chunk-size", "x"], &["--block-size", "1"]];
         for bad in bad {
             assert!(create(bad).is_err(), "{bad:?} was taken");
         }

@@ -10,21 +10,25 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::examine::{self, Content};
+use super::level::LevelChoice;
 use super::member_file::{self, Found, MemberFileError};
 use super::names;
 use super::units::{self, size_text};
 use crate::bdev::DeviceError;
 use crate::bdev::uring::{UringDevice, UringOptions};
 use crate::md::{
-    self, CreateError, Creation, InitialState, NewArray, NewMember, SECTOR_BYTES,
-    SUPERBLOCK_READ_BYTES, candidate_sectors,
+    self, CreateLevelError, Creation, InitialState, Level, LevelCreation, NewArray, NewMember,
+    SECTOR_BYTES, SUPERBLOCK_READ_BYTES, Superblock, candidate_sectors,
 };
+use crate::raid::geometry::{Geometry, Shape};
 
 /// What is asked for.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Name of the array.
     pub name: String,
+    /// Level, layout and strip.
+    pub level: LevelChoice,
     /// Files and block devices, in slot order.
     pub members: Vec<PathBuf>,
     /// Size of the files that do not exist yet.
@@ -58,7 +62,7 @@ pub enum CreateArrayError {
         /// The array.
         name: String,
         /// Why.
-        source: CreateError,
+        source: CreateLevelError,
         /// Which member has which number, where the reason speaks of one.
         members: String,
     },
@@ -116,15 +120,15 @@ pub fn create(options: &Options) -> Result<String, CreateArrayError> {
         Err(error) => Err(error),
     };
     let creation = creation.inspect_err(|_| remove_new_files(&places))?;
-    if let Some(place) = bitmap {
-        write_bitmap(&creation, place)?;
+    if let (Some(place), LevelCreation::Bitmap(creation)) = (bitmap, &creation) {
+        write_bitmap(creation, place)?;
     }
     write(&creation, &places)?;
     let paths = options.members.iter().map(|path| quoted(path));
     let bitmap = options.bitmap_file.iter().map(|path| format!("--bitmap-file {}", quoted(path)));
     Ok(format!(
         "{text}created, array uuid {}\nserve it with:  mdof assemble {}\n",
-        creation.superblocks[0].set_uuid_text(),
+        creation.superblocks()[0].set_uuid_text(),
         bitmap.chain(paths).collect::<Vec<_>>().join(" ")
     ))
 }
@@ -255,7 +259,15 @@ impl Place {
     }
 }
 
-fn plan(options: &Options, set_uuid: Uuid, places: &[Place]) -> Result<Creation, CreateArrayError> {
+fn plan(
+    options: &Options,
+    set_uuid: Uuid,
+    places: &[Place],
+) -> Result<LevelCreation, CreateArrayError> {
+    if options.bitmap_file.is_some() && options.level.level != Level::Raid1 {
+        let text = "--bitmap-file is for raid1 only".to_owned();
+        return Err(CreateArrayError::Refused(text));
+    }
     let member = |place: &Place| {
         let (device_sectors, logical_block_size) = place.geometry(options);
         let device_uuid = Uuid::new_v4().into_bytes();
@@ -268,7 +280,8 @@ fn plan(options: &Options, set_uuid: Uuid, places: &[Place]) -> Result<Creation,
         assume_clean: options.assume_clean,
         members: places.iter().map(member).collect(),
     };
-    let planned = md::create_with_chunk(&array, options.chunk_bytes).map_err(|source| {
+    let level = options.level.with_bitmap(true, options.chunk_bytes);
+    let planned = md::create_level(&array, &level).map_err(|source| {
         let number =
             |(index, place): (usize, &Place)| format!("member {index} is {}", place.path.display());
         let members: Vec<String> = places.iter().enumerate().map(number).collect();
@@ -278,45 +291,80 @@ fn plan(options: &Options, set_uuid: Uuid, places: &[Place]) -> Result<Creation,
         CreateArrayError::Plan { name: options.name.clone(), source, members }
     });
     planned.map(|mut creation| {
-        if options.bitmap_file.is_some() {
+        if let (LevelCreation::Bitmap(creation), Some(_)) = (&mut creation, &options.bitmap_file) {
             creation.make_external();
         }
         creation
     })
 }
 
-fn plan_text(options: &Options, creation: &Creation, places: &[Place]) -> String {
-    let superblock = &creation.superblocks[0];
+/// Layout and strip of a level that has any.
+fn shape_text(superblock: &Superblock) -> String {
+    let strip = u64::from(superblock.chunk_sectors) * SECTOR_BYTES;
+    let layout = md::layout_name(superblock.level, superblock.layout_word());
+    let layout = layout.map_or(String::new(), |name| format!(" ({name})"));
+    match strip {
+        0 => layout,
+        strip => format!("{layout} in strips of {}", size_text(strip)),
+    }
+}
+
+/// What hosts will see.
+fn array_bytes(superblock: &Superblock, slots: usize, members: &[Superblock]) -> u64 {
+    let member_sectors: Vec<u64> = members.iter().map(|it| it.data_size_sectors).collect();
+    let shape = Shape {
+        level: superblock.level.number(),
+        layout: superblock.layout_word(),
+        raid_disks: u32::try_from(slots).unwrap_or(u32::MAX),
+        chunk_sectors: superblock.chunk_sectors,
+        size_sectors: superblock.size_sectors,
+        member_sectors: &member_sectors,
+        block_size_bytes: superblock.logical_block_size,
+    };
+    let block = u64::from(superblock.logical_block_size);
+    Geometry::new(&shape).map_or(0, |geometry| geometry.blocks() * block)
+}
+
+fn plan_text(options: &Options, creation: &LevelCreation, places: &[Place]) -> String {
+    let superblock = &creation.superblocks()[0];
     let bytes = |sectors: u64| size_text(sectors * SECTOR_BYTES);
     let mut text = format!(
-        "array {}: RAID1 of {} members, {}, logical blocks of {} bytes\n",
+        "array {}: {}{} of {} members, {}, logical blocks of {} bytes\n",
         options.name,
+        superblock.level.name().to_uppercase(),
+        shape_text(superblock),
         places.len(),
-        bytes(superblock.size_sectors),
+        size_text(array_bytes(superblock, places.len(), creation.superblocks())),
         superblock.logical_block_size
     );
-    let state = match creation.initial_state {
-        InitialState::Unwritten => "unwritten: they read as zeroes until they are written",
-        InitialState::Clean => "clean: they read as what the members hold, taken to be equal",
-    };
-    let chunk = u64::from(creation.bitmap.chunk_sectors().unwrap_or(0));
     let mut line = |key: &str, value: String| {
         let _ = writeln!(text, "  {key:12}{value}");
     };
-    line("chunks", format!("{} of {}, {state}", creation.chunk_count, bytes(chunk)));
-    line(
-        "layout",
-        format!(
-            "superblock at {}, bitmap {} ({} set aside), data from {}",
-            bytes(superblock.super_offset_sectors),
-            match &options.bitmap_file {
+    let (at, data) =
+        (bytes(superblock.super_offset_sectors), bytes(superblock.data_offset_sectors));
+    match creation {
+        LevelCreation::Bitmap(creation) => {
+            let state = match creation.initial_state {
+                InitialState::Unwritten => "unwritten: they read as zeroes until they are written",
+                InitialState::Clean => {
+                    "clean: they read as what the members hold, taken to be equal"
+                }
+            };
+            let chunk = u64::from(creation.bitmap.chunk_sectors().unwrap_or(0));
+            line("chunks", format!("{} of {}, {state}", creation.chunk_count, bytes(chunk)));
+            let place = match &options.bitmap_file {
                 None => format!("at {}", bytes(creation.bitmap_sector)),
                 Some(path) => format!("in {}", path.display()),
-            },
-            bytes(creation.bitmap_area_sectors),
-            bytes(superblock.data_offset_sectors)
-        ),
-    );
+            };
+            let area = bytes(creation.bitmap_area_sectors);
+            let text =
+                format!("superblock at {at}, bitmap {place} ({area} set aside), data from {data}");
+            line("layout", text);
+        }
+        LevelCreation::Plain { .. } => {
+            line("layout", format!("superblock at {at}, data from {data}"));
+        }
+    }
     for (slot, place) in places.iter().enumerate() {
         let what = match (&place.carries, place.found) {
             (Some(carries), _) => format!("{carries}, WHICH IS LOST"),
@@ -355,18 +403,23 @@ fn remove_new_files(places: &[Place]) {
 
 /// Writes everything: old superblocks go first, then the bitmaps, durably on all members, before
 /// the first superblock makes one of them a member.
-fn write(creation: &Creation, places: &[Place]) -> Result<(), CreateArrayError> {
-    let is_external = creation.superblocks.iter().all(|own| own.bitmap_sector().is_none());
-    let area = if is_external { Vec::new() } else { creation.bitmap_area() };
+fn write(creation: &LevelCreation, places: &[Place]) -> Result<(), CreateArrayError> {
+    let has_own = creation.superblocks().iter().any(|own| own.bitmap_sector().is_some());
+    let (area, sector) = match creation {
+        LevelCreation::Bitmap(creation) if has_own => {
+            (creation.bitmap_area(), creation.bitmap_sector)
+        }
+        _ => (Vec::new(), 0),
+    };
     for place in places {
         place.write(|file, sectors| {
             if place.carries.is_some() {
                 erase_superblocks(file, sectors)?;
             }
-            file.write_all_at(&area, creation.bitmap_sector * SECTOR_BYTES)
+            file.write_all_at(&area, sector * SECTOR_BYTES)
         })?;
     }
-    for (place, superblock) in places.iter().zip(&creation.superblocks) {
+    for (place, superblock) in places.iter().zip(creation.superblocks()) {
         place.write(|file, _| {
             let mut bytes = [0; SUPERBLOCK_READ_BYTES];
             superblock.encode_into(&mut bytes);

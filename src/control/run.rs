@@ -9,6 +9,9 @@ use rustix::event::Timespec;
 
 use super::config::{Config, ConfigError};
 use super::cores;
+use super::kept::{Keeper, KeptError, StateFile};
+use super::policy::DegradedStart;
+use super::rpc::RpcError;
 use super::rpc::server::Server;
 use super::rpc::socket::{SocketError, SocketLock};
 use super::signals::StopSignals;
@@ -24,6 +27,8 @@ const DEMO: &str = include_str!("../../conf/demo.toml");
 const DEMO_NAME: &str = "(embedded demo)";
 /// Name of the RPC socket in the state directory.
 pub(super) const SOCKET_NAME: &str = "mdof.sock";
+/// Name of the state file in the state directory.
+const STATE_NAME: &str = "state.json";
 
 /// What the command line says.
 #[derive(Debug, Default)]
@@ -34,8 +39,10 @@ pub struct Options {
     pub state_dir: Option<PathBuf>,
     /// RPC socket.
     pub rpc_socket: Option<PathBuf>,
-    /// Start arrays with members missing.
-    pub start_degraded: bool,
+    /// When to start arrays with members missing, whatever else says so.
+    pub start_degraded: Option<DegradedStart>,
+    /// File that run-time changes are kept in.
+    pub state: Option<PathBuf>,
 }
 
 /// Why the target did not start, or had to end: one sentence.
@@ -47,6 +54,12 @@ pub enum RunError {
     /// The state directory.
     #[error(transparent)]
     StateDir(#[from] StateDirError),
+    /// The state file.
+    #[error(transparent)]
+    State(#[from] KeptError),
+    /// A setting in the state file.
+    #[error("the state file holds what cannot be set: {0}")]
+    Setting(RpcError),
     /// The RPC socket.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -102,6 +115,11 @@ pub fn run_config(config: &Config, options: &Options) -> Result<(), RunError> {
     let socket = options.rpc_socket.clone().or_else(|| config.target.rpc_socket.clone());
     let socket = socket.unwrap_or_else(|| state.path().join(SOCKET_NAME));
     let lock = SocketLock::acquire(&socket)?;
+    let kept = options
+        .state
+        .clone()
+        .or_else(|| config.target.state.as_ref().map(|path| state.resolve(path)));
+    let mut kept = StateFile::open(&kept.unwrap_or_else(|| state.path().join(STATE_NAME)))?;
     startup::check_listen_addresses(config)?;
 
     let cores = config.target.cores.clone().unwrap_or_else(cores::auto);
@@ -111,7 +129,8 @@ pub fn run_config(config: &Config, options: &Options) -> Result<(), RunError> {
         buffer_counts: CLASS_COUNTS,
     })?;
     let mut target = Target::new(engine, cores);
-    let served = serve(&mut target, config, &state, lock, &signals, options.start_degraded);
+    let place = Place { state: &state, lock, kept: &mut kept };
+    let served = serve(&mut target, config, place, &signals, options.start_degraded);
 
     // Also when something failed: what was started is stopped cleanly.
     signals.unblock();
@@ -129,28 +148,45 @@ pub fn run_config(config: &Config, options: &Options) -> Result<(), RunError> {
 /// How often arrays are looked at for slots that a spare is to fill.
 const LOOK: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
+/// How often the control thread wakes at least, to take what cores have told.
+const REST: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+
+/// Where a target keeps what it must find again, and where it is asked.
+struct Place<'a> {
+    state: &'a StateDir,
+    lock: SocketLock,
+    kept: &'a mut StateFile,
+}
+
 fn serve(
     target: &mut Target,
     config: &Config,
-    state: &StateDir,
-    lock: SocketLock,
+    place: Place<'_>,
     signals: &StopSignals,
-    start_degraded: bool,
+    start_degraded: Option<DegradedStart>,
 ) -> Result<(), RunError> {
+    let Place { state, lock, kept } = place;
     let socket_path = lock.path().to_owned();
     let socket = lock.bind()?;
+    kept.restore_settings(target).map_err(RunError::Setting)?;
     let reports = startup::apply(target, config, state, start_degraded)?;
+    kept.restore_objects(target, !config.target.no_auto_assemble);
+    kept.keep(target);
     let mut server = Server::new(socket);
     let cores = target.cores().to_vec();
     say(&startup::banner(config, &reports, state.path(), &socket_path, &cores));
     loop {
+        let look = if target.wants_look() { LOOK } else { REST };
         let stop = server
-            .turn(signals.as_fd(), target.wants_look().then_some(LOOK), target)
+            .turn(signals.as_fd(), Some(look), &mut Keeper { target, file: kept })
             .map_err(system("wait for the RPC socket"))?;
         if stop {
             return Ok(());
         }
         target.look();
+        if target.wants_look() {
+            kept.keep(target);
+        }
     }
 }
 

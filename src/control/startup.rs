@@ -10,11 +10,13 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::config::{ArrayConfig, BdevConfig, BdevKind, Config, SubsystemConfig};
+use super::kept;
 use super::member_file::{self, Found, MemberFileError};
+use super::policy::DegradedStart;
 use super::state_dir::{ArrayNote, ArrayPhase, StateDir, StateDirError};
 use super::target::{
-    ArrayOptions, BdevSpec, BitmapPlace, CreateOptions, Members, NewNamespace, StartedHow,
-    Takeover, Target, TargetError, listen_error,
+    AbsentBdev, ArrayOptions, BdevSpec, BitmapPlace, CreateOptions, Members, NewArrayWish,
+    NewNamespace, Settings, StartedHow, Takeover, Target, TargetError, listen_error,
 };
 use crate::limits::NAMESPACES_MAX;
 use crate::target::subsystem::SubsystemSpec;
@@ -51,6 +53,9 @@ pub enum StartError {
     /// A bdev, array, subsystem or listener.
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// A call of a configuration in SPDK's shape.
+    #[error("{0}")]
+    Call(String),
     /// The members found do not make the array that the configuration names.
     #[error("{0}")]
     Members(String),
@@ -65,8 +70,8 @@ pub struct ArrayReport {
     pub created: bool,
     /// The files and devices of its members.
     pub paths: Vec<PathBuf>,
-    /// What it started with.
-    pub how: StartedHow,
+    /// What it started with; `Err`: why it waits for members.
+    pub how: Result<StartedHow, String>,
 }
 
 /// Refuses listen addresses that somebody else has, before anything else is done.
@@ -95,10 +100,12 @@ pub enum ArrayPlan {
         /// Files to make first, and their sizes.
         files: Vec<(PathBuf, u64)>,
     },
-    /// Start it from what the members say; these members are left out.
+    /// Start it from what the members say, if it may start without these.
     Assemble {
-        /// Names of bdevs whose backing is missing or blank.
+        /// Names of bdevs whose backing is missing.
         absent: Vec<String>,
+        /// Names of bdevs that hold nothing.
+        blank: Vec<String>,
     },
 }
 
@@ -134,7 +141,6 @@ pub fn plan_array(
     config: &Config,
     array: &ArrayConfig,
     state: &StateDir,
-    start_degraded: bool,
 ) -> Result<ArrayPlan, StartError> {
     let backings: Vec<Backing> =
         array.members.iter().filter_map(|name| backing(config, state, name)).collect();
@@ -151,14 +157,11 @@ pub fn plan_array(
             plan_creation(array, &backings, &found, uuid)
         }
         _ if found.contains(&Found::Data) => {
-            let absent: Vec<(&Backing, Found)> =
-                backings.iter().zip(found).filter(|(_, found)| *found != Found::Data).collect();
-            let may_lack = absent.is_empty() || array.start_degraded || start_degraded;
-            if !may_lack {
-                return Err(StartError::Members(absent_text(array, &backings, &absent)));
-            }
-            let absent = absent.iter().map(|(backing, _)| backing.bdev.clone()).collect();
-            Ok(ArrayPlan::Assemble { absent })
+            let names = |wanted: Found| {
+                let found = backings.iter().zip(&found).filter(|(_, found)| **found == wanted);
+                found.map(|(backing, _)| backing.bdev.clone()).collect()
+            };
+            Ok(ArrayPlan::Assemble { absent: names(Found::Missing), blank: names(Found::Blank) })
         }
         Some(ArrayNote { uuid, phase: ArrayPhase::Created }) => {
             let paths: Vec<_> = backings.iter().map(|b| b.path.display()).collect();
@@ -199,34 +202,16 @@ fn plan_creation(
     Ok(ArrayPlan::Create { uuid, files })
 }
 
-fn absent_text(array: &ArrayConfig, all: &[Backing], absent: &[(&Backing, Found)]) -> String {
-    let listed: Vec<String> = absent
-        .iter()
-        .map(|(backing, found)| {
-            let what = if *found == Found::Missing { "is missing" } else { "is empty" };
-            format!("{} {what}", backing.path.display())
-        })
-        .collect();
-    format!(
-        "array {} lacks {} of its {} members: {}; bring it back, or start degraded with \
-         --start-degraded (nothing was changed)",
-        array.name,
-        absent.len(),
-        all.len(),
-        super::names::list(&listed)
-    )
-}
-
 /// Makes the bdevs, arrays and subsystems of `config`.
 pub fn apply(
     target: &mut Target,
     config: &Config,
     state: &StateDir,
-    start_degraded: bool,
+    start_degraded: Option<DegradedStart>,
 ) -> Result<Vec<ArrayReport>, StartError> {
     let mut plans = Vec::with_capacity(config.arrays.len());
     for array in &config.arrays {
-        plans.push(plan_array(config, array, state, start_degraded)?);
+        plans.push(plan_array(config, array, state)?);
     }
     let new_files: Vec<&(PathBuf, u64)> = plans
         .iter()
@@ -249,6 +234,13 @@ pub fn apply(
             create_bdev(target, bdev, state)?;
         }
     }
+    let awaited = config.bdevs.iter().filter(|bdev| absent.contains(&bdev.name));
+    let awaited = awaited.map(|bdev| AbsentBdev {
+        name: bdev.name.clone(),
+        uuid: bdev.uuid,
+        spec: spec_of(bdev, state),
+    });
+    target.await_bdevs(awaited.collect());
     let mut reports = Vec::with_capacity(plans.len());
     for (array, plan) in config.arrays.iter().zip(&plans) {
         reports.push(start_array(target, config, array, plan, state, start_degraded)?);
@@ -257,7 +249,13 @@ pub fn apply(
         target.create_transport()?;
     }
     for subsystem in &config.subsystems {
-        create_subsystem(target, subsystem)?;
+        create_subsystem(target, subsystem, state)?;
+    }
+    for call in &config.calls {
+        kept::replay_one(target, call).map_err(StartError::Call)?;
+    }
+    for (array, spare) in spares(config) {
+        add_spare(target, array, spare);
     }
     Ok(reports)
 }
@@ -266,7 +264,7 @@ pub fn apply(
 fn absent_bdevs(config: &Config, plans: &[ArrayPlan]) -> Vec<String> {
     let mut absent = Vec::new();
     for plan in plans {
-        let ArrayPlan::Assemble { absent: members } = plan else { continue };
+        let ArrayPlan::Assemble { absent: members, .. } = plan else { continue };
         for member in members {
             let mut below = Some(member.clone());
             while let Some(name) = below {
@@ -282,30 +280,55 @@ fn absent_bdevs(config: &Config, plans: &[ArrayPlan]) -> Vec<String> {
     absent
 }
 
-fn create_bdev(target: &mut Target, bdev: &BdevConfig, state: &StateDir) -> Result<(), StartError> {
-    let spec = match &bdev.kind {
+fn spec_of(bdev: &BdevConfig, state: &StateDir) -> BdevSpec {
+    match &bdev.kind {
         BdevKind::Malloc { block_size_bytes, blocks } => {
             BdevSpec::Malloc { block_size_bytes: *block_size_bytes, blocks: *blocks }
         }
         BdevKind::Null { block_size_bytes, blocks } => {
             BdevSpec::Null { block_size_bytes: *block_size_bytes, blocks: *blocks }
         }
-        BdevKind::Uring { path, block_size_bytes, create_bytes } => {
-            let path = state.resolve(path);
-            // A bdev that no array made: it may have been asked for alone.
-            if let (Some(bytes), Found::Missing) = (create_bytes, member_file::inspect(&path)?) {
-                member_file::check_room(&path, 1)?;
-                member_file::create_sparse(&path, *bytes)?;
-            }
-            BdevSpec::Uring { path, block_size_bytes: *block_size_bytes }
+        BdevKind::Uring { path, block_size_bytes, .. } => {
+            BdevSpec::Uring { path: state.resolve(path), block_size_bytes: *block_size_bytes }
         }
         BdevKind::Error { base } => BdevSpec::Error { base: base.clone() },
         BdevKind::Delay { base, latency } => {
             BdevSpec::Delay { base: base.clone(), latency: *latency }
         }
-    };
+    }
+}
+
+fn create_bdev(target: &mut Target, bdev: &BdevConfig, state: &StateDir) -> Result<(), StartError> {
+    let spec = spec_of(bdev, state);
+    if let (BdevKind::Uring { create_bytes: Some(bytes), .. }, BdevSpec::Uring { path, .. }) =
+        (&bdev.kind, &spec)
+        && member_file::inspect(path)? == Found::Missing
+    {
+        // A bdev that no array made: it may have been asked for alone.
+        member_file::check_room(path, 1)?;
+        member_file::create_sparse(path, *bytes)?;
+    }
     let in_use = |error: &TargetError| matches!(error, TargetError::Busy(_));
     Ok(patiently(|| target.create_bdev(&bdev.name, bdev.uuid, &spec), in_use)?)
+}
+
+/// Spares by the array that they are for.
+fn spares(config: &Config) -> impl Iterator<Item = (Option<&str>, &str)> {
+    let own = config.arrays.iter().flat_map(|array| {
+        array.spares.iter().map(|spare| (Some(array.name.as_str()), spare.as_str()))
+    });
+    own.chain(config.target.spares.iter().map(|spare| (None, spare.as_str())))
+}
+
+/// A spare that was used is a member by now, so that it can't be one is no reason not to start.
+fn add_spare(target: &mut Target, array: Option<&str>, spare: &str) {
+    let used = matches!(target.bdev(spare), Ok(bdev) if bdev.user.is_some());
+    if used {
+        return tracing::info!("bdev {spare}, a spare, is in use");
+    }
+    if let Err(error) = target.add_spare(spare, array) {
+        tracing::error!("bdev {spare} is no spare: {error}");
+    }
 }
 
 fn start_array(
@@ -314,8 +337,20 @@ fn start_array(
     array: &ArrayConfig,
     plan: &ArrayPlan,
     state: &StateDir,
-    start_degraded: bool,
+    start_degraded: Option<DegradedStart>,
 ) -> Result<ArrayReport, StartError> {
+    target.configure_settings(
+        &array.name,
+        &Settings {
+            start_degraded: array.start_degraded,
+            max_mib_s: array.sync_max_mib_s,
+            latency_us: array.sync_latency_us,
+            latency_percent: array.sync_latency_percent,
+            read_errors_max: array.read_errors_max,
+            scrub_every_hours: array.scrub_every_hours,
+            scrub_next_s: None,
+        },
+    );
     let external = match &array.external {
         Some(BitmapPlace::File(path)) => Some(BitmapPlace::File(state.resolve(path))),
         place => place.clone(),
@@ -330,30 +365,58 @@ fn start_array(
     let (created, how) = match plan {
         ArrayPlan::Create { uuid, .. } => (
             true,
-            create_array(target, array, *uuid, &options, (!paths.is_empty()).then_some(state))?,
+            Ok(create_array(target, array, *uuid, &options, (!paths.is_empty()).then_some(state))?),
         ),
-        ArrayPlan::Assemble { absent } => {
-            let present: Vec<String> =
-                array.members.iter().filter(|name| !absent.contains(name)).cloned().collect();
-            let uuid = check_members(target, array, &present, state)?;
-            let degraded = array.start_degraded || start_degraded;
-            let takeover = Takeover {
-                convert_bitmap: array.convert_bitmap,
-                bitmap_lost_resync: array.bitmap_lost_resync,
-            };
-            // The file of an external bitmap is opened here, and may be in use as members may.
-            let in_use = |error: &TargetError| matches!(error, TargetError::Busy(_));
-            let assemble =
-                || target.assemble_array(&array.name, &present, degraded, &options, &takeover);
-            let how = patiently(assemble, in_use)?;
-            let note = ArrayNote { uuid, phase: ArrayPhase::Created };
-            if state.read_note(&array.name)?.as_ref() != Some(&note) {
-                state.write_note(&array.name, &note)?;
-            }
+        ArrayPlan::Assemble { absent, blank } => {
+            let how =
+                assemble_array(target, array, &options, (absent, blank), state, start_degraded)?;
             (false, how)
         }
     };
     Ok(ArrayReport { name: array.name.clone(), created, paths, how })
+}
+
+/// Starts an array from those of its members that are there, or lets it wait for the others.
+fn assemble_array(
+    target: &mut Target,
+    array: &ArrayConfig,
+    options: &ArrayOptions,
+    (absent, blank): (&[String], &[String]),
+    state: &StateDir,
+    start_degraded: Option<DegradedStart>,
+) -> Result<Result<StartedHow, String>, StartError> {
+    let without = |left_out: &[&[String]]| -> Vec<String> {
+        let is_in = |name: &&String| !left_out.iter().any(|names| names.contains(name));
+        array.members.iter().filter(is_in).cloned().collect()
+    };
+    let uuid = check_members(target, array, &without(&[absent, blank]), state)?;
+    for name in blank {
+        tracing::warn!(
+            "array {}: bdev {name} is empty, so it is no member of it; bdev_raid_add_base_bdev \
+             makes it one when the array runs",
+            array.name
+        );
+    }
+    let policy = start_degraded.or(target.settings_of(&array.name).start_degraded);
+    let wish = NewArrayWish {
+        members: without(&[blank]),
+        uuid: Some(uuid),
+        create: None,
+        options: options.clone(),
+        takeover: Takeover {
+            convert_bitmap: array.convert_bitmap,
+            bitmap_lost_resync: array.bitmap_lost_resync,
+        },
+        policy: policy.unwrap_or_default(),
+    };
+    // The file of an external bitmap is opened here, and may be in use as members may.
+    let in_use = |error: &TargetError| matches!(error, TargetError::Busy(_));
+    let started = patiently(|| target.start_or_wait(&array.name, wish.clone()), in_use)?;
+    let note = ArrayNote { uuid, phase: ArrayPhase::Created };
+    if state.read_note(&array.name)?.as_ref() != Some(&note) {
+        state.write_note(&array.name, &note)?;
+    }
+    Ok(started.ok_or_else(|| target.waits_for(&array.name)))
 }
 
 /// Makes an array. With `state`, its members outlive the process: a note made before the first
@@ -381,6 +444,7 @@ fn create_array(
     };
     let create = CreateOptions {
         uuid,
+        level: array.level,
         bitmap: array.bitmap,
         chunk_size_bytes: array.chunk_size_bytes,
         // All members are blank: without a bitmap to say Unwritten they are equal all the same.
@@ -426,7 +490,11 @@ fn check_members(
     }
 }
 
-fn create_subsystem(target: &mut Target, config: &SubsystemConfig) -> Result<(), StartError> {
+fn create_subsystem(
+    target: &mut Target,
+    config: &SubsystemConfig,
+    state: &StateDir,
+) -> Result<(), StartError> {
     let mut spec = SubsystemSpec::new(&config.nqn);
     spec.serial = &config.serial;
     spec.model = &config.model;
@@ -440,13 +508,42 @@ fn create_subsystem(target: &mut Target, config: &SubsystemConfig) -> Result<(),
     let (fixed, free): (Vec<_>, Vec<_>) =
         config.namespaces.iter().partition(|(_, nsid)| nsid.is_some());
     for (bdev, nsid) in fixed.into_iter().chain(free) {
-        let new = NewNamespace { bdev, nsid: *nsid, uuid: None, nguid: None, eui64: None };
+        let reservations = state.path().join(format!("{bdev}.reservation"));
+        let reservation_file = reservations.to_str();
+        let new = NewNamespace { nsid: *nsid, reservation_file, ..NewNamespace::new(bdev) };
         target.add_namespace(&config.nqn, new)?;
     }
     for &address in &config.listen {
         target.add_listener(&config.nqn, address)?;
     }
     Ok(())
+}
+
+fn report_array(report: &ArrayReport, lines: &mut Vec<String>) {
+    let paths: Vec<_> = report.paths.iter().map(|path| path.display()).collect();
+    let on = if paths.is_empty() {
+        String::new()
+    } else {
+        format!(" on {}", super::names::list(&paths))
+    };
+    let how = match &report.how {
+        Ok(how) => how,
+        Err(why) => {
+            lines.push(format!("array {} NOT STARTED, it waits for members{on}", report.name));
+            lines.push(format!("  WARNING: {why}"));
+            return;
+        }
+    };
+    let verb = if report.created { "created" } else { "re-assembled" };
+    let StartedHow { level, in_sync, slots, dirty } = *how;
+    let level = level.name().to_uppercase();
+    lines.push(format!("array {} {verb}: {level} of {slots} members{on}", report.name));
+    if in_sync < slots {
+        lines.push(format!("  WARNING: degraded, {in_sync} of {slots} members are in sync"));
+    }
+    if dirty {
+        lines.push("  it was not stopped cleanly: what was in doubt is resynced now".to_owned());
+    }
 }
 
 /// What the operator reads once the target is ready.
@@ -460,25 +557,7 @@ pub fn banner(
 ) -> String {
     let mut lines = Vec::new();
     for report in reports {
-        let verb = if report.created { "created" } else { "re-assembled" };
-        let paths: Vec<_> = report.paths.iter().map(|path| path.display()).collect();
-        let on = if paths.is_empty() {
-            String::new()
-        } else {
-            format!(" on {}", super::names::list(&paths))
-        };
-        lines.push(format!(
-            "array {} {verb}: RAID1 of {} members{on}",
-            report.name, report.how.slots
-        ));
-        if report.how.in_sync < report.how.slots {
-            let StartedHow { in_sync, slots, .. } = report.how;
-            lines.push(format!("  WARNING: degraded, {in_sync} of {slots} members are in sync"));
-        }
-        if report.how.dirty {
-            lines
-                .push("  it was not stopped cleanly: what was in doubt is resynced now".to_owned());
-        }
+        report_array(report, &mut lines);
     }
     for subsystem in &config.subsystems {
         for (bdev, nsid) in &subsystem.namespaces {

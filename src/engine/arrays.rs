@@ -95,6 +95,7 @@ impl Shard {
     ) -> bool {
         let Some(array) = self.channels.array(bdev) else { return false };
         let mut out = Out { io: &mut self.queue, mail: &mut self.mail, wall_clock_s: 0 };
+        array.channel.tell_time(core.io.now_ns / 1000);
         act(&mut array.channel, &mut out);
         let gathers = array.channel.wants_turn_end();
         if gathers && !self.gathering.contains(&bdev) {
@@ -207,7 +208,11 @@ impl Shard {
                     let tag = TimerTag { kind: KIND_ARRAY, object: bdev.0, op };
                     core.io.timers.arm(core.io.now_ms() + after_ms, tag);
                 }
-                Mail::Event(event) => self.log_event(bdev, event),
+                Mail::Event(event) => {
+                    self.log_event(bdev, event);
+                    let control = core.port.control();
+                    core.port.post(control, Message::Event(bdev, event));
+                }
                 Mail::Started(result) | Mail::Stopped(result) => {
                     self.answer(core, Answer::Array(result));
                 }
@@ -219,6 +224,7 @@ impl Shard {
         let name = &self.channels.array(bdev).expect("it has just acted").name;
         match event {
             ArrayEvent::MemberFailed { .. }
+            | ArrayEvent::TooManyReadErrors { .. }
             | ArrayEvent::LastMemberKept { .. }
             | ArrayEvent::MetadataLost => tracing::error!("array {name}: {event}"),
             ArrayEvent::ReadFailed { .. } => tracing::warn!("array {name}: {event}"),

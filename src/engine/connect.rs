@@ -3,6 +3,7 @@
 use super::message::{ConnectionKey, Message, NewConnection};
 use super::queue::{OwnedController, Role};
 use super::shard::{KIND_HOUSEKEEPING, Shard, ShardCore};
+use crate::limits::IO_QUEUES_PER_CONTROLLER_MAX;
 use crate::reactor::timer::TimerTag;
 use crate::target::controller::connect::{cntlid_of, owner_of};
 use crate::target::controller::{
@@ -93,7 +94,6 @@ impl Shard {
             cntlid: cntlid_of(core.index(), slot),
             local_address,
             now_ms: core.io.now_ms(),
-            compare: false,
         };
         let controller = match Controller::connect(request, &context) {
             Ok(controller) => controller,
@@ -105,8 +105,11 @@ impl Shard {
             request.hostnqn.as_str(),
             request.subnqn.as_str()
         );
-        self.connections.controllers[slot] =
-            Some(Box::new(OwnedController { controller, connection: index }));
+        self.connections.controllers[slot] = Some(Box::new(OwnedController {
+            controller,
+            connection: index,
+            queue_cores: [0; IO_QUEUES_PER_CONTROLLER_MAX],
+        }));
         let depth = request.queue_depth;
         self.accept_queue(index, Role::Admin(slot), depth, request.flow_control_disabled);
         self.complete(index, id, Status::SUCCESS, cntlid.into(), 0);
@@ -131,7 +134,11 @@ impl Shard {
         let slot = owner_of(request.cntlid).map_or(usize::MAX, |(_, slot)| slot);
         let owned = self.connections.controllers.get_mut(slot).and_then(Option::as_deref_mut);
         let result = match owned {
-            Some(owned) => owned.controller.attach_io_queue(request).map(Box::new),
+            Some(owned) => owned.controller.attach_io_queue(request).map(|grant| {
+                let core = u8::try_from(from).expect("bounded by CORES_MAX");
+                owned.queue_cores[usize::from(grant.qid - 1)] = core;
+                Box::new(grant)
+            }),
             None => Err(Refusal::unknown_controller()),
         };
         self.send(core, from, Message::QueueAttached { connection, result });
@@ -151,8 +158,9 @@ impl Shard {
         match (connecting, result) {
             (Some(id), Ok(mut grant)) => {
                 // The table may be newer here than it was there.
+                let local = self.connections.find(key).expect("just found").local;
                 if let Some(subsystem) = self.table.find_uid(grant.subsystem.uid()) {
-                    grant.subsystem = subsystem.clone();
+                    grant.subsystem = subsystem.seen_by(&grant.hostnqn, local);
                 }
                 let (cntlid, depth) = (grant.cntlid, grant.queue_depth);
                 let flow_control_disabled = grant.flow_control_disabled;
@@ -269,6 +277,7 @@ impl Shard {
         let now_ms = core.io.now_ms();
         for index in self.connections.indexes() {
             let Some(conn) = self.connections.get(index) else { continue };
+            conn.errors.told = 0;
             let fresh = matches!(conn.role, Role::Fresh);
             if conn.socket.lingering_for_ms(now_ms) > LINGER_MS {
                 self.close_connection(core, index, "");
@@ -279,7 +288,7 @@ impl Shard {
             }
         }
         for slot in 0..self.connections.controllers.len() {
-            let Some(owned) = self.connections.controllers[slot].as_deref() else { continue };
+            let Some(owned) = self.connections.controllers[slot].as_deref_mut() else { continue };
             if owned.controller.check_keep_alive(now_ms) {
                 let (index, kato_ms) = (owned.connection, owned.controller.kato_ms());
                 let host = owned.controller.hostnqn().as_str().to_owned();

@@ -1,6 +1,7 @@
 //! What the control plane sees of the engine: every call blocks until all cores concerned have
 //! acted, and returns a plain result.
 
+use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use super::workload::Workload;
 use crate::bdev::{BdevId, Device, Geometry, IoOp, IoStatus};
 use crate::limits::{BDEVS_MAX, IO_SIZE_BYTES_MAX};
 use crate::observe::counter::CoreCounters;
-use crate::raid::{self, ArrayConfig, ArrayStatus, Command, Knobs, Outcome};
+use crate::raid::{self, ArrayConfig, ArrayEvent, ArrayStatus, Command, Knobs, Outcome};
 use crate::reactor::dma::prefer_hugepages;
 use crate::reactor::idle::IdlePolicy;
 use crate::reactor::mesh::{self, Port, RING_MESSAGES};
@@ -26,6 +27,9 @@ use uuid::Uuid;
 
 /// Connections that may wait to be accepted.
 const LISTEN_BACKLOG: i32 = 1024;
+
+/// Events that are kept until they are asked for.
+const EVENTS_MAX: usize = 1024;
 
 /// How long a core may take to answer before the operator is told that it has not.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -86,6 +90,8 @@ pub struct EngineHandle {
     threads: Vec<JoinHandle<()>>,
     counters: Vec<Arc<CoreCounters>>,
     bdevs: Vec<Option<Known>>,
+    /// What cores have told that nobody has asked for yet.
+    events: VecDeque<(BdevId, ArrayEvent)>,
 }
 
 impl EngineHandle {
@@ -103,6 +109,7 @@ impl EngineHandle {
             threads: Vec::new(),
             counters: Vec::new(),
             bdevs: (0..BDEVS_MAX).map(|_| None).collect(),
+            events: VecDeque::new(),
         };
         for (&cpu, port) in config.cores.iter().zip(ports) {
             let reactor = ReactorConfig {
@@ -144,6 +151,7 @@ impl EngineHandle {
         loop {
             match self.port.receive_blocking(PATIENCE) {
                 Some((_, Message::Answer(answer))) => return *answer,
+                Some((_, Message::Event(bdev, event))) => self.note(bdev, event),
                 Some((from, message)) => {
                     unreachable!("core {from} sent {message:?} to the control plane")
                 }
@@ -156,6 +164,25 @@ impl EngineHandle {
                 }
             }
         }
+    }
+
+    /// Keeps an event until it is asked for; of too many the last ones.
+    fn note(&mut self, bdev: BdevId, event: ArrayEvent) {
+        if self.events.len() == EVENTS_MAX {
+            self.events.pop_front();
+        }
+        self.events.push_back((bdev, event));
+    }
+
+    /// What has happened to arrays since the last call, oldest first.
+    pub fn take_events(&mut self) -> Vec<(BdevId, ArrayEvent)> {
+        while let Some((from, message)) = self.port.receive() {
+            match message {
+                Message::Event(bdev, event) => self.note(bdev, event),
+                message => unreachable!("core {from} sent {message:?} to the control plane"),
+            }
+        }
+        self.events.drain(..).collect()
     }
 
     fn ask_one(&mut self, core: usize, ask: Ask) -> Answer {
@@ -324,6 +351,9 @@ impl EngineHandle {
             block_size_bytes: config.block_size_bytes,
             blocks: 0,
             optimal_io_blocks: 0,
+            io_boundary_blocks: 0,
+            write_unit_blocks: 0,
+            unmap_unit_blocks: 0,
             volatile_write_cache: false,
             // With a bitmap the array knows by itself what reads as zeroes; without, members that
             // can't free space are written with zeroes.
@@ -456,6 +486,7 @@ impl EngineHandle {
                     Answer::Finished(result) => results.push(result),
                     answer => unreachable!("{answer:?} does not end a program"),
                 },
+                Some((_, Message::Event(bdev, event))) => self.note(bdev, event),
                 Some((from, message)) => {
                     unreachable!("core {from} sent {message:?} to the control plane")
                 }

@@ -4,10 +4,17 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 
 use crate::bdev::{BdevId, Device, IoOp, IoStatus};
-use crate::raid::{ArrayConfig, ArrayStatus, Command, Knobs, Outcome, Shared, ToChannel, ToOwner};
-use crate::target::controller::{ConnectRequest, IoQueueGrant, Refusal};
-use crate::target::subsystem::SubsystemTable;
+use crate::raid::{
+    ArrayConfig, ArrayEvent, ArrayStatus, Command, Knobs, Outcome, Shared, ToChannel, ToOwner,
+};
+use crate::target::controller::{CommandError, ConnectRequest, IoQueueGrant, Refusal};
+use crate::target::reservation::{HostId, NoticeKind, View};
+use crate::target::subsystem::{NamespaceKey, SubsystemTable};
+use crate::target::tcp::RequestId;
 
+use super::gate::ClosedRange;
+use super::gate_home::Ticket;
+use super::reserve::{ReservationAnswer, ReservationAsk};
 use super::workload::Workload;
 
 /// A message between two endpoints of the mesh.
@@ -45,10 +52,99 @@ pub(super) enum Message {
         /// Controller.
         cntlid: u16,
     },
+    /// A fused operation wants a range to itself; to the home core.
+    RangeWanted {
+        /// The second command of the operation, on the sending core.
+        asker: CommandKey,
+        /// What it wants.
+        range: ClosedRange,
+    },
+    /// It has it; from the home core.
+    RangeGranted {
+        /// The second command of the operation.
+        asker: CommandKey,
+        /// Names the range.
+        ticket: Ticket,
+    },
+    /// It has ended; to the home core.
+    RangeReturned {
+        /// Names the range.
+        ticket: Ticket,
+    },
+    /// Let no command pass that changes the range; from the home core.
+    CloseRange {
+        /// Names the range.
+        ticket: Ticket,
+        /// The range.
+        range: ClosedRange,
+    },
+    /// Let them pass again; from the home core.
+    OpenRange {
+        /// Names the range.
+        ticket: Ticket,
+    },
+    /// No command is at the bdev any more that the gate would not let pass; to the home core.
+    GateHolds {
+        /// Names the gate.
+        ticket: Ticket,
+    },
+    /// A reservation command; to the home core.
+    Reserve(Box<ReservationAsk>),
+    /// Its answer; from the home core.
+    ReserveAnswered(Box<ReservationAnswer>),
+    /// Check commands against this view from now on; from the home core.
+    Reserved {
+        /// Names the change.
+        ticket: Ticket,
+        /// The namespace.
+        namespace: NamespaceKey,
+        /// Its bdev.
+        bdev: BdevId,
+        /// What is held, if something is.
+        view: Option<Arc<View>>,
+    },
+    /// Tell this host's controllers; from the home core.
+    ReservationNotice {
+        /// The namespace.
+        namespace: NamespaceKey,
+        /// Whom to tell.
+        host: HostId,
+        /// What.
+        kind: NoticeKind,
+    },
+    /// A command of an I/O queue failed; to the controller's core, for its error log.
+    CommandFailed {
+        /// Controller.
+        cntlid: u16,
+        /// The command and its status.
+        error: CommandError,
+        /// Failures before it that were not told.
+        skipped: u64,
+    },
+    /// An Abort command looks for command `cid` of this queue; to the queue's core.
+    Abort {
+        /// The Abort command, on the sending core.
+        asker: CommandKey,
+        /// Controller.
+        cntlid: u16,
+        /// Queue.
+        qid: u16,
+        /// Command.
+        cid: u16,
+    },
+    /// The answer, to the core that asked.
+    Aborted {
+        /// The Abort command.
+        asker: CommandKey,
+        /// The command was aborted.
+        was_aborted: bool,
+    },
     /// The control plane asks a core.
     Ask(Box<Ask>),
     /// A core answers the control plane.
     Answer(Box<Answer>),
+    /// A core tells the control plane what has happened to an array.
+    Event(BdevId, ArrayEvent),
 }
 
 /// A connection of a core, and the use of its slot that is meant.
@@ -58,6 +154,15 @@ pub(super) struct ConnectionKey {
     pub(super) index: u16,
     /// How often the slot was used before.
     pub(super) generation: u32,
+}
+
+/// A command that executes on a core.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct CommandKey {
+    /// Its connection.
+    pub(super) connection: ConnectionKey,
+    /// The command.
+    pub(super) id: RequestId,
 }
 
 /// A connection whose TCP handshake is done.

@@ -3,22 +3,28 @@
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
+use super::failures::ErrorsTold;
 use super::message::ConnectionKey;
 use super::shard::{Shard, ShardCore};
 use super::socket::Socket;
-use crate::bdev::{BdevIo, Completion, IoOp, IoStatus, Station, Tag};
-use crate::limits::{CONNECTIONS_PER_CORE_MAX, CONTROLLERS_PER_CORE_MAX, IO_QUEUE_DEPTH_MAX};
+use crate::bdev::{BdevIo, Completion, IoOp, IoQueue, IoStatus, Station, Tag};
+use crate::limits::{
+    CONNECTIONS_PER_CORE_MAX, CONTROLLERS_PER_CORE_MAX, CORES_MAX, IO_QUEUE_DEPTH_MAX,
+    IO_QUEUES_PER_CONTROLLER_MAX,
+};
 use crate::target::controller::io::{self, IoCommand, IoRequest};
 use crate::target::controller::{
     AdminContext, AdminOutcome, Controller, Effect, IoQueueGrant, TableChange,
 };
-use crate::target::subsystem::SubsystemTable;
+use crate::target::subsystem::{NamespaceKey, SubsystemTable};
 use crate::target::tcp::{Connection, ConnectionConfig, RequestId};
 use crate::wire::fabrics::fctype;
 use crate::wire::nvme::opcode::FABRICS;
 use crate::wire::nvme::{Cqe, Sqe, Status};
 
 const _: () = assert!(CONNECTIONS_PER_CORE_MAX <= u16::MAX as usize);
+const _: () = assert!(CORES_MAX <= u8::MAX as usize);
+const _: () = assert!(IoStatus::Ok as u8 == 0);
 
 /// What a connection is for.
 #[derive(Debug)]
@@ -33,20 +39,27 @@ pub(super) enum Role {
     Io(Box<IoQueueGrant>),
 }
 
+/// A mark of [`Executing`]: the command takes several requests, see `steps`.
+pub(super) const STEPS: u8 = 1 << 0;
+/// A mark of [`Executing`]: a gate is closed when the command has ended.
+pub(super) const WATCHED: u8 = 1 << 1;
+
 /// What a command that bdevs work on still waits for.
 #[derive(Debug, Clone, Copy)]
-struct Executing {
+pub(super) struct Executing {
     /// Requests to the bdev that have not ended.
-    pending: u16,
+    pub(super) pending: u16,
     /// First failure of them.
-    status: IoStatus,
-    op: IoOp,
+    pub(super) status: IoStatus,
+    pub(super) op: IoOp,
+    /// [`STEPS`] and [`WATCHED`].
+    pub(super) special: u8,
     /// Data for the host if all is well.
-    data_len_bytes: u32,
+    pub(super) data_len_bytes: u32,
 }
 
-const IDLE: Executing =
-    Executing { pending: 0, status: IoStatus::Ok, op: IoOp::Flush, data_len_bytes: 0 };
+pub(super) const IDLE: Executing =
+    Executing { pending: 0, status: IoStatus::Ok, op: IoOp::Flush, special: 0, data_len_bytes: 0 };
 
 /// A connection of this core.
 #[derive(Debug)]
@@ -57,13 +70,17 @@ pub(super) struct Conn {
     pub(super) role: Role,
     pub(super) peer: SocketAddr,
     pub(super) local: SocketAddr,
-    executing: Box<[Executing]>,
+    pub(super) executing: Box<[Executing]>,
+    /// The first command of a fused operation whose second is the next to execute.
+    pub(super) fused_first: Option<RequestId>,
     /// It stands in the list of connections that have something to send.
     pub(super) listed_to_send: bool,
     /// It stands in the list of connections that wait for a buffer.
     pub(super) listed_for_buffer: bool,
     /// Milliseconds of the reactor's clock when it was accepted.
     pub(super) accepted_ms: u64,
+    /// Failed commands told to the controller since the last housekeeping, and those not told.
+    pub(super) errors: ErrorsTold,
 }
 
 impl Conn {
@@ -84,6 +101,8 @@ impl Conn {
 pub(super) struct OwnedController {
     pub(super) controller: Controller,
     pub(super) connection: u16,
+    /// The core of each I/O queue that has been connected; index: queue - 1.
+    pub(super) queue_cores: [u8; IO_QUEUES_PER_CONTROLLER_MAX],
 }
 
 /// The core's connections and controllers.
@@ -137,9 +156,11 @@ impl Connections {
             peer,
             local,
             executing: vec![IDLE; IO_QUEUE_DEPTH_MAX].into_boxed_slice(),
+            fused_first: None,
             listed_to_send: false,
             listed_for_buffer: false,
             accepted_ms: now_ms,
+            errors: ErrorsTold::default(),
         }));
         Some(index)
     }
@@ -207,7 +228,7 @@ impl Shard {
         while let Some(conn) = self.connections.get(index) {
             let Some((id, sqe)) = conn.protocol.next_command() else { break };
             match &conn.role {
-                Role::Io(_) => self.execute_io(index, id, &sqe),
+                Role::Io(_) => self.execute_io(core, index, id, &sqe),
                 Role::Admin(slot) => {
                     let slot = *slot;
                     self.execute_admin(core, index, slot, id, &sqe);
@@ -247,15 +268,26 @@ impl Shard {
         let Connections { slots, controllers, .. } = &mut self.connections;
         let conn = slots[usize::from(index)].as_deref_mut().expect("the command came from it");
         let owned = controllers[slot].as_deref_mut().expect("it lives as long as its connection");
-        let context = AdminContext { table: &self.table, now_ms: core.io.now_ms() };
+        let now_ms = core.io.now_ms();
+        let up_ms = now_ms.saturating_sub(self.started_ms);
+        let context = AdminContext { table: &self.table, now_ms, up_ms };
         let data = conn.protocol.request_data_mut(id).unwrap_or(&mut []);
         let outcome = owned.controller.admin(&context, sqe, data);
-        if let AdminOutcome::Complete { status, result, data_len_bytes, effect } = outcome {
-            let data_len_bytes = u32::try_from(data_len_bytes).expect("bounded by the buffer");
-            self.complete(index, id, status, result, data_len_bytes);
-            if effect == Effect::CloseIoQueues {
-                self.close_io_queues(core, slot);
+        match outcome {
+            AdminOutcome::Complete { status, result, data_len_bytes, effect } => {
+                let data_len_bytes = u32::try_from(data_len_bytes).expect("bounded by the buffer");
+                self.complete(index, id, status, result, data_len_bytes);
+                if effect == Effect::CloseIoQueues {
+                    self.close_io_queues(core, slot);
+                }
             }
+            AdminOutcome::HoldAsyncEvent => {}
+            AdminOutcome::Reservation { nsid, bdev, command } => {
+                let (uid, host) = (owned.controller.subsystem().uid(), *owned.controller.hostid());
+                let namespace = NamespaceKey { uid, nsid };
+                self.ask_reservation(core, (index, id), namespace, bdev, host, command);
+            }
+            AdminOutcome::Abort { qid, cid } => self.look_for(core, index, id, qid, cid),
         }
         self.report_events(slot);
     }
@@ -273,42 +305,74 @@ impl Shard {
     }
 
     /// The hot path: an I/O command becomes requests to its bdev.
-    fn execute_io(&mut self, index: u16, id: RequestId, sqe: &Sqe) {
+    pub(super) fn execute_io(
+        &mut self,
+        core: &mut ShardCore,
+        index: u16,
+        id: RequestId,
+        sqe: &Sqe,
+    ) {
         let conn = self.connections.slots[usize::from(index)].as_deref_mut().expect("it exists");
         let Role::Io(grant) = &conn.role else { unreachable!("the caller has looked") };
         let request = match io::parse(sqe, &grant.subsystem, grant.vwc_advertised) {
             Ok(request) => request,
-            Err(status) => return self.complete(index, id, status, 0, 0),
+            Err(_) if sqe.is_fused() => return self.execute_fused(core, index, id, sqe),
+            Err(status) => return self.fail(core, index, id, status),
         };
-        let IoRequest { bdev, data_len_bytes, command, .. } = request;
-        let executing = &mut conn.executing[id.slot()];
-        *executing = Executing { pending: 1, ..IDLE };
-        let tag = Tag { station: Station::Target, part: 0, object: index, op: id.to_u32() };
-        let (op, fua, lba, blocks) = match command {
-            IoCommand::Rw { op, fua, lba, blocks } => {
-                if op == IoOp::Read {
-                    executing.data_len_bytes = data_len_bytes;
-                }
-                (op, fua, lba, blocks)
-            }
-            IoCommand::WriteZeroes { op, fua, lba, blocks } => (op, fua, lba, blocks),
-            IoCommand::Flush => (IoOp::Flush, false, 0, 0),
-            IoCommand::Hint => return self.complete(index, id, Status::SUCCESS, 0, 0),
+        if self.gates.is_closed(request.bdev) | request.ana.is_blocked() {
+            return self.execute_gated(core, index, id, &request);
+        }
+        if !start(conn, &mut self.queue, index, id, &request) {
+            self.execute_other(core, index, id, &request);
+        }
+    }
+
+    /// A command whose bdev has a closed gate.
+    #[cold]
+    fn execute_gated(
+        &mut self,
+        core: &mut ShardCore,
+        index: u16,
+        id: RequestId,
+        request: &IoRequest,
+    ) {
+        if !self.passes_gate(core, index, id, request) {
+            return;
+        }
+        let conn = self.connections.get(index).expect("it exists");
+        if !start(conn, &mut self.queue, index, id, request) {
+            self.execute_other(core, index, id, request);
+        }
+    }
+
+    /// A command that is not one request to its bdev.
+    #[cold]
+    fn execute_other(
+        &mut self,
+        core: &mut ShardCore,
+        index: u16,
+        id: RequestId,
+        request: &IoRequest,
+    ) {
+        match request.command {
+            IoCommand::Hint => self.complete(index, id, Status::SUCCESS, 0, 0),
             IoCommand::Deallocate { ranges, fua } => {
-                return self.deallocate(index, id, &request, ranges, fua);
+                self.deallocate(core, index, id, request, ranges, fua);
             }
-        };
-        executing.op = op;
-        let has_data = matches!(op, IoOp::Read | IoOp::Write | IoOp::Compare);
-        let buf = if has_data { conn.protocol.request_buf(id).cloned() } else { None };
-        let completion = Completion::new(tag);
-        self.queue.submit(bdev, BdevIo { op, fua, lba, blocks, buf, completion });
+            IoCommand::Compare { .. } | IoCommand::Verify { .. } | IoCommand::Copy { .. } => {
+                self.start_steps(core, index, id, request);
+            }
+            IoCommand::Reservation => self.execute_reservation(core, index, id, request),
+            IoCommand::Rw { .. } | IoCommand::WriteZeroes { .. } | IoCommand::Flush => {
+                unreachable!("the caller has looked")
+            }
+        }
     }
 
     /// Dataset Management: one request a range.
-    #[cold]
     fn deallocate(
         &mut self,
+        core: &mut ShardCore,
         index: u16,
         id: RequestId,
         request: &IoRequest,
@@ -321,7 +385,7 @@ impl Shard {
         let found = io::deallocate_ranges(data, ranges, request.namespace_blocks);
         let ranges = match found {
             Ok(ranges) => ranges,
-            Err(status) => return self.complete(index, id, status, 0, 0),
+            Err(status) => return self.fail(core, index, id, status),
         };
         let mut pending = 0;
         for (lba, blocks) in ranges {
@@ -353,18 +417,50 @@ impl Shard {
             return;
         }
         let done = std::mem::replace(executing, IDLE);
-        self.complete(index, id, io::status_of(done.op, done.status), 0, done.data_len_bytes);
+        if done.status as u8 | done.special == 0 {
+            self.complete(index, id, Status::SUCCESS, 0, done.data_len_bytes);
+        } else {
+            self.command_done_specially(core, index, id, done);
+        }
         self.drop_if_drained(core, index);
+    }
+
+    #[cold]
+    fn command_done_specially(
+        &mut self,
+        core: &mut ShardCore,
+        index: u16,
+        id: RequestId,
+        done: Executing,
+    ) {
+        if done.special & STEPS != 0 {
+            return self.step_done(core, index, id, done);
+        }
+        if done.status.is_ok() {
+            self.complete(index, id, Status::SUCCESS, 0, done.data_len_bytes);
+        } else {
+            self.bdev_failed(core, index, id, done.op, done.status);
+        }
+        if done.special & WATCHED != 0 {
+            self.watched_ended(core);
+        }
     }
 
     /// Takes a new table: queues learn of their namespaces, controllers of news.
     pub(super) fn take_table(&mut self, core: &mut ShardCore, table: Arc<SubsystemTable>) {
+        self.gates.table_changes(&self.table, &table);
         self.table = table;
+        let table = self.table.clone();
+        self.reserve.keep(|key| {
+            table.find_uid(key.uid).is_some_and(|found| found.namespace(key.nsid).is_some())
+        });
         for index in self.connections.indexes() {
             let Some(conn) = self.connections.get(index) else { continue };
             let Role::Io(grant) = &mut conn.role else { continue };
             match self.table.find_uid(grant.subsystem.uid()) {
-                Some(subsystem) => grant.subsystem = subsystem.clone(),
+                Some(subsystem) => {
+                    grant.subsystem = subsystem.seen_by(&grant.hostnqn, conn.local);
+                }
                 None => self.close_connection(core, index, "its subsystem was deleted"),
             }
         }
@@ -380,6 +476,48 @@ impl Shard {
             }
         }
     }
+}
+
+/// Sends a command to its bdev, if it is one request to it.
+#[inline(always)]
+fn start(
+    conn: &mut Conn,
+    queue: &mut IoQueue,
+    index: u16,
+    id: RequestId,
+    request: &IoRequest,
+) -> bool {
+    let Role::Io(grant) = &conn.role else { unreachable!("it is an I/O command") };
+    let mut executing = Executing { pending: 1, ..IDLE };
+    let data_len_bytes = request.data_len_bytes;
+    let (op, fua, lba, blocks) = match request.command {
+        IoCommand::Rw { op, fua, lba, blocks } => {
+            if op == IoOp::Read {
+                executing.data_len_bytes = data_len_bytes;
+                grant.traffic.count_read(u64::from(data_len_bytes));
+            } else {
+                grant.traffic.count_write(u64::from(data_len_bytes));
+            }
+            (op, fua, lba, blocks)
+        }
+        IoCommand::WriteZeroes { op, fua, lba, blocks } => {
+            grant.traffic.count_other();
+            (op, fua, lba, blocks)
+        }
+        IoCommand::Flush => {
+            grant.traffic.count_other();
+            (IoOp::Flush, false, 0, 0)
+        }
+        _ => return false,
+    };
+    executing.op = op;
+    conn.executing[id.slot()] = executing;
+    let has_data = matches!(op, IoOp::Read | IoOp::Write);
+    let buf = if has_data { conn.protocol.request_buf(id).cloned() } else { None };
+    let tag = Tag { station: Station::Target, part: 0, object: index, op: id.to_u32() };
+    let completion = Completion::new(tag);
+    queue.submit(request.bdev, BdevIo { op, fua, lba, blocks, buf, completion });
+    true
 }
 
 fn is_connect(sqe: &Sqe) -> bool {

@@ -5,9 +5,13 @@ use std::sync::Arc;
 
 use super::channels::{Channels, Slot};
 use super::control_port::ControlPort;
+use super::gate::Gates;
+use super::gate_home::GateHome;
 use super::message::{Answer, Message};
 use super::queue::Connections;
+use super::reserve::ReservationHome;
 use super::socket::Listeners;
+use super::steps::StepTable;
 use crate::bdev::{BdevId, BdevIo, IoQueue, IoStatus, Station, Tag};
 use crate::raid::Mail;
 use crate::reactor::ring::{KIND_BDEV, KIND_FREE, UserData};
@@ -29,6 +33,9 @@ pub(super) const KIND_SEND: u8 = KIND_FREE + 3;
 pub(super) const KIND_HOUSEKEEPING: u8 = KIND_FREE + 4;
 /// Completions of cancellations, which interest nobody.
 pub(super) const KIND_CANCEL: u8 = KIND_FREE + 5;
+
+/// The timer that looks whether a reservation has been saved.
+pub(super) const KIND_SAVER: u8 = KIND_FREE + 6;
 
 /// Requests that may be on their way between stations at a time, before the queue grows.
 const QUEUE_CAPACITY: usize = 8192;
@@ -54,6 +61,14 @@ pub(super) struct Shard {
     pub(super) listeners: Listeners,
     pub(super) table: Arc<SubsystemTable>,
     pub(super) control: ControlPort,
+    pub(super) gates: Gates,
+    /// Used on the home core only.
+    pub(super) home: GateHome,
+    /// Used on the home core only.
+    pub(super) reserve: ReservationHome,
+    pub(super) steps: StepTable,
+    /// Milliseconds of the reactor's clock at start.
+    pub(super) started_ms: u64,
 }
 
 impl Shard {
@@ -70,6 +85,11 @@ impl Shard {
             listeners: Listeners::default(),
             table: Arc::new(SubsystemTable::new()),
             control: ControlPort::default(),
+            gates: Gates::new(),
+            home: GateHome::default(),
+            reserve: ReservationHome::default(),
+            steps: StepTable::new(),
+            started_ms: 0,
         }
     }
 
@@ -165,8 +185,33 @@ impl Shard {
             }
             Message::QueueClosed { cntlid, qid } => self.queue_closed(cntlid, qid),
             Message::CloseQueues { cntlid } => self.close_queues_of(core, cntlid),
+            Message::RangeWanted { asker, range } => self.range_wanted(core, from, asker, range),
+            Message::RangeGranted { asker, ticket } => self.range_granted(core, asker, ticket),
+            Message::RangeReturned { ticket } => self.range_returned(core, ticket),
+            Message::CloseRange { ticket, range } => self.close_range(core, ticket, range),
+            Message::OpenRange { ticket } => self.open_range(core, ticket),
+            Message::GateHolds { ticket } => self.gate_holds(core, ticket),
+            Message::Reserve(ask) => self.reservation_asked(core, from, *ask),
+            Message::ReserveAnswered(answer) => self.reservation_answered(core, &answer),
+            Message::Reserved { ticket, namespace, bdev, view } => {
+                self.reservation_changed(core, ticket, namespace, bdev, view);
+            }
+            Message::ReservationNotice { namespace, host, kind } => {
+                self.reservation_noticed(namespace, &host, kind);
+            }
+            Message::CommandFailed { cntlid, error, skipped } => {
+                self.command_failed(cntlid, error, skipped);
+            }
+            Message::Abort { asker, cntlid, qid, cid } => {
+                self.abort_asked(core, from, asker, (cntlid, qid), cid);
+            }
+            Message::Aborted { asker, was_aborted } => {
+                self.abort_answered(core, asker, was_aborted);
+            }
             Message::Ask(ask) => self.asked(core, *ask),
-            Message::Answer(_) => unreachable!("only the control plane is answered"),
+            Message::Answer(_) | Message::Event(..) => {
+                unreachable!("only the control plane is told")
+            }
         }
     }
 
@@ -189,6 +234,7 @@ impl Program for Shard {
     type Message = Message;
 
     fn on_start(&mut self, core: &mut ShardCore) {
+        self.started_ms = core.io.now_ms();
         self.arm_housekeeping(core);
     }
 
@@ -221,6 +267,7 @@ impl Program for Shard {
             }
             KIND_ARRAY => self.array_timer(core, tag),
             KIND_HOUSEKEEPING => self.housekeeping(core),
+            KIND_SAVER => self.look_at_saver(core),
             kind => unreachable!("no timer is of kind {kind}"),
         }
     }
@@ -231,6 +278,7 @@ impl Program for Shard {
         worked |= self.end_turn_of_arrays(core);
         worked |= self.drain(core);
         worked |= self.serve_buffer_waiters(core);
+        worked |= self.serve_scratch_waiters(core);
         self.drain(core);
         self.send_responses(core);
         self.answer_when_ready(core);

@@ -54,11 +54,11 @@ impl HostConnection {
     }
 
     /// Queues a command. CID, PSDT and the data pointer are filled in here; `tag` names the
-    /// completion. The buffer must not be touched until it comes back.
+    /// completion. The buffer must not be touched until it comes back. Returns the CID.
     ///
     /// # Panics
     /// If [`HostConnection::can_submit`] says no.
-    pub fn submit(&mut self, mut sqe: Sqe, data: Data, tag: u64) {
+    pub fn submit(&mut self, mut sqe: Sqe, data: Data, tag: u64) -> u16 {
         assert!(self.can_submit(), "the queue cannot take a command now");
         let slot = self.free.pop().expect("can_submit saw a free slot");
         let limit = self.config.in_capsule_data_bytes as usize;
@@ -77,7 +77,8 @@ impl HostConnection {
         request.digest_failed = false;
         request.state = HostState::InFlight;
         assert_eq!(request.unsent, 0, "a free slot has nothing queued");
-        sqe.cid = U16::new(request.cid);
+        let cid = request.cid;
+        sqe.cid = U16::new(cid);
         sqe.flags = sqe.flags & 0b11 | PSDT_SGL;
         sqe.sgl_address = U64::new(0);
         sqe.sgl_length = U32::new(request.data_bytes());
@@ -88,6 +89,7 @@ impl HostConnection {
         self.queue_pdu(PduType::CapsuleCmd, Flags::empty(), slot, 0, payload_bytes, |common| {
             CapsuleCmd { common, sqe }
         });
+        cid
     }
 
     /// Queues a PDU with `len` bytes from `at` of the command's buffer.

@@ -134,12 +134,12 @@ impl QueuePair {
     }
 
     /// Queues a command; it leaves with the next [`QueuePair::poll`]. See
-    /// [`HostConnection::submit`].
+    /// [`HostConnection::submit`]; returns the CID.
     ///
     /// # Panics
     /// If [`QueuePair::can_submit`] says no.
-    pub fn submit(&mut self, sqe: Sqe, data: Data, tag: u64) {
-        self.conn.submit(sqe, data, tag);
+    pub fn submit(&mut self, sqe: Sqe, data: Data, tag: u64) -> u16 {
+        self.conn.submit(sqe, data, tag)
     }
 
     /// Queues a read of `blocks` blocks from `lba` into `buf`.

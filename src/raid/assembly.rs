@@ -31,7 +31,7 @@ use crate::bitmap::state::safer_byte;
 use crate::bitmap::{ChunkState, Infection};
 use crate::md::{
     Assembly, BitmapError, BitmapPlan, BitmapSuperblock, Candidate, Creation, ExternalPlan,
-    SECTOR_BYTES, Slot, Superblock,
+    LevelCreation, SECTOR_BYTES, Slot, Superblock,
 };
 
 /// What the operator decides about an array, beside its members.
@@ -65,11 +65,6 @@ pub fn from_creation(
     creation: &Creation,
     bdevs: &[CandidateBdev],
 ) -> ArrayConfig {
-    assert_eq!(bdevs.len(), creation.superblocks.len());
-    let members = bdevs.iter().zip(&creation.superblocks).map(|(bdev, superblock)| {
-        let superblock = superblock.clone();
-        Some(MemberConfig { bdev: bdev.bdev, unmap: bdev.unmap, superblock, lacks: None })
-    });
     let chunks = usize::try_from(creation.chunk_count).expect("bounded by BITMAP_CHUNKS_MAX");
     let bitmap = BitmapConfig::Lockless {
         superblock: creation.bitmap.clone(),
@@ -78,7 +73,44 @@ pub fn from_creation(
         rewrite: false,
         external: None,
     };
-    config(options, members.collect(), bitmap)
+    config(options, created(&creation.superblocks, bdevs), bitmap)
+}
+
+/// The same of an array of any level.
+#[must_use]
+pub fn from_level(
+    options: ArrayOptions,
+    creation: &LevelCreation,
+    bdevs: &[CandidateBdev],
+) -> ArrayConfig {
+    match creation {
+        LevelCreation::Bitmap(creation) => from_creation(options, creation, bdevs),
+        LevelCreation::Plain { superblocks, .. } => {
+            let resync = !superblocks[0].is_clean();
+            from_plain_creation(options, superblocks, bdevs, resync)
+        }
+    }
+}
+
+fn created(superblocks: &[Superblock], bdevs: &[CandidateBdev]) -> Vec<Option<MemberConfig>> {
+    assert_eq!(bdevs.len(), superblocks.len());
+    let member = |(bdev, superblock): (&CandidateBdev, &Superblock)| {
+        let superblock = superblock.clone();
+        Some(MemberConfig { bdev: bdev.bdev, unmap: bdev.unmap, superblock, lacks: None })
+    };
+    bdevs.iter().zip(superblocks).map(member).collect()
+}
+
+/// The configuration of an array without a bitmap that has just been created. Its members differ,
+/// if `resync`.
+#[must_use]
+pub fn from_plain_creation(
+    options: ArrayOptions,
+    superblocks: &[Superblock],
+    bdevs: &[CandidateBdev],
+    resync: bool,
+) -> ArrayConfig {
+    config(options, created(superblocks, bdevs), BitmapConfig::None { resync })
 }
 
 /// The configuration of an array that was assembled. `states` holds, by candidate, the state
@@ -173,7 +205,6 @@ fn members(
         };
         let mut superblock = candidates[candidate].superblock.clone();
         superblock.roles.clone_from(&array.roles);
-        superblock.events = array.events.max(superblock.events);
         // One event behind it may not know yet where the bitmap is.
         superblock.bitmap_offset_sectors = array.bitmap_offset_sectors;
         if let Some(reads_zero) = unwritten_reads_zero {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::channel_op::{Op, OpSet, OpState};
 use super::channel_split::{PIECE, PIECES_MAX, SPLITS_MAX, Split};
+use super::latency::LatencyLog;
 use super::message::{BlockRange, Mail, Out, SlotMask, ToChannel, ToOwner};
 use super::stripe::log::NOTE;
 use super::stripe::{STRIPE_TAG, Stripes};
@@ -81,6 +82,8 @@ pub struct Channel {
     quiesce: Option<u32>,
     /// Outstanding reads by slot, to balance them.
     pub(super) reads: Vec<u32>,
+    /// How long requests take.
+    pub(super) latency: LatencyLog,
     failed: bool,
     closing: bool,
     closed: bool,
@@ -127,6 +130,7 @@ impl Channel {
             parity: 0,
             quiesce: None,
             reads: vec![0; slots],
+            latency: LatencyLog::default(),
             failed: false,
             closing: false,
             closed: false,
@@ -172,6 +176,7 @@ impl Channel {
     fn begin(&mut self, op: u32, io: BdevIo, out: &mut Out<'_>) {
         let kind = io.op;
         self.ops[op as usize].accept(io, &self.shared);
+        self.ops[op as usize].began_us = self.latency.now_us();
         self.ops[op as usize].legs = match kind {
             _ if self.is_mirror => self.all,
             IoOp::Flush => self.all,
@@ -255,6 +260,11 @@ impl Channel {
             ToChannel::Kept(slot) => {
                 self.kept |= bit(slot);
                 self.recheck_recorded(out);
+            }
+            ToChannel::TimeRequests(is_on) => self.latency.turn(is_on),
+            ToChannel::TellLatency => {
+                let sample = self.latency.take();
+                out.mail.push_back(Mail::Owner(ToOwner::Latency(sample)));
             }
             ToChannel::Quiesce(round) => self.begin_quiesce(round, out),
             ToChannel::Lock(window, range) => self.lock(window, range, out),
@@ -364,6 +374,7 @@ impl Channel {
         assert_eq!(this.pending, 0, "a request ended with members still working on it");
         this.set_state(OpState::Free);
         let io = this.io.take().expect("the slot is in use");
+        self.latency.note(this.began_us);
         io.complete(status, out.io);
         self.end_write(op, out);
         self.free.push(op);

@@ -92,6 +92,8 @@ pub(super) struct Op {
     pub(super) parity: u8,
     /// The next operation in a list of a stripe.
     pub(super) next: u32,
+    /// The driver's time when it began.
+    pub(super) began_us: u64,
 }
 
 impl Op {
@@ -100,6 +102,7 @@ impl Op {
         Self {
             state: OpState::Free,
             io: None,
+            began_us: 0,
             range: BlockRange { lba: 0, blocks: 0 },
             sync: BlockRange { lba: 0, blocks: 0 },
             legs: 0,

@@ -4,7 +4,7 @@ use super::message::Out;
 use super::newcomer::Newcomer;
 use super::owner::Owner;
 use super::owner_join::Joined;
-use super::{MemberSlot, Pace, ScrubAction};
+use super::{ErrorPolicy, MemberSlot, Pace, ScrubAction};
 
 /// What the array is to do.
 #[derive(Debug, Clone)]
@@ -17,6 +17,8 @@ pub enum Command {
     Remove(MemberSlot),
     /// Copy at this pace from now on.
     SetPace(Pace),
+    /// Put up with so many errors.
+    SetErrorPolicy(ErrorPolicy),
     /// Compare the members, or end that.
     Scrub(ScrubAction),
 }
@@ -43,6 +45,7 @@ impl Owner {
             Command::Fail(slot) => self.fail(*slot, out)?,
             Command::Remove(slot) => self.remove(*slot, out)?,
             Command::SetPace(pace) => self.set_pace(*pace, out),
+            Command::SetErrorPolicy(policy) => self.set_error_policy(*policy),
             Command::Scrub(action) => self.scrub(*action, out)?,
         }
         Ok(Outcome::Done)

@@ -53,11 +53,11 @@ impl Shared {
                 let strip = parity.strip(lba);
                 let slice = self.slice_blocks();
                 let blocks = match modifies {
-                    false => strip.blocks,
                     true if slice == parity.strip_blocks() => {
                         parity.full_stripe_blocks() - lba % parity.full_stripe_blocks()
                     }
-                    true => slice - strip.offset % slice,
+                    // A read, too: if its member fails, it is recovered in one slice.
+                    _ => slice - strip.offset % slice,
                 };
                 // Of a change also the parity, where there is some.
                 let legs = if modifies { parity.row(strip.row).parity_mask() } else { 0 };
@@ -158,7 +158,9 @@ impl Shared {
 const FEW_MEMBERS: u8 = 8;
 
 /// Largest slice where members are few, and where they are many: a row takes a buffer for each.
-const SLICE_SIZE_BYTES_MAX: [u64; 2] = [IO_SIZE_BYTES_MAX as u64, 32 * 1024];
+/// The small arrays of tests have strips of several slices, too.
+const SLICE_SIZE_BYTES_MAX: [u64; 2] =
+    if cfg!(test) { [8192, 4096] } else { [IO_SIZE_BYTES_MAX as u64, 32 * 1024] };
 
 /// Columns of a row that are locked and worked on together. Divides the strip.
 pub(super) fn slice_blocks(parity: &Parity, block_size_bytes: u32) -> u64 {

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 
+use super::latency::LatencySample;
 use super::{MemberPlace, MemberSlot};
 use crate::bdev::{IoQueue, IoStatus};
 
@@ -99,6 +100,8 @@ pub enum ToOwner {
     Quiesced(u32),
     /// No request to the slot that this drain round asks about is under way.
     Drained(u32),
+    /// How long its requests took since it was asked last.
+    Latency(LatencySample),
     /// No write to the window's range is in flight, and none will start.
     Locked(u8),
     /// The answer to [`ToChannel::Forget`] with this id: none of the channel's records of the range
@@ -138,6 +141,10 @@ pub enum ToChannel {
     Kept(MemberSlot),
     /// Pass a quiescent point; answer [`ToOwner::Quiesced`].
     Quiesce(u32),
+    /// Count how long requests take, or no longer.
+    TimeRequests(bool),
+    /// Say how long they took; answer [`ToOwner::Latency`].
+    TellLatency,
     /// Hold back writes to the range; answer [`ToOwner::Locked`].
     Lock(u8, BlockRange),
     /// The window's range is free again.
@@ -214,6 +221,13 @@ pub enum ArrayEvent {
         slot: MemberSlot,
         /// First block.
         lba: u64,
+    },
+    /// A member has failed more reads in a short time than the array puts up with.
+    TooManyReadErrors {
+        /// The member.
+        slot: MemberSlot,
+        /// Reads that failed since it joined or the array was started.
+        errors: u64,
     },
     /// The range of a failed read was written again from another member.
     ReadRepaired {
@@ -373,6 +387,11 @@ impl ArrayEvent {
                 f,
                 "the check is done: {mismatches} parts of 4 KiB differ between members, \
                  {failures} pieces could not be compared; bdev_raid_get_scrub tells where"
+            ),
+            Self::TooManyReadErrors { slot, errors } => write!(
+                f,
+                "member {slot} has failed {errors} reads, too many in too short a time: it is not \
+                 used any more. bdev_raid_set_errors says how many an array puts up with"
             ),
             Self::RebuildProgress { slot, percent } => {
                 write!(f, "rebuild of member {slot}: {percent} %")

@@ -48,6 +48,7 @@ mod channel_write;
 mod command;
 pub mod geometry;
 mod knobs;
+mod latency;
 mod layout;
 pub mod message;
 pub mod newcomer;
@@ -55,6 +56,7 @@ mod owner;
 mod owner_bitmap;
 mod owner_daemon;
 mod owner_discard;
+mod owner_errors;
 mod owner_join;
 mod owner_log;
 mod owner_members;
@@ -63,6 +65,7 @@ mod owner_rebuild;
 mod owner_resync;
 mod owner_scrub;
 mod owner_start;
+mod owner_yield;
 mod owner_zero;
 mod pace;
 mod stripe;
@@ -83,13 +86,15 @@ pub use geometry::Geometry;
 pub use knobs::{
     BARRIER_IDLE_S_DEFAULT, BARRIER_IDLE_S_MAX, DAEMON_SLEEP_S_DEFAULT, DAEMON_SLEEP_S_MAX, Knobs,
 };
+pub use latency::LatencySample;
 pub use message::{ArrayEvent, ArrayTimer, Mail, Out, ToChannel, ToOwner};
 pub use newcomer::Newcomer;
 pub use owner::Owner;
+pub use owner_errors::{ErrorPolicy, READ_ERRORS_MAX_DEFAULT};
 pub use owner_join::Joined;
 pub use owner_scrub::{ScrubAction, ScrubStatus};
 pub use owner_start::VOLATILE_CHUNK_SIZE_BYTES;
-pub use pace::{PACE_MIB_S_MAX, Pace};
+pub use pace::{PACE_LATENCY_PERCENT, PACE_MIB_S_MAX, Pace};
 pub use stripe_log::{LogConfig, LogPlan, SharedLog};
 
 /// Host requests that one channel works on at a time; further ones wait in its queue.
@@ -214,8 +219,13 @@ pub struct ArrayStatus {
     pub knobs: Option<Knobs>,
     /// Writes of bitmap units to all members since start.
     pub bitmap_writes: u64,
-    /// Reads that failed on a member since start, by slot.
+    /// Reads that failed on a member since it joined or the array was started, by slot.
     pub read_errors: Vec<u64>,
+    /// Sectors that a member could not read and that were written again, by slot; its superblock
+    /// keeps the count.
+    pub corrected_sectors: Vec<u32>,
+    /// What the array puts up with.
+    pub error_policy: ErrorPolicy,
 }
 
 /// A rebuild as an operator sees it.
@@ -229,6 +239,8 @@ pub struct RebuildStatus {
     pub total: u64,
     /// Wall clock in seconds since 1970 when it began.
     pub began_s: u64,
+    /// Chunks from the first on after which a restart would go on.
+    pub checkpoint: u64,
 }
 
 /// What owner and channels of an array share: fixed values and the chunk map.

@@ -9,7 +9,8 @@
 //!   that has never seen that update missed writes which no chunk remembers (md keeps the field
 //!   at 0 for the lockless bitmap and takes any former member back: stale data are read then);
 //! - it calls every member that is in sync now a member too: otherwise it went on without them,
-//!   and holds writes that the array never saw;
+//!   and holds writes that the array never saw; unless it left since the array was started, and
+//!   its event count is still what it was then: so it has not gone on at all;
 //! - mdof wrote its superblock last, and the array's: md clears chunks by other rules.
 //!
 //! A member that left in the middle of a full rebuild has what lies below the offset in its
@@ -54,6 +55,8 @@ pub(super) struct ArrayNow<'a> {
     pub(super) empty: SlotMask,
     /// Device numbers of members that are about to join.
     pub(super) reserved: &'a [u32],
+    /// Members that left since the start: device uuid and the event count they were left with.
+    pub(super) departed: &'a [([u8; 16], u64)],
 }
 
 /// How a device joins.
@@ -125,7 +128,12 @@ fn lacks(array: &ArrayNow<'_>, own: &Superblock) -> Lacks {
     };
     let is_recent = array.events_cleared.is_some_and(|cleared| own.events >= cleared)
         || mutant!(TooOldTakenForRecent);
-    if !is_recent || !own.is_ours() || !array.present.iter().all(knows) {
+    // One that left this very array, and was not used since, holds nothing of its own, whomever it
+    // saw leave before it.
+    let has_waited = array.departed.contains(&(own.device_uuid, own.events))
+        || mutant!(DepartedTrusted)
+            && array.departed.iter().any(|(uuid, _)| *uuid == own.device_uuid);
+    if !is_recent || !own.is_ours() || !has_waited && !array.present.iter().all(knows) {
         return Lacks::AllFrom(0);
     }
     recovering(own, array.chunk_sectors)
@@ -165,6 +173,37 @@ fn fresh(array: &ArrayNow<'_>, newcomer: &Newcomer) -> Result<Plan, String> {
     superblock.features.remove(Features::BAD_BLOCKS);
     place_superblock(&mut superblock, newcomer.device_sectors)?;
     Ok(Plan { slot, superblock: common(array, superblock), lacks: Lacks::AllFrom(0) })
+}
+
+/// The superblock of a device that waits to become a member: its own word is that it is a spare,
+/// as md's is. `taken` are the device numbers of members and spares; the highest free one is its,
+/// so that members that join later, which take the lowest, never have the same.
+///
+/// # Errors
+/// A sentence for the operator.
+pub fn spare_superblock(
+    array: &Superblock,
+    taken: &[u32],
+    device_sectors: u64,
+    device_uuid: [u8; 16],
+) -> Result<Superblock, String> {
+    let mut superblock = array.clone();
+    let numbers = 0..u32::try_from(array.roles.len()).expect("md's table is short");
+    let is_free = |&at: &u32| array.role_of(at) == Role::Spare && !taken.contains(&at);
+    superblock.dev_number = numbers
+        .rev()
+        .find(is_free)
+        .ok_or_else(|| "the array's superblock has no number left for it".to_owned())?;
+    superblock.device_uuid = device_uuid;
+    superblock.corrected_reads = 0;
+    superblock.devflags = md::DevFlags::empty();
+    superblock.bblog.size_sectors = 0;
+    superblock.bblog.offset_sectors = 0;
+    superblock.recovery_offset_sectors = 0;
+    let of_a_member = Features::RECOVERY_OFFSET | Features::RECOVERY_BITMAP | Features::BAD_BLOCKS;
+    superblock.features.remove(of_a_member);
+    place_superblock(&mut superblock, device_sectors)?;
+    Ok(superblock)
 }
 
 /// Where superblock and data lie on a device of this size.
@@ -237,6 +276,7 @@ mod tests {
         first: Superblock,
         own: Superblock,
         cleared: Option<u64>,
+        departed: Vec<([u8; 16], u64)>,
     }
 
     impl Scene {
@@ -247,7 +287,7 @@ mod tests {
             own.updated_at(5, true);
             first.events = 20;
             first.set_role(own.dev_number, Role::Faulty);
-            Self { first, own, cleared: Some(3) }
+            Self { first, own, cleared: Some(3), departed: Vec::new() }
         }
 
         fn plan(&self, change: impl FnOnce(&mut Newcomer)) -> Result<Plan, String> {
@@ -269,6 +309,7 @@ mod tests {
                 present: &[(&self.first, true)],
                 empty: 0b10,
                 reserved: &[],
+                departed: &self.departed,
             };
             plan(&array, &newcomer)
         }
@@ -304,6 +345,12 @@ mod tests {
             assert_eq!(scene.plan(|_| {}).unwrap().lacks, Lacks::AllFrom(0));
         }
         let mut scene = Scene::new();
+        scene.own.set_role(scene.first.dev_number, Role::Faulty);
+        scene.departed = vec![(scene.own.device_uuid, 10)];
+        assert_eq!(scene.plan(|_| {}).unwrap().lacks, Lacks::Changed, "it has only waited");
+        scene.departed = vec![(scene.own.device_uuid, 9), (scene.first.device_uuid, 10)];
+        assert_eq!(scene.plan(|_| {}).unwrap().lacks, Lacks::AllFrom(0), "it was used since");
+        let mut scene = Scene::new();
         scene.own.utime_from(5, 0);
         assert_eq!(scene.plan(|_| {}).unwrap().lacks, Lacks::AllFrom(0));
         scene.own.events = 21;
@@ -336,6 +383,21 @@ mod tests {
         assert!(text.unwrap_err().contains("too small"));
         let text = scene.plan(|it| it.slot = Some(0)).unwrap_err();
         assert_eq!(text, "slot 0 is not empty");
+    }
+
+    #[test]
+    fn a_spare_says_that_it_is_one_and_keeps_out_of_the_way() {
+        let scene = Scene::new();
+        let spare = spare_superblock(&scene.first, &[0, 1, 127], 1 << 21, [0x55; 16]).unwrap();
+        assert_eq!((spare.own_role(), spare.device_uuid), (Role::Spare, [0x55; 16]));
+        let last = u32::try_from(scene.first.roles.len()).unwrap() - 1;
+        assert!(spare.dev_number == last || last == 127 && spare.dev_number == 126);
+        assert_eq!(spare.set_uuid, scene.first.set_uuid);
+        // It joins as a new member, under another number.
+        let plan = scene.plan(|it| it.superblock = Some(spare.clone())).unwrap();
+        assert_eq!(plan.lacks, Lacks::AllFrom(0));
+        assert_eq!(plan.superblock.dev_number, 2);
+        assert!(spare_superblock(&scene.first, &[], 4096, [1; 16]).unwrap_err().contains("small"));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::message::{ArrayTimer, Mail, Out, SlotMask, ToChannel, ToOwner};
 use super::owner_bitmap::BitmapKeeper;
 use super::owner_daemon::Daemon;
 use super::owner_discard::Discarder;
+use super::owner_errors::ErrorPolicy;
 use super::owner_join::Joiner;
 use super::owner_log::LogKeeper;
 use super::owner_members::{Member, MemberState, Recorder};
@@ -20,8 +21,9 @@ use super::owner_parity::ParityWork;
 use super::owner_rebuild::Rebuilder;
 use super::owner_resync::Walker;
 use super::owner_scrub::Scrubber;
+use super::owner_yield::Yielder;
 use super::pace::Pacer;
-use super::{ArrayStatus, MemberPlace, MemberSlot, Seniority, Shared};
+use super::{ArrayStatus, MemberPlace, MemberSlot, RebuildStatus, Seniority, Shared};
 use crate::bdev::{BdevId, BdevIo, Completion, IoOp, IoStatus, Station, Tag};
 use crate::reactor::buf::{BufPool, IoBuf};
 
@@ -145,7 +147,9 @@ pub struct Owner {
     pub(super) joiner: Joiner,
     pub(super) rebuilder: Rebuilder,
     pub(super) pacer: Pacer,
+    pub(super) yielder: Yielder,
     pub(super) scrubber: Scrubber,
+    pub(super) error_policy: ErrorPolicy,
     /// Since when members have been in sync.
     pub(super) seniority: Seniority,
     /// No member holds the metadata any more.
@@ -179,7 +183,9 @@ impl Owner {
             joiner: Joiner::new(),
             rebuilder: Rebuilder::default(),
             pacer: Pacer::default(),
+            yielder: Yielder::default(),
             scrubber: Scrubber::default(),
+            error_policy: ErrorPolicy::default(),
             seniority: Seniority::new(members.len()),
             places: shared.members.clone(),
             shared,
@@ -230,6 +236,7 @@ impl Owner {
             ToOwner::WriteLost { first, last } => self.write_lost(first, last),
             ToOwner::Adopted(epoch) => self.recorder.adopted(core, epoch),
             ToOwner::Drained(round) => self.drained(round),
+            ToOwner::Latency(sample) => self.latency_told(sample),
             ToOwner::Quiesced(round) => self.quiesced(round, out),
             ToOwner::Locked(DISCARD_WINDOW) => self.piece_locked(),
             ToOwner::Locked(window) => self.window_locked(window),
@@ -261,7 +268,7 @@ impl Owner {
             ArrayTimer::DaemonSleep => self.daemon_wakes(out),
             ArrayTimer::BarrierIdle => self.daemon_rested(out),
             ArrayTimer::Checkpoint => self.checkpoint_due(out),
-            ArrayTimer::Pace => self.pace_ticks(),
+            ArrayTimer::Pace => self.pace_ticks(out),
         }
         self.go_on(out);
     }
@@ -303,7 +310,7 @@ impl Owner {
             || self.join_can_go_on()
             || self.rebuild_can_go_on()
             || self.scrub_can_end()
-            || self.pacer.allows()
+            || self.may_copy()
                 && (self.walker.is_searching()
                     || self.is_searching_rebuild()
                     || self.is_searching_scrub())
@@ -491,7 +498,12 @@ impl Owner {
             block_size_bytes: self.shared.block_size_bytes,
             events: self.recorder.events(),
             resync: self.walker.progress(),
-            rebuild: self.rebuilder.progress(),
+            rebuild: self.rebuilder.progress().map(|rebuild| RebuildStatus {
+                checkpoint: self.members[usize::from(rebuild.slot)]
+                    .rebuild
+                    .map_or(0, |rebuild| rebuild.done as u64),
+                ..rebuild
+            }),
             pace: self.pacer.pace(),
             scrub: self.scrubber.status(),
             failed: self.failed,
@@ -501,7 +513,13 @@ impl Owner {
                 infection: Some(bitmap.infection()),
             }),
             bitmap_writes: self.bitmap.as_ref().map_or(0, BitmapKeeper::writes),
-            read_errors: self.members.iter().map(|member| member.read_errors).collect(),
+            read_errors: self.members.iter().map(|member| member.read_errors.total).collect(),
+            corrected_sectors: self
+                .members
+                .iter()
+                .map(|it| it.superblock.as_ref().map_or(0, |own| own.corrected_reads))
+                .collect(),
+            error_policy: self.error_policy,
         }
     }
 }

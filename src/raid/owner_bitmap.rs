@@ -222,6 +222,12 @@ impl BitmapKeeper {
         self.ledger.mark(0, Urgency::Now);
     }
 
+    /// The header is to carry the count of an update that began before the array stopped.
+    pub(super) fn repeat_events(&mut self, events: u64) {
+        self.header.events = events;
+        self.ledger.mark(0, Urgency::Now);
+    }
+
     /// Whether the header with the last event count set is durable.
     pub(super) fn events_are_durable(&self) -> bool {
         self.events_durable == self.header.events

@@ -23,10 +23,14 @@ use super::owner::{Life, Owner};
 use super::owner_bitmap::BitmapKeeper;
 use super::owner_members::{Member, MemberState, Rebuild};
 use super::{Lacks, MemberPlace, MemberSlot, bit, slots};
+use crate::limits::MEMBERS_MAX;
 use crate::md::{Role, SECTOR_BYTES, Superblock};
 
 /// Comings and goings that may wait; an operator's script that is ahead of the array is told so.
 const TASKS_MAX: usize = 64;
+
+/// Members that left and are remembered: as many as an array has, so that all may come back.
+const DEPARTED_MAX: usize = MEMBERS_MAX;
 
 /// What is to be done about a slot.
 #[derive(Debug)]
@@ -83,11 +87,23 @@ pub(super) struct Joiner {
     round: u32,
     /// The member that is furnished: channels know nothing of it yet.
     hidden: SlotMask,
+    /// The last members that left since the start: device uuid and the event count they have.
+    departed: VecDeque<([u8; 16], u64)>,
 }
 
 impl Joiner {
     pub(super) fn new() -> Self {
-        Self { state: JoinState::Idle, tasks: VecDeque::new(), round: 0, hidden: 0 }
+        let departed = VecDeque::with_capacity(DEPARTED_MAX);
+        Self { state: JoinState::Idle, tasks: VecDeque::new(), round: 0, hidden: 0, departed }
+    }
+
+    /// A member has left that was given this event count last.
+    pub(super) fn departs(&mut self, device_uuid: [u8; 16], events: u64) {
+        self.departed.retain(|(uuid, _)| *uuid != device_uuid);
+        if self.departed.len() == DEPARTED_MAX {
+            self.departed.pop_front();
+        }
+        self.departed.push_back((device_uuid, events));
     }
 
     /// Members that the owner writes and channels do not.
@@ -131,8 +147,12 @@ impl Owner {
         self.may_change_members()?;
         let sectors_per_block = u64::from(self.shared.block_size_bytes) / SECTOR_BYTES;
         let (present, reserved) = (self.present(), self.reserved());
-        let plan =
-            newcomer::plan(&self.array_now(&present, &reserved, sectors_per_block), newcomer)?;
+        let departed = Vec::from(self.joiner.departed.clone());
+        let now = ArrayNow {
+            departed: &departed,
+            ..self.array_now(&present, &reserved, sectors_per_block)
+        };
+        let plan = newcomer::plan(&now, newcomer)?;
         let own = &plan.superblock;
         let at_block = |sector: u64| sector.is_multiple_of(sectors_per_block);
         let bitmap_sector = own.bitmap_sector().unwrap_or(0);
@@ -166,6 +186,12 @@ impl Owner {
             None => Err(format!("it has no slot {slot}")),
             Some(MemberState::InSync) if self.in_sync == bit(slot) => {
                 Err(format!("member {slot} is the last one in sync"))
+            }
+            Some(MemberState::InSync) if !self.shared.geometry.may_fail(self.in_sync, slot) => {
+                Err(format!(
+                    "member {slot} holds data that no other member has or can compute: bring one \
+                     that is missing back first"
+                ))
             }
             Some(MemberState::InSync | MemberState::Rebuilding) => {
                 self.fail_member(slot, out);
@@ -252,6 +278,7 @@ impl Owner {
             present,
             empty: all & !self.writable & !pending,
             reserved,
+            departed: &[],
         }
     }
 

@@ -5,9 +5,10 @@
 //! as recorded when such an update that names it is durable and every channel has stopped using
 //! the member.
 
-use super::message::{ArrayEvent, BlockRange, Mail, Out, SlotMask, ToChannel};
+use super::message::{ArrayEvent, Mail, Out, SlotMask, ToChannel};
 use super::owner::{Life, MemberRequest, Owner, OwnerOp};
 use super::owner_bitmap::BitmapKeeper;
+use super::owner_errors::ReadErrors;
 use super::{Lacks, MemberSlot, bit, newcomer, slots};
 use crate::bdev::{IoOp, IoStatus};
 use crate::md::{Features, Role, SECTOR_BYTES, SUPERBLOCK_READ_BYTES, Superblock};
@@ -52,12 +53,14 @@ pub(super) struct Member {
     /// What it lacks, while it is being rebuilt.
     pub(super) rebuild: Option<Rebuild>,
     /// Reads that failed.
-    pub(super) read_errors: u64,
+    pub(super) read_errors: ReadErrors,
+    /// Event count of the last superblock that it has; 0 before the first one since the start.
+    pub(super) events: u64,
 }
 
 impl Member {
     pub(super) fn new(state: MemberState, superblock: Option<Superblock>) -> Self {
-        Self { state, superblock, rebuild: None, read_errors: 0 }
+        Self { state, superblock, rebuild: None, read_errors: ReadErrors::default(), events: 0 }
     }
 }
 
@@ -125,6 +128,9 @@ pub(super) struct Recorder {
     /// Members whose absence is not recorded yet, and the update that will do it.
     unrecorded: SlotMask,
     unrecorded_update: u64,
+    /// The first update repeats the last one before the array stopped, see
+    /// [`Recorder::finish_earlier`].
+    finishes_earlier: bool,
 }
 
 impl Recorder {
@@ -144,7 +150,18 @@ impl Recorder {
             adopted: vec![0; usize::from(cores)],
             unrecorded: 0,
             unrecorded_update: 0,
+            finishes_earlier: false,
         })
+    }
+
+    /// The last update before the array stopped has not reached every member: it is given to all,
+    /// under the count it had, before another one begins. Were the next one cut off as well, who
+    /// had neither would be two events behind, which is to be out; and a level with parity can't
+    /// do without most of its members. Nothing new is in it: of two superblocks with one count
+    /// neither may know more than the other.
+    pub(super) fn finish_earlier(&mut self) {
+        self.finishes_earlier = true;
+        self.wanted += 1;
     }
 
     pub(super) fn events(&self) -> u64 {
@@ -234,7 +251,11 @@ impl Owner {
         }
         member.state = MemberState::Faulty;
         member.rebuild = None;
-        let dev_number = member.superblock.as_ref().expect("it was in sync").dev_number;
+        self.begin_anew();
+        let member = &mut self.members[usize::from(slot)];
+        let superblock = member.superblock.as_ref().expect("it took part");
+        let (dev_number, events) = (superblock.dev_number, member.events);
+        self.joiner.departs(superblock.device_uuid, events);
         self.in_sync &= !bit(slot);
         self.writable &= !bit(slot);
         for superblock in self.members.iter_mut().filter_map(|m| m.superblock.as_mut()) {
@@ -246,6 +267,23 @@ impl Owner {
         self.announce_members(out);
         let left = self.in_sync.count_ones();
         out.mail.push_back(Mail::Event(ArrayEvent::MemberFailed { slot, left }));
+    }
+
+    /// A member has failed before the update that repeats an earlier one was written: that one says
+    /// it, so it gets a count of its own.
+    fn begin_anew(&mut self) {
+        let recorder = &mut self.recorder;
+        if !recorder.finishes_earlier || recorder.state == RecordState::Superblocks {
+            return;
+        }
+        recorder.finishes_earlier = false;
+        if recorder.state == RecordState::Header {
+            recorder.events += 1;
+            if let Some(bitmap) = &mut self.bitmap {
+                bitmap.set_events(recorder.events, false);
+            }
+        }
+        self.note_absent();
     }
 
     /// Whether no block is lost when all of these members fail.
@@ -315,20 +353,6 @@ impl Owner {
         self.is_degraded() && self.members.iter().all(is_there) && !mutant!(EventsClearedForgotten)
     }
 
-    /// A read failed on a member and was served by another.
-    pub(super) fn read_failed(&mut self, slot: MemberSlot, range: BlockRange, out: &mut Out<'_>) {
-        let member = &mut self.members[usize::from(slot)];
-        member.read_errors += 1;
-        if member.state == MemberState::InSync {
-            // A bad medium must not flood the log; the count is in the array's status.
-            if member.read_errors.is_power_of_two() {
-                let event = ArrayEvent::ReadFailed { slot, lba: range.lba };
-                out.mail.push_back(Mail::Event(event));
-            }
-            self.walker.want_repair(slot, range);
-        }
-    }
-
     /// Takes the update of the superblocks as far as it can go now.
     pub(super) fn poll_recorder(&mut self, out: &mut Out<'_>) {
         if self.failed {
@@ -342,13 +366,20 @@ impl Owner {
         // What the stripe log has is written in place before anything says that the array is used.
         if wanted && !rewriting && !self.log.is_replaying() {
             self.recorder.set_state(RecordState::Header);
-            let each = self.is_external();
+            let each = self.is_external() || self.recorder.finishes_earlier;
             let recorder = &mut self.recorder;
             recorder.writing = if each { recorder.durable + 1 } else { recorder.wanted };
-            self.recorder.events += 1;
-            let completes = self.completes_array();
-            if let Some(bitmap) = &mut self.bitmap {
-                bitmap.set_events(self.recorder.events, completes);
+            if recorder.finishes_earlier {
+                let events = recorder.events;
+                if let Some(bitmap) = &mut self.bitmap {
+                    bitmap.repeat_events(events);
+                }
+            } else {
+                self.recorder.events += 1;
+                let completes = self.completes_array();
+                if let Some(bitmap) = &mut self.bitmap {
+                    bitmap.set_events(self.recorder.events, completes);
+                }
             }
             self.write_heads(out);
             self.poll_bitmap(out);
@@ -416,6 +447,7 @@ impl Owner {
         self.recorder.pending &= !bit(slot);
         if status.is_ok() {
             self.recorder.ok |= bit(slot);
+            self.members[usize::from(slot)].events = self.recorder.events;
         } else {
             self.recorder.failed |= bit(slot);
         }
@@ -431,6 +463,9 @@ impl Owner {
         }
         self.recorder.durable = self.recorder.writing;
         self.recorder.set_state(RecordState::Idle);
+        if std::mem::take(&mut self.recorder.finishes_earlier) {
+            self.note_absent();
+        }
         for slot in slots(failed) {
             self.fail_member(slot, out);
         }

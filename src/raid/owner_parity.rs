@@ -185,13 +185,22 @@ impl Owner {
         }
         let (reads, failed) = (piece.reads, piece.failed);
         if !self.walker.is_reading(index) {
+            if let Some(slot) = self.walker.rereads(index, failed)
+                && self.in_sync & bit(slot) != 0
+            {
+                let columns = self.piece(index).columns;
+                let buf = self.piece(index).bufs[usize::from(slot)].clone();
+                self.piece(index).pending = bit(slot);
+                return self.send_columns(index, slot, IoOp::Compare, columns, buf, out);
+            }
+            self.walker.not_kept(index);
             self.drop_columns(index);
             return self.piece_written(index, failed, out);
         }
         if failed != 0 || reads & !self.in_sync != 0 {
             // Again, without those that failed; what one said that was thrown out does not count.
             for slot in slots(failed) {
-                self.members[usize::from(slot)].read_errors += 1;
+                self.note_read_error(slot, out);
             }
             self.drop_columns(index);
             self.walker.exclude(index, failed);

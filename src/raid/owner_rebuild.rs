@@ -95,7 +95,7 @@ impl Rebuilder {
         let pass = self.pass.as_ref()?;
         let total = pass.total.max(pass.done);
         let (slot, done, began_s) = (pass.slot, pass.done, pass.began_s);
-        Some(RebuildStatus { slot, done, total, began_s })
+        Some(RebuildStatus { slot, done, total, began_s, checkpoint: 0 })
     }
 
     /// A window has ended, or a discard's hold.

@@ -98,6 +98,8 @@ struct Window {
     differ: SlotMask,
     /// They are being given it.
     repairing: bool,
+    /// A member compares what it was given for a read that failed.
+    rereading: bool,
     buf: Option<IoBuf>,
 }
 
@@ -142,6 +144,7 @@ impl Default for Walker {
             close_until: 0,
             differ: 0,
             repairing: false,
+            rereading: false,
             buf: None,
         };
         Self {
@@ -175,6 +178,11 @@ impl Walker {
 
     pub(super) fn is_idle(&self) -> bool {
         self.windows.iter().all(Window::is_free)
+    }
+
+    /// Windows that are not free.
+    pub(super) fn busy(&self) -> usize {
+        self.windows.iter().filter(|window| !window.is_free()).count()
     }
 
     /// A window is free.
@@ -243,6 +251,29 @@ impl Walker {
         self.windows[index].set_state(WindowState::NeedBuffer);
     }
 
+    /// A piece was written to the member that had failed to read it: it is to compare.
+    pub(super) fn rereads(&mut self, index: usize, failed: SlotMask) -> Option<MemberSlot> {
+        let window = &mut self.windows[index];
+        let Job::Repair { slot } = window.job else { return None };
+        if failed != 0 || mutant!(RepairNotReread) {
+            return None;
+        }
+        window.rereading = !window.rereading;
+        window.rereading.then_some(slot)
+    }
+
+    /// Who has compared a repaired piece, and holds something else.
+    pub(super) fn not_kept(&mut self, index: usize) -> SlotMask {
+        let window = &mut self.windows[index];
+        match window.job {
+            Job::Repair { .. } => {
+                window.rereading = false;
+                std::mem::take(&mut window.differ)
+            }
+            _ => 0,
+        }
+    }
+
     /// The next repair that crosses no window: a repair from one member and a resync from
     /// another that work on the same blocks would exchange what the two hold.
     fn next_repair(&mut self) -> Option<(MemberSlot, BlockRange)> {
@@ -282,7 +313,7 @@ impl Owner {
                 if let Some(range) = self.repairable(&range) {
                     self.begin_window(index, Job::Repair { slot }, range, out);
                 }
-            } else if !self.pacer.allows() {
+            } else if !self.may_copy() {
                 if self.walker.cursor.is_some()
                     || self.is_searching_rebuild()
                     || self.is_searching_scrub()
@@ -306,6 +337,9 @@ impl Owner {
             } else {
                 break;
             }
+        }
+        if self.yielder.is_on() && !self.walker.is_idle() {
+            self.await_tick(out);
         }
         if self.walker.cursor.is_none() && self.walker.is_idle() {
             self.end_resync(out);
@@ -401,6 +435,7 @@ impl Owner {
         window.set_state(WindowState::Locking { cores_left: self.cores });
         // Paid for when it is taken, not while host writes wait for its end.
         self.pacer.spend(blocks * u64::from(self.shared.block_size_bytes));
+        self.yielder.begins();
         let window_number = u8::try_from(index).expect("few windows");
         out.mail.push_back(Mail::Channels(ToChannel::Lock(window_number, window.locked)));
     }
@@ -553,9 +588,9 @@ impl Owner {
         let rebuilt = self.rebuild_targets();
         let window = &mut self.walker.windows[index];
         if !status.is_ok() {
-            self.members[usize::from(source)].read_errors += 1;
             window.tried |= bit(source);
             window.set_state(WindowState::NeedBuffer);
+            self.note_read_error(source, out);
             return self.read_piece(index, out);
         }
         if self.in_sync & bit(source) == 0 {
@@ -584,6 +619,10 @@ impl Owner {
 
     /// All members have answered what was made of the piece.
     fn piece_answered(&mut self, index: usize, failed: SlotMask, out: &mut Out<'_>) {
+        if let Some(slot) = self.walker.rereads(index, failed) {
+            return self.send_piece(index, IoOp::Compare, self.in_sync & bit(slot), out);
+        }
+        let failed = failed | self.walker.not_kept(index);
         let window = &mut self.walker.windows[index];
         let is_compared = matches!(window.job, Job::Scrub { .. }) && !window.repairing;
         window.repairing = false;
@@ -622,7 +661,7 @@ impl Owner {
             return self.read_piece(index, out);
         }
         for slot in slots(unreadable) {
-            self.members[usize::from(slot)].read_errors += 1;
+            self.note_read_error(slot, out);
         }
         self.scrubber.note(differ, lba);
         let differ = if self.scrubber.repairs() { differ } else { 0 };
@@ -688,8 +727,8 @@ impl Owner {
         match window.job {
             Job::Resync { chunks, .. } | Job::Rebuild { chunks } => self.end_run(index, chunks),
             Job::Repair { slot } if completed => {
-                let lba = window.locked.lba;
-                out.mail.push_back(Mail::Event(ArrayEvent::ReadRepaired { slot, lba }));
+                let range = window.locked;
+                self.read_corrected(slot, range, out);
             }
             Job::Scrub { .. } if completed && window.bad == 0 => {}
             Job::Scrub { .. } => self.scrubber.note_failure(),

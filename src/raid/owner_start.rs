@@ -191,7 +191,7 @@ fn geometry(config: &ArrayConfig, superblock: &Superblock) -> Result<Geometry, S
         .collect();
     Geometry::new(&Shape {
         level: superblock.level.number(),
-        layout: superblock.layout,
+        layout: superblock.layout_word(),
         raid_disks: u32::try_from(config.members.len()).expect("bounded by MEMBERS_MAX"),
         chunk_sectors: superblock.chunk_sectors,
         size_sectors: superblock.size_sectors,
@@ -285,7 +285,34 @@ impl Owner {
         };
         let daemon = Daemon::new(config.daemon_sleep_s, config.barrier_idle_s);
         let log = LogKeeper::new(config, &shared, &pool).ok_or_else(no_buffers)?;
-        Ok(Self::new(shared, pool, cores, members(config), (bitmap, log), daemon, recorder))
+        let metadata = (bitmap, log);
+        let mut owner = Self::new(shared, pool, cores, members(config), metadata, daemon, recorder);
+        if is_behind(config, events) && !mutant!(UpdateNotFinished) {
+            owner.recorder.finish_earlier();
+        } else {
+            owner.note_absent();
+        }
+        Ok(owner)
+    }
+
+    /// Those that are missing have failed as far as the superblocks of the others will tell. md
+    /// calls them spares, which a number not given out yet is as well: then two halves that were
+    /// each started alone, one of them twice, can't be told from an array and a member that left
+    /// it, and what the lesser half acknowledged is lost without a word.
+    pub(super) fn note_absent(&mut self) {
+        if mutant!(AbsenceAtStartForgotten) {
+            return;
+        }
+        let superblocks = || self.members.iter().filter_map(|member| member.superblock.as_ref());
+        let present: Vec<u32> = superblocks().map(|superblock| superblock.dev_number).collect();
+        for superblock in self.members.iter_mut().filter_map(|it| it.superblock.as_mut()) {
+            let numbers = u32::try_from(superblock.roles.len()).expect("md's table is short");
+            for number in (0..numbers).filter(|number| !present.contains(number)) {
+                if matches!(superblock.role_of(number), Role::Active(_)) {
+                    superblock.set_role(number, Role::Faulty);
+                }
+            }
+        }
     }
 }
 
@@ -305,31 +332,25 @@ fn bitmap_lbas(config: &ArrayConfig) -> Result<Vec<u64>, String> {
         .collect()
 }
 
-/// The members' state at the start. Those that are missing have failed as far as the superblocks
-/// of the others will tell. md calls them spares, which a number not given out yet is as well:
-/// then two halves that were each started alone, one of them twice, can't be told from an array
-/// and a member that left it, and what the lesser half acknowledged is lost without a word.
+/// The last update of the superblocks has not reached every member.
+fn is_behind(config: &ArrayConfig, events: u64) -> bool {
+    let is_external =
+        matches!(&config.bitmap, BitmapConfig::Lockless { external, .. } if external.is_some());
+    !is_external && config.members.iter().flatten().any(|it| it.superblock.events < events)
+}
+
+/// The members' state at the start.
 fn members(config: &ArrayConfig) -> Vec<Member> {
-    let present: Vec<u32> =
-        config.members.iter().flatten().map(|member| member.superblock.dev_number).collect();
     let slots = config.members.iter().map(|member| {
         let Some(member) = member else {
             return Member::new(MemberState::Missing, None);
         };
-        let mut superblock = member.superblock.clone();
-        let numbers = u32::try_from(superblock.roles.len()).expect("md's table is short");
-        for number in (0..numbers).filter(|number| !present.contains(number)) {
-            if matches!(superblock.role_of(number), Role::Active(_))
-                && !mutant!(AbsenceAtStartForgotten)
-            {
-                superblock.set_role(number, Role::Faulty);
-            }
-        }
+        let superblock = Some(member.superblock.clone());
         let Some(lacks) = member.lacks else {
-            return Member::new(MemberState::InSync, Some(superblock));
+            return Member::new(MemberState::InSync, superblock);
         };
         let rebuild = Some(Rebuild::resumed(lacks));
-        Member { rebuild, ..Member::new(MemberState::Rebuilding, Some(superblock)) }
+        Member { rebuild, ..Member::new(MemberState::Rebuilding, superblock) }
     });
     slots.collect()
 }

@@ -2,7 +2,8 @@
 //!
 //! The clock is a timer that runs while there is something to copy and a bound: each tick allows
 //! as many bytes as the bound gives for its time. What was not used is lost after a few ticks, so
-//! that a pause is followed by no burst.
+//! that a pause is followed by no burst. The same ticks steer how far it yields to the host, see
+//! [`super::owner_yield`].
 
 use super::message::{ArrayTimer, Mail, Out};
 use super::owner::Owner;
@@ -16,11 +17,20 @@ const SAVED_TICKS_MAX: u64 = 4;
 /// Largest bound: more is no bound at all.
 pub const PACE_MIB_S_MAX: u32 = 1 << 20;
 
+/// Bounds of the host's latency under copying that can be kept, in percent of what it is without.
+pub const PACE_LATENCY_PERCENT: std::ops::RangeInclusive<u32> = 105..=10_000;
+
 /// Bounds of copying: resync, rebuild, check.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pace {
     /// MiB read in a second at most; 0 for no bound.
     pub max_mib_s: u32,
+    /// The host's p99 under copying in microseconds at most, as far as copying can help it; 0 for
+    /// no bound.
+    pub latency_us: u32,
+    /// The same, in percent of what it is without copying: 150 is half as long again; 0 for no
+    /// bound.
+    pub latency_percent: u32,
 }
 
 /// The pace's part of the owner.
@@ -58,8 +68,9 @@ impl Pacer {
 impl Owner {
     /// Copies at this pace from now on.
     pub(super) fn set_pace(&mut self, pace: Pace, out: &mut Out<'_>) {
-        let bounded = Pace { max_mib_s: pace.max_mib_s.min(PACE_MIB_S_MAX) };
+        let bounded = Pace { max_mib_s: pace.max_mib_s.min(PACE_MIB_S_MAX), ..pace };
         self.pacer.pace = bounded;
+        self.set_latency(bounded, out);
         self.pacer.allowed_bytes = self.pacer.tick_bytes();
         self.go_on(out);
     }
@@ -72,7 +83,8 @@ impl Owner {
     }
 
     /// A tick.
-    pub(super) fn pace_ticks(&mut self) {
+    pub(super) fn pace_ticks(&mut self, out: &mut Out<'_>) {
+        self.yield_ticks(out);
         self.pacer.is_armed = false;
         let tick = self.pacer.tick_bytes();
         let saved_max = tick.saturating_mul(i64::try_from(SAVED_TICKS_MAX).unwrap_or(1));

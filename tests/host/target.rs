@@ -27,6 +27,18 @@ pub(crate) enum Members {
     Files,
     /// Two files, the second behind an error bdev named [`FAULTY`].
     SecondMayFail,
+    /// Five files as RAID6, and two more, `disk5` and `disk6`, that nobody uses yet.
+    Raid6,
+}
+
+impl Members {
+    /// Files, and those of them that are members at first.
+    fn files(self) -> (u32, u32) {
+        match self {
+            Self::Files | Self::SecondMayFail => (2, 2),
+            Self::Raid6 => (7, 5),
+        }
+    }
 }
 
 /// The error bdev of [`Members::SecondMayFail`].
@@ -40,17 +52,19 @@ fn config_text(directory: &Directory, port: u16, members: Members) -> String {
              create = true\nsize_mib = {MEMBER_SIZE_MIB}\n\n"
         )
     };
-    let (wrapper, second) = match members {
-        Members::Files => (String::new(), "disk1"),
-        Members::SecondMayFail => (
-            format!("[[bdev]]\nname = \"{FAULTY}\"\nkind = \"error\"\nbase = \"disk1\"\n\n"),
-            FAULTY,
-        ),
-    };
+    let (files, slots) = members.files();
+    let disks: String = (0..files).map(disk).collect();
+    let mut names: Vec<String> = (0..slots).map(|index| format!("disk{index}")).collect();
+    let mut wrapper = String::new();
+    if members == Members::SecondMayFail {
+        FAULTY.clone_into(&mut names[1]);
+        wrapper = format!("[[bdev]]\nname = \"{FAULTY}\"\nkind = \"error\"\nbase = \"disk1\"\n\n");
+    }
+    let level = if members == Members::Raid6 { 6 } else { 1 };
     format!(
         "[target]\ncores = {cores:?}\nstate_dir = \"{state}\"\nrpc_socket = \"{socket}\"\n\n\
-         {disk0}{disk1}{wrapper}\
-         [[array]]\nname = \"{ARRAY}\"\nlevel = 1\nmembers = [\"disk0\", \"{second}\"]\n\
+         {disks}{wrapper}\
+         [[array]]\nname = \"{ARRAY}\"\nlevel = {level}\nmembers = {names:?}\n\
          daemon_sleep_s = 1\nbarrier_idle_s = 1\n\n\
          [[subsystem]]\nnqn = \"{NQN}\"\nserial = \"MDOFVM\"\nallow_any_host = true\n\
          namespaces = [{{ bdev = \"{ARRAY}\", nsid = 1 }}]\nlisten = [\"127.0.0.1:{port}\"]\n",
@@ -59,8 +73,6 @@ fn config_text(directory: &Directory, port: u16, members: Members) -> String {
             .collect::<Vec<_>>(),
         state = directory.file("state").display(),
         socket = directory.file("rpc").display(),
-        disk0 = disk(0),
-        disk1 = disk(1),
     )
 }
 
@@ -99,14 +111,6 @@ impl Mdof {
     pub(crate) fn restart_degraded(&mut self) {
         self.options.push("--start-degraded");
         self.restart();
-    }
-
-    /// Starts the target and expects it to refuse; returns what it said.
-    pub(crate) fn restart_refused(&mut self) -> String {
-        self.spawn();
-        let status = self.wait_for_end();
-        assert!(!status.success(), "mdof was to refuse the start\n{}", self.log_tail());
-        self.log_tail()
     }
 
     fn spawn(&mut self) {
@@ -201,6 +205,21 @@ impl Mdof {
             })
             .iter()
             .sum()
+    }
+
+    /// What the target says of the array.
+    pub(crate) fn array(&self) -> Value {
+        self.rpc("bdev_raid_get_bdevs", json!({ "category": "all" }))[0].take()
+    }
+
+    /// Waits until every slot's member is in sync and nothing runs in the background.
+    pub(crate) fn wait_until_whole(&self) {
+        wait_until("every member is in sync", RESYNC_LIMIT, || {
+            let array = self.array();
+            let members = array["base_bdevs_list"].as_array().expect("a list of members");
+            members.iter().all(|member| member["state"] == "in_sync")
+                && array.get("process").is_none()
+        });
     }
 
     /// Waits until no chunk of the array is in need of a resync.

@@ -50,17 +50,17 @@ pub fn free_port() -> u16 {
 }
 
 /// `mdof target` on a configuration file, with its state in `dir`.
-fn command(dir: &TestDir, config: &Path, arguments: &[&str]) -> Command {
+fn command(dir: &Path, config: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mdof"));
     command.args(["target", "--config"]).arg(config);
-    command.arg("--state-dir").arg(&dir.0).args(arguments);
+    command.arg("--state-dir").arg(dir).args(arguments);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
 /// A start that is expected to fail: its exit and its one sentence.
 pub fn refused(dir: &TestDir, config: &Path, arguments: &[&str]) -> String {
-    let mut child = command(dir, config, arguments).spawn().unwrap();
+    let mut child = command(&dir.0, config, arguments).spawn().unwrap();
     let deadline = Instant::now() + PATIENCE;
     while child.try_wait().unwrap().is_none() {
         if Instant::now() > deadline {
@@ -91,6 +91,11 @@ pub struct Mdof {
 impl Mdof {
     /// Starts it and waits until it is ready.
     pub fn start(dir: &TestDir, config: &Path, arguments: &[&str]) -> Self {
+        Self::spawn(&dir.0, &mut command(&dir.0, config, arguments))
+    }
+
+    /// The same with its state in a folder.
+    pub fn start_in(dir: &Path, config: &Path, arguments: &[&str]) -> Self {
         Self::spawn(dir, &mut command(dir, config, arguments))
     }
 
@@ -99,10 +104,10 @@ impl Mdof {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mdof"));
         command.current_dir(&dir.0).arg("assemble").args(arguments).arg("--state-dir").arg(&dir.0);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        Self::spawn(dir, &mut command)
+        Self::spawn(&dir.0, &mut command)
     }
 
-    fn spawn(dir: &TestDir, command: &mut Command) -> Self {
+    fn spawn(dir: &Path, command: &mut Command) -> Self {
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let (sender, rest) = mpsc::channel();
@@ -131,7 +136,7 @@ impl Mdof {
                 }
             }
         }
-        Self { child, banner, socket: dir.file("mdof.sock"), rest }
+        Self { child, banner, socket: dir.join("mdof.sock"), rest }
     }
 
     /// Sends a signal by name.

@@ -3,7 +3,7 @@
 use clap::CommandFactory;
 
 use super::*;
-use crate::place::{BDEV_BYTES_DEFAULT, Leaf, Stack};
+use crate::place::{BDEV_BYTES_DEFAULT, Leaf, Level, STRIP_BYTES_DEFAULT, Stack};
 
 fn parse(line: &str) -> Result<Cli, clap::Error> {
     Cli::try_parse_from(std::iter::once("mdof-perf").chain(line.split_whitespace()))
@@ -57,7 +57,12 @@ fn bdevs_of_this_process() {
         ("--raid1 null,null --bitmap lockless", true),
         ("--raid1 null,null --bitmap none", false),
     ] {
-        let stack = Stack::Raid1 { members: vec![null, null], bitmap };
+        let stack = Stack::Raid {
+            level: Level::Raid1,
+            strip_size_bytes: STRIP_BYTES_DEFAULT,
+            members: vec![null, null],
+            bitmap,
+        };
         assert_eq!(run(line).0, Subject::Place(Place::InProcess(stack)), "{line}");
     }
     let configured = Subject::Configured { config: "x.toml".into(), bdev: "raid1".into() };

@@ -9,13 +9,12 @@ use mdof::bdev::uring::{UringDevice, UringOptions};
 use mdof::bdev::{BdevId, Device, DeviceError};
 use mdof::bitmap::Infection;
 use mdof::engine::EngineHandle;
-use mdof::md::{self, Creation, Features, NewArray, NewMember, Timestamp};
-use mdof::raid::BitmapConfig;
-use mdof::raid::assembly::{ArrayOptions, CandidateBdev, from_creation};
+use mdof::md::{self, NewArray, NewLevel, NewLog, NewMember, Timestamp};
+use mdof::raid::assembly::{ArrayOptions, CandidateBdev, from_level};
 use uuid::Uuid;
 
 use crate::job::PerfError;
-use crate::place::Leaf;
+use crate::place::{Leaf, Level, STRIP_BYTES_DEFAULT};
 
 /// Logical block size of everything built here: that of the demo's files.
 const BLOCK_SIZE_BYTES: u32 = 512;
@@ -82,6 +81,9 @@ pub(crate) fn add_file(
 /// An array to be made of bdevs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ArrayPlan {
+    pub(crate) level: Level,
+    /// Bytes of a strip, where the level has strips.
+    pub(crate) strip_size_bytes: u64,
     /// With the lockless bitmap.
     pub(crate) bitmap: bool,
     /// The members are taken to be alike: nothing is copied at first.
@@ -92,14 +94,27 @@ pub(crate) struct ArrayPlan {
 }
 
 impl ArrayPlan {
-    /// As mdof makes one by default.
+    /// A mirror as mdof makes one by default.
     pub(crate) fn new(bitmap: bool) -> Self {
         Self {
+            level: Level::Raid1,
+            strip_size_bytes: STRIP_BYTES_DEFAULT,
             bitmap,
             assume_clean: false,
             daemon_sleep_s: DAEMON_SLEEP_S,
             barrier_idle_s: BARRIER_IDLE_S,
             infection: Infection::default(),
+        }
+    }
+
+    fn md_level(&self) -> md::Level {
+        match self.level {
+            Level::Raid0 => md::Level::Raid0,
+            Level::Raid1 => md::Level::Raid1,
+            Level::Raid4 => md::Level::Raid4,
+            Level::Raid5 => md::Level::Raid5,
+            Level::Raid6 => md::Level::Raid6,
+            Level::Raid10 => md::Level::Raid10,
         }
     }
 
@@ -110,19 +125,17 @@ impl ArrayPlan {
 }
 
 /// Adds an array and its members.
-pub(super) fn add_raid1(
+pub(super) fn add_with_members(
     engine: &mut EngineHandle,
     name: &str,
     members: &[Leaf],
-    bitmap: bool,
-    steady: bool,
+    plan: &ArrayPlan,
 ) -> Result<BdevId, PerfError> {
     let mut bdevs = Vec::with_capacity(members.len());
     for (index, member) in members.iter().enumerate() {
         bdevs.push(add_leaf(engine, &format!("{name}m{index}"), member)?);
     }
-    let plan = ArrayPlan { assume_clean: !bitmap, ..ArrayPlan::new(bitmap) };
-    add_array(engine, name, &bdevs, &if steady { plan.steady() } else { plan })
+    add_array(engine, name, &bdevs, plan)
 }
 
 /// Adds an array. What a fresh array is made of is not written to its members: nobody will ever
@@ -141,17 +154,18 @@ pub(crate) fn add_array(
         device_uuid: Uuid::new_v4().into_bytes(),
     };
     let candidate = |bdev: &BdevId| CandidateBdev { bdev: *bdev, unmap: geometry(bdev).unmap };
-    let mut creation = md::create(&NewArray {
+    let array = NewArray {
         name: name.to_owned(),
         set_uuid: Uuid::new_v4().into_bytes(),
         ctime: Timestamp::from_unix(0, 0),
-        assume_clean: plan.assume_clean && plan.bitmap,
+        assume_clean: plan.assume_clean,
         members: members.iter().map(new_member).collect(),
-    })
-    .map_err(|error| PerfError(error.to_string()))?;
-    if !plan.bitmap {
-        remove_bitmap(&mut creation);
-    }
+    };
+    let log = if plan.bitmap { NewLog::Bitmap { chunk_bytes: None } } else { NewLog::None };
+    let level =
+        NewLevel { strip_bytes: plan.strip_size_bytes, log, ..NewLevel::new(plan.md_level()) };
+    let creation =
+        md::create_level(&array, &level).map_err(|error| PerfError(error.to_string()))?;
     let options = ArrayOptions {
         name: name.to_owned(),
         block_size_bytes,
@@ -160,17 +174,7 @@ pub(crate) fn add_array(
         barrier_idle_s: plan.barrier_idle_s,
     };
     let candidates: Vec<CandidateBdev> = members.iter().map(candidate).collect();
-    let mut config = from_creation(options, &creation, &candidates);
+    let mut config = from_level(options, &creation, &candidates);
     config.infection = plan.infection;
-    if !plan.bitmap {
-        config.bitmap = BitmapConfig::None { resync: !plan.assume_clean };
-    }
     Ok(engine.start_array(config)?)
-}
-
-fn remove_bitmap(creation: &mut Creation) {
-    for superblock in &mut creation.superblocks {
-        superblock.features.remove(Features::BITMAP_OFFSET);
-        superblock.bitmap_offset_sectors = 0;
-    }
 }

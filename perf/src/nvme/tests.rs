@@ -74,7 +74,7 @@ fn target(name: &str) -> (Target, SocketAddr) {
         buffer_counts: CLASS_COUNTS,
     });
     let mut target = Target::new(engine.unwrap(), cores);
-    startup::apply(&mut target, &config, &state, false).unwrap();
+    startup::apply(&mut target, &config, &state, None).unwrap();
     std::fs::remove_dir_all(&dir).unwrap();
     (target, addr)
 }

@@ -32,9 +32,11 @@ const LOG_EVERY_MS: u64 = 1000;
 enum Phase {
     /// Reading or writing the data, perhaps the rest of a short transfer.
     Transfer,
-    /// Zeroing or freeing the range inside the store.
-    Allocate,
-    /// Writing zeroes piece by piece, as the store cannot do it by itself.
+    /// Zeroing the range inside the store, which keeps it allocated.
+    ZeroRange,
+    /// Freeing the range: it is a hole then, and holes read as zeroes.
+    PunchHole,
+    /// Writing zeroes piece by piece, as the store can do neither.
     ZeroFill,
     /// Making things durable: a flush, or FUA of a zeroed range.
     Sync,
@@ -56,7 +58,9 @@ impl Op {
         assert!(
             matches!(
                 (self.phase, phase),
-                (Phase::Allocate, Phase::ZeroFill | Phase::Sync) | (Phase::ZeroFill, Phase::Sync)
+                (Phase::ZeroRange, Phase::PunchHole)
+                    | (Phase::ZeroRange | Phase::PunchHole, Phase::ZeroFill | Phase::Sync)
+                    | (Phase::ZeroFill, Phase::Sync)
             ),
             "no way from {:?} to {phase:?}",
             self.phase
@@ -87,7 +91,7 @@ pub struct UringChannel {
     waiting_for_op: VecDeque<BdevIo>,
     /// Wait state: all scratch buffers are in use.
     waiting_for_scratch: VecDeque<BdevIo>,
-    /// The store said that it cannot zero ranges by itself (and keep them allocated).
+    /// The store said that it cannot zero ranges and keep them allocated.
     no_zero_range: bool,
     /// The store said that it cannot free ranges.
     no_punch_hole: bool,
@@ -159,16 +163,23 @@ impl UringChannel {
                 unsafe { copy(buf.as_ptr(), self.scratch_ptr(index), buf.len()) };
             }
         }
-        let phase = match io.op {
-            IoOp::Read | IoOp::Write | IoOp::Compare => Phase::Transfer,
-            IoOp::Flush => Phase::Sync,
-            IoOp::WriteZeroes if self.no_zero_range => Phase::ZeroFill,
-            IoOp::Unmap if self.no_punch_hole => Phase::ZeroFill,
-            IoOp::WriteZeroes | IoOp::Unmap => Phase::Allocate,
-        };
+        let phase = self.first_phase(io.op);
         let op = Op { io, phase, done_bytes: 0, retries: 0, scratch };
         let Ok(handle) = self.ops.acquire(op) else { panic!("an op was free") };
         self.push(handle, core);
+    }
+
+    /// What the kernel is asked to do first, as far as the store can do it.
+    fn first_phase(&self, op: IoOp) -> Phase {
+        match op {
+            IoOp::Read | IoOp::Write | IoOp::Compare => Phase::Transfer,
+            IoOp::Flush => Phase::Sync,
+            IoOp::WriteZeroes if !self.no_zero_range => Phase::ZeroRange,
+            // A store that cannot zero a range in place, such as tmpfs, may have holes all the
+            // same: to write as many zeroes would cost hundreds of times as much.
+            IoOp::WriteZeroes | IoOp::Unmap if !self.no_punch_hole => Phase::PunchHole,
+            IoOp::WriteZeroes | IoOp::Unmap => Phase::ZeroFill,
+        }
     }
 
     /// Compares read beside the request's data. Direct I/O wants aligned memory.
@@ -195,11 +206,10 @@ impl UringChannel {
         let (start, len) = self.range(&op.io);
         let entry = match op.phase {
             Phase::Transfer => self.transfer(op, core),
-            Phase::Allocate => {
-                let how = if op.io.op == IoOp::Unmap {
-                    libc::FALLOC_FL_PUNCH_HOLE
-                } else {
-                    libc::FALLOC_FL_ZERO_RANGE
+            Phase::ZeroRange | Phase::PunchHole => {
+                let how = match op.phase {
+                    Phase::PunchHole => libc::FALLOC_FL_PUNCH_HOLE,
+                    _ => libc::FALLOC_FL_ZERO_RANGE,
                 };
                 let mode = how | libc::FALLOC_FL_KEEP_SIZE;
                 opcode::Fallocate::new(fd, len).offset(start).mode(mode).build()
@@ -291,11 +301,13 @@ impl UringChannel {
         let op = self.ops.get_mut(handle).expect("found above");
         match op.phase {
             Phase::Transfer => Next::End(self.transferred(handle)),
-            Phase::Allocate | Phase::ZeroFill if op.io.fua => {
+            Phase::ZeroRange | Phase::PunchHole | Phase::ZeroFill if op.io.fua => {
                 op.set_phase(Phase::Sync);
                 Next::Push
             }
-            Phase::Allocate | Phase::ZeroFill | Phase::Sync => Next::End(IoStatus::Ok),
+            Phase::ZeroRange | Phase::PunchHole | Phase::ZeroFill | Phase::Sync => {
+                Next::End(IoStatus::Ok)
+            }
         }
     }
 
@@ -326,12 +338,16 @@ impl UringChannel {
             op.retries += 1;
             return Next::Push;
         }
-        if op.phase == Phase::Allocate && matches!(errno, libc::EOPNOTSUPP | libc::ENOSYS) {
-            op.set_phase(Phase::ZeroFill);
-            match op.io.op {
-                IoOp::Unmap => self.no_punch_hole = true,
-                _ => self.no_zero_range = true,
+        let (phase, kind) = (op.phase, op.io.op);
+        if matches!(errno, libc::EOPNOTSUPP | libc::ENOSYS)
+            && matches!(phase, Phase::ZeroRange | Phase::PunchHole)
+        {
+            match phase {
+                Phase::ZeroRange => self.no_zero_range = true,
+                _ => self.no_punch_hole = true,
             }
+            let next = self.first_phase(kind);
+            self.ops.get_mut(handle).expect("found above").set_phase(next);
             return Next::Push;
         }
         self.log(handle, &io::Error::from_raw_os_error(errno).to_string(), now_ms);

@@ -94,6 +94,9 @@ impl UringDevice {
             block_size_bytes,
             blocks: size_bytes / u64::from(block_size_bytes),
             optimal_io_blocks: 0,
+            io_boundary_blocks: 0,
+            write_unit_blocks: 0,
+            unmap_unit_blocks: 0,
             volatile_write_cache: !queue.as_deref().is_some_and(writes_through),
             unmap: queue.as_deref().is_none_or(discards),
         };

@@ -5,6 +5,7 @@
 //! everything that can be known wrong without touching the machine has been refused.
 
 mod raw;
+mod spdk;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -14,6 +15,8 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use crate::control::level::LevelChoice;
+use crate::control::policy::DegradedStart;
 use crate::control::target::BitmapPlace;
 use crate::raid::Knobs;
 
@@ -28,6 +31,9 @@ pub struct Config {
     pub arrays: Vec<ArrayConfig>,
     /// `[[subsystem]]`
     pub subsystems: Vec<SubsystemConfig>,
+    /// JSON-RPC calls that make the rest: a file as SPDK's `save_config` writes it has nothing
+    /// else.
+    pub calls: Vec<serde_json::Value>,
 }
 
 /// `[target]`: the process as a whole.
@@ -41,6 +47,12 @@ pub struct TargetConfig {
     pub state_dir: Option<PathBuf>,
     /// Path of the JSON-RPC socket.
     pub rpc_socket: Option<PathBuf>,
+    /// File that run-time changes are kept in.
+    pub state: Option<PathBuf>,
+    /// `auto_assemble = false`: arrays that are found on bdevs are not started unless named.
+    pub no_auto_assemble: bool,
+    /// Bdevs that take the place of a member of any array.
+    pub spares: Vec<String>,
 }
 
 /// `[[bdev]]`: something that stores blocks.
@@ -107,11 +119,13 @@ pub struct DelayLatency {
     pub p99_write_us: u64,
 }
 
-/// `[[array]]`: a RAID1 array that is created on blank members and re-assembled ever after.
+/// `[[array]]`: an array that is created on blank members and re-assembled ever after.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArrayConfig {
     /// Name of the array and of its bdev.
     pub name: String,
+    /// Level, layout and strip, for a new array.
+    pub level: LevelChoice,
     /// Names of the member bdevs, in slot order.
     pub members: Vec<String>,
     /// With the lockless bitmap, or without any.
@@ -125,8 +139,20 @@ pub struct ArrayConfig {
     pub assume_clean: bool,
     /// The bitmap's settings; `None`: as they were last set.
     pub knobs: Knobs,
-    /// Start with members missing.
-    pub start_degraded: bool,
+    /// When to start with members missing; `None`: as set at run time.
+    pub start_degraded: Option<DegradedStart>,
+    /// Bdevs that take the place of a member of this array.
+    pub spares: Vec<String>,
+    /// Bound of copying in MiB/s, 0 for none; `None`: as set at run time.
+    pub sync_max_mib_s: Option<u32>,
+    /// The host's p99 under copying at most, in microseconds; `None`: as set at run time.
+    pub sync_latency_us: Option<u32>,
+    /// The same in percent of what it is without; `None`: as set at run time.
+    pub sync_latency_percent: Option<u32>,
+    /// Recent read errors that a member may have; `None`: as set at run time.
+    pub read_errors_max: Option<u32>,
+    /// Hours between two checks, 0 for none; `None`: as set at run time.
+    pub scrub_every_hours: Option<u32>,
     /// Turn the classic bitmap of an array of Linux md into a lockless one.
     pub convert_bitmap: bool,
     /// Where no member has a bitmap that can be used: make one, and resync everything.
@@ -193,8 +219,15 @@ impl Config {
         Self::parse(&text, &shown)
     }
 
-    /// Checks `text`; `path` is only named in errors.
+    /// Checks `text`, TOML or SPDK's JSON; `path` is only named in errors.
     pub fn parse(text: &str, path: &str) -> Result<Self, ConfigError> {
+        if text.trim_start().starts_with('{') {
+            return spdk::parse(text).map_err(|(line, message)| ConfigError::Line {
+                path: path.to_owned(),
+                line,
+                message,
+            });
+        }
         raw::parse(text)
             .and_then(|raw| validate::config(&raw))
             .map_err(|fault| fault.into_error(text, path))

@@ -27,6 +27,10 @@ pub(super) struct RawTarget {
     pub(super) poll_mode: Option<Spanned<String>>,
     pub(super) state_dir: Option<String>,
     pub(super) rpc_socket: Option<String>,
+    pub(super) state: Option<String>,
+    pub(super) auto_assemble: Option<bool>,
+    #[serde(default)]
+    pub(super) spares: Vec<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -54,10 +58,19 @@ pub(super) struct RawBdev {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "level must be a number such as 5, or a word such as \"raid5\"")]
+pub(super) enum RawLevel {
+    Number(i32),
+    Word(String),
+}
+
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawArray {
     pub(super) name: Spanned<String>,
-    pub(super) level: Spanned<i32>,
+    pub(super) level: Spanned<RawLevel>,
+    pub(super) layout: Option<Spanned<String>>,
+    pub(super) strip_size_kib: Option<Spanned<u64>>,
     pub(super) members: Spanned<Vec<Spanned<String>>>,
     pub(super) bitmap: Option<Spanned<String>>,
     pub(super) bitmap_bdev: Option<Spanned<String>>,
@@ -69,6 +82,13 @@ pub(super) struct RawArray {
     pub(super) barrier_idle_s: Option<Spanned<u32>>,
     pub(super) infection: Option<Spanned<String>>,
     pub(super) start_degraded: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) spares: Vec<Spanned<String>>,
+    pub(super) sync_max_mib_s: Option<Spanned<u32>>,
+    pub(super) sync_latency_us: Option<u32>,
+    pub(super) sync_latency_percent: Option<Spanned<u32>>,
+    pub(super) read_errors_max: Option<u32>,
+    pub(super) scrub_every_hours: Option<Spanned<u32>>,
     #[serde(default)]
     pub(super) convert_bitmap: bool,
     pub(super) bitmap_lost: Option<Spanned<String>>,

@@ -40,7 +40,7 @@ fn unknown_keys_are_named_with_their_line() {
     assert_eq!(
         refusal("[target]\ncores = \"auto\"\npol_mode = \"always\"\n"),
         "t.toml:3: unknown key \"pol_mode\", expected one of \"cores\", \"poll_mode\", \
-         \"state_dir\", \"rpc_socket\""
+         \"state_dir\", \"rpc_socket\", \"state\", \"auto_assemble\", \"spares\""
     );
     assert_eq!(
         refusal("\n[targets]\n"),
@@ -131,11 +131,11 @@ fn arrays() {
     );
     assert_eq!(
         array("level = 1\nmembers = [\"a\"]\n"),
-        "t.toml:13: 1 members; a RAID1 array has 2 to 64"
+        "t.toml:13: 1 members; an array has 2 to 64"
     );
     assert_eq!(
-        array("level = 5\nmembers = [\"a\", \"b\"]\n"),
-        "t.toml:12: level = 5: this version serves level 1 only"
+        array("level = 7\nmembers = [\"a\", \"b\"]\n"),
+        "t.toml:12: \"7\" is no level: it is raid0, raid1, raid4, raid5, raid6, raid10 or concat"
     );
     assert_eq!(
         array("level = 1\nmembers = [\"a\", \"b\"]\nchunk_size_kib = 100\n"),
@@ -173,10 +173,29 @@ fn what_an_array_may_do_at_its_start() {
         Config::parse(&format!("{head}{keys}"), "t.toml").map(|config| config.arrays[0].clone())
     };
     let plain = array("").unwrap();
-    assert!(!plain.start_degraded && !plain.convert_bitmap && !plain.bitmap_lost_resync);
+    assert!(plain.start_degraded.is_none() && plain.sync_max_mib_s.is_none());
+    assert!(!plain.convert_bitmap && !plain.bitmap_lost_resync);
     let keys = "start_degraded = \"start\"\nconvert_bitmap = true\nbitmap_lost = \"resync\"\n";
     let all = array(keys).unwrap();
-    assert!(all.start_degraded && all.convert_bitmap && all.bitmap_lost_resync);
+    assert!(all.convert_bitmap && all.bitmap_lost_resync);
+    assert_eq!(all.start_degraded, Some(DegradedStart::Start));
+    let keys = "start_degraded = \"wait:30\"\nsync_max_mib_s = 5\nscrub_every_hours = 168\n";
+    let kept = array(keys).unwrap();
+    assert_eq!(kept.start_degraded, Some(DegradedStart::WaitS(30)));
+    assert_eq!((kept.sync_max_mib_s, kept.scrub_every_hours), (Some(5), Some(168)));
+    assert_eq!(
+        array("start_degraded = \"wait\"\n").unwrap_err().to_string(),
+        "t.toml:14: start_degraded is \"refuse\", \"start\" or \"wait:SECONDS\" (1 to 86400), not \
+         \"wait\""
+    );
+    assert_eq!(
+        array("scrub_every_hours = 9999\n").unwrap_err().to_string(),
+        "t.toml:14: scrub_every_hours = 9999: it is at most 8784"
+    );
+    assert_eq!(
+        array("spares = [\"a\"]\n").unwrap_err().to_string(),
+        "t.toml:14: array \"r\", as a spare uses \"a\", but array \"r\" does already"
+    );
     assert_eq!(
         array("bitmap_lost = \"ignore\"\n").unwrap_err().to_string(),
         "t.toml:14: bitmap_lost is \"refuse\" or \"resync\", not \"ignore\""

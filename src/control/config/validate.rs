@@ -6,17 +6,19 @@ use std::path::PathBuf;
 
 use toml::Spanned;
 
-use super::raw::{RawArray, RawBdev, RawConfig, RawCores, RawSubsystem, RawTarget};
+use super::raw::{RawArray, RawBdev, RawConfig, RawCores, RawLevel, RawSubsystem, RawTarget};
 use super::{
     ArrayConfig, BdevConfig, BdevKind, Config, DelayLatency, Fault, MODEL_DEFAULT, SERIAL_DEFAULT,
     SubsystemConfig, TargetConfig,
 };
 use crate::bitmap::Infection;
+use crate::control::level::LevelChoice;
 use crate::control::names;
-use crate::control::target::BitmapPlace;
+use crate::control::policy::DegradedStart;
+use crate::control::target::{BitmapPlace, SCRUB_EVERY_HOURS_MAX};
 use crate::limits::{BDEVS_MAX, CORES_MAX, MEMBERS_MAX, NAMESPACES_MAX, SUBSYSTEMS_MAX};
 use crate::md::{CHUNK_KIB_MAX, CHUNK_KIB_MIN};
-use crate::raid::Knobs;
+use crate::raid::{Knobs, PACE_LATENCY_PERCENT, PACE_MIB_S_MAX};
 
 /// Bytes of one mebibyte.
 const MIB: u64 = 1 << 20;
@@ -27,7 +29,7 @@ fn fault<T, R>(place: &Spanned<T>, message: String) -> Result<R, Fault> {
 }
 
 pub(super) fn config(raw: &RawConfig) -> Result<Config, Fault> {
-    let target = target(&raw.target)?;
+    let mut target = target(&raw.target)?;
     let mut names: HashMap<String, Option<String>> = HashMap::new();
     let mut bdevs = Vec::with_capacity(raw.bdev.len());
     for raw in &raw.bdev {
@@ -38,6 +40,7 @@ pub(super) fn config(raw: &RawConfig) -> Result<Config, Fault> {
     for raw in &raw.array {
         arrays.push(array(raw, &mut names)?);
     }
+    target.spares = spares(&raw.target.spares, "the target", &mut names)?;
     if names.len() > BDEVS_MAX {
         let last = raw.bdev.last().map_or(0, |bdev| bdev.span().start);
         let message = format!("{} bdevs and arrays, but {BDEVS_MAX} are the most", names.len());
@@ -55,7 +58,7 @@ pub(super) fn config(raw: &RawConfig) -> Result<Config, Fault> {
         }
         subsystems.push(subsystem);
     }
-    Ok(Config { target, bdevs, arrays, subsystems })
+    Ok(Config { target, bdevs, arrays, subsystems, calls: Vec::new() })
 }
 
 fn target(raw: &RawTarget) -> Result<TargetConfig, Fault> {
@@ -89,6 +92,9 @@ fn target(raw: &RawTarget) -> Result<TargetConfig, Fault> {
         poll_always,
         state_dir: raw.state_dir.as_ref().map(PathBuf::from),
         rpc_socket: raw.rpc_socket.as_ref().map(PathBuf::from),
+        state: raw.state.as_ref().map(PathBuf::from),
+        no_auto_assemble: raw.auto_assemble == Some(false),
+        spares: Vec::new(),
     })
 }
 
@@ -294,13 +300,10 @@ fn array(
     if let Err(reason) = names::check_array_name(raw.name.get_ref()) {
         return fault(&raw.name, reason);
     }
-    if *raw.level.get_ref() != 1 {
-        let message = format!("level = {}: this version serves level 1 only", raw.level.get_ref());
-        return fault(&raw.level, message);
-    }
+    let level = level(raw)?;
     let count = raw.members.get_ref().len();
     if !(2..=MEMBERS_MAX).contains(&count) {
-        let message = format!("{count} members; a RAID1 array has 2 to {MEMBERS_MAX}");
+        let message = format!("{count} members; an array has 2 to {MEMBERS_MAX}");
         return fault(&raw.members, message);
     }
     let user = user("array", &raw.name);
@@ -309,23 +312,86 @@ fn array(
         members.push(claim(member, &user, names)?);
     }
     let without_bitmap = choice("bitmap", raw.bitmap.as_ref(), ["lockless", "none"])?;
-    let start_degraded =
-        choice("start_degraded", raw.start_degraded.as_ref(), ["refuse", "start"])?;
     let bitmap_lost_resync = choice("bitmap_lost", raw.bitmap_lost.as_ref(), ["refuse", "resync"])?;
     let without_log = choice("stripe_log", raw.stripe_log.as_ref(), ["on", "off"])?;
     Ok(ArrayConfig {
         name: enter(&raw.name, names)?,
+        level,
         members,
         bitmap: !without_bitmap,
         external: external(raw, names)?,
         chunk_size_bytes: chunk_size(raw)?,
         assume_clean: raw.assume_clean,
         knobs: knobs(raw)?,
-        start_degraded,
+        start_degraded: start_degraded(raw)?,
+        spares: spares(&raw.spares, &user, names)?,
+        sync_max_mib_s: bounded("sync_max_mib_s", raw.sync_max_mib_s.as_ref(), PACE_MIB_S_MAX)?,
+        sync_latency_us: raw.sync_latency_us,
+        sync_latency_percent: latency_percent(raw)?,
+        read_errors_max: raw.read_errors_max,
+        scrub_every_hours: bounded(
+            "scrub_every_hours",
+            raw.scrub_every_hours.as_ref(),
+            SCRUB_EVERY_HOURS_MAX,
+        )?,
         convert_bitmap: raw.convert_bitmap,
         bitmap_lost_resync,
         stripe_log: !without_log,
     })
+}
+
+/// Level, layout and strip.
+fn level(raw: &RawArray) -> Result<LevelChoice, Fault> {
+    let word = match raw.level.get_ref() {
+        RawLevel::Number(number) => number.to_string(),
+        RawLevel::Word(word) => word.clone(),
+    };
+    if let Err(text) = LevelChoice::parse(&word, None, None) {
+        return fault(&raw.level, text);
+    }
+    let layout = raw.layout.as_ref();
+    if let Err(text) = LevelChoice::parse(&word, layout.map(|it| it.get_ref().as_str()), None) {
+        return fault(layout.expect("without one it was taken"), text);
+    }
+    let strip = raw.strip_size_kib.as_ref();
+    LevelChoice::parse(&word, layout.map(|it| it.get_ref().as_str()), strip.map(|it| *it.get_ref()))
+        .or_else(|text| fault(strip.expect("without one it was taken"), text))
+}
+
+/// When the array may start with members missing.
+fn start_degraded(raw: &RawArray) -> Result<Option<DegradedStart>, Fault> {
+    let Some(word) = &raw.start_degraded else { return Ok(None) };
+    DegradedStart::parse(word.get_ref()).map(Some).or_else(|text| fault(word, text))
+}
+
+/// Bdevs that wait for a member to fail.
+fn spares(
+    raw: &[Spanned<String>],
+    user: &str,
+    names: &mut HashMap<String, Option<String>>,
+) -> Result<Vec<String>, Fault> {
+    let user = format!("{user}, as a spare");
+    raw.iter().map(|name| claim(name, &user, names)).collect()
+}
+
+/// A number that has a maximum.
+fn latency_percent(raw: &RawArray) -> Result<Option<u32>, Fault> {
+    match &raw.sync_latency_percent {
+        Some(value) if *value.get_ref() != 0 && !PACE_LATENCY_PERCENT.contains(value.get_ref()) => {
+            let (from, to) = PACE_LATENCY_PERCENT.into_inner();
+            fault(value, format!("sync_latency_percent is {from} to {to}, or 0 for no bound"))
+        }
+        value => Ok(value.as_ref().map(|value| *value.get_ref())),
+    }
+}
+
+fn bounded(key: &str, value: Option<&Spanned<u32>>, max: u32) -> Result<Option<u32>, Fault> {
+    match value {
+        Some(value) if *value.get_ref() > max => {
+            fault(value, format!("{key} = {}: it is at most {max}", value.get_ref()))
+        }
+        value => Ok(value.map(|value| *value.get_ref())),
+    }
 }
 
 /// Where the bitmap lies, if not on the members.

@@ -209,13 +209,16 @@ fn what_mdof_cannot_start_is_shown_all_the_same() {
     let bench = Bench::new();
     let mut creation = creation(2);
     for superblock in &mut creation.superblocks {
-        superblock.level = Level::Raid0;
+        superblock.features |= Features::RESHAPE_ACTIVE;
     }
     bench.member("a", &creation, &creation.superblocks[0], &[5, 6, 7]);
     creation.superblocks[1].events = 9;
     bench.member("b", &creation, &creation.superblocks[1], &[]);
     let text = bench.text(&["a", "b"]);
-    assert!(text.contains("is refused: array e055969a:") && text.contains("is raid0"), "{text}");
+    assert!(
+        text.contains("is refused: array e055969a:") && text.contains("RESHAPE_ACTIVE"),
+        "{text}"
+    );
     assert!(text.contains("slot 0     stale       a"), "{text}");
     let alone = bench.text(&["a"]);
     assert!(alone.contains("  ns_...") && alone.contains("clean_unwritten"), "{alone}");

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -13,7 +14,7 @@ use crate::bdev::error::{ErrorKind, Injection};
 use crate::bdev::{Device, IoOp};
 use crate::control::config::DelayLatency;
 use crate::control::rpc::RpcError;
-use crate::control::target::{Backing, Bdev, BdevSpec, Target};
+use crate::control::target::{AbsentBdev, Backing, Bdev, BdevSpec, Target};
 
 /// Parameters of malloc and null bdevs that need per-block metadata, which mdof does not have:
 /// accepted with the values that mean "none", which SPDK's client sends.
@@ -79,13 +80,37 @@ struct UringCreate {
     uuid: Option<Uuid>,
 }
 
+impl From<UringCreate> for AbsentBdev {
+    fn from(params: UringCreate) -> Self {
+        // 0 is how SPDK's client says "the device's own".
+        let block_size_bytes = params.block_size.filter(|&size| size != 0);
+        let spec = BdevSpec::Uring { path: params.filename, block_size_bytes };
+        Self { name: params.name, uuid: params.uuid, spec }
+    }
+}
+
+/// Makes a bdev and answers its name.
+fn make(target: &mut Target, wanted: AbsentBdev) -> Result<Value, RpcError> {
+    target.create_bdev(&wanted.name, wanted.uuid, &wanted.spec)?;
+    Ok(json!(wanted.name))
+}
+
+/// What a call would make, if it is one that makes a bdev on a file or another bdev.
+pub(super) fn spec(method: &str, params: &Value) -> Option<AbsentBdev> {
+    fn read<T: DeserializeOwned + Into<AbsentBdev>>(params: &Value) -> Option<AbsentBdev> {
+        serde_json::from_value::<T>(params.clone()).ok().map(Into::into)
+    }
+    match method {
+        "bdev_uring_create" => read::<UringCreate>(params),
+        "bdev_error_create" => read::<ErrorCreate>(params),
+        "bdev_delay_create" => read::<DelayCreate>(params),
+        "bdev_passthru_create" => read::<PassthruCreate>(params),
+        _ => None,
+    }
+}
+
 pub(super) fn uring_create(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
-    let params: UringCreate = decode(params)?;
-    // 0 is how SPDK's client says "the device's own".
-    let block_size_bytes = params.block_size.filter(|&size| size != 0);
-    let spec = BdevSpec::Uring { path: params.filename, block_size_bytes };
-    target.create_bdev(&params.name, params.uuid, &spec)?;
-    Ok(json!(params.name))
+    make(target, decode::<UringCreate>(params)?.into())
 }
 
 #[derive(Debug, Deserialize)]
@@ -118,7 +143,16 @@ pub(super) fn uring_delete(target: &mut Target, params: Option<Value>) -> Result
 }
 
 pub(super) fn error_delete(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
-    delete(target, params, "error", |device| matches!(device, Device::Error(_)))
+    let is_it = |device: &Device| matches!(device, Device::Error(it) if !it.is_passthru());
+    delete(target, params, "error", is_it)
+}
+
+pub(super) fn passthru_delete(
+    target: &mut Target,
+    params: Option<Value>,
+) -> Result<Value, RpcError> {
+    let is_it = |device: &Device| matches!(device, Device::Error(it) if it.is_passthru());
+    delete(target, params, "passthru", is_it)
 }
 
 pub(super) fn delay_delete(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
@@ -130,14 +164,43 @@ pub(super) fn delay_delete(target: &mut Target, params: Option<Value>) -> Result
 struct ErrorCreate {
     base_name: String,
     uuid: Option<Uuid>,
+    /// Our own: another name than `EE_` and the base's.
+    name: Option<String>,
+}
+
+impl From<ErrorCreate> for AbsentBdev {
+    fn from(params: ErrorCreate) -> Self {
+        let name = params.name.unwrap_or_else(|| format!("EE_{}", params.base_name));
+        Self { name, uuid: params.uuid, spec: BdevSpec::Error { base: params.base_name } }
+    }
 }
 
 /// Answers true, not the name, which is `EE_` and the base's.
 pub(super) fn error_create(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
-    let params: ErrorCreate = decode(params)?;
-    let name = format!("EE_{}", params.base_name);
-    target.create_bdev(&name, params.uuid, &BdevSpec::Error { base: params.base_name })?;
+    make(target, decode::<ErrorCreate>(params)?.into())?;
     Ok(json!(true))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PassthruCreate {
+    base_bdev_name: String,
+    name: String,
+    uuid: Option<Uuid>,
+}
+
+impl From<PassthruCreate> for AbsentBdev {
+    fn from(params: PassthruCreate) -> Self {
+        let spec = BdevSpec::Passthru { base: params.base_bdev_name };
+        Self { name: params.name, uuid: params.uuid, spec }
+    }
+}
+
+pub(super) fn passthru_create(
+    target: &mut Target,
+    params: Option<Value>,
+) -> Result<Value, RpcError> {
+    make(target, decode::<PassthruCreate>(params)?.into())
 }
 
 #[derive(Debug, Deserialize)]
@@ -223,17 +286,21 @@ struct DelayCreate {
     uuid: Option<Uuid>,
 }
 
+impl From<DelayCreate> for AbsentBdev {
+    fn from(params: DelayCreate) -> Self {
+        let latency = DelayLatency {
+            avg_read_us: params.avg_read_latency,
+            p99_read_us: params.p99_read_latency,
+            avg_write_us: params.avg_write_latency,
+            p99_write_us: params.p99_write_latency,
+        };
+        let spec = BdevSpec::Delay { base: params.base_bdev_name, latency };
+        Self { name: params.name, uuid: params.uuid, spec }
+    }
+}
+
 pub(super) fn delay_create(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
-    let params: DelayCreate = decode(params)?;
-    let latency = DelayLatency {
-        avg_read_us: params.avg_read_latency,
-        p99_read_us: params.p99_read_latency,
-        avg_write_us: params.avg_write_latency,
-        p99_write_us: params.p99_write_latency,
-    };
-    let spec = BdevSpec::Delay { base: params.base_bdev_name, latency };
-    target.create_bdev(&params.name, params.uuid, &spec)?;
-    Ok(json!(params.name))
+    make(target, decode::<DelayCreate>(params)?.into())
 }
 
 #[derive(Debug, Deserialize)]
@@ -294,6 +361,37 @@ pub(super) fn get_bdevs(target: &mut Target, params: Option<Value>) -> Result<Va
     Ok(Value::Array(described))
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SetOptions {
+    bdev_auto_examine: Option<bool>,
+    /// mdof's pools have their size from the start.
+    #[serde(rename = "bdev_io_pool_size")]
+    _bdev_io_pool_size: Option<u32>,
+    #[serde(rename = "bdev_io_cache_size")]
+    _bdev_io_cache_size: Option<u32>,
+    #[serde(rename = "iobuf_small_cache_size")]
+    _iobuf_small_cache_size: Option<u32>,
+    #[serde(rename = "iobuf_large_cache_size")]
+    _iobuf_large_cache_size: Option<u32>,
+}
+
+/// Whether new bdevs are looked at for arrays.
+pub(super) fn set_options(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
+    let params: SetOptions = decode(params)?;
+    if let Some(on) = params.bdev_auto_examine {
+        target.set_auto_assemble(on);
+    }
+    Ok(json!(true))
+}
+
+/// Looks at a bdev for an array now.
+pub(super) fn examine(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
+    let params: Name = decode(params)?;
+    target.examine_bdev(&params.name)?;
+    Ok(json!(true))
+}
+
 /// Bdevs are there, and arrays on them are known, when the call that makes them is answered.
 pub(super) fn wait_for_examine(_: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
     decode::<NoParams>(params)?;
@@ -314,6 +412,9 @@ fn driver_specific(target: &mut Target, name: &str) -> Result<Value, RpcError> {
     Ok(match device {
         Device::Malloc(_) | Device::Null(_) => json!({}),
         Device::Uring(device) => json!({ "uring": { "filename": device.path() } }),
+        Device::Error(it) if it.is_passthru() => {
+            json!({ "passthru": { "name": name, "base_bdev_name": base(device) } })
+        }
         Device::Error(_) => json!({ "error": { "base_bdev_name": base(device) } }),
         Device::Delay(delay) => {
             let [avg_read, p99_read, avg_write, p99_write] = delay.latencies_us();

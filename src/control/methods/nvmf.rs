@@ -18,7 +18,7 @@ use crate::limits::{
 use crate::target::subsystem::{Namespace, Subsystem, SubsystemKind, SubsystemSpec};
 
 /// mdof has one target, which SPDK's clients may name.
-fn is_our_target(name: Option<&str>) -> Result<(), RpcError> {
+pub(super) fn is_our_target(name: Option<&str>) -> Result<(), RpcError> {
     match name {
         None | Some("nvmf_tgt") => Ok(()),
         Some(other) => Err(RpcError::params(format!("Unable to find a target {other}"))),
@@ -119,13 +119,13 @@ pub(super) fn create_subsystem(
 ) -> Result<Value, RpcError> {
     let params: CreateSubsystem = decode(params)?;
     is_our_target(params.tgt_name.as_deref())?;
-    refuse_unless(params.ana_reporting.as_ref(), &false, "ana_reporting")?;
     refuse_unless(params.passthrough.as_ref(), &false, "passthrough")?;
     refuse_unless(params.enable_nssr.as_ref(), &false, "enable_nssr")?;
     let mut spec = SubsystemSpec::new(&params.nqn);
     spec.serial = params.serial_number.as_deref().unwrap_or(SERIAL_DEFAULT);
     spec.model = params.model_number.as_deref().unwrap_or(MODEL_DEFAULT);
     spec.allow_any_host = params.allow_any_host;
+    spec.ana_reporting = params.ana_reporting.unwrap_or(false);
     // 0 is SPDK's way to ask for the default.
     if let Some(max_namespaces) = params.max_namespaces.filter(|&count| count != 0) {
         spec.max_namespaces = max_namespaces;
@@ -191,13 +191,15 @@ fn describe(target: &Target, subsystem: &Subsystem) -> Value {
         value["max_namespaces"] = json!(subsystem.max_namespaces());
         value["min_cntlid"] = json!(subsystem.cntlid_range().start());
         value["max_cntlid"] = json!(subsystem.cntlid_range().end());
-        value["namespaces"] =
-            subsystem.namespaces().map(|namespace| namespace_value(target, namespace)).collect();
+        value["namespaces"] = subsystem
+            .namespaces()
+            .map(|namespace| namespace_value(target, subsystem, namespace))
+            .collect();
     }
     value
 }
 
-fn namespace_value(target: &Target, namespace: &Namespace) -> Value {
+fn namespace_value(target: &Target, subsystem: &Subsystem, namespace: &Namespace) -> Value {
     let name = target.name_of(namespace.bdev);
     let mut value = json!({
         "nsid": namespace.nsid,
@@ -205,6 +207,9 @@ fn namespace_value(target: &Target, namespace: &Namespace) -> Value {
         "name": name,
         "uuid": namespace.uuid,
     });
+    if subsystem.ana_reporting() {
+        value["anagrpid"] = json!(namespace.anagrpid);
+    }
     if namespace.nguid != [0; 16] {
         value["nguid"] = json!(hex_text(&namespace.nguid));
     }
@@ -214,11 +219,11 @@ fn namespace_value(target: &Target, namespace: &Namespace) -> Value {
     value
 }
 
-fn hex_text(bytes: &[u8]) -> String {
+pub(super) fn hex_text(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02X}")).collect()
 }
 
-fn address_value(address: SocketAddr) -> Value {
+pub(super) fn address_value(address: SocketAddr) -> Value {
     json!({
         "trtype": "TCP",
         "adrfam": if address.is_ipv4() { "IPv4" } else { "IPv6" },
@@ -242,7 +247,9 @@ struct NamespaceParams {
     uuid: Option<Uuid>,
     nguid: Option<String>,
     eui64: Option<String>,
-    no_auto_visible: Option<bool>,
+    anagrpid: Option<u32>,
+    #[serde(default)]
+    no_auto_visible: bool,
     ptpl_file: Option<String>,
 }
 
@@ -253,8 +260,6 @@ pub(super) fn subsystem_add_ns(
 ) -> Result<Value, RpcError> {
     let AddNamespace { nqn, namespace, tgt_name } = decode(params)?;
     is_our_target(tgt_name.as_deref())?;
-    refuse_unless(namespace.no_auto_visible.as_ref(), &false, "no_auto_visible")?;
-    refuse_unless(namespace.ptpl_file.map(|_| 1).as_ref(), &0, "ptpl_file")?;
     let new = NewNamespace {
         bdev: &namespace.bdev_name,
         // 0 is SPDK's way to ask for the lowest free one.
@@ -262,6 +267,10 @@ pub(super) fn subsystem_add_ns(
         uuid: namespace.uuid,
         nguid: hex(namespace.nguid.as_deref(), "nguid")?,
         eui64: hex(namespace.eui64.as_deref(), "eui64")?,
+        // 0 is SPDK's way to ask for the group of its id.
+        anagrpid: namespace.anagrpid.filter(|&group| group != 0),
+        hidden: namespace.no_auto_visible,
+        reservation_file: namespace.ptpl_file.as_deref(),
     };
     Ok(json!(target.add_namespace(&nqn, new)?))
 }
@@ -294,7 +303,7 @@ struct Listener {
 }
 
 #[derive(Debug, Deserialize)]
-struct ListenAddress {
+pub(super) struct ListenAddress {
     trtype: String,
     adrfam: Option<String>,
     traddr: String,
@@ -307,13 +316,17 @@ impl Listener {
         is_our_target(params.tgt_name.as_deref())?;
         refuse_unless(params.secure_channel.as_ref(), &false, "secure_channel")?;
         let address = params.listen_address.parse()?;
-        let nqn = if params.nqn == "discovery" { DISCOVERY_NQN.to_owned() } else { params.nqn };
-        Ok((nqn, address))
+        Ok((subsystem_name(params.nqn), address))
     }
 }
 
+/// The discovery subsystem has a short name as well.
+pub(super) fn subsystem_name(nqn: String) -> String {
+    if nqn == "discovery" { DISCOVERY_NQN.to_owned() } else { nqn }
+}
+
 impl ListenAddress {
-    fn parse(&self) -> Result<SocketAddr, RpcError> {
+    pub(super) fn parse(&self) -> Result<SocketAddr, RpcError> {
         let invalid = |text: String| RpcError::params(format!("Invalid parameters: {text}"));
         if !is_tcp(&self.trtype) {
             return Err(invalid(format!("trtype {} is not TCP", self.trtype)));

@@ -7,14 +7,17 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::params::decode;
+use super::raid_start;
 use crate::bitmap::Infection;
+use crate::control::level::{self, LevelChoice};
+use crate::control::policy::DegradedStart;
 use crate::control::rpc::RpcError;
 use crate::control::target::{
-    ArrayOptions, BitmapPlace, CreateOptions, Members, Takeover, Target, TargetError,
+    ArrayOptions, BitmapPlace, CreateOptions, Members, NewArrayWish, Takeover, Target, TargetError,
 };
 use crate::control::units;
 use crate::md;
-use crate::raid::{self, ArrayStatus, Knobs, RebuildStatus};
+use crate::raid::{self, ArrayStatus, Knobs};
 
 /// SPDK's parameters, and what mdof adds to them behind `uuid`.
 #[derive(Debug, Deserialize)]
@@ -23,7 +26,9 @@ struct Create {
     name: String,
     raid_level: String,
     base_bdevs: Vec<String>,
-    strip_size_kb: Option<u32>,
+    strip_size_kb: Option<u64>,
+    /// Our own: mdadm's name of the layout, such as "left-symmetric" or "n2".
+    layout: Option<String>,
     superblock: Option<bool>,
     uuid: Option<Uuid>,
     /// Our own: "lockless" (default) or "none".
@@ -45,9 +50,12 @@ struct Create {
     barrier_idle_s: Option<u32>,
     /// Our own: "off", "md" or "adaptive": which neighbours of a chunk turn Dirty with it.
     infection: Option<String>,
-    /// Our own: assemble with members missing.
+    /// Our own: when to start with members missing that the others count on: "refuse", "start" or
+    /// "wait:SECONDS"; true is "start". Given, the array waits for them where it may not start.
+    start_degraded: Option<StartDegraded>,
+    /// Our own: it exists; if its members are blank, they are not its members.
     #[serde(default)]
-    start_degraded: bool,
+    existing: bool,
     /// Our own: turn a classic bitmap into a lockless one.
     #[serde(default)]
     convert_bitmap: bool,
@@ -58,10 +66,30 @@ struct Create {
     stripe_log: Option<bool>,
 }
 
+/// A policy by its word, or whether to start at once.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(untagged)]
+enum StartDegraded {
+    AtOnce(bool),
+    Word(DegradedStart),
+}
+
 impl Create {
+    fn policy(&self) -> Option<DegradedStart> {
+        self.start_degraded.map(|given| match given {
+            StartDegraded::AtOnce(true) => DegradedStart::Start,
+            StartDegraded::AtOnce(false) => DegradedStart::Refuse,
+            StartDegraded::Word(policy) => policy,
+        })
+    }
+
     fn external(&self) -> Option<BitmapPlace> {
         let bdev = self.bitmap_bdev.clone().map(BitmapPlace::Bdev);
         bdev.or_else(|| self.bitmap_file.clone().map(BitmapPlace::File))
+    }
+
+    fn level(&self) -> Result<LevelChoice, String> {
+        LevelChoice::parse(&self.raid_level, self.layout.as_deref(), self.strip_size_kb)
     }
 
     fn knobs(&self) -> Result<Knobs, String> {
@@ -75,11 +103,8 @@ impl Create {
 
     fn check(&self) -> Result<bool, RpcError> {
         let invalid = |text: &str| Err(RpcError::params(format!("Invalid parameters: {text}")));
-        if !matches!(self.raid_level.as_str(), "raid1" | "1") {
-            return invalid("this version serves raid_level raid1 only");
-        }
-        if self.strip_size_kb.is_some_and(|size| size != 0) {
-            return invalid("raid1 has no strip size");
+        if let Err(text) = self.level() {
+            return invalid(&text);
         }
         if self.superblock == Some(false) {
             return invalid(
@@ -130,34 +155,51 @@ pub(super) fn create(target: &mut Target, params: Option<Value>) -> Result<Value
         external: params.external(),
         without_log: params.stripe_log == Some(false),
     };
-    match target.examine(&params.base_bdevs)? {
-        Members::Blank => {
-            let create = CreateOptions {
-                uuid: params.uuid.unwrap_or_else(Uuid::new_v4),
-                bitmap,
-                chunk_size_bytes: params.chunk_size_kib.map(|kib| kib * 1024),
-                assume_clean: params.assume_clean,
-            };
-            let members = &params.base_bdevs;
-            target.create_array(&params.name, members, &create, &options, || Ok(()))?;
+    let create = CreateOptions {
+        uuid: params.uuid.unwrap_or_else(Uuid::new_v4),
+        level: params.level().map_err(RpcError::params)?,
+        bitmap,
+        chunk_size_bytes: params.chunk_size_kib.map(|kib| kib * 1024),
+        assume_clean: params.assume_clean,
+    };
+    let are_here = params.base_bdevs.iter().all(|name| target.bdev(name).is_ok());
+    let mut uuid = params.uuid;
+    let mut is_new = !params.existing;
+    if are_here
+        && let Members::Array { uuid: carried, name, without } =
+            target.examine(&params.base_bdevs)?
+    {
+        let same = params.uuid.map_or(name == params.name, |wanted| wanted == carried);
+        let may_lack = params.policy() == Some(DegradedStart::Start);
+        if !same || !(without.is_empty() || may_lack) {
+            let text = format!(
+                "the members carry array {name} ({carried}); give its name or uuid and exactly \
+                 its members to assemble it, or erase them with bdev_raid_delete's clear_sb"
+            );
+            return Err(TargetError::Exists(text).into());
         }
-        Members::Array { uuid, name, without } => {
-            let same = params.uuid.map_or(name == params.name, |wanted| wanted == uuid);
-            if !same || !(without.is_empty() || params.start_degraded) {
-                let text = format!(
-                    "the members carry array {name} ({uuid}); give its name or uuid and exactly \
-                     its members to assemble it, or erase them with bdev_raid_delete's clear_sb"
-                );
-                return Err(TargetError::Exists(text).into());
-            }
-            let members = &params.base_bdevs;
-            let degraded = params.start_degraded;
-            let takeover = Takeover {
-                convert_bitmap: params.convert_bitmap,
-                bitmap_lost_resync: params.bitmap_lost.as_deref() == Some("resync"),
-            };
-            target.assemble_array(&params.name, members, degraded, &options, &takeover)?;
-        }
+        uuid = Some(carried);
+        is_new = false;
+    }
+    let wish = NewArrayWish {
+        members: params.base_bdevs.clone(),
+        uuid,
+        create: is_new.then_some(create),
+        options,
+        takeover: Takeover {
+            convert_bitmap: params.convert_bitmap,
+            bitmap_lost_resync: params.bitmap_lost.as_deref() == Some("resync"),
+        },
+        policy: params.policy().unwrap_or_default(),
+    };
+    let started = target.start_or_wait(&params.name, wish)?;
+    // All are here, and the caller did not say that it would wait for more.
+    if started.is_none() && are_here && params.policy().is_none() {
+        let why = target.give_up_waiting(&params.name);
+        return Err(TargetError::Lacking(why).into());
+    }
+    if let Some(policy) = params.policy() {
+        target.set_start_policy(&params.name, policy)?;
     }
     Ok(json!(true))
 }
@@ -200,16 +242,20 @@ pub(super) fn get_bdevs(target: &mut Target, params: Option<Value>) -> Result<Va
             continue;
         }
         let status = target.array_status(&name)?;
+        target.take_events();
         let wanted = match params.category {
             Category::All => true,
             Category::Online => !status.failed,
             Category::Offline => status.failed,
-            // An array of mdof is started or it is not there.
             Category::Configuring => false,
         };
         if wanted {
             arrays.push(describe_with(target, &name, &status)?);
         }
+    }
+    if matches!(params.category, Category::All | Category::Configuring) {
+        let waiting = target.waiting();
+        arrays.extend(waiting.map(|(name, waiting)| raid_start::describe(target, name, waiting)));
     }
     Ok(Value::Array(arrays))
 }
@@ -217,6 +263,7 @@ pub(super) fn get_bdevs(target: &mut Target, params: Option<Value>) -> Result<Va
 /// An array in the shape of SPDK's `bdev_raid_get_bdevs`.
 pub(super) fn describe(target: &mut Target, name: &str) -> Result<Value, RpcError> {
     let status = target.array_status(name)?;
+    target.take_events();
     describe_with(target, name, &status)
 }
 
@@ -235,24 +282,35 @@ fn describe_with(target: &Target, name: &str, status: &ArrayStatus) -> Result<Va
             "data_size": bdev.geometry.blocks,
             "state": state,
             "read_errors": status.read_errors.get(slot).copied().unwrap_or(0),
+            "corrected_sectors": status.corrected_sectors.get(slot).copied().unwrap_or(0),
         }));
     }
+    let settings = target.settings_of(name);
     let count =
         |wanted: &[&str]| status.members.iter().filter(|(_, state)| wanted.contains(state)).count();
     let mut value = json!({
         "name": name,
         "uuid": array.uuid,
-        "strip_size_kb": 0,
+        "strip_size_kb": array.shape.strip_bytes >> 10,
         "state": if status.failed { "offline" } else { "online" },
-        "raid_level": "raid1",
+        "raid_level": level::spdk_name(array.shape.level),
+        "md_level": array.shape.level.name(),
+        "layout": md::layout_name(array.shape.level, array.shape.layout),
         "superblock": true,
         "num_base_bdevs": status.members.len(),
-        "num_base_bdevs_discovered": count(&["in_sync", "rebuilding", "faulty"]),
+        "num_base_bdevs_discovered": count(&["in_sync", "rebuilding"]),
         "num_base_bdevs_operational": count(&["in_sync", "rebuilding"]),
         "base_bdevs_list": list,
         "bitmap": if array.bitmap { "lockless" } else { "none" },
         "bitmap_bdev": array.external.as_ref().map(|external| &external.bdev),
         "events": status.events,
+        "start_degraded": settings.start_degraded.unwrap_or_default(),
+        "scrub_every_hours": settings.scrub_every_hours.unwrap_or(0),
+        "scrub_next_s": settings.scrub_next_s,
+        "sync_max_mib_s": status.pace.max_mib_s,
+        "sync_latency_us": status.pace.latency_us,
+        "sync_latency_percent": status.pace.latency_percent,
+        "read_errors_max": status.error_policy.read_errors_max,
     });
     if let Some(log) = &array.stripe_log {
         value["stripe_log"] = match log {
@@ -260,43 +318,50 @@ fn describe_with(target: &Target, name: &str, status: &ArrayStatus) -> Result<Va
             Err(reason) => json!({ "state": "off", "reason": reason }),
         };
     }
-    if let Some(rebuild) = &status.rebuild {
-        value["process"] = rebuild_value(target, status, rebuild);
-    } else if let Some((done, all)) = status.resync {
-        let blocks = bdev.geometry.blocks;
-        let blocks = u128::from(blocks) * u128::from(done) / u128::from(all.max(1));
-        let blocks = u64::try_from(blocks).unwrap_or(bdev.geometry.blocks);
-        value["process"] = json!({
-            "type": "resync",
-            "target": name,
-            "progress": { "blocks": blocks, "percent": percent(done, all) },
-        });
+    if let Some(process) = process(target, name, status) {
+        value["process"] = process;
     }
     Ok(value)
 }
 
-/// How a rebuild goes on, in SPDK's shape and with its speed behind.
-fn rebuild_value(target: &Target, status: &ArrayStatus, rebuild: &RebuildStatus) -> Value {
-    let member = status.members.get(usize::from(rebuild.slot)).and_then(|(bdev, _)| *bdev);
+/// What copies or compares in the background, in SPDK's shape and with its speed behind.
+fn process(target: &Target, name: &str, status: &ArrayStatus) -> Option<Value> {
+    let (_, array) = target.array(name).ok()?;
     let chunk_bytes = match status.chunk_size_bytes {
         0 => raid::VOLATILE_CHUNK_SIZE_BYTES,
         bytes => bytes,
     };
+    let (kind, subject, (done, total), began_s) = if let Some(rebuild) = &status.rebuild {
+        let member = status.members.get(usize::from(rebuild.slot)).and_then(|(bdev, _)| *bdev);
+        let member = member.and_then(|id| target.name_of(id)).unwrap_or_default();
+        ("rebuild", member, (rebuild.done, rebuild.total), rebuild.began_s)
+    } else if let Some(progress) = status.resync {
+        ("resync", name, progress, array.resync_began_s)
+    } else {
+        let scrub = status.scrub.as_ref().filter(|scrub| scrub.running)?;
+        let kind = if scrub.repair { "repair" } else { "check" };
+        (kind, name, (scrub.done, scrub.total), array.scrub_began_s)
+    };
     let now_s = units::now().seconds();
-    let seconds = now_s.saturating_sub(rebuild.began_s).max(1);
-    let left = rebuild.total - rebuild.done;
-    let bytes = |chunks: u64| chunks.saturating_mul(chunk_bytes);
-    json!({
-        "type": "rebuild",
-        "target": member.and_then(|id| target.name_of(id)),
+    let seconds = now_s.saturating_sub(began_s).max(1);
+    let bytes = done.saturating_mul(chunk_bytes);
+    let mut value = json!({
+        "type": kind,
+        "target": subject,
         "progress": {
-            "blocks": bytes(rebuild.done) / u64::from(status.block_size_bytes.max(1)),
-            "percent": percent(rebuild.done, rebuild.total),
+            "blocks": bytes / u64::from(status.block_size_bytes.max(1)),
+            "percent": percent(done, total),
         },
-        "slot": rebuild.slot,
-        "mib_s": (bytes(rebuild.done) / seconds) >> 20,
-        "seconds_left": (left * seconds).checked_div(rebuild.done),
-    })
+        "chunks_done": done,
+        "chunks": total,
+        "mib_s": (bytes / seconds) >> 20,
+        "seconds_left": (total.saturating_sub(done) * seconds).checked_div(done),
+    });
+    if let Some(rebuild) = &status.rebuild {
+        value["slot"] = json!(rebuild.slot);
+        value["checkpoint_chunk"] = json!(rebuild.checkpoint);
+    }
+    Some(value)
 }
 
 fn percent(done: u64, all: u64) -> u64 {
@@ -448,7 +513,8 @@ mod tests {
         assert_eq!(parse(&ok), Ok(true));
         assert_eq!(parse(&format!(r#"{head}"raid_level":"1","strip_size_kb":0}}"#)), Ok(true));
         for bad in [
-            r#""raid_level":"raid0"}"#,
+            r#""raid_level":"raid7"}"#,
+            r#""raid_level":"raid5","layout":"n2"}"#,
             r#""raid_level":"raid1","strip_size_kb":64}"#,
             r#""raid_level":"raid1","superblock":false}"#,
             r#""raid_level":"raid1","chunk_size_kib":3}"#,

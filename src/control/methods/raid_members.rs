@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::params::{NoParams, decode};
 use crate::control::rpc::RpcError;
 use crate::control::target::{Target, Which};
-use crate::raid::{MemberSlot, PACE_MIB_S_MAX, Pace};
+use crate::raid::{ErrorPolicy, MemberSlot, PACE_LATENCY_PERCENT, PACE_MIB_S_MAX, Pace};
 
 fn invalid(text: &str) -> RpcError {
     RpcError::params(format!("Invalid parameters: {text}"))
@@ -112,22 +112,71 @@ pub(super) fn get_spares(target: &mut Target, params: Option<Value>) -> Result<V
 #[serde(deny_unknown_fields)]
 struct SetSync {
     name: String,
+    #[serde(default)]
     max_mib_s: u32,
+    #[serde(default)]
+    latency_us: u32,
+    #[serde(default)]
+    latency_percent: u32,
 }
 
-/// Ours: how fast an array copies at most, in MiB/s, from now on; 0 for no bound.
+impl SetSync {
+    fn pace(&self) -> Result<Pace, RpcError> {
+        if self.max_mib_s > PACE_MIB_S_MAX {
+            return Err(invalid("max_mib_s is at most 1048576; 0 is no bound"));
+        }
+        if self.latency_percent != 0 && !PACE_LATENCY_PERCENT.contains(&self.latency_percent) {
+            return Err(invalid("latency_percent is 105 to 10000; 0 is no bound"));
+        }
+        let Self { max_mib_s, latency_us, latency_percent, .. } = *self;
+        Ok(Pace { max_mib_s, latency_us, latency_percent })
+    }
+}
+
+/// Ours: how fast an array copies from now on: in MiB/s at most, and so that the host's p99 is at
+/// most so many microseconds, or percent of what it is without copying. What is 0 or left out is
+/// no bound.
 pub(super) fn set_sync(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
     let params: SetSync = decode(params)?;
-    if params.max_mib_s > PACE_MIB_S_MAX {
-        return Err(invalid("max_mib_s is at most 1048576; 0 is no bound"));
-    }
-    target.set_pace(&params.name, Pace { max_mib_s: params.max_mib_s })?;
+    let pace = params.pace()?;
+    target.set_pace(&params.name, pace)?;
+    Ok(json!(true))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SetErrors {
+    name: String,
+    read_errors_max: u32,
+}
+
+/// Ours: how many read errors a member may have before it is failed, each hour without one halving
+/// the count; 0: any number.
+pub(super) fn set_errors(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
+    let params: SetErrors = decode(params)?;
+    let policy = ErrorPolicy { read_errors_max: params.read_errors_max };
+    target.set_error_policy(&params.name, policy)?;
     Ok(json!(true))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_left_out_is_no_bound() {
+        let pace = |text: &str| {
+            let params: SetSync = serde_json::from_str(text).unwrap();
+            params.pace().map_err(|error| error.message)
+        };
+        let latency_percent = 150;
+        let expected = Pace { latency_percent, ..Pace::default() };
+        assert_eq!(pace(r#"{"name":"r","latency_percent":150}"#), Ok(expected));
+        assert_eq!(pace(r#"{"name":"r"}"#), Ok(Pace::default()));
+        for bad in [r#""latency_percent":99"#, r#""max_mib_s":1048577"#] {
+            assert!(pace(&format!(r#"{{"name":"r",{bad}}}"#)).is_err(), "{bad} was taken");
+        }
+    }
 
     #[test]
     fn members_are_named_in_one_of_three_ways() {

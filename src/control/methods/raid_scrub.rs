@@ -5,11 +5,8 @@ use serde_json::{Value, json};
 
 use super::params::decode;
 use crate::control::rpc::RpcError;
-use crate::control::target::Target;
+use crate::control::target::{SCRUB_EVERY_HOURS_MAX, Target};
 use crate::raid::{ScrubAction, ScrubStatus};
-
-/// Longest time between two checks: a year.
-const EVERY_HOURS_MAX: u32 = 24 * 366;
 
 fn invalid(text: &str) -> RpcError {
     RpcError::params(format!("Invalid parameters: {text}"))
@@ -61,7 +58,7 @@ struct SetSchedule {
 /// stops.
 pub(super) fn set_schedule(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
     let params: SetSchedule = decode(params)?;
-    if params.every_hours > EVERY_HOURS_MAX {
+    if params.every_hours > SCRUB_EVERY_HOURS_MAX {
         return Err(invalid("every_hours is at most 8784; 0 is never"));
     }
     target.set_scrub_schedule(&params.name, params.every_hours)?;

@@ -1,21 +1,26 @@
 //! Creating, assembling and stopping arrays.
 
+use std::collections::BTreeSet;
+
 use uuid::Uuid;
 
 use super::external::{BitmapPlace, External};
 use super::takeover::{Given, Takeover};
-use super::{Array, Backing, Bdev, Member, Target, TargetError, io_error};
+use super::{Array, ArrayShape, Backing, Bdev, Member, Target, TargetError, io_error};
 use crate::bdev::BdevId;
 use crate::control::carried::{Carried, short_name};
+use crate::control::level::LevelChoice;
 use crate::control::{names, units};
 use crate::md::{
-    self, Assembly, BitmapPlan, BitmapVersion, Candidate, CreateError, Creation, NewArray,
+    self, Assembly, BitmapPlan, BitmapVersion, Candidate, Creation, Level, LevelCreation, NewArray,
     NewMember, Slot,
 };
-use crate::raid::assembly::{self, CandidateBdev, from_assembly, from_creation};
+use crate::raid::assembly::{
+    self, CandidateBdev, from_assembly, from_creation, from_plain_creation,
+};
 use crate::raid::{
     ArrayConfig, ArrayStatus, BARRIER_IDLE_S_DEFAULT, BitmapConfig, DAEMON_SLEEP_S_DEFAULT, Knobs,
-    MemberConfig,
+    MemberConfig, MemberSlot,
 };
 
 /// How an array runs, created or assembled.
@@ -34,7 +39,9 @@ pub struct ArrayOptions {
 pub struct CreateOptions {
     /// Identity.
     pub uuid: Uuid,
-    /// With the lockless bitmap.
+    /// Level, layout and strip.
+    pub level: LevelChoice,
+    /// With the lockless bitmap, where the level can have one.
     pub bitmap: bool,
     /// Bytes a bitmap chunk covers; `None` lets mdof choose.
     pub chunk_size_bytes: Option<u64>,
@@ -45,12 +52,37 @@ pub struct CreateOptions {
 /// What an array was started with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StartedHow {
+    /// Its level.
+    pub level: Level,
     /// Slots of the array.
     pub slots: usize,
     /// Members in sync.
     pub in_sync: usize,
     /// It was in use when it was last written: what was in doubt is being resynced.
     pub dirty: bool,
+}
+
+/// What an array may start without, of the members that its superblocks count on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Permit {
+    /// Any of them.
+    pub any: bool,
+    /// Even if what they held is lost in places: parity after an unclean stop.
+    pub force: bool,
+    /// The members of these slots.
+    pub slots: BTreeSet<MemberSlot>,
+}
+
+impl Permit {
+    /// Whatever is missing, as long as data are there.
+    #[must_use]
+    pub fn any() -> Self {
+        Self { any: true, ..Self::default() }
+    }
+
+    fn allows(&self, slot: usize) -> bool {
+        self.any || MemberSlot::try_from(slot).is_ok_and(|slot| self.slots.contains(&slot))
+    }
 }
 
 /// What a set of bdevs carries, all together.
@@ -133,26 +165,61 @@ impl Target {
             assume_clean: create.assume_clean,
             members: new_members,
         };
-        let text = |error: String| TargetError::Invalid(format!("array {name}: {error}"));
-        let mut creation = planned(&plan, create).map_err(|error| text(error.to_string()))?;
+        let level = create.level.with_bitmap(create.bitmap, create.chunk_size_bytes);
+        let planned = md::create_level(&plan, &level)
+            .map_err(|error| TargetError::Invalid(format!("array {name}: {error}")))?;
+        let slots = plan.members.len();
+        match planned {
+            LevelCreation::Bitmap(creation) => {
+                self.create_with_bitmap(name, &members, creation, options, before_writing)
+            }
+            LevelCreation::Plain { superblocks, log: _ } => {
+                if options.external.is_some() {
+                    let text = format!("array {name}: it has no bitmap that could lie elsewhere");
+                    return Err(TargetError::Invalid(text));
+                }
+                before_writing()?;
+                for (member, superblock) in members.iter().zip(&superblocks) {
+                    self.write_superblock(member, superblock)?;
+                }
+                let (raid, bdevs) =
+                    (self.raid_options(name, &members)?, self.candidates(&members)?);
+                let resync = !superblocks[0].is_clean();
+                self.start(from_plain_creation(raid, &superblocks, &bdevs, resync), None)
+            }
+        }?;
+        Ok(StartedHow { level: create.level.level, slots, in_sync: slots, dirty: false })
+    }
+
+    fn create_with_bitmap(
+        &mut self,
+        name: &str,
+        members: &[String],
+        mut creation: Creation,
+        options: &ArrayOptions,
+        before_writing: impl FnOnce() -> Result<(), TargetError>,
+    ) -> Result<(), TargetError> {
         let external = match &options.external {
             None => None,
+            Some(_) if creation.superblocks[0].level != Level::Raid1 => {
+                let text = format!("array {name}: a bitmap that lies elsewhere is for raid1 only");
+                return Err(TargetError::Invalid(text));
+            }
             Some(place) => {
                 creation.make_external();
                 Some(self.new_external(name, place, &creation)?)
             }
         };
         let used = external.clone();
-        let slots = plan.members.len();
         let started = before_writing().and_then(|()| {
             let external = external.as_ref().map(|it| it.bdev.as_str());
-            self.write_creation(&members, &creation, create.bitmap, external)?;
-            self.start_created(name, &members, &creation, create, options, used)
+            self.write_creation(members, &creation, external)?;
+            self.start_created(name, members, &creation, options, used)
         });
         if let (Err(_), Some(external)) = (&started, &external) {
             self.close_external(external);
         }
-        started.map(|()| StartedHow { slots, in_sync: slots, dirty: false })
+        started
     }
 
     fn start_created(
@@ -160,16 +227,12 @@ impl Target {
         name: &str,
         members: &[String],
         creation: &Creation,
-        create: &CreateOptions,
         options: &ArrayOptions,
         external: Option<External>,
     ) -> Result<(), TargetError> {
         let mut config =
             from_creation(self.raid_options(name, members)?, creation, &self.candidates(members)?);
         set_knobs(&mut config, options.knobs);
-        if !create.bitmap {
-            config.bitmap = BitmapConfig::None { resync: !create.assume_clean };
-        }
         if let (BitmapConfig::Lockless { external: place, .. }, Some(external)) =
             (&mut config.bitmap, &external)
         {
@@ -184,23 +247,25 @@ impl Target {
         &mut self,
         name: &str,
         members: &[String],
-        start_degraded: bool,
+        permit: &Permit,
         options: &ArrayOptions,
         takeover: &Takeover,
     ) -> Result<StartedHow, TargetError> {
         let members = self.check_members(name, members)?;
         self.check_place(&members, options)?;
         let given = self.read_members(&members)?;
-        let given = self.take_over(name, given, start_degraded, takeover)?;
+        let given = self.take_over(name, given, permit.any, takeover)?;
         let assembly = given.assemble(name, takeover)?;
         let Given { names, candidates } = &given;
         let mut how = StartedHow {
+            level: assembly.superblock.level,
             slots: assembly.slots.len(),
             in_sync: assembly.in_sync_count(),
             dirty: assembly.dirty,
         };
-        if assembly.lacks_members() && !start_degraded {
-            return Err(TargetError::Invalid(degraded_text(name, &assembly, names)));
+        let expected = assembly.expected_slots();
+        if !expected.iter().all(|&slot| permit.allows(slot)) {
+            return Err(TargetError::Lacking(lacking_text(&assembly, names, &expected)));
         }
         let raid_options = self.raid_options(name, names)?;
         let (mut config, external) = if let Some(place) = &options.external {
@@ -223,11 +288,20 @@ impl Target {
         }
         self.find_log(&mut config, &assembly, &given);
         self.keep_log(&mut config, options);
+        config.force = permit.force;
         let started = self.start(config, external.clone());
         if let (Err(_), Some(external)) = (&started, &external) {
             self.close_external(external);
         }
-        started.map(|()| how)
+        if assembly.lacks_members() {
+            // It may be enough when they come.
+            started.map_err(|error| TargetError::Lacking(error.to_string()))?;
+        } else {
+            started?;
+        }
+        let slot = |slot| MemberSlot::try_from(slot).expect("few slots");
+        self.array_mut(name).awaited = expected.into_iter().map(slot).collect();
+        Ok(how)
     }
 
     /// The chunk states of every in-sync member whose bitmap can be read.
@@ -317,6 +391,7 @@ impl Target {
         let data_offset_bytes = any.superblock.data_offset_sectors * md::SECTOR_BYTES;
         let data_offset_blocks = data_offset_bytes / u64::from(config.block_size_bytes);
         let bitmap = matches!(config.bitmap, BitmapConfig::Lockless { .. });
+        let shape = ArrayShape::of(&any.superblock);
         let member = |member: &MemberConfig| Member {
             name: self.name_of(member.bdev).expect("members were looked up by name").to_owned(),
             uuid: Uuid::from_bytes(member.superblock.device_uuid),
@@ -332,9 +407,24 @@ impl Target {
         if let Some(external) = &external {
             self.set_user(&external.bdev, Some(format!("array {name}, as its bitmap")));
         }
-        let array = Array { uuid, members, data_offset_blocks, bitmap, external, stripe_log };
+        let array = Array {
+            uuid,
+            shape,
+            members,
+            data_offset_blocks,
+            bitmap,
+            external,
+            stripe_log,
+            awaited: Vec::new(),
+            resync_began_s: 0,
+            scrub_began_s: 0,
+            is_degraded: false,
+            is_found: false,
+        };
         let bdev = Bdev { id, geometry, backing: Backing::Array(array), user: None };
-        self.bdevs.insert(name, bdev);
+        self.bdevs.insert(name.clone(), bdev);
+        self.notices.add("bdev_register", &name, None, String::new());
+        self.apply_settings(&name);
         Ok(())
     }
 
@@ -364,22 +454,27 @@ impl Target {
 
     /// Stops an array cleanly; its members are free then. `erase` makes them blank.
     pub fn delete_array(&mut self, name: &str, erase: bool) -> Result<(), TargetError> {
+        if self.waiting.contains_key(name) {
+            return self.delete_waiting(name, erase);
+        }
         let name = self.resolve(name)?;
         let (id, array) = self.array(&name)?;
-        let members: Vec<String> =
+        let mut members: Vec<String> =
             array.members.iter().flatten().map(|member| member.name.clone()).collect();
         let external = array.external.clone();
         self.free_bdev(&name)?;
         // The engine lets go of the array in any case; what it could not write is reported below.
         let stopped = self.engine.stop_array(id);
+        self.take_events();
         self.bdevs.remove(&name);
+        self.notices.add("bdev_unregister", &name, None, String::new());
         for member in &members {
             self.set_user(member, None);
         }
         if let Some(external) = &external {
             self.set_user(&external.bdev, None);
         }
-        self.forget_spares_of(&name);
+        members.extend(self.forget_spares_of(&name));
         let stopped = stopped.map_err(|status| io_error(&format!("stopping array {name}"), status));
         let erased = match &external {
             Some(external) if erase && stopped.is_ok() => self.erase_head(&external.bdev),
@@ -393,6 +488,19 @@ impl Target {
             for member in &members {
                 self.erase_superblock(member)?;
             }
+            self.settings.remove(&name);
+        }
+        Ok(())
+    }
+
+    /// Part of [`Self::delete_array`], for one that has not started.
+    fn delete_waiting(&mut self, name: &str, erase: bool) -> Result<(), TargetError> {
+        let found = self.forget_waiting(name);
+        if erase {
+            for bdev in &found {
+                self.erase_superblock(bdev)?;
+            }
+            self.settings.remove(name);
         }
         Ok(())
     }
@@ -418,13 +526,19 @@ fn set_knobs(config: &mut ArrayConfig, knobs: Knobs) {
     config.infection = knobs.infection.unwrap_or(config.infection);
 }
 
-/// Plans an array as the operator wishes it.
-fn planned(plan: &NewArray, create: &CreateOptions) -> Result<Creation, CreateError> {
-    let mut creation = md::create_with_chunk(plan, create.chunk_size_bytes)?;
-    if !create.bitmap {
-        creation.remove_bitmap();
+/// Why an array was not started whose superblocks count on members that are not here.
+fn lacking_text(assembly: &Assembly, names: &[String], expected: &[usize]) -> String {
+    let slots: Vec<String> = expected.iter().map(ToString::to_string).collect();
+    let mut text = format!(
+        "{} of {} members are in sync, and its superblocks count on the member of slot {} as well",
+        assembly.in_sync_count(),
+        assembly.slots.len(),
+        slots.join(" and ")
+    );
+    for rejection in &assembly.rejected {
+        text += &format!("; bdev {}: {}", names[rejection.candidate], rejection.reason);
     }
-    Ok(creation)
+    text
 }
 
 /// Why an array with members missing was not started.
@@ -438,57 +552,4 @@ pub(super) fn degraded_text(name: &str, assembly: &Assembly, names: &[String]) -
         text += &format!("; bdev {}: {}", names[rejection.candidate], rejection.reason);
     }
     text + "; it was not started, add --start-degraded to start it with those it has"
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::md::{Features, Timestamp};
-
-    fn creation(create: &CreateOptions) -> Result<Creation, CreateError> {
-        let member = |tag: u8| NewMember {
-            device_sectors: 2 << 20,
-            logical_block_size: 512,
-            device_uuid: [tag; 16],
-        };
-        let plan = NewArray {
-            name: "r".to_owned(),
-            set_uuid: create.uuid.into_bytes(),
-            ctime: Timestamp::from_unix(1, 0),
-            assume_clean: create.assume_clean,
-            members: vec![member(1), member(2)],
-        };
-        planned(&plan, create)
-    }
-
-    const PLAIN: CreateOptions = CreateOptions {
-        uuid: Uuid::from_u128(5),
-        bitmap: true,
-        chunk_size_bytes: None,
-        assume_clean: false,
-    };
-
-    #[test]
-    fn chunk_size_is_the_operators() {
-        let wide = CreateOptions { chunk_size_bytes: Some(1 << 20), ..PLAIN };
-        let creation = creation(&wide).unwrap();
-        assert_eq!(creation.bitmap.chunk_sectors(), Some(2048));
-        assert_eq!(creation.chunk_count, creation.superblocks[0].size_sectors.div_ceil(2048));
-    }
-
-    #[test]
-    fn a_chunk_size_that_cannot_be_is_refused() {
-        let odd = CreateOptions { chunk_size_bytes: Some(3 << 20), ..PLAIN };
-        let text = creation(&odd).unwrap_err().to_string();
-        assert!(text.starts_with("chunks of 3145728 bytes cannot be had: "), "{text}");
-    }
-
-    #[test]
-    fn without_bitmap_the_superblock_says_so() {
-        let creation = creation(&CreateOptions { bitmap: false, ..PLAIN }).unwrap();
-        for superblock in &creation.superblocks {
-            assert!(!superblock.features.contains(Features::BITMAP_OFFSET));
-            assert_eq!(superblock.bitmap_sector(), None);
-        }
-    }
 }

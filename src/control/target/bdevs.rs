@@ -1,6 +1,6 @@
 //! Making and unmaking bdevs that are not arrays.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
@@ -44,6 +44,11 @@ pub enum BdevSpec {
         /// The bdev below.
         base: String,
     },
+    /// Passes requests to `base` on.
+    Passthru {
+        /// The bdev below.
+        base: String,
+    },
     /// Delays requests to `base`.
     Delay {
         /// The bdev below.
@@ -51,6 +56,26 @@ pub enum BdevSpec {
         /// By how much.
         latency: DelayLatency,
     },
+}
+
+impl BdevSpec {
+    /// The bdev below a filter.
+    #[must_use]
+    pub fn base(&self) -> Option<&str> {
+        match self {
+            Self::Error { base } | Self::Passthru { base } | Self::Delay { base, .. } => Some(base),
+            Self::Malloc { .. } | Self::Null { .. } | Self::Uring { .. } => None,
+        }
+    }
+
+    /// The file or device behind it.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Uring { path, .. } => Some(path),
+            _ => None,
+        }
+    }
 }
 
 impl From<DeviceError> for TargetError {
@@ -84,6 +109,10 @@ impl Target {
         if self.bdevs.contains_key(name) {
             return Err(TargetError::Exists(format!("a bdev called {name} exists already")));
         }
+        if self.waiting.contains_key(name) {
+            let text = format!("an array called {name} waits for its members");
+            return Err(TargetError::Exists(text));
+        }
         if self.bdevs.len() >= BDEVS_MAX {
             return Err(TargetError::NoSpace(format!(
                 "{BDEVS_MAX} bdevs exist, the most there can"
@@ -92,8 +121,20 @@ impl Target {
         Ok(())
     }
 
-    /// Makes a bdev.
+    /// Makes a bdev, and looks whether an array waits for it.
     pub fn create_bdev(
+        &mut self,
+        name: &str,
+        uuid: Option<Uuid>,
+        spec: &BdevSpec,
+    ) -> Result<(), TargetError> {
+        self.make_bdev(name, uuid, spec)?;
+        self.bdev_appeared(name);
+        Ok(())
+    }
+
+    /// Makes a bdev.
+    pub(super) fn make_bdev(
         &mut self,
         name: &str,
         uuid: Option<Uuid>,
@@ -128,6 +169,11 @@ impl Target {
                 below = Some(bdev.geometry.name.clone());
                 Device::Error(ErrorDevice::new(name, uuid, bdev.id, &bdev.geometry))
             }
+            BdevSpec::Passthru { base } => {
+                let bdev = self.free_bdev(base)?;
+                below = Some(bdev.geometry.name.clone());
+                Device::Error(ErrorDevice::passthru(name, uuid, bdev.id, &bdev.geometry))
+            }
             BdevSpec::Delay { base, latency } => {
                 let bdev = self.free_bdev(base)?;
                 below = Some(bdev.geometry.name.clone());
@@ -144,6 +190,7 @@ impl Target {
         let id = self.engine.add_bdev(device.clone())?;
         let bdev = Bdev { id, geometry, backing: Backing::Device(device), user: None };
         self.bdevs.insert(name.to_owned(), bdev);
+        self.notices.add("bdev_register", name, None, String::new());
         if let Some(below) = below {
             self.set_user(&below, Some(format!("bdev {name}")));
         }
@@ -158,16 +205,18 @@ impl Target {
         kind: &str,
         is_kind: fn(&Device) -> bool,
     ) -> Result<(), TargetError> {
-        let bdev = self.free_bdev(name)?;
+        let bdev = self.bdev(name)?;
         let name = bdev.geometry.name.clone();
-        let device = match &bdev.backing {
-            Backing::Device(device) if is_kind(device) => device,
+        let (id, below) = match &bdev.backing {
+            Backing::Device(device) if is_kind(device) => (bdev.id, device.base()),
             _ => return Err(TargetError::Invalid(format!("bdev {name} is no {kind} bdev"))),
         };
-        let below = device.base();
-        let id = bdev.id;
+        // An array that waits has no claim yet.
+        self.leave_waiting(&name);
+        self.free_bdev(&name)?;
         self.engine.remove_bdev(id);
         self.bdevs.remove(&name);
+        self.notices.add("bdev_unregister", &name, None, String::new());
         let below = below.and_then(|below| self.name_of(below)).map(str::to_owned);
         if let Some(below) = below {
             self.set_user(&below, None);

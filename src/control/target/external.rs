@@ -49,6 +49,14 @@ struct Judged {
     states: Option<Vec<u8>>,
 }
 
+impl External {
+    /// The bdev was made for a file, and goes with the array.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        self.is_own
+    }
+}
+
 impl Target {
     /// Opens the place for an array with logical blocks of `block` bytes.
     fn open_external(

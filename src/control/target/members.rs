@@ -1,4 +1,4 @@
-//! Members of arrays that come and go, and spares.
+//! Members of arrays that come and go.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{Array, Backing, Member, Target, TargetError};
 use crate::control::carried::Carried;
 use crate::md::{SECTOR_BYTES, Superblock};
-use crate::raid::{Command, Joined, MemberSlot, Newcomer, Outcome, Pace};
+use crate::raid::{Command, Joined, MemberSlot, Newcomer, Outcome};
 
 /// How long a call waits for requests to a removed member to end.
 const DRAIN_WAIT: Duration = Duration::from_secs(5);
@@ -26,17 +26,6 @@ pub enum Which {
     Uuid(String, Uuid),
 }
 
-/// A bdev that takes the place of a member that fails.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Spare {
-    /// The bdev.
-    pub bdev: String,
-    /// The array that it is for; `None`: any.
-    pub array: Option<String>,
-    /// Why the array that wanted it would not have it.
-    pub refused: Option<String>,
-}
-
 impl Target {
     /// Gives an array a member: a former one comes back, another is new to it. It is being
     /// rebuilt when this returns, or waits for its turn.
@@ -49,7 +38,10 @@ impl Target {
         bdev: &str,
         slot: Option<MemberSlot>,
         as_new: bool,
-    ) -> Result<Joined, TargetError> {
+    ) -> Result<(), TargetError> {
+        if self.waiting.contains_key(array) {
+            return self.add_to_waiting(array, bdev);
+        }
         let array = self.resolve(array)?;
         let own = Which::Bdev(bdev.to_owned());
         if let Ok((of, at)) = self.find_member(&own)
@@ -59,13 +51,13 @@ impl Target {
             self.remove_member(&own)?;
         }
         let bdev = self.free_bdev(bdev)?.geometry.name.clone();
-        let joined = self.offer(&array, &bdev, slot, as_new)?;
+        self.offer(&array, &bdev, slot, as_new)?;
         self.set_user(&bdev, Some(format!("array {array}")));
-        Ok(joined)
+        Ok(())
     }
 
     /// As [`Self::add_member`], whoever uses the bdev.
-    fn offer(
+    pub(super) fn offer(
         &mut self,
         array: &str,
         bdev: &str,
@@ -77,7 +69,9 @@ impl Target {
         let (id, known) = self.array(array)?;
         let wanted = superblock.as_ref().filter(|_| !as_new);
         if slot.is_none() && wanted.is_none() && known.members.iter().all(Option::is_some) {
-            let text = format!("array {array} has no empty slot: remove a member first");
+            let text = format!(
+                "array {array} has no empty slot, and does not grow to more members: remove a member first"
+            );
             return Err(TargetError::Invalid(text));
         }
         let geometry = &self.bdev(bdev)?.geometry;
@@ -181,6 +175,16 @@ impl Target {
     /// # Errors
     /// Why it stays; or that requests to it do not end.
     pub fn remove_member(&mut self, which: &Which) -> Result<(), TargetError> {
+        match which {
+            Which::Slot(array, slot) if self.waiting.contains_key(array) => {
+                return self.give_up(array, *slot);
+            }
+            Which::Bdev(bdev) if self.is_held(bdev) => {
+                self.leave_waiting(bdev);
+                return Ok(());
+            }
+            _ => {}
+        }
         let (array, slot) = self.find_member(which)?;
         self.member_command(&array, Command::Remove(slot))?;
         let since = Instant::now();
@@ -227,7 +231,7 @@ impl Target {
         Ok(())
     }
 
-    fn array_mut(&mut self, name: &str) -> &mut Array {
+    pub(super) fn array_mut(&mut self, name: &str) -> &mut Array {
         let bdev = self.bdevs.get_mut(name).expect("the caller has resolved the name");
         match &mut bdev.backing {
             Backing::Array(array) => array,
@@ -235,137 +239,21 @@ impl Target {
         }
     }
 
-    /// Sets how fast an array copies.
-    ///
-    /// # Errors
-    /// If there is no such array.
-    pub fn set_pace(&mut self, array: &str, pace: Pace) -> Result<(), TargetError> {
-        self.member_command(array, Command::SetPace(pace)).map(drop)
-    }
-
-    /// A bdev that takes the place of a member that fails: of one array, or of any.
-    ///
-    /// # Errors
-    /// If it is in use or carries a superblock.
-    pub fn add_spare(&mut self, bdev: &str, array: Option<&str>) -> Result<(), TargetError> {
-        let bdev = self.free_bdev(bdev)?.geometry.name.clone();
-        let array = match array {
-            Some(array) => {
-                self.array(array)?;
-                Some(self.resolve(array)?)
-            }
-            None => None,
-        };
-        if !matches!(self.read_superblock(&bdev)?, Carried::Nothing) {
-            return Err(TargetError::Exists(format!(
-                "bdev {bdev} carries a superblock: erase it first, or add it as a member"
-            )));
-        }
-        let user = match &array {
-            Some(array) => format!("array {array}, as a spare"),
-            None => "all arrays, as a spare".to_owned(),
-        };
-        self.set_user(&bdev, Some(user));
-        self.spares.push(Spare { bdev, array, refused: None });
-        self.use_spares();
-        Ok(())
-    }
-
-    /// A spare is none any more.
-    ///
-    /// # Errors
-    /// If it is none.
-    pub fn remove_spare(&mut self, bdev: &str) -> Result<(), TargetError> {
-        let own = self.resolve(bdev)?;
-        let at = self.spares.iter().position(|spare| spare.bdev == own);
-        let at = at.ok_or_else(|| TargetError::NotFound(format!("bdev {bdev} is no spare")))?;
-        self.spares.remove(at);
-        self.set_user(&own, None);
-        Ok(())
-    }
-
-    /// An array is no more: what was a spare of it is free.
-    pub(super) fn forget_spares_of(&mut self, array: &str) {
-        self.forget_schedule_of(array);
-        let is_of = |spare: &mut Spare| spare.array.as_deref() == Some(array);
-        let freed: Vec<Spare> = self.spares.extract_if(.., is_of).collect();
-        for spare in freed {
-            self.set_user(&spare.bdev, None);
-        }
-    }
-
-    /// All spares.
-    #[must_use]
-    pub fn spares(&self) -> &[Spare] {
-        &self.spares
-    }
-
-    /// Spares or scheduled checks wait: [`Self::look`] should be called once a second.
+    /// Spares, scheduled checks or members to come are waited for: [`Self::look`] should be called
+    /// once a second.
     #[must_use]
     pub fn wants_look(&self) -> bool {
-        self.has_schedules() || self.spares.iter().any(|spare| spare.refused.is_none())
+        self.has_schedules()
+            || self.spares.iter().any(|spare| spare.refused.is_none())
+            || !self.waiting.is_empty()
+            || !self.absent.is_empty()
     }
 
     /// Does what is due.
     pub fn look(&mut self) {
+        self.take_events();
+        self.look_for_members();
         self.use_spares();
-        self.begin_due_checks(Instant::now());
-    }
-
-    /// Puts spares into the slots of members that have failed or are missing.
-    fn use_spares(&mut self) {
-        if self.spares.iter().all(|spare| spare.refused.is_some()) {
-            return;
-        }
-        let is_array = |bdev: &super::Bdev| matches!(bdev.backing, Backing::Array(_));
-        let names: Vec<String> = self
-            .bdevs
-            .iter()
-            .filter(|(_, bdev)| is_array(bdev))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for array in names {
-            self.use_spares_for(&array);
-        }
-    }
-
-    fn use_spares_for(&mut self, array: &str) {
-        let Ok(status) = self.array_status(array) else { return };
-        for (slot, (_, state)) in (0..).zip(&status.members) {
-            if !matches!(*state, "faulty" | "missing") {
-                continue;
-            }
-            let fits = |spare: &Spare, own: bool| {
-                let is_for = spare.array.as_deref().map_or(!own, |name| own && name == array);
-                is_for && spare.refused.is_none()
-            };
-            let own = self.spares.iter().position(|spare| fits(spare, true));
-            let Some(at) = own.or_else(|| self.spares.iter().position(|spare| fits(spare, false)))
-            else {
-                return;
-            };
-            if *state == "faulty" {
-                // Its slot is empty when what it has has ended; the spare follows then.
-                let _ = self.member_command(array, Command::Remove(slot));
-                continue;
-            }
-            self.use_spare(array, slot, at);
-        }
-    }
-
-    fn use_spare(&mut self, array: &str, slot: MemberSlot, at: usize) {
-        let bdev = self.spares[at].bdev.clone();
-        match self.offer(array, &bdev, Some(slot), false) {
-            Ok(_) => {
-                tracing::warn!("array {array}: spare {bdev} takes slot {slot} and is rebuilt");
-                self.spares.remove(at);
-                self.set_user(&bdev, None);
-                self.set_user(&bdev, Some(format!("array {array}")));
-            }
-            Err(error) => {
-                tracing::error!("array {array}: spare {bdev} can't be used: {error}");
-                self.spares[at].refused = Some(error.to_string());
-            }
-        }
+        self.begin_due_checks();
     }
 }

@@ -143,12 +143,11 @@ impl Target {
         &mut self,
         members: &[String],
         creation: &Creation,
-        bitmap: bool,
         external: Option<&str>,
     ) -> Result<(), TargetError> {
         if let Some(name) = external {
             self.write_bytes(name, 0, &creation.bitmap_area())?;
-        } else if bitmap {
+        } else {
             let bytes = creation.bitmap_area();
             for name in members {
                 self.write_bytes(name, creation.bitmap_sector * SECTOR_BYTES, &bytes)?;

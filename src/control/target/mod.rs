@@ -3,31 +3,41 @@
 
 mod arrays;
 mod bdevs;
+mod events;
 mod external;
 mod members;
 mod metadata;
 mod nvmf;
-mod scrub;
+mod paths;
+mod settings;
+mod spares;
 mod stripe_log;
 mod takeover;
+mod waiting;
 
 use std::collections::BTreeMap;
 
 use rustix::io::Errno;
 use uuid::Uuid;
 
-pub use arrays::{ArrayOptions, CreateOptions, Members, StartedHow};
+pub use arrays::{ArrayOptions, CreateOptions, Members, Permit, StartedHow};
 pub use bdevs::BdevSpec;
+pub use events::{EVENT_TYPES, EVENTS_MAX, Notice};
 pub use external::{BitmapPlace, External};
-pub use members::{Spare, Which};
+pub use members::Which;
 pub use nvmf::{NewNamespace, Transport, listen_error};
+pub use settings::{ProcessOptions, SCRUB_EVERY_HOURS_MAX, Settings};
+pub use spares::Spare;
 pub use takeover::Takeover;
+pub use waiting::{AbsentBdev, NewArrayWish, Waiting};
 
-use scrub::Schedule;
+use events::Notices;
 
 use crate::bdev::{BdevId, Device, Geometry, IoStatus};
 use crate::control::rpc::RpcError;
 use crate::engine::handle::{EngineError, EngineHandle};
+use crate::md::{Level, SECTOR_BYTES, Superblock};
+use crate::raid::MemberSlot;
 use crate::target::subsystem::SubsystemTable;
 
 /// Why a change was refused. The target is then as it was before.
@@ -51,6 +61,9 @@ pub enum TargetError {
     /// A device or the system failed.
     #[error("{0}")]
     Io(String),
+    /// An array is not to start without members that are not here.
+    #[error("{0}")]
+    Lacking(String),
 }
 
 impl From<TargetError> for RpcError {
@@ -59,7 +72,7 @@ impl From<TargetError> for RpcError {
             TargetError::Exists(_) => Errno::EXIST,
             TargetError::NotFound(_) => Errno::NODEV,
             TargetError::Busy(_) => Errno::BUSY,
-            TargetError::Invalid(_) => Errno::INVAL,
+            TargetError::Invalid(_) | TargetError::Lacking(_) => Errno::INVAL,
             TargetError::NoSpace(_) => Errno::NOSPC,
             TargetError::Io(_) => Errno::IO,
         };
@@ -118,11 +131,36 @@ pub enum Backing {
     Array(Array),
 }
 
+/// How an array's data lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ArrayShape {
+    /// Level.
+    pub level: Level,
+    /// md's word for its layout.
+    pub layout: u32,
+    /// Bytes of a strip; 0 for a level without.
+    pub strip_bytes: u64,
+}
+
+impl ArrayShape {
+    /// As a superblock says it.
+    #[must_use]
+    pub fn of(superblock: &Superblock) -> Self {
+        Self {
+            level: superblock.level,
+            layout: superblock.layout_word(),
+            strip_bytes: u64::from(superblock.chunk_sectors) * SECTOR_BYTES,
+        }
+    }
+}
+
 /// What control remembers of an array.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Array {
     /// Identity, as in the members' superblocks.
     pub uuid: Uuid,
+    /// Level, layout and strip.
+    pub shape: ArrayShape,
     /// Member bdevs by slot, `None` where the array started without.
     pub members: Vec<Option<Member>>,
     /// First data block on the members, in their logical blocks.
@@ -133,6 +171,17 @@ pub struct Array {
     pub external: Option<External>,
     /// Levels with parity: the stripe log is kept, or why not.
     pub stripe_log: Option<Result<(), String>>,
+    /// Slots that it was started without though it counted on their members: these may come back
+    /// by themselves.
+    pub awaited: Vec<MemberSlot>,
+    /// When its resync began, and its check, in seconds since 1970.
+    pub resync_began_s: u64,
+    /// See there.
+    pub scrub_began_s: u64,
+    /// It was told that it is degraded, and not yet that it is whole again.
+    pub is_degraded: bool,
+    /// Nobody named it: it was found on its members, and will be again.
+    pub is_found: bool,
 }
 
 /// A member as control remembers it.
@@ -157,8 +206,18 @@ pub struct Target {
     transport: Option<Transport>,
     /// Bdevs that take the place of members that fail.
     spares: Vec<Spare>,
-    /// Arrays that are checked now and then.
-    schedules: Vec<Schedule>,
+    /// What is set of arrays, by name.
+    settings: BTreeMap<String, Settings>,
+    /// What holds for arrays without settings of their own.
+    process_options: ProcessOptions,
+    /// Arrays that wait for members, by name.
+    waiting: BTreeMap<String, Waiting>,
+    /// Bdevs whose file or device is not there yet.
+    absent: Vec<AbsentBdev>,
+    /// New bdevs are looked at for arrays that they belong to.
+    auto_assemble: bool,
+    /// What has happened.
+    notices: Notices,
 }
 
 impl Target {
@@ -173,7 +232,12 @@ impl Target {
             table: SubsystemTable::default(),
             transport: None,
             spares: Vec::new(),
-            schedules: Vec::new(),
+            settings: BTreeMap::new(),
+            process_options: ProcessOptions::default(),
+            waiting: BTreeMap::new(),
+            absent: Vec::new(),
+            auto_assemble: false,
+            notices: Notices::default(),
         }
     }
 

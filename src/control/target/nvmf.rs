@@ -51,6 +51,29 @@ pub struct NewNamespace<'a> {
     pub nguid: Option<[u8; 16]>,
     /// EUI-64 that hosts see.
     pub eui64: Option<[u8; 8]>,
+    /// ANA group; `None` is that of its id.
+    pub anagrpid: Option<u32>,
+    /// No host sees it but those it is shown to.
+    pub hidden: bool,
+    /// File in which its reservation outlives a power loss.
+    pub reservation_file: Option<&'a str>,
+}
+
+impl<'a> NewNamespace<'a> {
+    /// `bdev` as the next namespace, with the bdev's own identity.
+    #[must_use]
+    pub fn new(bdev: &'a str) -> Self {
+        Self {
+            bdev,
+            nsid: None,
+            uuid: None,
+            nguid: None,
+            eui64: None,
+            anagrpid: None,
+            hidden: false,
+            reservation_file: None,
+        }
+    }
 }
 
 impl Target {
@@ -76,7 +99,7 @@ impl Target {
     }
 
     /// Applies a change to a copy of the table; all cores get it when it was accepted.
-    fn change<T>(
+    pub(super) fn change<T>(
         &mut self,
         change: impl FnOnce(&mut SubsystemTable) -> Result<T, TableError>,
     ) -> Result<T, TargetError> {
@@ -97,6 +120,7 @@ impl Target {
     pub fn delete_subsystem(&mut self, nqn: &str) -> Result<(), TargetError> {
         let subsystem = self.subsystem(nqn)?;
         self.change(|table| table.delete_subsystem(nqn))?;
+        self.forget_deferred(nqn, None);
         for namespace in subsystem.namespaces() {
             self.release(namespace);
         }
@@ -117,6 +141,9 @@ impl Target {
     /// Adds a namespace and returns its id.
     pub fn add_namespace(&mut self, nqn: &str, new: NewNamespace<'_>) -> Result<u32, TargetError> {
         self.subsystem(nqn)?;
+        if let Some(deferred) = self.defer_namespace(nqn, &new) {
+            return deferred;
+        }
         let bdev = self.free_bdev(new.bdev)?;
         let (id, geometry) = (bdev.id, bdev.geometry.clone());
         let spec = NamespaceSpec {
@@ -127,7 +154,22 @@ impl Target {
             nguid: new.nguid,
             eui64: new.eui64,
         };
-        let nsid = self.change(|table| table.add_ns(nqn, &spec))?;
+        let uuid = new.uuid.unwrap_or(geometry.uuid);
+        let place = new.reservation_file.map(|path| super::paths::persistence(path, uuid));
+        let place = place.transpose()?;
+        let nsid = self.change(|table| {
+            let nsid = table.add_ns(nqn, &spec)?;
+            if let Some(place) = place {
+                table.set_persistence(nqn, nsid, place)?;
+            }
+            if let Some(group) = new.anagrpid {
+                table.set_ana_group(nqn, nsid, group)?;
+            }
+            if new.hidden {
+                table.mask_ns(nqn, nsid)?;
+            }
+            Ok(nsid)
+        })?;
         self.set_user(&geometry.name, Some(format!("namespace {nsid} of subsystem {nqn}")));
         Ok(nsid)
     }
@@ -135,6 +177,9 @@ impl Target {
     /// Removes a namespace.
     pub fn remove_namespace(&mut self, nqn: &str, nsid: u32) -> Result<(), TargetError> {
         let namespace = self.subsystem(nqn)?.namespace(nsid).copied();
+        if namespace.is_none() && self.forget_deferred(nqn, Some(nsid)) {
+            return Ok(());
+        }
         self.change(|table| table.remove_ns(nqn, nsid))?;
         if let Some(namespace) = namespace {
             self.release(&namespace);

@@ -7,7 +7,7 @@ use super::{Target, TargetError};
 use crate::control::carried::Carried;
 use crate::md::{
     self, AssembleError, Assembly, BadRange, BitmapPlan, BitmapSuperblock, Candidate, Conversion,
-    Features, SECTOR_BYTES, SUPERBLOCK_READ_BYTES, Slot, Superblock, parse_bad_blocks,
+    Features, Level, SECTOR_BYTES, SUPERBLOCK_READ_BYTES, Slot, Superblock, parse_bad_blocks,
 };
 
 /// Bytes that a repair of listed sectors copies at a time.
@@ -171,6 +171,10 @@ impl Target {
         given: &Given,
         start_degraded: bool,
     ) -> Result<bool, TargetError> {
+        // What other levels have lost is computed, not copied: a member with a log is left out.
+        if given.candidates.iter().any(|it| it.superblock.level != Level::Raid1) {
+            return Ok(false);
+        }
         let listed =
             |candidate: &Candidate| candidate.superblock.features.contains(Features::BAD_BLOCKS);
         if !given.candidates.iter().any(listed) {

@@ -85,7 +85,9 @@ fn assemble_as(candidates: &[Candidate], replace: bool) -> Result<Assembly, Asse
         slots,
         rejected,
         dirty,
-        full_resync_needed: dirty && bitmap == BitmapPlan::None,
+        full_resync_needed: dirty
+            && bitmap == BitmapPlan::None
+            && !matches!(superblock.level, Level::Raid0 | Level::Linear),
         bitmap,
         superblock,
     })
@@ -138,12 +140,6 @@ fn check_supported(superblock: &Superblock) -> Result<(), AssembleError> {
     let refused = superblock.features & ARRAY_FEATURES_REFUSED;
     if !refused.is_empty() {
         return Err(AssembleError::UnsupportedFeatures { uuid, features: refused.names() });
-    }
-    if !matches!(
-        superblock.level,
-        Level::Raid1 | Level::Raid4 | Level::Raid5 | Level::Raid6 | Level::Raid10
-    ) {
-        return Err(AssembleError::UnsupportedLevel { uuid, level: superblock.level.name() });
     }
     superblock
         .check_layout()

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use crate::limits::MEMBERS_MAX;
-use crate::md::{BitmapError, BitmapSuperblock, LayoutError, Superblock};
+use crate::md::{BitmapError, BitmapSuperblock, LayoutError, Role, Superblock};
 
 /// Why the candidates make no array that mdof can start. Candidates are named by their index.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -31,14 +31,6 @@ pub enum AssembleError {
     NoActiveMember {
         /// The array.
         uuid: String,
-    },
-    /// A level to come.
-    #[error("array {uuid} is {level}; mdof starts raid1 only so far")]
-    UnsupportedLevel {
-        /// The array.
-        uuid: String,
-        /// Its level.
-        level: &'static str,
     },
     /// Numbers that the level does not have.
     #[error("array {uuid} cannot be started: {error}; nothing was started or written")]
@@ -276,6 +268,17 @@ impl Assembly {
     /// A slot has nobody: redundancy is lost and nothing is under way that restores it.
     pub fn lacks_members(&self) -> bool {
         self.slots.iter().any(|slot| matches!(slot, Slot::Missing { .. }))
+    }
+
+    /// Slots that have nobody, though the freshest superblock counts on a member there: it has not
+    /// failed as far as is known, and may hold newer data than those that are here.
+    pub fn expected_slots(&self) -> Vec<usize> {
+        let is_counted_on = |&slot: &usize| {
+            let counts = |role: &Role| matches!(role, Role::Active(at) if usize::from(*at) == slot);
+            self.superblock.roles.iter().any(counts)
+        };
+        let is_missing = |&slot: &usize| matches!(self.slots[slot], Slot::Missing { .. });
+        (0..self.slots.len()).filter(is_missing).filter(is_counted_on).collect()
     }
 
     /// Fewer members in sync than slots.

@@ -184,9 +184,10 @@ fn a_stale_or_broken_bitmap_is_passed_over_for_a_good_one() {
 
 #[test]
 fn what_mdof_cannot_run_is_named() {
-    let mut level = pair();
-    level[0].superblock.level = Level::Raid0;
-    assert!(assemble(&level).unwrap_err().to_string().contains("is raid0"));
+    let mut layout = pair();
+    layout[0].superblock.level = Level::Raid10;
+    layout[0].superblock.layout = 0x7777_7777;
+    assert!(matches!(assemble(&layout), Err(AssembleError::Layout { .. })));
     let mut reshape = pair();
     reshape[0].superblock.features |= Features::RESHAPE_ACTIVE;
     assert!(assemble(&reshape).unwrap_err().to_string().contains("RESHAPE_ACTIVE"));

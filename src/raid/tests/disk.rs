@@ -114,6 +114,7 @@ impl Places {
     }
 }
 
+#[derive(Clone)]
 pub(super) struct Disk {
     block: usize,
     data_lba: usize,
@@ -131,6 +132,9 @@ pub(super) struct Disk {
     is_cached: Vec<bool>,
     /// Every request fails.
     pub(super) dead: bool,
+    /// Blocks of the member's data that can't be read, and whether a write makes them good.
+    pub(super) rotten: Vec<usize>,
+    pub(super) heals: bool,
 }
 
 impl Disk {
@@ -159,6 +163,8 @@ impl Disk {
             live: data,
             cached: Vec::new(),
             dead: false,
+            rotten: Vec::new(),
+            heals: true,
         }
     }
 
@@ -174,6 +180,17 @@ impl Disk {
     pub(super) fn spoil(&mut self, lba: usize, stamp: u64) {
         let at = self.places.member[lba].expect("the member holds it");
         (self.live[at], self.durable[at]) = (cell(stamp, lba), cell(stamp, lba));
+    }
+
+    /// A block of the member, parity perhaps, is not on the medium what it was.
+    pub(super) fn spoil_at(&mut self, at: usize, stamp: u64) {
+        (self.live[at], self.durable[at]) = (cell(stamp, at), cell(stamp, at));
+    }
+
+    /// Somebody else has written its superblock.
+    pub(super) fn put_superblock(&mut self, superblock: &md::Superblock) {
+        superblock.encode_into(&mut self.live_meta[SUPER_BYTE..BITMAP_BYTE]);
+        superblock.encode_into(&mut self.durable_meta[SUPER_BYTE..BITMAP_BYTE]);
     }
 
     /// A device that holds a bitmap from its first byte on, and no data.
@@ -235,6 +252,16 @@ impl Disk {
     ) -> IoStatus {
         if self.dead {
             return IoStatus::MediaError;
+        }
+        if !self.rotten.is_empty()
+            && let Some(first) = self.member_block(io)
+        {
+            let range = first..first + io.blocks as usize;
+            if io.op.modifies() && self.heals {
+                self.rotten.retain(|block| !range.contains(block));
+            } else if !io.op.modifies() && self.rotten.iter().any(|block| range.contains(block)) {
+                return IoStatus::MediaError;
+            }
         }
         match io.op {
             IoOp::Flush => {

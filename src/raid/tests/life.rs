@@ -10,7 +10,7 @@ use super::world::{Faults, Shape, World};
 use crate::bdev::IoOp;
 use crate::bitmap::Infection;
 use crate::limits::IO_SIZE_BYTES_MAX;
-use crate::raid::Knobs;
+use crate::raid::{Command, Knobs, Pace};
 use crate::reactor::buf::BufPool;
 
 /// What a life, or many of them, amounted to.
@@ -76,6 +76,8 @@ struct Habits {
     hot_chunks: usize,
     /// One start in so many finds an old copy of the external bitmap.
     old_copy: usize,
+    /// Copying yields to the host.
+    yields: bool,
 }
 
 fn shape(rng: &mut Rng) -> Shape {
@@ -187,6 +189,7 @@ fn habits(rng: &mut Rng, shape: &Shape) -> Habits {
         hot,
         hot_chunks,
         old_copy: 0,
+        yields: false,
     }
 }
 
@@ -350,6 +353,11 @@ impl World {
             }
             _ if !self.wait_started() => return self.cut_power(),
             _ => {
+                if habits.yields {
+                    let pace = Pace { max_mib_s: 0, latency_us: 900, latency_percent: 110 };
+                    let command = Command::SetPace(pace);
+                    self.on_owner(|owner, out| drop(owner.execute(&command, out)));
+                }
                 let steps = self.rng.below(habits.steps);
                 if self.random_work(habits, steps) {
                     return self.cut_power();
@@ -455,6 +463,7 @@ pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
     if seed & MEMBER_SEEDS != 0 {
         habits.operator = 12;
         habits.faults = Faults::default();
+        habits.yields = seed % 8 == 3;
     }
     let mut world = World::create(rng.next(), shape, pool);
     world.faults = habits.faults;

@@ -5,8 +5,10 @@
 //! - [`disk`]: a member with a volatile cache, torn writes, errors.
 //! - [`host`]: what was written, what was promised, what may be read.
 //! - [`oracle`]: what must hold. [`trace`]: the story when it does not.
-//! - [`members`]: members that fail, go, come back or are replaced. [`rejoin`]: stories of that.
+//! - [`members`]: members that fail, go, come back or are replaced. [`rejoin`]: stories of that;
+//!   [`row_members`]: the same of RAID5, 6 and 10.
 //! - [`life`]: random lives. [`mutant`]: bugs planted on purpose, which must be found.
+//! - [`errors`]: members that can't read what they hold.
 //! - [`scenario`]: single stories with a name; [`copies`], [`discard`], [`infection`], [`stale`]:
 //!   more of them. [`crash_points`]: a cut at each event of a story.
 //!
@@ -40,6 +42,7 @@ mod crash_points;
 mod defects;
 mod discard;
 mod disk;
+mod errors;
 mod external;
 mod host;
 mod infection;
@@ -52,6 +55,7 @@ mod oracle;
 mod parity;
 mod rejoin;
 mod rng;
+mod row_members;
 mod rows;
 mod run;
 mod scenario;

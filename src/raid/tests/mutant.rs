@@ -36,6 +36,8 @@ pub(crate) enum Mutant {
     RecordedOnFirstSurvivor,
     /// A member that is missing at the start is not put on record.
     AbsenceAtStartForgotten,
+    /// An update of the superblocks that was cut off is followed by the next one.
+    UpdateNotFinished,
     /// Host requests are served before the superblocks say that the array is in use.
     ServeBeforeRecorded,
     /// Writes go on in a range that resync holds.
@@ -66,6 +68,14 @@ pub(crate) enum Mutant {
     StaleMemberAccepted,
     /// A former member is given only what changed, however long it was away.
     TooOldTakenForRecent,
+    /// A member that left the running array comes back as it was, whatever was done with it.
+    DepartedTrusted,
+    /// Copying goes on as it did when the host suffers.
+    CopyingNeverYields,
+    /// A member may fail any number of reads.
+    ReadErrorsForgiven,
+    /// Nobody asks whether a member kept what it was given for a read that failed.
+    RepairNotReread,
     /// The array is complete again and nobody notes who has seen that.
     EventsClearedForgotten,
     /// A member joins while its slot still answers for another.
@@ -187,7 +197,9 @@ pub(super) const OF_LOG: [Mutant; 8] = [
 ];
 
 /// Bugs of levels with parity, found in their lives.
-pub(super) const OF_PARITY: [Mutant; 10] = [
+pub(super) const OF_PARITY: [Mutant; 12] = [
+    Mutant::DepartedTrusted,
+    Mutant::UpdateNotFinished,
     Mutant::BatchReversed,
     Mutant::RecoveryNotCounted,
     Mutant::NoRowLock,
@@ -202,7 +214,10 @@ pub(super) const OF_PARITY: [Mutant; 10] = [
 
 /// Every bug that random lives or a story of the simulator must find. Those that stand for a
 /// defect of the kernel's and that no oracle forbids are in `super::defects`.
-pub(super) const ALL: [Mutant; 58] = [
+pub(super) const ALL: [Mutant; 61] = [
+    Mutant::CopyingNeverYields,
+    Mutant::ReadErrorsForgiven,
+    Mutant::RepairNotReread,
     Mutant::SkipWaitForBlockInFlight,
     Mutant::OpenBeforeDurableOnAll,
     Mutant::OpenLaterChanges,

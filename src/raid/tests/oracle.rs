@@ -101,7 +101,8 @@ impl Watch {
     pub(super) fn is_replaced(&mut self, slot: usize, lacks: bool) -> bool {
         let before = self.missed[slot] || self.may_lack[slot];
         self.missed[slot] = lacks;
-        self.may_lack[slot] = false;
+        // Whatever was written while it lay on the shelf.
+        self.may_lack[slot] = true;
         before
     }
 

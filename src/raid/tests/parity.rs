@@ -311,14 +311,16 @@ impl World {
         }) || self.is_in_work(at)
     }
 
-    /// Whether a batch of writes to the column has not come to its end, good or bad.
+    /// Whether a batch of writes to the column has not come to its end, good or bad: what a member
+    /// that is out lacks of it is on record before it ends.
     fn is_in_work(&self, at: usize) -> bool {
         let channels = self.running.as_ref().unwrap().channels.iter();
         let mut stripes =
             channels.filter_map(|it| it.stripes.as_ref()).flat_map(|it| it.stripes.iter());
         stripes.any(|stripe| {
             let hull = stripe.hull.lba..stripe.hull.lba + stripe.hull.blocks;
-            stripe.state() == StripeState::Writing && hull.contains(&(at as u64))
+            let is_at_work = matches!(stripe.state(), StripeState::Writing | StripeState::Settling);
+            is_at_work && hull.contains(&(at as u64))
         })
     }
 

@@ -11,13 +11,13 @@ use crate::raid::owner_members::MemberState;
 const SHAPE: Shape = Shape { members: 2, ..Shape::SMALL };
 
 impl World {
-    fn write_chunks(&mut self, chunks: impl IntoIterator<Item = usize>) {
+    pub(super) fn write_chunks(&mut self, chunks: impl IntoIterator<Item = usize>) {
         for chunk in chunks {
-            self.write(chunk * self.shape.chunk_blocks + 1, 3);
+            self.write(self.array_blocks_of(chunk).start + 1, 3);
         }
     }
 
-    fn wait_in_sync(&mut self, slot: usize) {
+    pub(super) fn wait_in_sync(&mut self, slot: usize) {
         self.run_until("the member is in sync", |world| {
             world.member_state(slot) == MemberState::InSync
         });
@@ -25,7 +25,7 @@ impl World {
     }
 
     /// The slot's device, or another, joins; how many chunks it was given.
-    fn rebuild(&mut self, slot: usize, device: Device) -> u64 {
+    pub(super) fn rebuild(&mut self, slot: usize, device: Device) -> u64 {
         if self.member_state(slot) != MemberState::Missing {
             self.remove(slot).unwrap();
         }

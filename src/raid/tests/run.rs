@@ -7,7 +7,12 @@ use std::time::{Duration, Instant};
 
 use super::life::{EXTERNAL_SEEDS, Figures, MEMBER_SEEDS, PARITY, life};
 use super::mutant::{self, Mutant};
-use super::{copies, defects, discard, external, infection, log, pool, rows, scenario, trace};
+use super::{
+    copies, defects, discard, errors, external, infection, log, pool, row_members, rows, scenario,
+    trace,
+};
+
+use crate::raid::owner_yield;
 
 /// Seeds of `scripts/test`.
 const SEEDS: u64 = 300;
@@ -31,7 +36,19 @@ const SEEDS: u64 = 300;
 /// - 31565 with members that come and go: a rebuild passed over chunks that a discard held, and
 ///   called the member whole; a power cut before the discard was durable left them as they were,
 ///   which the member lacked (oracle 3).
-const FOUND: [u64; 7] = [215, 326, 560, 620, 1152, EXTERNAL_SEEDS + 2395, MEMBER_SEEDS + 31565];
+/// - 3777 with parity: not the array but the simulator's operator was at fault. Member 1 alone had
+///   recorded a start that the power ended, 2 and 3 another one without it; then 2 or 3 was left
+///   out, too, and with what was given nobody could start.
+const FOUND: [u64; 8] =
+    [215, 326, 560, 620, 1152, EXTERNAL_SEEDS + 2395, MEMBER_SEEDS + 31565, PARITY + 3777];
+
+/// The same of levels with parity.
+///
+/// - 143 with members that come and go: two power cuts, each while the superblocks were being
+///   written, left most members of a RAID6 two events behind, and nothing could be started (world).
+/// - 191 with members that come and go: a window of a rebuild went on reading from the others when
+///   the member that it was for was gone (oracle 6).
+const FOUND_OF_PARITY: [u64; 2] = [(PARITY | MEMBER_SEEDS) + 143, (PARITY | MEMBER_SEEDS) + 191];
 
 thread_local! {
     static QUIET: Cell<bool> = const { Cell::new(false) };
@@ -96,7 +113,9 @@ fn random_lives_break_no_promise() {
 #[test]
 fn random_lives_of_parity_break_no_promise() {
     let mut sum = Figures::default();
-    for seed in PARITY..PARITY + SEEDS {
+    let members = PARITY | MEMBER_SEEDS;
+    let members = members..members + SEEDS / 2;
+    for seed in (PARITY..PARITY + SEEDS).chain(FOUND_OF_PARITY).chain(members) {
         match try_life(seed, false) {
             Ok(figures) => sum.add(&figures),
             Err(what) => tell(seed, &what),
@@ -118,7 +137,10 @@ fn the_same_seed_gives_the_same_log() {
 }
 
 /// Stories that find a bug which random lives meet seldom or have no oracle for.
-const STORIES: [(Mutant, fn()); 9] = [
+const STORIES: [(Mutant, fn()); 12] = [
+    (Mutant::CopyingNeverYields, owner_yield::tests::copying_goes_as_far_as_the_host_allows),
+    (Mutant::ReadErrorsForgiven, errors::too_many_read_errors_put_a_member_out),
+    (Mutant::RepairNotReread, errors::who_does_not_keep_what_it_is_given_is_out),
     (Mutant::ExternalAheadTrusted, external::a_member_left_behind_is_not_started_alone),
     (Mutant::ExternalRecordedOnce, external::a_member_left_behind_is_not_started_alone),
     (Mutant::NoUnionOfBitmaps, copies::what_any_copy_has_in_doubt_is_in_doubt),
@@ -175,7 +197,9 @@ fn every_planted_bug_is_found() {
 }
 
 /// Their stories, where random lives meet them seldom.
-const ROW_STORIES: [(Mutant, fn()); 3] = [
+const ROW_STORIES: [(Mutant, fn()); 5] = [
+    (Mutant::DepartedTrusted, row_members::who_was_used_apart_is_given_everything),
+    (Mutant::UpdateNotFinished, row_members::no_cut_off_start_leaves_a_member_behind),
     (Mutant::BatchReversed, rows::overlapping_writes_of_a_batch_apply_in_order),
     (Mutant::RowFreedBeforeRecorded, rows::a_row_that_a_member_missed_is_not_taken_for_whole),
     (Mutant::LostWriteLeavesNoDoubt, rows::a_row_that_a_member_missed_is_not_taken_for_whole),
@@ -250,12 +274,13 @@ fn as_many_lives_as_there_is_time_for() {
     let (began, mut said) = (Instant::now(), Instant::now());
     let mut sum = Figures::default();
     for seed in first..first.saturating_add(seeds) {
-        // Every fourth life has an external bitmap, every fourth has parity, every eighth members
-        // that come and go.
+        // Every fourth life has an external bitmap, every fourth has parity, half of these and
+        // every eighth of the others members that come and go.
         let seed = match seed % 8 {
             _ if seed >= EXTERNAL_SEEDS => seed,
             3 | 7 => seed | EXTERNAL_SEEDS,
-            1 | 5 => seed | PARITY,
+            1 => seed | PARITY,
+            5 => seed | PARITY | MEMBER_SEEDS,
             2 => seed | MEMBER_SEEDS,
             _ => seed,
         };

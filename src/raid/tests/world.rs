@@ -343,6 +343,11 @@ impl World {
         world
     }
 
+    /// Starts what was made of the members.
+    pub(super) fn start_of(&mut self, config: ArrayConfig) {
+        self.start(config);
+    }
+
     fn start(&mut self, config: ArrayConfig) {
         let config = &ArrayConfig { infection: self.shape.infection, ..config };
         let shared = crate::raid::prepare(config, BdevId(100)).unwrap();
@@ -430,7 +435,13 @@ impl World {
         };
         let candidates: Vec<Vec<usize>> = candidates.filter(is_enough).collect();
         let mut tried = candidates.iter().map(|slots| self.assemble_from(slots));
-        tried.find_map(Result::ok).expect("they have everything")
+        let started = tried.find_map(Result::ok);
+        // Those that agree may be too few without one that was left out.
+        if started.is_none() && self.present.contains(&false) {
+            self.present.fill(true);
+            return self.assemble();
+        }
+        started.expect("they have everything")
     }
 
     /// What those that are given to the next assembly make, as it stands.
@@ -475,13 +486,14 @@ impl World {
         config.force = true;
         if !self.geometry.is_readable(config.in_sync()) {
             assert!(raid::prepare(&config, BdevId(100)).is_err(), "data are missing");
-            if present.len() == self.disks.len() {
+            let may_be_member = |slot: &usize| self.superblock(*slot).is_some();
+            let all: Vec<usize> = (0..self.disks.len()).filter(may_be_member).collect();
+            if present.len() == all.len() {
                 // A member that the array can't do without failed two updates of its superblock in
                 // a row: as in md, the operator has to decide. This life is over.
                 assert!(self.faults.any(), "too many members are out");
                 return Ok(assembly);
             }
-            let all: Vec<usize> = (0..self.disks.len()).collect();
             return self.assemble_from(&all);
         }
         let in_sync = config.in_sync();

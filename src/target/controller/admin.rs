@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{Controller, ControllerState};
-use crate::target::subsystem::{Subsystem, SubsystemTable};
+use super::async_event::EventKind;
+use super::{CommandError, Controller, ControllerState};
+use crate::bdev::BdevId;
+use crate::target::reservation::ReservationCommand;
+use crate::target::subsystem::{AnaState, Namespace, Subsystem, SubsystemTable};
 use crate::wire::fabrics::fctype;
-use crate::wire::nvme::feature::async_event;
-use crate::wire::nvme::log_page::lid;
 use crate::wire::nvme::opcode::{FABRICS, admin};
 use crate::wire::nvme::{Sqe, Status};
 
@@ -17,6 +18,8 @@ pub struct AdminContext<'a> {
     pub table: &'a SubsystemTable,
     /// Milliseconds of the reactor's clock.
     pub now_ms: u64,
+    /// Milliseconds since the target was started.
+    pub up_ms: u64,
 }
 
 /// What the engine must do with an admin command.
@@ -37,6 +40,23 @@ pub enum AdminOutcome {
     },
     /// Send nothing: [`Controller::next_async_event`] names the command when it ends.
     HoldAsyncEvent,
+    /// Have the reservation's keeper execute this, and complete the command with the answer.
+    Reservation {
+        /// Namespace.
+        nsid: u32,
+        /// The bdev behind it.
+        bdev: BdevId,
+        /// What to do.
+        command: ReservationCommand,
+    },
+    /// Look for command `cid` of I/O queue `qid` and abort it if it can be recalled; then
+    /// complete this command with [`Controller::abort_ended`]'s result.
+    Abort {
+        /// I/O queue, 1 and up.
+        qid: u16,
+        /// Command.
+        cid: u16,
+    },
 }
 
 /// What a command brings about besides its completion.
@@ -68,7 +88,7 @@ impl AdminOutcome {
             Self::Complete { status, result, data_len_bytes, .. } => {
                 Self::Complete { status, result, data_len_bytes, effect: new }
             }
-            Self::HoldAsyncEvent => self,
+            other => other,
         }
     }
 
@@ -137,6 +157,14 @@ pub(super) const COMMANDS: [AdminCommand; 7] = [
     AdminCommand { opcode: admin::KEEP_ALIVE, discovery: true, handler: Controller::keep_alive },
 ];
 
+/// Identify's ACL, 0's based: one more Abort commands may be under way.
+pub(super) const ACL: u8 = 3;
+
+/// Dword 0 bit 0, Immediate Abort Not Performed (Base 2.1, section 5.1.1).
+fn abort_result(was_aborted: bool) -> u64 {
+    u64::from(!was_aborted)
+}
+
 /// Fused operation bits of byte 1 (FUSE, Base 2.1, figure 92): not supported.
 const FUSE_MASK: u8 = 3;
 
@@ -152,7 +180,12 @@ impl Controller {
         data: &mut [u8],
     ) -> AdminOutcome {
         self.restart_keep_alive(context.now_ms);
-        self.dispatch(context, sqe, data).unwrap_or_else(AdminOutcome::failure)
+        self.dispatch(context, sqe, data).unwrap_or_else(|status| {
+            if let Some(error) = CommandError::of(0, sqe, status) {
+                self.errors.add(error, 0);
+            }
+            AdminOutcome::failure(status)
+        })
     }
 
     fn dispatch(
@@ -184,16 +217,38 @@ impl Controller {
         (command.handler)(self, context, sqe, data)
     }
 
-    /// Abort (Base 2.1, section 5.1.1): dword 0 bit 0 says that the command was not aborted. Every
-    /// command ends in bounded time by itself, so that none is worth hunting on another core.
-    #[allow(clippy::unnecessary_wraps, clippy::unused_self)]
+    /// Abort (Base 2.1, section 5.1.1). Of this queue's commands only Asynchronous Event Requests
+    /// live longer than their execution, so only they can be found.
     fn abort(
         &mut self,
         _context: &AdminContext<'_>,
-        _sqe: &Sqe,
+        sqe: &Sqe,
         _data: &mut [u8],
     ) -> Result<AdminOutcome, Status> {
-        Ok(AdminOutcome::success(1))
+        let [qid_low, qid_high, cid_low, cid_high] = sqe.cdw10.to_bytes();
+        let qid = u16::from_le_bytes([qid_low, qid_high]);
+        let cid = u16::from_le_bytes([cid_low, cid_high]);
+        if qid == 0 {
+            return Ok(AdminOutcome::success(abort_result(self.events.abort(cid))));
+        }
+        if !self.has_io_queue(qid) {
+            return Ok(AdminOutcome::success(abort_result(false)));
+        }
+        if self.aborts > ACL {
+            return Err(Status::ABORT_LIMIT_EXCEEDED);
+        }
+        self.aborts += 1;
+        Ok(AdminOutcome::Abort { qid, cid })
+    }
+
+    /// [`AdminOutcome::Abort`] is done: dwords 0 and 1 of the Abort command's completion.
+    ///
+    /// # Panics
+    /// If no Abort command was under way.
+    #[must_use]
+    pub fn abort_ended(&mut self, was_aborted: bool) -> u64 {
+        self.aborts = self.aborts.checked_sub(1).expect("an Abort command is under way");
+        abort_result(was_aborted)
     }
 
     #[allow(clippy::unnecessary_wraps)]
@@ -235,22 +290,8 @@ impl Controller {
         if self.state != ControllerState::Ready {
             return None;
         }
-        let cid = self.events.report()?;
-        Some(AsyncCompletion { cid, status: Status::SUCCESS, result: self.event_result() })
-    }
-
-    /// Dword 0 (Base 2.1, section 5.1.2.1): type 2h (notice) in bits 2:0, information in bits
-    /// 15:8, log page in bits 23:16.
-    fn event_result(&self) -> u64 {
-        const NOTICE: u64 = 2;
-        const NAMESPACE_ATTRIBUTE_CHANGED: u64 = 0x00;
-        const DISCOVERY_LOG_CHANGED: u64 = 0xf0;
-        let (information, log) = if self.is_discovery() {
-            (DISCOVERY_LOG_CHANGED, lid::DISCOVERY)
-        } else {
-            (NAMESPACE_ATTRIBUTE_CHANGED, lid::CHANGED_NAMESPACES)
-        };
-        NOTICE | information << 8 | u64::from(log) << 16
+        let (cid, kind) = self.events.report()?;
+        Some(AsyncCompletion { cid, status: Status::SUCCESS, result: kind.result() })
     }
 
     /// A new table was published.
@@ -261,28 +302,45 @@ impl Controller {
         if !new.allows(&self.hostnqn) {
             return TableChange::Revoked;
         }
-        let news = if self.is_discovery() {
-            self.generation != table.generation()
-        } else {
-            self.note_changed_namespaces(new)
-        };
+        if self.is_discovery() && self.generation != table.generation() {
+            self.notify(EventKind::DiscoveryLog);
+        }
+        let new = &new.seen_by(&self.hostnqn, self.local_address);
+        if self.note_changed_namespaces(new) {
+            self.notify(EventKind::NamespaceAttribute);
+        }
+        if self.note_changed_paths(new) {
+            self.notify(EventKind::AnaChange);
+        }
         self.generation = table.generation();
         self.subsystem = Arc::clone(new);
-        let wanted = if self.is_discovery() {
-            async_event::DISCOVERY_LOG
-        } else {
-            async_event::NAMESPACE_ATTRIBUTE
-        };
-        if news && self.features.async_event_config() & wanted != 0 {
-            self.events.occurred();
-        }
         TableChange::Admitted
+    }
+
+    /// Something happened that the host may want to hear of.
+    fn notify(&mut self, kind: EventKind) {
+        if self.features.async_event_config() & kind.config_bit() != 0 {
+            self.events.occurred(kind);
+        }
+    }
+
+    fn note_changed_paths(&mut self, new: &Subsystem) -> bool {
+        let changed = new.namespaces().any(|namespace| {
+            let before = self.subsystem.namespace(namespace.nsid);
+            before.is_some_and(|before| before.ana != namespace.ana)
+        });
+        self.ana_changes += u64::from(changed);
+        changed
     }
 
     fn note_changed_namespaces(&mut self, new: &Subsystem) -> bool {
         let mut any = false;
         for nsid in 1..=new.max_namespaces() {
-            if self.subsystem.namespace(nsid) != new.namespace(nsid) {
+            // How it is reached is no attribute of the namespace.
+            let plain =
+                |namespace: &Namespace| Namespace { ana: AnaState::Optimized, ..*namespace };
+            let before = self.subsystem.namespace(nsid).map(plain);
+            if before != new.namespace(nsid).map(plain) {
                 let bit = usize::try_from(nsid - 1).expect("bounded by NAMESPACES_MAX");
                 self.changed_namespaces[bit / 64] |= 1 << (bit % 64);
                 any = true;

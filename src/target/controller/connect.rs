@@ -7,8 +7,11 @@ use std::sync::Arc;
 use zerocopy::FromBytes;
 
 use super::async_event::AsyncEvents;
+use super::error_log::ErrorLog;
 use super::features::FeatureValues;
-use super::{Controller, ControllerState, round_kato};
+use super::notices::NoticeLog;
+use super::traffic::ControllerTraffic;
+use super::{Controller, ControllerState, Traffic, round_kato};
 use crate::limits::{
     ADMIN_QUEUE_DEPTH_MAX, CONTROLLERS_PER_CORE_MAX, CORES_MAX, IO_QUEUE_DEPTH_MAX,
     IO_QUEUES_PER_CONTROLLER_MAX, NAMESPACES_MAX,
@@ -157,8 +160,6 @@ pub struct ConnectContext<'a> {
     pub local_address: SocketAddr,
     /// Milliseconds of the reactor's clock.
     pub now_ms: u64,
-    /// The engine's bdevs execute Compare.
-    pub compare: bool,
 }
 
 /// What an I/O queue needs on its own core, and its Connect's answer.
@@ -177,6 +178,12 @@ pub struct IoQueueGrant {
     pub flow_control_disabled: bool,
     /// For [`super::io::parse`]: the host knows that it must flush.
     pub vwc_advertised: bool,
+    /// Host name, for [`Subsystem::seen_by`].
+    pub hostnqn: Nqn,
+    /// Host identifier, which reservations go by.
+    pub hostid: [u8; 16],
+    /// What the queue counts.
+    pub traffic: Arc<Traffic>,
 }
 
 /// Finds the subsystem that the request may use.
@@ -214,11 +221,10 @@ impl Controller {
         }
         Ok(Self {
             cntlid: context.cntlid,
-            subsystem: Arc::clone(subsystem),
+            subsystem: subsystem.seen_by(&request.hostnqn, context.local_address),
             hostnqn: request.hostnqn,
             hostid: request.hostid,
             local_address: context.local_address,
-            compare: context.compare,
             state: ControllerState::Disabled,
             cc: Cc::default(),
             kato_ms: round_kato(request.kato_ms),
@@ -228,7 +234,13 @@ impl Controller {
             io_queues: 0,
             vwc_advertised: false,
             events: AsyncEvents::default(),
+            aborts: 0,
+            traffic: ControllerTraffic::default(),
+            errors: ErrorLog::default(),
+            notices: NoticeLog::default(),
+            commands_seen: 0,
             changed_namespaces: [0; NAMESPACES_MAX / 64],
+            ana_changes: 0,
             generation: context.table.generation(),
         })
     }
@@ -269,6 +281,9 @@ impl Controller {
             queue_depth: request.queue_depth,
             flow_control_disabled: request.flow_control_disabled,
             vwc_advertised: self.vwc_advertised,
+            hostnqn: self.hostnqn,
+            hostid: self.hostid,
+            traffic: self.traffic.open(request.qid),
         })
     }
 
@@ -277,6 +292,7 @@ impl Controller {
     pub fn detach_io_queue(&mut self, qid: u16) {
         if (1..=IO_QUEUES_MAX).contains(&qid) {
             self.io_queues &= !(1 << (qid - 1));
+            self.traffic.close(qid);
         }
     }
 }

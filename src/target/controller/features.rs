@@ -3,7 +3,9 @@
 use super::Controller;
 use super::admin::{AdminContext, AdminOutcome};
 use super::connect::IO_QUEUES_MAX;
-use crate::wire::nvme::feature::{Select, capability, fid};
+use crate::limits::NAMESPACES_MAX;
+use crate::target::reservation::{NoticeKind, ReservationCommand};
+use crate::wire::nvme::feature::{Select, capability, fid, host_behavior};
 use crate::wire::nvme::identify::NSID_BROADCAST;
 use crate::wire::nvme::{Sqe, Status};
 
@@ -28,7 +30,7 @@ const fn feature(fid: u8, default: u32) -> Feature {
 const TEMPERATURE_DEFAULT: u32 = 0x0000_ffff;
 
 /// Every supported feature; Feature Identifiers Supported and Effects is made from it.
-pub(super) const FEATURES: [Feature; 10] = [
+pub(super) const FEATURES: [Feature; 13] = [
     feature(fid::ARBITRATION, 6),
     feature(fid::POWER_MANAGEMENT, 0),
     feature(fid::TEMPERATURE_THRESHOLD, TEMPERATURE_DEFAULT),
@@ -38,12 +40,24 @@ pub(super) const FEATURES: [Feature; 10] = [
     feature(fid::WRITE_ATOMICITY_NORMAL, 0),
     Feature { discovery: true, ..feature(fid::ASYNC_EVENT_CONFIG, 0) },
     Feature { discovery: true, ..feature(fid::KEEP_ALIVE_TIMER, 0) },
+    feature(fid::HOST_BEHAVIOR, 0),
     Feature { changeable: false, ..feature(fid::HOST_IDENTIFIER, 0) },
+    Feature { namespace_specific: true, ..feature(fid::RESERVATION_MASK, 0) },
+    Feature { namespace_specific: true, ..feature(fid::RESERVATION_PERSISTENCE, 0) },
 ];
 
-/// The values in effect, in the order of [`FEATURES`].
+/// The values in effect.
 #[derive(Debug)]
-pub(super) struct FeatureValues([u32; FEATURES.len()]);
+pub(super) struct FeatureValues {
+    /// Dword 0, in the order of [`FEATURES`].
+    dwords: [u32; FEATURES.len()],
+    /// Error Recovery's time limit (TLER) of each namespace; index: NSID - 1.
+    time_limits: [u16; NAMESPACES_MAX],
+    /// Reservation Notification Mask of each namespace, bits 3:1.
+    notice_masks: [u8; NAMESPACES_MAX],
+    /// Host Behavior Support as far as the host may set it.
+    host_behavior: [u8; host_behavior::FLAG_BYTES],
+}
 
 impl Default for FeatureValues {
     fn default() -> Self {
@@ -51,17 +65,27 @@ impl Default for FeatureValues {
         for (value, feature) in values.iter_mut().zip(&FEATURES) {
             *value = feature.default;
         }
-        Self(values)
+        Self {
+            dwords: values,
+            time_limits: [0; NAMESPACES_MAX],
+            notice_masks: [0; NAMESPACES_MAX],
+            host_behavior: [0; host_behavior::FLAG_BYTES],
+        }
     }
 }
 
 impl FeatureValues {
+    /// Whether the host does not want to hear of this.
+    pub(super) fn masks(&self, nsid: u32, kind: NoticeKind) -> bool {
+        index_of(nsid).is_ok_and(|index| self.notice_masks[index] >> kind as u8 & 1 != 0)
+    }
+
     /// Which events the host wants to hear of.
     pub(super) fn async_event_config(&self) -> u32 {
         FEATURES
             .iter()
             .position(|feature| feature.fid == fid::ASYNC_EVENT_CONFIG)
-            .map_or(0, |index| self.0[index])
+            .map_or(0, |index| self.dwords[index])
     }
 }
 
@@ -94,7 +118,7 @@ impl Controller {
         &mut self,
         context: &AdminContext<'_>,
         sqe: &Sqe,
-        _data: &mut [u8],
+        data: &mut [u8],
     ) -> Result<AdminOutcome, Status> {
         let index = self.find_feature(sqe)?;
         self.check_feature_nsid(&FEATURES[index], sqe.nsid.get())?;
@@ -108,9 +132,15 @@ impl Controller {
             fid::ARBITRATION => value,
             // The only power state, no workload hint but those of the field.
             fid::POWER_MANAGEMENT => keep(value & 0x1f == 0)?,
-            fid::TEMPERATURE_THRESHOLD => merge_temperature(self.features.0[index], value)?,
+            fid::TEMPERATURE_THRESHOLD => merge_temperature(self.features.dwords[index], value)?,
             // Deallocated blocks read as zeroes: no error for them (DULBE, bit 16).
-            fid::ERROR_RECOVERY => keep(value >> 16 & 1 == 0)?,
+            fid::ERROR_RECOVERY if value >> 16 & 1 != 0 => return Err(INVALID),
+            fid::ERROR_RECOVERY => self.set_time_limit(sqe.nsid.get(), value)?,
+            fid::RESERVATION_MASK => self.set_notice_mask(sqe.nsid.get(), value)?,
+            fid::RESERVATION_PERSISTENCE => {
+                return self.persistence(sqe, ReservationCommand::SetPersist(value & 1 != 0));
+            }
+            fid::HOST_BEHAVIOR => self.set_host_behavior(data)?,
             fid::WRITE_ATOMICITY_NORMAL => value & 1,
             fid::ASYNC_EVENT_CONFIG => value,
             // Writing through is offered command by command, with FUA.
@@ -129,8 +159,54 @@ impl Controller {
             }
             _ => return Err(INVALID),
         };
-        self.features.0[index] = new;
+        self.features.dwords[index] = new;
         Ok(AdminOutcome::success(0))
+    }
+
+    /// TLER, bits 15:0: a hint, for every command ends in bounded time.
+    fn set_time_limit(&mut self, nsid: u32, value: u32) -> Result<u32, Status> {
+        let [low, high, ..] = value.to_le_bytes();
+        let limit = u16::from_le_bytes([low, high]);
+        if nsid == NSID_BROADCAST {
+            self.features.time_limits.fill(limit);
+        } else {
+            *self.time_limit(nsid)? = limit;
+        }
+        Ok(0)
+    }
+
+    fn time_limit(&mut self, nsid: u32) -> Result<&mut u16, Status> {
+        Ok(&mut self.features.time_limits[index_of(nsid)?])
+    }
+
+    fn set_notice_mask(&mut self, nsid: u32, value: u32) -> Result<u32, Status> {
+        let [mask, ..] = (value & NOTICE_MASK_BITS).to_le_bytes();
+        if nsid == NSID_BROADCAST {
+            self.features.notice_masks.fill(mask);
+        } else {
+            self.features.notice_masks[index_of(nsid)?] = mask;
+        }
+        Ok(0)
+    }
+
+    /// The reservation is kept elsewhere.
+    fn persistence(&self, sqe: &Sqe, command: ReservationCommand) -> Result<AdminOutcome, Status> {
+        let nsid = sqe.nsid.get();
+        let found = self.subsystem.namespace(nsid);
+        let namespace = found.ok_or(Status::INVALID_NAMESPACE.dnr())?;
+        Ok(AdminOutcome::Reservation { nsid, bdev: namespace.bdev, command })
+    }
+
+    /// The host may say what it can; what it cannot have is an error (Base 2.1, section
+    /// 5.1.25.1.14): the Copy descriptor formats that are not supported.
+    fn set_host_behavior(&mut self, data: &[u8]) -> Result<u32, Status> {
+        let said = data.get(..host_behavior::BYTES).ok_or(Status::DATA_SGL_LENGTH_INVALID.dnr())?;
+        let (flags, rest) = said.split_at(host_behavior::FLAG_BYTES);
+        if flags.iter().any(|&flag| flag > 1) || rest.iter().any(|&byte| byte != 0) {
+            return Err(INVALID);
+        }
+        self.features.host_behavior.copy_from_slice(flags);
+        Ok(0)
     }
 
     /// Dword 11: submission queues in bits 15:0, completion queues in bits 31:16, both 0's based.
@@ -162,6 +238,9 @@ impl Controller {
     ) -> Result<AdminOutcome, Status> {
         let index = self.find_feature(sqe)?;
         let feature = &FEATURES[index];
+        // A capability belongs to no namespace, and neither does what is the same for all.
+        let nsid = sqe.nsid.get();
+        self.check_feature_nsid(feature, nsid)?;
         let selector = sqe.cdw11.get();
         let select = sqe.feature_select().ok_or(INVALID)?;
         if feature.fid == fid::VOLATILE_WRITE_CACHE && !self.has_volatile_write_cache() {
@@ -188,11 +267,25 @@ impl Controller {
                 _ => feature.default,
             },
             Select::Current => match feature.fid {
-                fid::TEMPERATURE_THRESHOLD => select_temperature(self.features.0[index], selector)?,
+                fid::TEMPERATURE_THRESHOLD => {
+                    select_temperature(self.features.dwords[index], selector)?
+                }
                 fid::NUMBER_OF_QUEUES => self.queues_result(),
                 fid::KEEP_ALIVE_TIMER => self.kato_ms,
                 fid::HOST_IDENTIFIER => return self.get_host_identifier(selector, data),
-                _ => self.features.0[index],
+                fid::HOST_BEHAVIOR => {
+                    let to = data.get_mut(..host_behavior::BYTES);
+                    let to = to.ok_or(Status::DATA_SGL_LENGTH_INVALID.dnr())?;
+                    to.fill(0);
+                    to[..host_behavior::FLAG_BYTES].copy_from_slice(&self.features.host_behavior);
+                    return Ok(AdminOutcome::data(host_behavior::BYTES));
+                }
+                fid::RESERVATION_MASK => u32::from(self.features.notice_masks[index_of(nsid)?]),
+                fid::RESERVATION_PERSISTENCE => {
+                    return self.persistence(sqe, ReservationCommand::GetPersist);
+                }
+                fid::ERROR_RECOVERY => u32::from(*self.time_limit(nsid)?),
+                _ => self.features.dwords[index],
             },
         };
         Ok(AdminOutcome::success(u64::from(value)))
@@ -207,6 +300,14 @@ impl Controller {
         to.copy_from_slice(&self.hostid);
         Ok(AdminOutcome::data(16))
     }
+}
+
+/// Bits of Reservation Notification Mask: bit `n` masks the notice of type `n`.
+const NOTICE_MASK_BITS: u32 = 0b1110;
+
+fn index_of(nsid: u32) -> Result<usize, Status> {
+    let index = usize::try_from(nsid.wrapping_sub(1)).ok();
+    index.filter(|&index| index < NAMESPACES_MAX).ok_or(Status::INVALID_NAMESPACE.dnr())
 }
 
 /// Which composite threshold dword 11 means: THSEL in bits 21:20 (0 over, 1 under); TMPSEL in

@@ -1,10 +1,15 @@
 //! Identify (Base 2.1, section 5.1.13): answers made from the subsystem when they are asked for.
 
+use zerocopy::little_endian::U16;
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::admin::{AdminContext, AdminOutcome};
+use super::admin::{ACL, AdminContext, AdminOutcome};
 use super::async_event::AERL;
-use super::io::{DEALLOCATE_RANGE_BLOCKS_MAX, WRITE_ZEROES_PAGES_SHIFT};
+use super::error_log::ELPE;
+use super::io::{
+    COMPARE_AND_WRITE_BLOCKS_MAX, COPY_RANGES_MAX, DEALLOCATE_RANGE_BLOCKS_MAX, VERIFY_PAGES_SHIFT,
+    WRITE_ZEROES_PAGES_SHIFT, copy_blocks_max, copy_range_blocks_max,
+};
 use super::{Controller, KEEP_ALIVE_GRANULARITY_MS};
 use crate::limits::{IN_CAPSULE_DATA_BYTES, IO_QUEUE_DEPTH_MAX, MDTS};
 use crate::target::subsystem::Namespace;
@@ -24,10 +29,17 @@ const CNTID_THIS: u16 = 0xffff;
 const IOCCSZ: u32 = 516;
 const MAXCMD: u16 = 128;
 const KAS: u16 = 10;
+/// How long a host waits for a group in transition; there is no such state here.
+const ANATT_S: u8 = 10;
+/// 0's based.
+const ACWU: u16 = 0;
+const MSRC: u8 = 127;
 
 const _: () = {
     assert!(IOCCSZ as usize * 16 == size_of::<Sqe>() + IN_CAPSULE_DATA_BYTES);
     assert!(MAXCMD as usize == IO_QUEUE_DEPTH_MAX);
+    assert!(ACWU as u32 + 1 == COMPARE_AND_WRITE_BLOCKS_MAX);
+    assert!(MSRC as u16 + 1 == COPY_RANGES_MAX);
     assert!(KAS as u32 * 100 == KEEP_ALIVE_GRANULARITY_MS);
 };
 
@@ -51,7 +63,11 @@ impl Controller {
             _ if self.is_discovery() => return Err(Status::INVALID_FIELD.dnr()),
             cns::NAMESPACE => self.fill_from(nsid, page, fill_namespace)?,
             cns::INDEPENDENT_NAMESPACE => self.fill_from(nsid, page, fill_independent)?,
-            cns::ACTIVE_NAMESPACES => self.active_namespaces(nsid, page)?,
+            // Every namespace that exists is attached.
+            cns::ALLOCATED_NAMESPACE => self.fill_from(nsid, page, fill_namespace)?,
+            cns::ACTIVE_NAMESPACES | cns::ALLOCATED_NAMESPACES => {
+                self.active_namespaces(nsid, page)?
+            }
             cns::NAMESPACE_DESCRIPTORS => {
                 let namespace =
                     self.subsystem.namespace(nsid).ok_or(Status::INVALID_NAMESPACE.dnr())?;
@@ -95,7 +111,9 @@ impl Controller {
             return Err(Status::INVALID_NAMESPACE.dnr());
         }
         if let Some(namespace) = self.subsystem.namespace(nsid) {
-            fill(namespace, page);
+            // Without ANA there are no groups.
+            let anagrpid = if self.subsystem.ana_reporting() { namespace.anagrpid } else { 0 };
+            fill(&Namespace { anagrpid, ..*namespace }, page);
         }
         Ok(())
     }
@@ -122,8 +140,9 @@ impl Controller {
         answer.mdts = MDTS;
         answer.cntlid.set(self.cntlid);
         answer.ver.set(VERSION_2_0);
-        answer.ctratt.set(controller::CTRATT_HOST_ID_128);
+        answer.ctratt.set(controller::CTRATT_HOST_ID_128 | controller::CTRATT_TBKAS);
         answer.aerl = AERL;
+        answer.elpe = ELPE;
         answer.frmw = controller::FRMW_ONE_READ_ONLY_SLOT;
         answer.kas.set(KAS);
         answer.maxcmd.set(MAXCMD);
@@ -150,14 +169,26 @@ impl Controller {
         answer.rab = 6;
         answer.cmic = controller::CMIC_MULTI_PORT_CONTROLLER;
         answer.oaes.set(async_event::NAMESPACE_ATTRIBUTE);
+        if self.subsystem.ana_reporting() {
+            let groups = self.subsystem.max_namespaces();
+            answer.cmic |= controller::CMIC_ANA_REPORTING;
+            answer.oaes.set(async_event::NAMESPACE_ATTRIBUTE | async_event::ANA_CHANGE);
+            answer.anatt = ANATT_S;
+            answer.anacap = controller::ANACAP_THREE_STATES;
+            answer.anagrpmax.set(groups);
+            answer.nanagrpid.set(groups);
+        }
         answer.cntrltype = controller::CNTRLTYPE_IO;
-        answer.acl = 3;
+        answer.acl = ACL;
         answer.lpa |= controller::LPA_EFFECTS;
         answer.sqes = 0x66;
         answer.cqes = 0x44;
         answer.nn.set(self.subsystem.max_namespaces());
         answer.mnan.set(self.subsystem.max_namespaces());
         answer.oncs.set(self.oncs());
+        answer.fuses.set(controller::FUSES_COMPARE_AND_WRITE);
+        answer.acwu.set(ACWU);
+        answer.cdfs.set(controller::CDFS_FORMAT_0);
         answer.vwc =
             controller::VWC_NO_BROADCAST_FLUSH | if cache { controller::VWC_PRESENT } else { 0 };
     }
@@ -169,12 +200,14 @@ impl Controller {
 
     pub(super) fn oncs(&self) -> u16 {
         let deallocates = self.subsystem.namespaces().any(|namespace| namespace.unmap);
-        let mut oncs = controller::ONCS_WRITE_ZEROES | controller::ONCS_FEATURE_SELECT;
+        let mut oncs = controller::ONCS_COMPARE
+            | controller::ONCS_WRITE_ZEROES
+            | controller::ONCS_FEATURE_SELECT
+            | controller::ONCS_VERIFY
+            | controller::ONCS_RESERVATIONS
+            | controller::ONCS_COPY;
         if deallocates {
             oncs |= controller::ONCS_DATASET_MANAGEMENT;
-        }
-        if self.compare {
-            oncs |= controller::ONCS_COMPARE;
         }
         oncs
     }
@@ -195,21 +228,43 @@ fn fill_namespace(namespace: &Namespace, page: &mut [u8]) {
     answer.ncap.set(namespace.blocks);
     answer.nuse.set(namespace.blocks);
     answer.nmic = namespace::NMIC_SHARED;
+    answer.rescap = reservation_capabilities(namespace);
+    answer.anagrpid.set(namespace.anagrpid);
     if namespace.unmap {
         answer.dlfeat = namespace::DLFEAT_ZEROES_DEAC;
     }
     let bytes = u128::from(namespace.blocks) << namespace.block_shift;
     answer.nvmcap = bytes.to_le_bytes();
-    if namespace.optimal_io_blocks > 1 {
-        // Granularities stay one block: every block can be written alone without a penalty that
-        // would be worth a larger physical block size on the host.
-        answer.nsfeat = namespace::NSFEAT_OPTIMAL_PERFORMANCE;
-        answer.nows.set(u16::try_from(namespace.optimal_io_blocks - 1).unwrap_or(u16::MAX));
-    }
+    fill_preferences(namespace, &mut answer);
+    answer.mssrl.set(copy_range_blocks_max(namespace.block_shift));
+    answer.mcl.set(copy_blocks_max(namespace.block_shift));
+    answer.msrc = MSRC;
     answer.nguid = namespace.nguid;
     answer.eui64 = namespace.eui64;
     answer.lbaf[0].lbads = namespace.block_shift;
     page.copy_from_slice(answer.as_bytes());
+}
+
+/// What the bdev likes best. A host takes the write granularity for its physical block size, so it
+/// is one block unless smaller writes have to read first.
+fn fill_preferences(namespace: &Namespace, answer: &mut IdentifyNamespace) {
+    let zero_based = |blocks: u32| u16::try_from(blocks.saturating_sub(1)).unwrap_or(0);
+    let write = zero_based(namespace.write_unit_blocks);
+    let unmap = zero_based(namespace.unmap_unit_blocks);
+    let optimal = u16::try_from(namespace.optimal_io_blocks.saturating_sub(1)).unwrap_or(u16::MAX);
+    if write != 0 || unmap != 0 || optimal != 0 {
+        answer.nsfeat = namespace::NSFEAT_OPTIMAL_PERFORMANCE;
+        // NPWG, NPWA, NPDG, NPDA.
+        answer.preferred = [write, write, unmap, unmap].map(U16::new);
+        answer.nows.set(optimal);
+    }
+    // A boundary that 16 bits cannot hold is no boundary for commands of MDTS.
+    answer.noiob.set(u16::try_from(namespace.io_boundary_blocks).unwrap_or(0));
+}
+
+fn reservation_capabilities(namespace: &Namespace) -> u8 {
+    let persist = if namespace.persistent_reservations { namespace::RESCAP_PERSIST } else { 0 };
+    namespace::RESCAP_ALL_TYPES | persist
 }
 
 fn fill_independent(namespace: &Namespace, page: &mut [u8]) {
@@ -218,12 +273,15 @@ fn fill_independent(namespace: &Namespace, page: &mut [u8]) {
         answer.nsfeat = namespace::NSFEAT_NO_VOLATILE_WRITE_CACHE;
     }
     answer.nmic = namespace::NMIC_SHARED;
+    answer.rescap = reservation_capabilities(namespace);
+    answer.anagrpid.set(namespace.anagrpid);
     answer.nstat = namespace::NSTAT_READY;
     page.copy_from_slice(answer.as_bytes());
 }
 
 fn fill_nvm_controller(page: &mut [u8]) {
     let mut answer = IdentifyControllerNvm::new_zeroed();
+    answer.vsl = VERIFY_PAGES_SHIFT;
     answer.wzsl = WRITE_ZEROES_PAGES_SHIFT;
     answer.dmrsl.set(DEALLOCATE_RANGE_BLOCKS_MAX);
     page.copy_from_slice(answer.as_bytes());

@@ -1,11 +1,19 @@
 //! I/O commands: from a submission queue entry to what the bdev shall do, and back to a status.
 //! The hot path of the target.
 
+mod copy;
+
 use zerocopy::FromBytes;
+
+pub use copy::{
+    COPY_BYTES_MAX, COPY_RANGE_BYTES_MAX, COPY_RANGES_MAX, copy_blocks_max, copy_range_at,
+    copy_range_blocks_max, copy_ranges,
+};
 
 use crate::bdev::{BdevId, IoOp, IoStatus};
 use crate::limits::{IO_SIZE_BYTES_MAX, PAGE_SIZE_BYTES};
-use crate::target::subsystem::{Namespace, Subsystem};
+use crate::target::reservation::Access;
+use crate::target::subsystem::{AnaState, Namespace, Subsystem};
 use crate::wire::nvme::nvm::{DSM_DEALLOCATE, DsmRange, rw};
 use crate::wire::nvme::opcode::nvm;
 use crate::wire::nvme::{Sqe, Status};
@@ -19,6 +27,15 @@ pub const WRITE_ZEROES_BYTES_MAX: u64 = (PAGE_SIZE_BYTES as u64) << WRITE_ZEROES
 /// DMRSL of Identify: the largest range of Dataset Management in logical blocks, SPDK's value.
 pub const DEALLOCATE_RANGE_BLOCKS_MAX: u32 = 2_097_152;
 
+/// VSL of Identify: the largest Verify as a power of two of 4096-byte pages.
+pub const VERIFY_PAGES_SHIFT: u8 = 12;
+
+/// The largest Verify in bytes, as the largest Write Zeroes.
+pub const VERIFY_BYTES_MAX: u64 = (PAGE_SIZE_BYTES as u64) << VERIFY_PAGES_SHIFT;
+
+/// Logical blocks of a fused Compare and Write at most (ACWU, 0's based, is zero).
+pub const COMPARE_AND_WRITE_BLOCKS_MAX: u32 = 1;
+
 /// A command that is fit to be executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IoRequest {
@@ -26,6 +43,10 @@ pub struct IoRequest {
     pub bdev: BdevId,
     /// Size of the namespace in logical blocks, for [`deallocate_ranges`].
     pub namespace_blocks: u64,
+    /// How the path reaches the namespace.
+    pub ana: AnaState,
+    /// Logical block size of the namespace as a power of two.
+    pub block_shift: u8,
     /// Data that goes over the wire, in the direction of [`Sqe::data_direction`]; equal to the
     /// SGL's length.
     pub data_len_bytes: u32,
@@ -33,12 +54,40 @@ pub struct IoRequest {
     pub command: IoCommand,
 }
 
+impl IoRequest {
+    /// What the command wants of the namespace; `None`: nothing that a reservation forbids.
+    #[must_use]
+    pub fn access(&self) -> Option<Access> {
+        match self.command {
+            IoCommand::Rw { op: IoOp::Read, .. }
+            | IoCommand::Compare { .. }
+            | IoCommand::Verify { .. } => Some(Access::Read),
+            IoCommand::Reservation => None,
+            _ => Some(Access::Write),
+        }
+    }
+
+    /// The blocks that the command changes, as first block and number. Where only its data can
+    /// tell, that is the whole namespace.
+    #[must_use]
+    pub fn written(&self) -> Option<(u64, u64)> {
+        match self.command {
+            IoCommand::Rw { op: IoOp::Write, lba, blocks, .. }
+            | IoCommand::WriteZeroes { lba, blocks, .. } => Some((lba, blocks.into())),
+            IoCommand::Deallocate { .. } | IoCommand::Copy { .. } => {
+                Some((0, self.namespace_blocks))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IoCommand {
-    /// Read, Write or Compare with a buffer of `data_len_bytes`.
+    /// Read or Write with a buffer of `data_len_bytes`.
     Rw {
-        /// [`IoOp::Read`], [`IoOp::Write`] or [`IoOp::Compare`].
+        /// [`IoOp::Read`] or [`IoOp::Write`].
         op: IoOp,
         /// Durable before completion.
         fua: bool,
@@ -47,6 +96,31 @@ pub enum IoCommand {
         /// Logical blocks.
         blocks: u32,
     },
+    /// Compare the range with a buffer of `data_len_bytes`.
+    Compare {
+        /// First logical block.
+        lba: u64,
+        /// Logical blocks.
+        blocks: u32,
+    },
+    /// Read the range and throw the data away.
+    Verify {
+        /// First logical block.
+        lba: u64,
+        /// Logical blocks.
+        blocks: u32,
+    },
+    /// Copy the ranges of the data, see [`copy_ranges`], one behind the other to `lba`.
+    Copy {
+        /// Ranges in the data, 1 to 256.
+        ranges: u16,
+        /// Durable before completion.
+        fua: bool,
+        /// First logical block of the destination.
+        lba: u64,
+    },
+    /// A reservation command: see [`crate::target::reservation::ReservationCommand::parse`].
+    Reservation,
     /// Flush.
     Flush,
     /// Write Zeroes, no buffer.
@@ -83,7 +157,7 @@ pub enum IoCommand {
 /// # Errors
 /// The status to complete with. Nothing has been transferred.
 pub fn parse(sqe: &Sqe, subsystem: &Subsystem, vwc_advertised: bool) -> Result<IoRequest, Status> {
-    // Fused operations are not offered.
+    // The commands of a fused operation come to `parse_fused`.
     if sqe.flags & 3 != 0 {
         return Err(Status::INVALID_FIELD.dnr());
     }
@@ -96,7 +170,13 @@ pub fn parse(sqe: &Sqe, subsystem: &Subsystem, vwc_advertised: bool) -> Result<I
     let (command, data_len_bytes) = match sqe.opcode {
         nvm::READ => transfer(sqe, namespace, IoOp::Read, sqe.cdw12.get() & rw::FUA != 0)?,
         nvm::WRITE => transfer(sqe, namespace, IoOp::Write, fua)?,
-        nvm::COMPARE => transfer(sqe, namespace, IoOp::Compare, false)?,
+        nvm::COMPARE => {
+            let (_, bytes) = transfer(sqe, namespace, IoOp::Compare, false)?;
+            (IoCommand::Compare { lba: sqe.slba(), blocks: sqe.block_count() }, bytes)
+        }
+        nvm::VERIFY => (verify(sqe, namespace)?, 0),
+        nvm::COPY => copy::parse(sqe, namespace, fua)?,
+        opcode if is_reservation(opcode) => (IoCommand::Reservation, sqe.sgl_length.get()),
         nvm::WRITE_ZEROES => (write_zeroes(sqe, namespace, fua)?, 0),
         nvm::DATASET_MANAGEMENT => dataset_management(sqe, namespace, write_through)?,
         _ => (IoCommand::Flush, 0),
@@ -104,6 +184,8 @@ pub fn parse(sqe: &Sqe, subsystem: &Subsystem, vwc_advertised: bool) -> Result<I
     Ok(IoRequest {
         bdev: namespace.bdev,
         namespace_blocks: namespace.blocks,
+        ana: namespace.ana,
+        block_shift: namespace.block_shift,
         data_len_bytes,
         command,
     })
@@ -118,6 +200,18 @@ fn is_supported(opcode: u8) -> bool {
             | nvm::COMPARE
             | nvm::WRITE_ZEROES
             | nvm::DATASET_MANAGEMENT
+            | nvm::VERIFY
+            | nvm::COPY
+    ) || is_reservation(opcode)
+}
+
+fn is_reservation(opcode: u8) -> bool {
+    matches!(
+        opcode,
+        nvm::RESERVATION_REGISTER
+            | nvm::RESERVATION_REPORT
+            | nvm::RESERVATION_ACQUIRE
+            | nvm::RESERVATION_RELEASE
     )
 }
 
@@ -150,6 +244,43 @@ fn write_zeroes(sqe: &Sqe, namespace: &Namespace, fua: bool) -> Result<IoCommand
     let deallocate = sqe.cdw12.get() & rw::DEAC != 0 && namespace.unmap;
     let op = if deallocate { IoOp::Unmap } else { IoOp::WriteZeroes };
     Ok(IoCommand::WriteZeroes { op, fua, lba: sqe.slba(), blocks })
+}
+
+fn verify(sqe: &Sqe, namespace: &Namespace) -> Result<IoCommand, Status> {
+    let blocks = sqe.block_count();
+    if u64::from(blocks) << namespace.block_shift > VERIFY_BYTES_MAX {
+        return Err(Status::INVALID_FIELD.dnr());
+    }
+    check_range(sqe, namespace, blocks)?;
+    Ok(IoCommand::Verify { lba: sqe.slba(), blocks })
+}
+
+/// Checks the two commands of a fused Compare and Write (NVM, section 3.2.1.1).
+///
+/// # Errors
+/// The statuses of both.
+pub fn parse_fused(
+    [first, second]: &[Sqe; 2],
+    subsystem: &Subsystem,
+    vwc_advertised: bool,
+) -> Result<IoRequest, [Status; 2]> {
+    let plain = |sqe: &Sqe| {
+        let plain = Sqe { flags: sqe.flags & !3, ..*sqe };
+        parse(&plain, subsystem, vwc_advertised)
+    };
+    let compare = plain(first).map_err(|status| [status, Status::FAILED_FUSED])?;
+    let write = plain(second).map_err(|status| [Status::FAILED_FUSED, status])?;
+    let invalid = [Status::INVALID_FIELD.dnr(), Status::FAILED_FUSED];
+    let IoCommand::Compare { lba, blocks } = compare.command else { return Err(invalid) };
+    match write.command {
+        IoCommand::Rw { op: IoOp::Write, lba: to, blocks: count, .. }
+            if (to, count) == (lba, blocks) && compare.bdev == write.bdev => {}
+        _ => return Err(invalid),
+    }
+    if blocks > COMPARE_AND_WRITE_BLOCKS_MAX {
+        return Err([Status::ATOMIC_WRITE_UNIT_EXCEEDED.dnr(), Status::FAILED_FUSED]);
+    }
+    Ok(write)
 }
 
 fn dataset_management(

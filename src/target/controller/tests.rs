@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // A test may panic.
 
 mod admin;
+mod ana;
 mod connect;
 mod hostile;
 mod log;
@@ -12,7 +13,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::*;
 use crate::bdev::{BdevId, Geometry};
-use crate::target::subsystem::{NamespaceSpec, SubsystemSpec, SubsystemTable};
+use crate::target::subsystem::{NamespaceSpec, Persistence, SubsystemSpec, SubsystemTable};
 use crate::wire::fabrics::{CNTLID_DYNAMIC, ConnectData, DISCOVERY_NQN, fctype};
 use crate::wire::nvme::opcode::FABRICS;
 use crate::wire::nvme::{Sqe, Status};
@@ -30,6 +31,9 @@ pub(super) fn geometry(block_size_bytes: u32) -> Geometry {
         block_size_bytes,
         blocks: 1000,
         optimal_io_blocks: 16,
+        io_boundary_blocks: 0,
+        write_unit_blocks: 0,
+        unmap_unit_blocks: 0,
         volatile_write_cache: true,
         unmap: true,
     }
@@ -87,13 +91,7 @@ pub(super) fn request(subnqn: &str, qid: u16, cntlid: u16) -> ConnectRequest {
 }
 
 pub(super) fn connect_context(table: &SubsystemTable) -> ConnectContext<'_> {
-    ConnectContext {
-        table,
-        cntlid: 1,
-        local_address: LOCAL.parse().unwrap(),
-        now_ms: 1000,
-        compare: true,
-    }
+    ConnectContext { table, cntlid: 1, local_address: LOCAL.parse().unwrap(), now_ms: 1000 }
 }
 
 /// A controller that has not been enabled.
@@ -134,7 +132,7 @@ pub(super) fn set_cc(controller: &mut Controller, table: &SubsystemTable, cc: u6
 }
 
 pub(super) fn at(table: &SubsystemTable, now_ms: u64) -> AdminContext<'_> {
-    AdminContext { table, now_ms }
+    AdminContext { table, now_ms, up_ms: 2 * 3_600_000 + 1 }
 }
 
 pub(super) fn command(opcode: u8, nsid: u32, cdw10: u32, cdw11: u32) -> Sqe {
@@ -161,6 +159,6 @@ pub(super) fn run(
             Ok((data, result))
         }
         AdminOutcome::Complete { status, .. } => Err(status),
-        AdminOutcome::HoldAsyncEvent => panic!("held"),
+        other => panic!("{other:?}"),
     }
 }

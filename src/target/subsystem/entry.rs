@@ -1,11 +1,14 @@
 //! A subsystem and its namespaces, as controllers and the data path see them.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use uuid::Uuid;
 
 use super::nqn::Nqn;
+use super::view::{AnaState, ListenerAna};
 use crate::bdev::BdevId;
+use crate::target::reservation::Reservation;
 
 /// What a subsystem is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,8 +40,20 @@ pub struct Namespace {
     pub volatile_write_cache: bool,
     /// Deallocation frees space and makes the range read as zeroes.
     pub unmap: bool,
+    /// ANA group.
+    pub anagrpid: u32,
+    /// How the path reaches it, in a view of [`Subsystem::seen_by`].
+    pub ana: AnaState,
+    /// A reservation can persist through power loss.
+    pub persistent_reservations: bool,
     /// Preferred I/O size in logical blocks; 0: none.
     pub optimal_io_blocks: u32,
+    /// See [`crate::bdev::Geometry::io_boundary_blocks`].
+    pub io_boundary_blocks: u32,
+    /// See [`crate::bdev::Geometry::write_unit_blocks`].
+    pub write_unit_blocks: u32,
+    /// See [`crate::bdev::Geometry::unmap_unit_blocks`].
+    pub unmap_unit_blocks: u32,
 }
 
 impl Namespace {
@@ -55,6 +70,25 @@ impl Namespace {
     }
 }
 
+/// Names a namespace for as long as the target runs: a subsystem that is created again has another
+/// uid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct NamespaceKey {
+    /// [`Subsystem::uid`].
+    pub uid: u64,
+    /// Namespace id.
+    pub nsid: u32,
+}
+
+/// Where a namespace's reservation outlives a power loss.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Persistence {
+    /// The file.
+    pub path: String,
+    /// What was saved there when the namespace was added.
+    pub restored: Option<Reservation>,
+}
+
 /// One subsystem as hosts see it. Immutable once published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subsystem {
@@ -67,7 +101,14 @@ pub struct Subsystem {
     pub(super) hosts: Vec<Nqn>,
     /// Index: NSID - 1. As long as `max_namespaces`.
     pub(super) namespaces: Vec<Option<Namespace>>,
+    /// By the same index: the only hosts that see the namespace, if it is not for all.
+    pub(super) masks: Vec<Option<Vec<Nqn>>>,
+    /// By the same index.
+    pub(super) persistences: Vec<Option<Arc<Persistence>>>,
     pub(super) listeners: Vec<SocketAddr>,
+    /// By the same index.
+    pub(super) ana: Vec<ListenerAna>,
+    pub(super) ana_reporting: bool,
     pub(super) min_cntlid: u16,
     pub(super) max_cntlid: u16,
 }
@@ -140,6 +181,13 @@ impl Subsystem {
         self.namespaces.get(index)?.as_ref()
     }
 
+    /// Where the reservation of namespace `nsid` is saved.
+    #[must_use]
+    pub fn persistence(&self, nsid: u32) -> Option<&Persistence> {
+        let index = usize::try_from(nsid.wrapping_sub(1)).ok()?;
+        self.persistences.get(index)?.as_deref()
+    }
+
     /// All namespaces by ascending id.
     pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
         self.namespaces.iter().flatten()
@@ -155,14 +203,16 @@ impl Subsystem {
     /// subsystem's own addresses. The discovery subsystem answers everywhere.
     #[must_use]
     pub fn listens_on(&self, local: SocketAddr) -> bool {
-        let local_ip = local.ip().to_canonical();
         self.kind == SubsystemKind::Discovery
-            || self.listeners.iter().any(|listener| {
-                listener.port() == local.port()
-                    && (listener.ip().to_canonical() == local_ip
-                        || wildcard_covers(listener.ip(), local_ip))
-            })
+            || self.listeners.iter().any(|listener| listener_covers(*listener, local))
     }
+}
+
+/// Whether a connection that arrived at `local` came by this listener.
+pub(super) fn listener_covers(listener: SocketAddr, local: SocketAddr) -> bool {
+    let local_ip = local.ip().to_canonical();
+    listener.port() == local.port()
+        && (listener.ip().to_canonical() == local_ip || wildcard_covers(listener.ip(), local_ip))
 }
 
 /// A socket on `[::]` takes IPv4 connections too.

@@ -57,6 +57,12 @@ pub enum TableError {
     NoListener { nqn: String, address: SocketAddr },
     #[error("subsystem {0} has {LISTENERS_MAX} listeners, the maximum")]
     TooManyListeners(String),
+    #[error("subsystem {0} was created without ana_reporting: its listeners have no ANA states")]
+    NoAna(String),
+    #[error("ANA group {group} is not in 1 to {max} (the subsystem's max_namespaces)")]
+    BadAnaGroup { group: u32, max: u32 },
+    #[error("namespace {nsid} of {nqn} is shown to every host; add it with no_auto_visible")]
+    NotMasked { nqn: String, nsid: u32 },
     #[error("host {host} is allowed in {nqn} already")]
     HostExists { nqn: String, host: String },
     #[error("subsystem {nqn} does not know host {host}")]

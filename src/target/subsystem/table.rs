@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::entry::{Namespace, Subsystem, SubsystemKind};
+use super::entry::{Namespace, NamespaceKey, Persistence, Subsystem, SubsystemKind};
 use super::error::{CNTLID_MAX, HOSTS_MAX, LISTENERS_MAX, TableError};
 use super::nqn::Nqn;
+use super::view::{AnaState, ListenerAna};
 use crate::bdev::{BdevId, Geometry};
 use crate::limits::{NAMESPACES_MAX, SUBSYSTEMS_MAX};
 
@@ -25,6 +26,8 @@ pub struct SubsystemSpec<'a> {
     pub model: &'a str,
     /// Every host may connect.
     pub allow_any_host: bool,
+    /// Tell hosts of ANA groups and their states.
+    pub ana_reporting: bool,
     /// Largest namespace id.
     pub max_namespaces: u32,
     /// Smallest controller id.
@@ -42,6 +45,7 @@ impl<'a> SubsystemSpec<'a> {
             serial: "00000000000000000000",
             model: "mdof bdev Controller",
             allow_any_host: false,
+            ana_reporting: false,
             max_namespaces: MAX_NAMESPACES_DEFAULT,
             min_cntlid: 1,
             max_cntlid: CNTLID_MAX,
@@ -64,6 +68,14 @@ pub struct NamespaceSpec<'a> {
     pub nguid: Option<[u8; 16]>,
     /// EUI-64 that hosts see.
     pub eui64: Option<[u8; 8]>,
+}
+
+impl<'a> NamespaceSpec<'a> {
+    /// `bdev` as the next namespace, with the bdev's own identity.
+    #[must_use]
+    pub fn new(bdev: BdevId, geometry: &'a Geometry) -> Self {
+        Self { nsid: None, bdev, geometry, uuid: None, nguid: None, eui64: None }
+    }
 }
 
 /// All subsystems of the target.
@@ -94,7 +106,11 @@ impl SubsystemTable {
             allow_any_host: true,
             hosts: Vec::new(),
             namespaces: Vec::new(),
+            masks: Vec::new(),
+            persistences: Vec::new(),
             listeners: Vec::new(),
+            ana: Vec::new(),
+            ana_reporting: false,
             min_cntlid: 1,
             max_cntlid: CNTLID_MAX,
         };
@@ -171,7 +187,11 @@ impl SubsystemTable {
             allow_any_host: spec.allow_any_host,
             hosts: Vec::new(),
             namespaces: vec![None; namespace_count],
+            masks: vec![None; namespace_count],
+            persistences: vec![None; namespace_count],
             listeners: Vec::new(),
+            ana: Vec::new(),
+            ana_reporting: spec.ana_reporting,
             min_cntlid: min,
             max_cntlid: max,
         };
@@ -245,8 +265,49 @@ impl SubsystemTable {
             eui64: spec.eui64.unwrap_or_default(),
             volatile_write_cache: geometry.volatile_write_cache,
             unmap: geometry.unmap,
+            anagrpid: nsid,
+            ana: AnaState::Optimized,
+            persistent_reservations: false,
             optimal_io_blocks: geometry.optimal_io_blocks,
+            io_boundary_blocks: geometry.io_boundary_blocks,
+            write_unit_blocks: geometry.write_unit_blocks,
+            unmap_unit_blocks: geometry.unmap_unit_blocks,
         })
+    }
+
+    /// Gives the reservation of a namespace a place where it outlives a power loss.
+    ///
+    /// # Errors
+    /// An unknown subsystem or namespace.
+    pub fn set_persistence(
+        &mut self,
+        nqn: &str,
+        nsid: u32,
+        place: Persistence,
+    ) -> Result<(), TableError> {
+        let index = self.index_of_nvm(nqn)?;
+        let subsystem = self.change(index);
+        let nqn = subsystem.nqn.to_string();
+        let slot = usize::try_from(nsid.wrapping_sub(1)).unwrap_or(usize::MAX);
+        let namespace = subsystem.namespaces.get_mut(slot).and_then(Option::as_mut);
+        let namespace = namespace.ok_or(TableError::NoNamespace { nqn, nsid })?;
+        namespace.persistent_reservations = true;
+        subsystem.persistences[slot] = Some(Arc::new(place));
+        Ok(())
+    }
+
+    /// Every exported bdev and its namespace.
+    pub fn exports(&self) -> impl Iterator<Item = (BdevId, NamespaceKey)> {
+        self.subsystems.iter().flat_map(|subsystem| {
+            let key = |nsid| NamespaceKey { uid: subsystem.uid, nsid };
+            subsystem.namespaces().map(move |namespace| (namespace.bdev, key(namespace.nsid)))
+        })
+    }
+
+    /// The namespace that exports `bdev`.
+    #[must_use]
+    pub fn exported_key(&self, bdev: BdevId) -> Option<NamespaceKey> {
+        self.exports().find_map(|(exported, key)| (exported == bdev).then_some(key))
     }
 
     /// Removes a namespace.
@@ -260,7 +321,10 @@ impl SubsystemTable {
         if self.subsystems[index].namespace(nsid).is_none() {
             return Err(TableError::NoNamespace { nqn, nsid });
         }
-        self.change(index).namespaces[slot] = None;
+        let subsystem = self.change(index);
+        subsystem.namespaces[slot] = None;
+        subsystem.persistences[slot] = None;
+        subsystem.masks[slot] = None;
         Ok(())
     }
 
@@ -278,7 +342,9 @@ impl SubsystemTable {
         if subsystem.listeners.len() >= LISTENERS_MAX {
             return Err(TableError::TooManyListeners(nqn));
         }
-        self.change(index).listeners.push(address);
+        let subsystem = self.change(index);
+        subsystem.listeners.push(address);
+        subsystem.ana.push(ListenerAna::default());
         self.generation += 1;
         Ok(())
     }
@@ -291,10 +357,11 @@ impl SubsystemTable {
         let index = self.index_of(nqn)?;
         let subsystem = &self.subsystems[index];
         let nqn = subsystem.nqn.to_string();
-        if !subsystem.listeners.contains(&address) {
-            return Err(TableError::NoListener { nqn, address });
-        }
-        self.change(index).listeners.retain(|listener| *listener != address);
+        let found = subsystem.listeners.iter().position(|listener| *listener == address);
+        let found = found.ok_or(TableError::NoListener { nqn, address })?;
+        let subsystem = self.change(index);
+        subsystem.listeners.remove(found);
+        subsystem.ana.remove(found);
         self.generation += 1;
         Ok(())
     }
@@ -347,7 +414,7 @@ impl SubsystemTable {
     }
 
     /// A private copy of the subsystem, for whoever holds the published one keeps that.
-    fn change(&mut self, index: usize) -> &mut Subsystem {
+    pub(super) fn change(&mut self, index: usize) -> &mut Subsystem {
         Arc::make_mut(&mut self.subsystems[index])
     }
 
@@ -361,7 +428,7 @@ impl SubsystemTable {
         self.position(&name).map_err(|_| unknown())
     }
 
-    fn index_of_nvm(&self, nqn: &str) -> Result<usize, TableError> {
+    pub(super) fn index_of_nvm(&self, nqn: &str) -> Result<usize, TableError> {
         let index = self.index_of(nqn)?;
         if self.subsystems[index].kind == SubsystemKind::Discovery {
             return Err(TableError::Discovery);
@@ -370,7 +437,7 @@ impl SubsystemTable {
     }
 }
 
-fn parse_nqn(name: &str) -> Result<Nqn, TableError> {
+pub(super) fn parse_nqn(name: &str) -> Result<Nqn, TableError> {
     Nqn::parse(name).map_err(|reason| TableError::BadNqn { name: name.to_owned(), reason })
 }
 

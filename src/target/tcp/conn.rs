@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::conn_fused::{Fused, FusedNext};
 use super::conn_recv::{Receive, RxState};
 use super::request::{CidSet, Request, RequestId, RequestState};
 use crate::limits::{IN_CAPSULE_DATA_BYTES, IO_QUEUE_DEPTH_MAX, IO_SIZE_BYTES_MAX};
@@ -118,6 +119,7 @@ pub struct Connection {
     pub(super) population: [u16; RequestState::COUNT],
     pub(super) cids: CidSet,
     pub(super) sq: SubmissionQueue,
+    pub(super) fused_next: FusedNext,
 }
 
 impl Connection {
@@ -153,6 +155,7 @@ impl Connection {
             population: [0; RequestState::COUNT],
             cids: CidSet::new(),
             sq: SubmissionQueue::default(),
+            fused_next: FusedNext::Any,
         };
         connection.add_slots(SLOTS_BEFORE_CONNECT);
         connection
@@ -316,6 +319,7 @@ impl Connection {
         request.generation = request.generation.wrapping_add(1);
         let (owns_cid, cid) = (request.owns_cid, request.cid());
         request.owns_cid = false;
+        request.fused = Fused::No;
         if owns_cid {
             self.cids.remove(cid);
         }

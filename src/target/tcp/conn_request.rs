@@ -1,6 +1,7 @@
 //! From a capsule to a command that can execute: data pointer, buffer, R2T.
 
 use super::conn::Connection;
+use super::conn_fused::{FUSE_MASK, Fused, FusedNext};
 use super::conn_recv::RxState;
 use super::request::{RequestState, Transfer};
 use crate::limits::IN_CAPSULE_DATA_BYTES;
@@ -97,6 +98,11 @@ impl Connection {
         } else {
             Err(Status::COMMAND_ID_CONFLICT.dnr())
         };
+        let plan = if sqe.flags & FUSE_MASK != 0 || self.fused_next != FusedNext::Any {
+            self.link_fused(slot, sqe, plan)
+        } else {
+            plan
+        };
         let request = self.request_at(slot);
         request.sqe = *sqe;
         request.owns_cid = owns_cid;
@@ -185,13 +191,17 @@ impl Connection {
     }
 
     fn make_ready(&mut self, slot: u16) {
+        if self.request(slot).fused != Fused::No {
+            return self.fused_ready(slot);
+        }
         self.set_state(slot, RequestState::Ready);
         self.ready.push_back(slot);
     }
 
-    fn refuse(&mut self, slot: u16, status: Status) {
+    pub(super) fn refuse(&mut self, slot: u16, status: Status) {
         let cqe = Cqe::new(self.request(slot).cid(), status, 0);
         self.respond(slot, cqe, 0);
+        self.fused_refused(slot);
     }
 
     /// `payload_bytes` more of the data of the command in `slot` arrived.

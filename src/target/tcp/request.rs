@@ -2,6 +2,7 @@
 
 use zerocopy::FromZeros;
 
+use super::conn_fused::Fused;
 use crate::reactor::buf::IoBuf;
 use crate::wire::nvme::{Sqe, Status};
 
@@ -38,14 +39,12 @@ impl RequestState {
         use RequestState as S;
         match self {
             S::Free => !matches!(next, S::Free | S::Executing | S::TransferringC2h),
-            S::NeedBuffer => {
-                matches!(next, S::AwaitCapsuleData | S::AwaitH2cData | S::Ready | S::Free)
-            }
+            S::NeedBuffer => !matches!(next, S::NeedBuffer | S::Refused | S::Executing),
             S::AwaitCapsuleData | S::AwaitH2cData => {
                 matches!(next, S::Ready | S::Responding | S::Free)
             }
             S::Refused => matches!(next, S::Responding | S::Free),
-            S::Ready => matches!(next, S::Executing | S::Free),
+            S::Ready => matches!(next, S::Executing | S::Responding | S::Free),
             S::Executing => matches!(next, S::TransferringC2h | S::Responding | S::Free),
             S::TransferringC2h | S::Responding => matches!(next, S::Free),
         }
@@ -80,6 +79,19 @@ impl RequestId {
     }
 }
 
+/// What Abort finds of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recall {
+    /// It was aborted: its completion is queued.
+    Aborted,
+    /// Its data is on the way. It ends as aborted when that is here.
+    Later,
+    /// The controller works on it.
+    Executing(RequestId),
+    /// There is no such command, or it has ended.
+    Gone,
+}
+
 /// How a command's data travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Transfer {
@@ -108,6 +120,8 @@ pub(super) struct Request {
     pub(super) received_bytes: u32,
     /// What the transport already found wrong with the command.
     pub(super) error: Option<Status>,
+    /// Its part in a fused operation.
+    pub(super) fused: Fused,
 }
 
 impl Request {
@@ -122,6 +136,7 @@ impl Request {
             data_bytes: 0,
             received_bytes: 0,
             error: None,
+            fused: Fused::No,
         }
     }
 

@@ -83,6 +83,14 @@ const _: () = {
     assert!(offset_of!(Cqe, status) == 14);
 };
 
+impl Sqe {
+    /// Whether the FUSE field makes it part of a fused operation.
+    #[must_use]
+    pub fn is_fused(&self) -> bool {
+        self.flags & 3 != 0
+    }
+}
+
 impl Cqe {
     /// A completion of `cid`; SQHD is filled in where the queue is known.
     #[must_use]

@@ -14,7 +14,10 @@ pub mod fid {
     pub const WRITE_ATOMICITY_NORMAL: u8 = 0x0a;
     pub const ASYNC_EVENT_CONFIG: u8 = 0x0b;
     pub const KEEP_ALIVE_TIMER: u8 = 0x0f;
+    pub const HOST_BEHAVIOR: u8 = 0x16;
     pub const HOST_IDENTIFIER: u8 = 0x81;
+    pub const RESERVATION_MASK: u8 = 0x82;
+    pub const RESERVATION_PERSISTENCE: u8 = 0x83;
 }
 
 /// Select (SEL), bits 10:8 of dword 10 of Get Features.
@@ -45,8 +48,19 @@ pub mod async_event {
     pub const SMART_MASK: u32 = 0xff;
     /// Attached Namespace Attribute Notices.
     pub const NAMESPACE_ATTRIBUTE: u32 = 1 << 8;
+    /// Asymmetric Namespace Access Change Notices.
+    pub const ANA_CHANGE: u32 = 1 << 11;
     /// Discovery Log Page Change Notification.
     pub const DISCOVERY_LOG: u32 = 1 << 31;
+}
+
+/// Host Behavior Support, the data of feature 16h (Base, section 5.1.25.1.14).
+#[allow(missing_docs)]
+pub mod host_behavior {
+    pub const BYTES: usize = 512;
+    /// Bytes 2:0: Advanced Command Retry Enable, Extended Telemetry Data Area 4 Supported, LBA
+    /// Format Extension Enable: 0 or 1 each.
+    pub const FLAG_BYTES: usize = 3;
 }
 
 impl Sqe {

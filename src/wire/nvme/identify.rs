@@ -31,6 +31,8 @@ pub mod cns {
     pub const COMMAND_SET_CONTROLLER: u8 = 0x06;
     pub const COMMAND_SET_ACTIVE_NAMESPACES: u8 = 0x07;
     pub const INDEPENDENT_NAMESPACE: u8 = 0x08;
+    pub const ALLOCATED_NAMESPACES: u8 = 0x10;
+    pub const ALLOCATED_NAMESPACE: u8 = 0x11;
     pub const COMMAND_SETS: u8 = 0x1c;
 }
 
@@ -107,8 +109,18 @@ pub struct IdentifyController {
     pub zero263: [u8; 57],
     /// Keep Alive Support (KAS), bytes 321:320, in units of 100 ms.
     pub kas: U16,
-    /// HCTMA to ANAGRPMAX, NANAGRPID and reserved, bytes 511:322.
-    pub zero322: [u8; 190],
+    /// HCTMA to NSETIDMAX and ENDGIDMAX, bytes 341:322.
+    pub zero322: [u8; 20],
+    /// ANA Transition Time (ANATT), byte 342, in seconds.
+    pub anatt: u8,
+    /// Asymmetric Namespace Access Capabilities (ANACAP), byte 343.
+    pub anacap: u8,
+    /// ANA Group Identifier Maximum (ANAGRPMAX), bytes 347:344.
+    pub anagrpmax: U32,
+    /// Number of ANA Group Identifiers (NANAGRPID), bytes 351:348.
+    pub nanagrpid: U32,
+    /// PELS to TMPTHMHA and reserved, bytes 511:352.
+    pub zero352: [u8; 160],
     /// Submission Queue Entry Size (SQES), byte 512: required 3:0, maximum 7:4.
     pub sqes: u8,
     /// Completion Queue Entry Size (CQES), byte 513.
@@ -119,14 +131,20 @@ pub struct IdentifyController {
     pub nn: U32,
     /// Optional NVM Command Support (ONCS), bytes 521:520.
     pub oncs: U16,
-    /// Fused Operation Support (FUSES) and Format NVM Attributes (FNA), bytes 524:522.
-    pub zero522: [u8; 3],
+    /// Fused Operation Support (FUSES), bytes 523:522.
+    pub fuses: U16,
+    /// Format NVM Attributes (FNA), byte 524.
+    pub fna: u8,
     /// Volatile Write Cache (VWC), byte 525.
     pub vwc: u8,
     /// Atomic Write Unit Normal, Power Fail (AWUN, AWUPF), bytes 529:526, 0's based: one block.
     pub zero526: [u8; 4],
-    /// NVSCC, NWPC, ACWU and CDFS, bytes 535:530.
-    pub zero530: [u8; 6],
+    /// NVSCC and NWPC, bytes 531:530.
+    pub zero530: [u8; 2],
+    /// Atomic Compare & Write Unit (ACWU), bytes 533:532, 0's based: one block.
+    pub acwu: U16,
+    /// Copy Descriptor Formats Supported (CDFS), bytes 535:534.
+    pub cdfs: U16,
     /// SGL Support (SGLS), bytes 539:536.
     pub sgls: U32,
     /// Maximum Number of Allowed Namespaces (MNAN), bytes 543:540.
@@ -158,7 +176,13 @@ pub struct IdentifyController {
 pub mod controller {
     /// CMIC: more than one port, more than one controller.
     pub const CMIC_MULTI_PORT_CONTROLLER: u8 = 1 << 0 | 1 << 1;
+    /// CMIC: Asymmetric Namespace Access Reporting (bit 3).
+    pub const CMIC_ANA_REPORTING: u8 = 1 << 3;
+    /// ANACAP: optimized, non-optimized and inaccessible are reported (bits 2:0).
+    pub const ANACAP_THREE_STATES: u8 = 0b111;
     pub const CTRATT_HOST_ID_128: u32 = 1 << 0;
+    /// CTRATT: Traffic Based Keep Alive Support (bit 6).
+    pub const CTRATT_TBKAS: u32 = 1 << 6;
     pub const CNTRLTYPE_IO: u8 = 1;
     pub const CNTRLTYPE_DISCOVERY: u8 = 2;
     /// FRMW: one slot (bits 3:1), read only (bit 0).
@@ -170,6 +194,13 @@ pub mod controller {
     pub const ONCS_COMPARE: u16 = 1 << 0;
     pub const ONCS_DATASET_MANAGEMENT: u16 = 1 << 2;
     pub const ONCS_WRITE_ZEROES: u16 = 1 << 3;
+    pub const ONCS_RESERVATIONS: u16 = 1 << 5;
+    pub const ONCS_VERIFY: u16 = 1 << 7;
+    pub const ONCS_COPY: u16 = 1 << 8;
+    /// FUSES: Compare and Write (bit 0).
+    pub const FUSES_COMPARE_AND_WRITE: u16 = 1 << 0;
+    /// CDFS: format 0h (bit 0).
+    pub const CDFS_FORMAT_0: u16 = 1 << 0;
     /// ONCS: Get Features has the Select field (bit 4).
     pub const ONCS_FEATURE_SELECT: u16 = 1 << 4;
     /// VWC: a volatile write cache is present (bit 0).
@@ -213,12 +244,16 @@ pub struct IdentifyNamespace {
     pub zero27: [u8; 3],
     /// Namespace Multi-path I/O and Sharing (NMIC), byte 30.
     pub nmic: u8,
-    /// Reservation Capabilities, Format Progress (RESCAP, FPI), bytes 32:31.
-    pub zero31: [u8; 2],
+    /// Reservation Capabilities (RESCAP), byte 31.
+    pub rescap: u8,
+    /// Format Progress Indicator (FPI), byte 32.
+    pub fpi: u8,
     /// Deallocate Logical Block Features (DLFEAT), byte 33.
     pub dlfeat: u8,
-    /// NAWUN to NABSPF and NOIOB, bytes 47:34.
-    pub zero34: [u8; 14],
+    /// NAWUN to NABSPF, bytes 45:34.
+    pub zero34: [u8; 12],
+    /// Namespace Optimal I/O Boundary (NOIOB), bytes 47:46, in logical blocks; 0: none.
+    pub noiob: U16,
     /// NVM Capacity (NVMCAP), bytes 63:48, in bytes.
     pub nvmcap: [u8; 16],
     /// Preferred write and deallocate granularity and alignment (NPWG, NPWA, NPDG, NPDA), bytes
@@ -226,8 +261,18 @@ pub struct IdentifyNamespace {
     pub preferred: [U16; 4],
     /// Namespace Optimal Write Size (NOWS), bytes 73:72, 0's based.
     pub nows: U16,
-    /// MSSRL, MCL, MSRC and reserved, ANAGRPID, NSATTR, NVMSETID, ENDGID, bytes 103:74.
-    pub zero74: [u8; 30],
+    /// Maximum Single Source Range Length (MSSRL), bytes 75:74, in logical blocks.
+    pub mssrl: U16,
+    /// Maximum Copy Length (MCL), bytes 79:76, in logical blocks.
+    pub mcl: U32,
+    /// Maximum Source Range Count (MSRC), byte 80, 0's based.
+    pub msrc: u8,
+    /// KPIOS, NULBAF, KPIODAAG and reserved, bytes 91:81.
+    pub zero81: [u8; 11],
+    /// ANA Group Identifier (ANAGRPID), bytes 95:92; 0: ANA is not reported.
+    pub anagrpid: U32,
+    /// NSATTR, NVMSETID, ENDGID and reserved, bytes 103:96.
+    pub zero96: [u8; 8],
     /// Namespace Globally Unique Identifier (NGUID), bytes 119:104.
     pub nguid: [u8; 16],
     /// IEEE Extended Unique Identifier (EUI64), bytes 127:120.
@@ -246,8 +291,14 @@ pub struct IdentifyNamespaceIndependent {
     pub nsfeat: u8,
     /// Namespace Multi-path I/O and Sharing (NMIC), byte 1.
     pub nmic: u8,
-    /// RESCAP to ENDGID, bytes 13:2.
-    pub zero2: [u8; 12],
+    /// Reservation Capabilities (RESCAP), byte 2.
+    pub rescap: u8,
+    /// Format Progress Indicator (FPI), byte 3.
+    pub fpi: u8,
+    /// ANA Group Identifier (ANAGRPID), bytes 7:4.
+    pub anagrpid: U32,
+    /// NSATTR, NVMSETID and ENDGID, bytes 13:8.
+    pub zero8: [u8; 6],
     /// Namespace Status (NSTAT), byte 14; bit 0: ready.
     pub nstat: u8,
     /// Bytes 4095:15.
@@ -261,6 +312,10 @@ pub mod namespace {
     pub const NSFEAT_OPTIMAL_PERFORMANCE: u8 = 1 << 4;
     /// NSFEAT of CNS 08h: no volatile write cache in this namespace (bit 5).
     pub const NSFEAT_NO_VOLATILE_WRITE_CACHE: u8 = 1 << 5;
+    /// RESCAP: every type (bits 6:1), and IEKEY as version 1.3 defines it (bit 7).
+    pub const RESCAP_ALL_TYPES: u8 = 0xfe;
+    /// RESCAP: Persist Through Power Loss (bit 0).
+    pub const RESCAP_PERSIST: u8 = 1;
     /// NMIC: two or more controllers may have it attached.
     pub const NMIC_SHARED: u8 = 1;
     /// DLFEAT: deallocated blocks read as zeroes (001b), Write Zeroes takes DEAC (bit 3).
@@ -329,7 +384,14 @@ const _: () = {
     assert!(size_of::<IdentifyNamespace>() == IDENTIFY_BYTES);
     assert!(offset_of!(IdentifyNamespace, nmic) == 30);
     assert!(offset_of!(IdentifyNamespace, dlfeat) == 33);
+    assert!(offset_of!(IdentifyNamespace, noiob) == 46);
     assert!(offset_of!(IdentifyNamespace, nvmcap) == 48);
+    assert!(offset_of!(IdentifyNamespace, mcl) == 76);
+    assert!(offset_of!(IdentifyNamespace, anagrpid) == 92);
+    assert!(offset_of!(IdentifyNamespaceIndependent, anagrpid) == 4);
+    assert!(offset_of!(IdentifyController, anagrpmax) == 344);
+    assert!(offset_of!(IdentifyController, fuses) == 522);
+    assert!(offset_of!(IdentifyController, acwu) == 532);
     assert!(offset_of!(IdentifyNamespace, nows) == 72);
     assert!(offset_of!(IdentifyNamespace, nguid) == 104);
     assert!(offset_of!(IdentifyNamespace, lbaf) == 128);

@@ -16,8 +16,10 @@ pub mod lid {
     pub const FIRMWARE_SLOT: u8 = 0x03;
     pub const CHANGED_NAMESPACES: u8 = 0x04;
     pub const COMMANDS_SUPPORTED: u8 = 0x05;
+    pub const ANA: u8 = 0x0c;
     pub const FEATURES_SUPPORTED: u8 = 0x12;
     pub const DISCOVERY: u8 = 0x70;
+    pub const RESERVATION: u8 = 0x80;
 }
 
 /// The fields of a Get Log Page command.
@@ -59,8 +61,49 @@ impl GetLogPage {
     }
 }
 
+/// Size of an entry of the Error Information log.
+pub const ERROR_ENTRY_BYTES: usize = size_of::<ErrorEntry>();
+
 /// Error Information log entry, 64 bytes (Base, section 5.1.12.1.2). All zero: no error.
-pub const ERROR_ENTRY_BYTES: usize = 64;
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct ErrorEntry {
+    /// Error Count, bytes 7:0: a number of its own for each error, from 1.
+    pub error_count: U64,
+    /// Submission Queue ID (SQID), bytes 9:8.
+    pub sqid: U16,
+    /// Command ID (CID), bytes 11:10.
+    pub cid: U16,
+    /// Status Info (STS), bytes 13:12: the completion's status field with its phase tag.
+    pub status: U16,
+    /// Parameter Error Location (PELOC), bytes 15:14; FFFFh: none.
+    pub parameter_location: U16,
+    /// Logical Block Address (LBA), bytes 23:16.
+    pub lba: U64,
+    /// Namespace (NSID), bytes 27:24.
+    pub nsid: U32,
+    /// Vendor Specific Information Available (VSIA), byte 28.
+    pub vsia: u8,
+    /// Transport Type (TRTYPE), byte 29.
+    pub trtype: u8,
+    /// Command Set Indicator (CSI), byte 30.
+    pub csi: u8,
+    /// Opcode (OPC), byte 31.
+    pub opcode: u8,
+    /// Command Specific Information (CSINFO), bytes 39:32.
+    pub command_specific: U64,
+    /// Transport Type Specific Information (TTSI), bytes 41:40.
+    pub transport_specific: U16,
+    /// Bytes 62:42.
+    pub reserved42: [u8; 21],
+    /// Log Page Version (LPVER), byte 63: 1h, CSI and OPC are there.
+    pub version: u8,
+}
+
+#[allow(missing_docs)]
+impl ErrorEntry {
+    pub const TRTYPE_TCP: u8 = 3;
+}
 
 /// SMART / Health Information, 512 bytes (Base, section 5.1.12.1.3).
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -87,6 +130,19 @@ pub struct SmartLog {
     pub thermal: [u8; 40],
     /// Bytes 511:232.
     pub reserved232: [u8; 280],
+}
+
+/// Indexes of [`SmartLog::counters`].
+#[allow(missing_docs)]
+pub mod smart {
+    pub const DATA_UNITS_READ: usize = 0;
+    pub const DATA_UNITS_WRITTEN: usize = 1;
+    pub const HOST_READ_COMMANDS: usize = 2;
+    pub const HOST_WRITE_COMMANDS: usize = 3;
+    pub const POWER_CYCLES: usize = 5;
+    pub const POWER_ON_HOURS: usize = 6;
+    pub const MEDIA_ERRORS: usize = 8;
+    pub const ERROR_LOG_ENTRIES: usize = 9;
 }
 
 /// Firmware Slot Information, 512 bytes (Base, section 5.1.12.1.4).
@@ -141,6 +197,34 @@ pub mod id_list {
     pub const SCOPE_NAMESPACE: u32 = 1 << 20;
     /// LID 12h: FID Scope, Controller (bit 21).
     pub const SCOPE_CONTROLLER: u32 = 1 << 21;
+}
+
+/// Asymmetric Namespace Access log page header, 16 bytes (Base, section 5.1.12.1.13).
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct AnaHeader {
+    /// Change Count (CHCNT), bytes 7:0.
+    pub change_count: U64,
+    /// Number of ANA Group Descriptors (NAGD), bytes 9:8.
+    pub groups: U16,
+    /// Bytes 15:10.
+    pub reserved10: [u8; 6],
+}
+
+/// ANA Group Descriptor, 32 bytes; the NSIDs of its namespaces follow (Base, section 5.1.12.1.13).
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct AnaGroup {
+    /// ANA Group ID (AGID), bytes 3:0.
+    pub agid: U32,
+    /// Number of NSID Values (NNV), bytes 7:4.
+    pub namespaces: U32,
+    /// Change Count (CHCNT), bytes 15:8.
+    pub change_count: U64,
+    /// ANA State (ANAS), byte 16 bits 3:0.
+    pub state: u8,
+    /// Bytes 31:17.
+    pub reserved17: [u8; 15],
 }
 
 /// Discovery log page header, 1024 bytes (Base, section 5.1.12.3.1).
@@ -205,6 +289,10 @@ impl DiscoveryEntry {
 }
 
 const _: () = {
+    assert!(size_of::<ErrorEntry>() == 64);
+    assert!(offset_of!(ErrorEntry, lba) == 16);
+    assert!(offset_of!(ErrorEntry, trtype) == 29);
+    assert!(offset_of!(ErrorEntry, transport_specific) == 40);
     assert!(size_of::<SmartLog>() == 512);
     assert!(offset_of!(SmartLog, counters) == 32);
     assert!(offset_of!(SmartLog, thermal) == 192);
@@ -212,6 +300,9 @@ const _: () = {
     assert!(offset_of!(FirmwareSlotLog, frs) == 8);
     assert!(size_of::<EffectsLog>() == 4096);
     assert!(offset_of!(EffectsLog, iocs) == 1024);
+    assert!(size_of::<AnaHeader>() == 16);
+    assert!(size_of::<AnaGroup>() == 32);
+    assert!(offset_of!(AnaGroup, state) == 16);
     assert!(size_of::<DiscoveryHeader>() == 1024);
     assert!(offset_of!(DiscoveryHeader, recfmt) == 16);
     assert!(size_of::<DiscoveryEntry>() == 1024);

@@ -9,6 +9,7 @@ pub mod log_page;
 pub mod nvm;
 pub mod opcode;
 pub mod register;
+pub mod reservation;
 pub mod status;
 
 pub use command::{Cqe, Sqe};

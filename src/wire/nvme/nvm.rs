@@ -2,7 +2,7 @@
 
 use std::mem::{offset_of, size_of};
 
-use zerocopy::little_endian::{U32, U64};
+use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::Sqe;
@@ -44,7 +44,37 @@ pub struct DsmRange {
     pub lba: U64,
 }
 
+/// Dword 12 of Copy (NVM, section 3.2.2) where it differs from [`rw`].
+#[allow(missing_docs)]
+pub mod copy {
+    /// Descriptor Format (DESFMT, bits 11:8): 0 is the only one that mdof knows.
+    pub const FORMAT_MASK: u32 = 0xf << 8;
+    /// Protection Information Field Read (PRINFOR, bits 15:12).
+    pub const PRINFOR_MASK: u32 = 0xf << 12;
+    /// Storage Tag Check Read and Write (STCR and STCW, bits 24 and 25).
+    pub const STORAGE_TAG_MASK: u32 = 0x3 << 24;
+}
+
+/// One source range of Copy, descriptor format 0h, 32 bytes (NVM, section 3.2.2).
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
+#[repr(C)]
+pub struct CopyRange {
+    /// Bytes 7:0.
+    pub reserved0: [u8; 8],
+    /// Starting LBA (SLBA), bytes 15:8.
+    pub lba: U64,
+    /// Number of Logical Blocks (NLB), bytes 17:16, 0's based.
+    pub nlb: U16,
+    /// Bytes 23:18, and expected tags of protection information, bytes 31:24.
+    pub reserved18: [u8; 14],
+}
+
 const _: () = {
+    assert!(size_of::<CopyRange>() == 32);
+    assert!(offset_of!(CopyRange, lba) == 8);
+    assert!(offset_of!(CopyRange, nlb) == 16);
     assert!(size_of::<DsmRange>() == 16);
     assert!(offset_of!(DsmRange, blocks) == 4);
     assert!(offset_of!(DsmRange, lba) == 8);
@@ -61,6 +91,12 @@ impl Sqe {
     #[must_use]
     pub fn block_count(&self) -> u32 {
         (self.cdw12.get() & rw::NLB_MASK) + 1
+    }
+
+    /// Number of Ranges (NR) of Copy, bits 7:0 of dword 12: 1 to 256.
+    #[must_use]
+    pub fn copy_range_count(&self) -> u16 {
+        u16::from(self.cdw12.to_bytes()[0]) + 1
     }
 
     /// Number of ranges (NR) of Dataset Management, 1 to 256.

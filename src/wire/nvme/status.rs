@@ -39,6 +39,12 @@ impl Status {
         self.0 & 0x7ff == 0
     }
 
+    /// Whether both have the same type and code, whatever their Do Not Retry bits say.
+    #[must_use]
+    pub const fn is_same_code(self, other: Self) -> bool {
+        self.0 & 0x7ff == other.0 & 0x7ff
+    }
+
     /// The 16-bit field of the completion entry, phase tag zero.
     #[must_use]
     pub const fn to_wire(self) -> u16 {
@@ -71,11 +77,14 @@ impl Status {
     pub const INTERNAL_ERROR: Self = Self::new(0, 0x06);
     pub const ABORT_REQUESTED: Self = Self::new(0, 0x07);
     pub const ABORTED_SQ_DELETION: Self = Self::new(0, 0x08);
+    pub const FAILED_FUSED: Self = Self::new(0, 0x09);
+    pub const MISSING_FUSED: Self = Self::new(0, 0x0a);
     pub const INVALID_NAMESPACE: Self = Self::new(0, 0x0b);
     pub const COMMAND_SEQUENCE_ERROR: Self = Self::new(0, 0x0c);
     pub const INVALID_SGL_DESCRIPTOR: Self = Self::new(0, 0x0d);
     pub const DATA_SGL_LENGTH_INVALID: Self = Self::new(0, 0x0f);
     pub const SGL_DESCRIPTOR_TYPE_INVALID: Self = Self::new(0, 0x11);
+    pub const ATOMIC_WRITE_UNIT_EXCEEDED: Self = Self::new(0, 0x14);
     pub const SGL_OFFSET_INVALID: Self = Self::new(0, 0x16);
     pub const HOST_ID_INCONSISTENT: Self = Self::new(0, 0x18);
     pub const KEEP_ALIVE_TIMEOUT_INVALID: Self = Self::new(0, 0x1a);
@@ -84,6 +93,7 @@ impl Status {
     pub const LBA_OUT_OF_RANGE: Self = Self::new(0, 0x80);
     pub const CAPACITY_EXCEEDED: Self = Self::new(0, 0x81);
     pub const NAMESPACE_NOT_READY: Self = Self::new(0, 0x82);
+    pub const RESERVATION_CONFLICT: Self = Self::new(0, 0x83);
     // Command specific status (SCT 1h).
     pub const INVALID_QUEUE_IDENTIFIER: Self = Self::new(1, 0x01);
     pub const ABORT_LIMIT_EXCEEDED: Self = Self::new(1, 0x03);
@@ -94,6 +104,7 @@ impl Status {
     pub const FEATURE_NOT_NAMESPACE_SPECIFIC: Self = Self::new(1, 0x0f);
     // NVM command set specific status (SCT 1h, 80h and up; shares its codes with Fabrics).
     pub const COMMAND_SIZE_LIMIT_EXCEEDED: Self = Self::new(1, 0x83);
+    pub const OVERLAPPING_IO_RANGE: Self = Self::new(1, 0x87);
     // Fabrics command specific status (SCT 1h, 80h and up).
     pub const CONNECT_INCOMPATIBLE_FORMAT: Self = Self::new(1, 0x80);
     pub const CONNECT_CONTROLLER_BUSY: Self = Self::new(1, 0x81);
@@ -106,6 +117,9 @@ impl Status {
     pub const COMPARE_FAILURE: Self = Self::new(2, 0x85);
     // Path related status (SCT 3h).
     pub const INTERNAL_PATH_ERROR: Self = Self::new(3, 0x00);
+    pub const ANA_PERSISTENT_LOSS: Self = Self::new(3, 0x01);
+    pub const ANA_INACCESSIBLE: Self = Self::new(3, 0x02);
+    pub const ANA_TRANSITION: Self = Self::new(3, 0x03);
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use super::super::{Backing, BdevSpec, CreateOptions, StartedHow};
 use super::*;
 use crate::bdev::Device;
 use crate::bdev::error::{ErrorKind, Injection};
-use crate::control::target::ArrayOptions as Options;
+use crate::control::level::LevelChoice;
+use crate::control::target::{ArrayOptions as Options, Permit};
 use crate::control::test_dir::TestDir;
 use crate::engine::handle::{EngineConfig, EngineHandle};
 use crate::raid::ArrayStatus;
@@ -52,6 +53,7 @@ impl Bench {
         assume_clean: bool,
     ) -> Result<StartedHow, String> {
         let create = CreateOptions {
+            level: LevelChoice::default(),
             uuid: Uuid::from_u128(5),
             bitmap: true,
             chunk_size_bytes: Some(CHUNK_BYTES),
@@ -73,7 +75,7 @@ impl Bench {
         let members: Vec<String> = members.iter().map(|&name| name.to_owned()).collect();
         let options = Options { external, ..Options::default() };
         self.target
-            .assemble_array("r", &members, true, &options, &takeover)
+            .assemble_array("r", &members, &Permit::any(), &options, &takeover)
             .map_err(|error| error.to_string())
     }
 
@@ -284,6 +286,7 @@ fn an_array_gets_its_first_one() {
     let dir = TestDir::new("ext-first");
     let mut bench = Bench::new(dir.path());
     let plain = CreateOptions {
+        level: LevelChoice::default(),
         uuid: Uuid::from_u128(5),
         bitmap: false,
         chunk_size_bytes: None,

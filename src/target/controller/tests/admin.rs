@@ -100,6 +100,51 @@ fn keep_alive_expires_and_is_restarted() {
     assert!(!controller.check_keep_alive(u64::MAX), "0 is no timeout");
 }
 
+#[test]
+fn io_commands_keep_the_host_alive() {
+    let table = table_with(&[]);
+    let mut controller = ready(&table, NQN);
+    let grant = controller.attach_io_queue(&request(NQN, 1, 1)).unwrap();
+    assert!(!controller.check_keep_alive(5000));
+    grant.traffic.count_read(4096);
+    assert!(!controller.check_keep_alive(7000), "a read since the last look");
+    assert!(!controller.check_keep_alive(12_000));
+    assert!(controller.check_keep_alive(12_001), "nothing since 7000");
+    grant.traffic.count_other();
+    controller.detach_io_queue(1);
+    assert!(!controller.check_keep_alive(12_002), "the last command of a queue that has ended");
+    assert!(!controller.check_keep_alive(17_002));
+    assert!(controller.check_keep_alive(17_003));
+}
+
+#[test]
+fn abort_finds_held_requests_and_is_limited() {
+    let table = table_with(&[]);
+    let c = &mut ready(&table, NQN);
+    for cid in 30..33 {
+        let mut sqe = command(admin::ASYNC_EVENT_REQUEST, 0, 0, 0);
+        sqe.cid.set(cid);
+        assert_eq!(c.admin(&at(&table, 0), &sqe, &mut []), AdminOutcome::HoldAsyncEvent);
+    }
+    let abort = |qid: u32, cid: u32| command(admin::ABORT, 0, cid << 16 | qid, 0);
+    assert_eq!(run(c, &table, &abort(0, 31), 0), Ok((vec![], 0)), "aborted");
+    assert_eq!(run(c, &table, &abort(0, 99), 0), Ok((vec![], 1)), "there is none");
+    let ended = c.next_async_event().unwrap();
+    assert_eq!((ended.cid, ended.status), (31, Status::ABORT_REQUESTED));
+    assert_eq!(c.next_async_event(), None, "the others are still held");
+    assert_eq!(run(c, &table, &abort(1, 5), 0), Ok((vec![], 1)), "no such queue");
+    let _grant = c.attach_io_queue(&request(NQN, 1, 1)).unwrap();
+    for _ in 0..4 {
+        let outcome = c.admin(&at(&table, 0), &abort(1, 5), &mut []);
+        assert_eq!(outcome, AdminOutcome::Abort { qid: 1, cid: 5 });
+    }
+    let fifth = run(c, &table, &abort(1, 5), 0);
+    assert_eq!(fifth, Err(Status::ABORT_LIMIT_EXCEEDED), "ACL is 3, 0's based");
+    assert_eq!((c.abort_ended(true), c.abort_ended(false)), (0, 1));
+    let outcome = c.admin(&at(&table, 0), &abort(1, 5), &mut []);
+    assert_eq!(outcome, AdminOutcome::Abort { qid: 1, cid: 5 });
+}
+
 fn feature(
     controller: &mut Controller,
     table: &SubsystemTable,
@@ -144,7 +189,8 @@ fn features() {
     assert_eq!(feature(c, &table, 0x0b, 0), Ok(0x100));
     assert_eq!(feature(c, &table, 0x10b, 0), Ok(0), "default");
     assert_eq!(feature(c, &table, 0x30b, 0), Ok(4), "changeable, not saveable");
-    assert_eq!(feature(c, &table, 0x305, 0), Ok(6), "and namespace specific");
+    let nsid_0 = feature(c, &table, 0x305, 0);
+    assert_eq!(nsid_0, Ok(6), "and namespace specific");
     assert_eq!(feature(c, &table, 0x70b, 0), Err(Status::INVALID_FIELD.dnr()), "reserved SEL");
     assert_eq!(set(c, &table, 4, 0x0010_0111), Ok(0), "under temperature");
     assert_eq!(feature(c, &table, 4, 0), Ok(0xffff));
@@ -161,6 +207,49 @@ fn features() {
     let d = &mut ready_discovery(&table);
     assert_eq!(set(d, &table, 7, 0), Err(Status::INVALID_FIELD.dnr()));
     assert_eq!(set(d, &table, 0x0b, 1 << 31), Ok(0));
+}
+
+#[test]
+fn time_limits_belong_to_namespaces() {
+    let table = table_with(&[geometry(512), geometry(512)]);
+    let c = &mut ready(&table, NQN);
+    let get = |c: &mut Controller, nsid| {
+        let sqe = command(admin::GET_FEATURES, nsid, 5, 0);
+        run(c, &table, &sqe, 0).map(|(_, result)| result)
+    };
+    let set = |c: &mut Controller, nsid, value| {
+        let sqe = command(admin::SET_FEATURES, nsid, 5, value);
+        run(c, &table, &sqe, 0).map(|_| ())
+    };
+    assert_eq!(set(c, 2, 7), Ok(()));
+    assert_eq!((get(c, 1), get(c, 2)), (Ok(0), Ok(7)));
+    assert_eq!(set(c, u32::MAX, 9), Ok(()));
+    assert_eq!((get(c, 1), get(c, 2)), (Ok(9), Ok(9)));
+    assert_eq!(set(c, 1, 1 << 16), Err(Status::INVALID_FIELD.dnr()), "DULBE");
+    assert_eq!(set(c, 3, 1), Err(Status::INVALID_NAMESPACE.dnr()));
+    assert_eq!(get(c, u32::MAX), Err(Status::INVALID_NAMESPACE.dnr()));
+}
+
+#[test]
+fn host_behavior_takes_what_it_supports() {
+    let table = table_with(&[geometry(512)]);
+    let c = &mut ready(&table, NQN);
+    let mut data = vec![0; 512];
+    data[0] = 1;
+    let sqe = command(admin::SET_FEATURES, 0, 0x16, 0);
+    let mut set = |data: &mut [u8]| match c.admin(&at(&table, 0), &sqe, data) {
+        AdminOutcome::Complete { status, .. } => status,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(set(&mut data), Status::SUCCESS);
+    data[4] = 1 << 2;
+    assert_eq!(set(&mut data), Status::INVALID_FIELD.dnr(), "copy descriptor format 2");
+    data[4] = 0;
+    data[1] = 2;
+    assert_eq!(set(&mut data), Status::INVALID_FIELD.dnr());
+    assert_eq!(set(&mut data[..500]), Status::DATA_SGL_LENGTH_INVALID.dnr());
+    let (data, _) = run(c, &table, &command(admin::GET_FEATURES, 0, 0x16, 0), 512).unwrap();
+    assert_eq!((data.len(), data[0], data[1]), (512, 1, 0));
 }
 
 #[test]
@@ -203,13 +292,15 @@ fn identify_controller_has_every_field_in_its_place() {
     assert_eq!((data[76], data[77], u16_at(&data, 78)), (3, 5, 1), "CMIC, MDTS, CNTLID");
     assert_eq!(u32_at(&data, 80), 0x2_0000, "VER");
     assert_eq!(u32_at(&data, 92), 1 << 8, "OAES");
-    assert_eq!(u32_at(&data, 96), 1, "CTRATT");
+    assert_eq!(u32_at(&data, 96), 1 | 1 << 6, "CTRATT: 128-bit host id, TBKAS");
     assert_eq!(data[111], 1, "CNTRLTYPE");
     assert_eq!((data[258], data[259], data[261]), (3, 3, 6), "ACL, AERL, LPA");
     assert_eq!(u16_at(&data, 320), 10, "KAS");
     assert_eq!((data[512], data[513], u16_at(&data, 514)), (0x66, 0x44, 128), "MAXCMD");
     assert_eq!(u32_at(&data, 516), 32, "NN");
-    assert_eq!(u16_at(&data, 520), 1 | 4 | 8 | 16, "ONCS");
+    let oncs = 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8;
+    assert_eq!(u16_at(&data, 520), oncs, "Compare, DSM, WZ, Select, Reservations, Verify, Copy");
+    assert_eq!((u16_at(&data, 522), u16_at(&data, 532), u16_at(&data, 534)), (1, 0, 1), "fused");
     assert_eq!(data[525], 5, "VWC");
     assert_eq!(u32_at(&data, 536), 0x30_0001, "SGLS");
     assert_eq!(&data[768..768 + NQN.len()], NQN.as_bytes());
@@ -224,6 +315,25 @@ fn identify_controller_has_every_field_in_its_place() {
 }
 
 #[test]
+fn preferences_of_the_bdev_reach_the_host() {
+    let mut striped = geometry(4096);
+    striped.optimal_io_blocks = 64;
+    striped.io_boundary_blocks = 16;
+    striped.write_unit_blocks = 4;
+    striped.unmap_unit_blocks = 256;
+    let mut plain = geometry(512);
+    plain.optimal_io_blocks = 0;
+    let table = table_with(&[striped, plain]);
+    let c = &mut ready(&table, NQN);
+    let data = identify(c, &table, 1, 0).unwrap();
+    assert_eq!((data[24], u16_at(&data, 46)), (0x10, 16), "NSFEAT, NOIOB");
+    let preferred = [64, 66, 68, 70, 72].map(|at| u16_at(&data, at));
+    assert_eq!(preferred, [3, 3, 255, 255, 63], "NPWG, NPWA, NPDG, NPDA, NOWS");
+    let data = identify(c, &table, 2, 0).unwrap();
+    assert_eq!((data[24], u16_at(&data, 46), u16_at(&data, 72)), (0, 0, 0));
+}
+
+#[test]
 fn identify_namespace() {
     let mut table = table_with(&[geometry(512), geometry(4096), geometry(512)]);
     table.remove_ns(NQN, 1).unwrap();
@@ -231,7 +341,9 @@ fn identify_namespace() {
     let data = identify(c, &table, 2, 0).unwrap();
     assert_eq!(&data[..8], &1000_u64.to_le_bytes());
     assert_eq!((data[24], data[30], data[33]), (0x10, 1, 9), "NSFEAT, NMIC, DLFEAT");
+    assert_eq!(data[31], 0xfe, "RESCAP: all types, no place to persist");
     assert_eq!(u16_at(&data, 72), 15, "NOWS");
+    assert_eq!((u16_at(&data, 74), u32_at(&data, 76), data[80]), (256, 4096, 127), "Copy");
     assert_eq!(&data[48..56], &4_096_000_u64.to_le_bytes(), "NVMCAP");
     assert_eq!(&data[128..132], &[0, 0, 12, 0], "LBAF 0");
     let inactive = identify(c, &table, 1, 0).unwrap();
@@ -251,14 +363,24 @@ fn identify_namespace() {
     assert_eq!(identify(c, &table, 1, 3), Err(Status::INVALID_NAMESPACE.dnr()));
     let independent = identify(c, &table, 2, 8).unwrap();
     assert_eq!((independent[0], independent[1], independent[14]), (0, 1, 1));
+    assert_eq!(independent[2], 0xfe);
     let limits = identify(c, &table, 0, 6).unwrap();
-    assert_eq!((limits[1], u32_at(&limits, 4)), (12, 2_097_152), "WZSL, DMRSL");
+    assert_eq!((limits[0], limits[1], u32_at(&limits, 4)), (12, 12, 2_097_152), "VSL, WZSL, DMRSL");
     assert_eq!(identify(c, &table, 2, 5).unwrap(), [0; 4096]);
     assert_eq!(identify(c, &table, 0, 0xffff_001c).unwrap()[..9], [1, 0, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(identify(c, &table, 0, 0x0002_001c), Err(Status::INVALID_FIELD.dnr()));
+    assert_eq!(identify(c, &table, 2, 0x11).unwrap(), data, "allocated is attached");
+    assert_eq!(identify(c, &table, 0, 0x10).unwrap(), identify(c, &table, 0, 2).unwrap());
+    for cns in [0x04, 0x0b, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17] {
+        assert_eq!(identify(c, &table, 1, cns), Err(Status::INVALID_FIELD.dnr()), "{cns:#x}");
+    }
     assert_eq!(identify(c, &table, 0, 0x44), Err(Status::INVALID_FIELD.dnr()));
     let zoned = command(admin::IDENTIFY, 2, 5, 2 << 24);
     assert_eq!(run(c, &table, &zoned, 4096), Err(Status::INVALID_FIELD.dnr()));
     let short = command(admin::IDENTIFY, 2, 0, 0);
     assert_eq!(run(c, &table, &short, 4095), Err(Status::DATA_SGL_LENGTH_INVALID.dnr()));
+    let place = Persistence { path: "x".to_owned(), restored: None };
+    table.set_persistence(NQN, 2, place).unwrap();
+    let _ = c.table_changed(&table);
+    assert_eq!(identify(c, &table, 2, 0).unwrap()[31], 0xff, "RESCAP with PTPLS");
 }

@@ -50,6 +50,10 @@ proptest! {
                     prop_assert!(status.is_success() || data_len_bytes == 0);
                 }
                 AdminOutcome::HoldAsyncEvent => held += 1,
+                AdminOutcome::Reservation { nsid, .. } => {
+                    prop_assert!(controller.subsystem().namespace(nsid).is_some());
+                }
+                AdminOutcome::Abort { .. } => panic!("there is no I/O queue to look in"),
             }
             while controller.next_async_event().is_some() {
                 held -= 1;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::target::reservation::NoticeKind;
 use crate::wire::nvme::opcode::admin;
 
 /// Get Log Page of `len_bytes` at `offset`, with the event retained or not.
@@ -22,20 +23,106 @@ fn pages_of_an_io_controller() {
     let c = &mut ready(&table, NQN);
     let supported = read(c, &table, 0, 1024, 0);
     for lid in 0..=255_usize {
-        let known = [0, 1, 2, 3, 4, 5, 0x12].contains(&lid);
+        let known = [0, 1, 2, 3, 4, 5, 0x12, 0x80].contains(&lid);
         assert_eq!(supported[lid * 4], u8::from(known), "LID {lid:#x}");
     }
-    assert!(read(c, &table, 1, 64, 0).iter().all(|&byte| byte == 0));
+    assert!(read(c, &table, 1, 4096, 0).iter().all(|&byte| byte == 0), "no errors yet");
     assert_eq!(read(c, &table, 2, 512, 0)[3], 100, "available spare");
     let slot = read(c, &table, 3, 512, 0);
     assert_eq!((slot[0], &slot[8..11]), (1, b"0.1".as_slice()));
     let effects = read(c, &table, 5, 4096, 0);
     let dword = |at: usize| u32::from_le_bytes(effects[at..at + 4].try_into().unwrap());
     assert_eq!((dword(6 * 4), dword(0x0d * 4)), (1, 0), "Identify, Namespace Management");
-    assert_eq!((dword(1024 + 4), dword(1024 + 8), dword(1024 + 0x0d * 4)), (3, 1, 0));
+    assert_eq!((dword(1024 + 4), dword(1024 + 8), dword(1024 + 0x0d * 4)), (3, 1, 1));
+    assert_eq!((dword(1024 + 0x19 * 4), dword(1024 + 0x79 * 4)), (3, 0), "Copy, Zone Management");
     let features = read(c, &table, 0x12, 1024, 0);
     assert_eq!(features[4 * 7..4 * 7 + 4], [1, 0, 0x20, 0], "number of queues");
     assert_eq!(read(c, &table, 5, 8, 1024 + 4), effects[1028..1036], "any offset inside");
+}
+
+fn u64_at(data: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(data[at..at + 8].try_into().unwrap())
+}
+
+#[test]
+fn failed_commands_are_listed_newest_first_and_bounded() {
+    let table = table_with(&[geometry(512)]);
+    let c = &mut ready(&table, NQN);
+    let mut bad = command(admin::IDENTIFY, 77, 0, 0);
+    bad.cid.set(0x1234);
+    run(c, &table, &bad, 4096).unwrap_err();
+    let mut write = command(1, 1, 0x55, 2);
+    write.cid.set(9);
+    let error = CommandError::of(3, &write, Status::LBA_OUT_OF_RANGE.dnr()).unwrap();
+    c.note_error(error, 0);
+    assert_eq!(CommandError::of(3, &write, Status::ABORT_REQUESTED), None);
+    assert_eq!(CommandError::of(3, &write, Status::SUCCESS), None);
+    let page = read(c, &table, 1, 192, 0);
+    let golden = [
+        2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 9, 0, 0, 0x81, 0xff, 0xff, 0x55, 0, 0, 0, 2, 0, 0, 0, 1, 0,
+        0, 0, 0, 3, 0, 1,
+    ];
+    assert_eq!(page[..32], golden);
+    assert_eq!((page[63], u64_at(&page, 64), u64_at(&page, 128)), (1, 1, 0));
+    assert_eq!(page[72..80], [0, 0, 0x34, 0x12, 0x16, 0x80, 0xff, 0xff], "invalid namespace, DNR");
+    assert_eq!((page[64 + 24], page[64 + 31]), (77, 6));
+    assert_eq!(u64_at(&read(c, &table, 2, 512, 0), 32 + 9 * 16), 2, "number of errors");
+    c.note_error(error, 1000);
+    for _ in 0..70 {
+        c.note_error(error, 0);
+    }
+    let page = read(c, &table, 1, 4096, 0);
+    assert_eq!((u64_at(&page, 0), u64_at(&page, 63 * 64)), (1073, 1010));
+    assert_eq!(run(c, &table, &log(1, 4, 4100, true), 4), Err(Status::INVALID_FIELD.dnr()));
+}
+
+#[test]
+fn smart_counts_what_the_queues_did() {
+    let table = table_with(&[geometry(512)]);
+    let c = &mut ready(&table, NQN);
+    let grants = [1, 2].map(|qid| c.attach_io_queue(&request(NQN, qid, 1)).unwrap());
+    for grant in &grants {
+        grant.traffic.count_read(512_000);
+        grant.traffic.count_write(4096);
+        grant.traffic.count_other();
+    }
+    grants[1].traffic.count_media_error();
+    c.detach_io_queue(2);
+    let page = read(c, &table, 2, 512, 0);
+    let counters: Vec<u64> = (0..10).map(|n| u64_at(&page, 32 + 16 * n)).collect();
+    // Data units read and written, reads, writes, busy, cycles, hours, unsafe, media, errors.
+    assert_eq!(counters, [2, 1, 2, 2, 0, 1, 2, 0, 1, 0]);
+}
+
+#[test]
+fn reservation_notices_are_read_one_by_one() {
+    let table = table_with(&[geometry(512), geometry(512)]);
+    let c = &mut ready(&table, NQN);
+    let _ = hold(c, &table, 1);
+    let mask = command(admin::SET_FEATURES, 2, 0x82, 1 << 2);
+    run(c, &table, &mask, 0).unwrap();
+    c.note_reservation(2, NoticeKind::ReservationReleased);
+    assert_eq!(c.next_async_event(), None, "masked");
+    assert!(read(c, &table, 0x80, 64, 0).iter().all(|&byte| byte == 0));
+    c.note_reservation(2, NoticeKind::ReservationPreempted);
+    c.note_reservation(1, NoticeKind::ReservationReleased);
+    let told = AsyncCompletion { cid: 1, status: Status::SUCCESS, result: 0x80_0006 };
+    assert_eq!(c.next_async_event(), Some(told));
+    let page = read(c, &table, 0x80, 64, 0);
+    assert_eq!(page[..16], [1, 0, 0, 0, 0, 0, 0, 0, 3, 1, 0, 0, 2, 0, 0, 0]);
+    assert_eq!(read(c, &table, 0x80, 64, 0), page, "retained");
+    run(c, &table, &log(0x80, 64, 0, false), 64).unwrap();
+    let _ = hold(c, &table, 2);
+    assert_eq!(c.next_async_event().map(|event| event.cid), Some(2), "there is another page");
+    let (page, _) = run(c, &table, &log(0x80, 64, 0, false), 64).unwrap();
+    assert_eq!(page[..16], [2, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0]);
+    assert!(read(c, &table, 0x80, 64, 0).iter().all(|&byte| byte == 0));
+    let get = command(admin::GET_FEATURES, 2, 0x82, 0);
+    assert_eq!(run(c, &table, &get, 0), Ok((vec![], 4)));
+    for nsid in [0, u32::MAX] {
+        let all = command(admin::GET_FEATURES, nsid, 0x82, 0);
+        assert_eq!(run(c, &table, &all, 0), Err(Status::INVALID_NAMESPACE.dnr()));
+    }
 }
 
 #[test]

@@ -13,6 +13,9 @@ fn geometry(block_size_bytes: u32) -> Geometry {
         block_size_bytes,
         blocks: 1000,
         optimal_io_blocks: 0,
+        io_boundary_blocks: 0,
+        write_unit_blocks: 0,
+        unmap_unit_blocks: 0,
         volatile_write_cache: true,
         unmap: true,
     }
