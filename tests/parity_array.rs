@@ -13,6 +13,7 @@ use mdof::initiator::{Client, ClientOptions, QueuePair};
 use mdof::md;
 use mdof::parity::{Kernels, Verdict};
 use mdof::raid::assembly::{self, ArrayOptions, CandidateBdev};
+use mdof::raid::assembly_log::plan_log;
 use mdof::raid::geometry::{Geometry, Parity, Shape};
 use mdof::reactor::buf::{BufPool, CLASS_COUNTS};
 use mdof::target::subsystem::{NamespaceSpec, SubsystemSpec, SubsystemTable};
@@ -84,7 +85,11 @@ fn target(level: md::Level, slots: u8) -> Target {
         barrier_idle_s: 5,
     };
     let data_lba = first.data_offset_sectors;
-    let config = assembly::from_creation(options, &creation, &members);
+    let mut config = assembly::from_creation(options, &creation, &members);
+    // With the stripe log, as always.
+    let run = [9; 16];
+    plan_log(&mut config, Some(&creation.bitmap), u16::try_from(cores).unwrap(), run);
+    assert!(config.log.kept.is_some(), "{}", config.log.why_off);
     let array = engine.start_array(config).unwrap();
     let address = serve(&mut engine, array);
     Target { engine, array, address, members, data_lba, geometry: geometry.unwrap() }

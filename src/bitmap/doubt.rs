@@ -68,6 +68,32 @@ impl Doubt {
     }
 }
 
+/// Whether the stripe log's heads on the members may say that parity is nowhere in doubt but where
+/// live records tell what it should be.
+#[derive(Debug)]
+pub struct Vouching(AtomicU8);
+
+impl Default for Vouching {
+    /// Nobody has said otherwise yet.
+    fn default() -> Self {
+        Self(AtomicU8::new(1))
+    }
+}
+
+impl Vouching {
+    /// They may say so.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        // Acquire: who sees that they do not may let go of a row at once.
+        self.0.load(Ordering::Acquire) != 0
+    }
+
+    /// Before the first of them says so, or after the last one denies it.
+    pub fn set(&self, is_on: bool) {
+        self.0.store(is_on.into(), Ordering::Release);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -355,7 +355,7 @@ fn start_array(
         Some(BitmapPlace::File(path)) => Some(BitmapPlace::File(state.resolve(path))),
         place => place.clone(),
     };
-    let options = ArrayOptions { knobs: array.knobs, external };
+    let options = ArrayOptions { knobs: array.knobs, external, without_log: !array.stripe_log };
     let paths: Vec<PathBuf> = array
         .members
         .iter()

@@ -123,8 +123,9 @@ pub(super) struct ConnectionKey {
     pub(super) generation: u32,
 }
 
-/// Messages fill the rings between cores: what is large goes in a box.
-const _: () = assert!(size_of::<Message>() <= 32);
+/// Messages fill the rings between cores: what is large goes in a box. The largest is a row's lock
+/// with its numbers of the stripe log, which is part of every write and must not be allocated.
+const _: () = assert!(size_of::<Message>() <= 48);
 
 /// A command of an I/O queue that failed.
 #[derive(Debug)]

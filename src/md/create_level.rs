@@ -4,8 +4,8 @@
 //! bitmap counts, and that a raid5 can have a partial parity log in the bitmap's place:
 //!
 //! ```text
-//! sector 8            16                          data_offset (1 MiB multiple)
-//!        │ superblock │ bitmap, or log, or neither │ room, headroom │ data …
+//! sector 8            16                                        data_offset (1 MiB multiple)
+//!        │ superblock │ bitmap, or log, or neither │ room, headroom (stripe log) │ data …
 //! ```
 
 use thiserror::Error;
@@ -31,6 +31,9 @@ const STRIP_BYTES_MAX: u64 = 1 << 30;
 
 /// Sectors of an array at most: 2^63 bytes.
 const ARRAY_SECTORS_MAX: u64 = 1 << 54;
+
+/// Members of 1 GiB or more have more room for a stripe log.
+const LARGE_SECTORS: u64 = 1 << 21;
 
 /// mdadm's partial parity log: behind the superblock, 1 MiB, used as a ring.
 const PPL_OFFSET_SECTORS: i16 = 8;
@@ -144,6 +147,16 @@ impl NewLevel {
         })
     }
 
+    /// Sectors to keep free for mdof's stripe log ([`super::stripe_log`]), beside the headroom that
+    /// it lies in: on small members that is next to nothing.
+    fn log_sectors(&self, smallest: u64) -> u32 {
+        match self.level {
+            Level::Raid4 | Level::Raid5 | Level::Raid6 if smallest >= LARGE_SECTORS => 4096,
+            Level::Raid4 | Level::Raid5 | Level::Raid6 => 1024,
+            _ => 0,
+        }
+    }
+
     /// Sectors used of each member: what all of them have, in whole rows. md leaves it 0 where
     /// every member is used as far as it goes.
     fn size_sectors(&self, room: u64, strip: u32) -> u64 {
@@ -251,7 +264,7 @@ pub fn create_level(array: &NewArray, new: &NewLevel) -> Result<LevelCreation, C
         return Err(CreateLevelError::TooLarge { members, sectors: largest });
     }
     let reserved = new.reserved_sectors(smallest, members)?;
-    let data_offset = data_offset(smallest, reserved, strip);
+    let data_offset = data_offset(smallest, reserved + new.log_sectors(smallest), strip);
     // A row of every far copy.
     let far = Raid10Word::new(new.layout).filter(|_| new.level == Level::Raid10);
     let rows = far.map_or(1, |word| u64::from(word.far));

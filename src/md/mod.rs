@@ -23,6 +23,7 @@ mod member_state;
 mod ppl;
 mod raw;
 mod settings;
+pub mod stripe_log;
 mod superblock;
 mod types;
 

@@ -29,6 +29,9 @@ const ZERO_MARK_MICROSECONDS: u32 = 606_060;
 /// See [`Superblock::is_ours`].
 const OWN_MARK_MICROSECONDS: u32 = 606_061;
 
+/// See [`Superblock::has_stripe_log`]: alone, and together with that of Unwritten chunks.
+const LOG_MARK_MICROSECONDS: [u32; 2] = [606_062, 606_063];
+
 const _: () = assert!(FIXED_BYTES + 2 * MAX_DEV_LIMIT as usize == SUPERBLOCK_READ_BYTES);
 
 /// Bytes that may be a superblock. Only [`Unverified::parse`] leads to a [`Superblock`].
@@ -296,13 +299,29 @@ impl Superblock {
     /// The mark lies where nobody looks and where every update by the kernel wipes it: in the
     /// microseconds of the update time, which the kernel always writes as 0 and never reads.
     pub fn unwritten_reads_zero(&self) -> bool {
-        self.utime.microseconds() == u64::from(ZERO_MARK_MICROSECONDS)
+        let microseconds = self.utime.microseconds();
+        [ZERO_MARK_MICROSECONDS, LOG_MARK_MICROSECONDS[1]].map(u64::from).contains(&microseconds)
+    }
+
+    /// Notes in the update that is about to be written that mdof's stripe log is kept: after
+    /// [`Superblock::updated_at`].
+    pub fn mark_stripe_log(&mut self) {
+        let both = usize::from(self.unwritten_reads_zero());
+        self.utime_from(self.utime.seconds(), LOG_MARK_MICROSECONDS[both]);
+    }
+
+    /// Whether mdof wrote this superblock last and kept its stripe log ([`super::stripe_log`]) as
+    /// it did. The mark is where the other one is, for the same reasons.
+    pub fn has_stripe_log(&self) -> bool {
+        LOG_MARK_MICROSECONDS.map(u64::from).contains(&self.utime.microseconds())
     }
 
     /// Whether mdof wrote this superblock last, so that what it keeps in the bitmap's header for
     /// itself is of today. The mark lies where that of [`Superblock::unwritten_reads_zero`] does.
     pub fn is_ours(&self) -> bool {
-        self.unwritten_reads_zero() || self.utime.microseconds() == u64::from(OWN_MARK_MICROSECONDS)
+        self.unwritten_reads_zero()
+            || self.has_stripe_log()
+            || self.utime.microseconds() == u64::from(OWN_MARK_MICROSECONDS)
     }
 
     /// The array was stopped (or idle) with its members alike.

@@ -26,7 +26,7 @@
 
 use super::owner_bitmap::EVENTS_CLEARED_UNKNOWN;
 use super::owner_start::VOLATILE_CHUNK_SIZE_BYTES;
-use super::{ArrayConfig, BitmapConfig, Lacks, MemberConfig, newcomer};
+use super::{ArrayConfig, BitmapConfig, Lacks, LogConfig, MemberConfig, newcomer};
 use crate::bdev::BdevId;
 use crate::bitmap::state::safer_byte;
 use crate::bitmap::{ChunkState, Infection};
@@ -353,6 +353,7 @@ fn config(
         members,
         bitmap,
         force: false,
+        log: LogConfig::default(),
     }
 }
 

@@ -8,6 +8,7 @@ use super::channel_op::{Op, OpSet, OpState};
 use super::channel_split::{PIECE, PIECES_MAX, SPLITS_MAX, Split};
 use super::latency::LatencyLog;
 use super::message::{BlockRange, Mail, Out, SlotMask, ToChannel, ToOwner};
+use super::stripe::log::NOTE;
 use super::stripe::{STRIPE_TAG, Stripes};
 use super::{CHANNEL_OPS_MAX, MemberPlace, MemberSlot, Seniority, Shared, bit};
 use crate::bdev::{BdevId, BdevIo, Completion, IoOp, IoStatus, Station, Tag};
@@ -60,7 +61,7 @@ pub struct Channel {
     draining: SlotMask,
     drain_round: u32,
     /// All slots of the array.
-    all: SlotMask,
+    pub(super) all: SlotMask,
     /// Every member has everything at the same place: what a request asks the geometry is known.
     pub(super) is_mirror: bool,
     /// Members whose absence is durable.
@@ -201,7 +202,10 @@ impl Channel {
             return self.piece_done(op, status, out);
         }
         if op & STRIPE_TAG != 0 {
-            self.stripe_answered(op & !STRIPE_TAG, slot, status, out);
+            match op & !STRIPE_TAG {
+                NOTE => self.note_answered(slot, status, out),
+                index => self.stripe_answered(index, slot, status, out),
+            }
             return self.after_answer(out);
         }
         let this = &mut self.ops[op as usize];
@@ -269,9 +273,13 @@ impl Channel {
                 self.failed = true;
                 self.recheck_recorded(out);
             }
-            ToChannel::RowWanted(core, slice) => self.row_wanted(core, slice, out),
-            ToChannel::RowGranted(slice) => self.row_granted(slice, out),
-            ToChannel::RowFreed(slice) => self.row_freed(slice, out),
+            ToChannel::RowWanted(core, slice, records) => {
+                self.row_wanted(core, slice, records, out);
+            }
+            ToChannel::RowGranted(slice, ticket) => self.row_granted(slice, ticket, out),
+            ToChannel::RowFreed(end) => self.row_freed(end, out),
+            ToChannel::Forget(id, range) => self.forget(id, range, out),
+            ToChannel::Unvouched => self.settle_stripes(out),
             ToChannel::Leaving(core) => {
                 out.mail.push_back(Mail::Channel(core, ToChannel::LeaveTaken));
             }

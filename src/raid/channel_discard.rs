@@ -152,6 +152,7 @@ mod tests {
             members: Vec::new(),
             unwritten_reads_zero: true,
             doubt: crate::bitmap::Doubt::default(),
+            log: None,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::channel::Channel;
 use super::channel_op::OpState;
-use super::message::{BlockRange, Mail, Out, SlotMask, ToChannel};
+use super::message::{BlockRange, Mail, Out, RowEnd, SlotMask, Ticket, ToChannel};
 use super::stripe::plan::{Method, Plan, Question};
 use super::stripe::{Kind, OpList, StripeState, Stripes};
 use super::{bit, slots};
@@ -18,7 +18,8 @@ impl Channel {
     pub fn on_core(mut self, core: u16, cores: u16, pool: BufPool) -> Result<Self, String> {
         let Some(parity) = self.shared.parity() else { return Ok(self) };
         let block = self.shared.block_size_bytes;
-        let stripes = Stripes::new(parity, block, (core, cores), pool)
+        let log = self.shared.log.as_ref();
+        let stripes = Stripes::new(parity, block, (core, cores), pool, log)
             .ok_or_else(|| format!("core {core} has no buffers left for the array's parity"))?;
         self.stripes = Some(Box::new(stripes));
         Ok(self)
@@ -69,57 +70,71 @@ impl Channel {
     }
 
     fn ask_row(&mut self, index: u32, out: &mut Out<'_>) {
-        let stripes = self.rows();
-        let stripe = &mut stripes.stripes[index as usize];
+        let stripe = &mut self.rows().stripes[index as usize];
         stripe.set_state(StripeState::Locking);
+        // Reads and writes by turns.
+        let only_writes = stripe.reads.is_empty();
+        let is_write = !stripe.writes.is_empty() && (only_writes || stripe.kind == Kind::Read);
+        stripe.kind = if is_write { Kind::Write } else { Kind::Read };
         let slice = stripe.slice;
+        let records = if is_write { self.records_wanted(index) } else { 0 };
+        let stripes = self.rows();
         let (core, home) = (stripes.core, stripes.home_of(slice));
-        if mutant!(NoRowLock) {
-            return self.begin_job(index, out);
+        if mutant!(NoRowLock) && stripes.log.is_none() {
+            return self.begin_job(index, Ticket::default(), out);
         }
         if home != core {
-            out.mail.push_back(Mail::Channel(home, ToChannel::RowWanted(core, slice)));
-        } else if stripes.locks.ask(core, slice) {
-            self.begin_job(index, out);
+            let wanted = ToChannel::RowWanted(core, slice, records);
+            out.mail.push_back(Mail::Channel(home, wanted));
+        } else if stripes.locks.ask(core, slice, records) {
+            self.give_row(core, slice, records, out);
         }
     }
 
     /// A channel wants a slice whose home is here.
-    pub(super) fn row_wanted(&mut self, core: u16, slice: u64, out: &mut Out<'_>) {
-        if self.rows().locks.ask(core, slice) {
-            out.mail.push_back(Mail::Channel(core, ToChannel::RowGranted(slice)));
+    pub(super) fn row_wanted(&mut self, core: u16, slice: u64, records: u8, out: &mut Out<'_>) {
+        if self.rows().locks.ask(core, slice, records) {
+            self.give_row(core, slice, records, out);
         }
+    }
+
+    /// Gives a slice and the numbers that go with it to a channel.
+    pub(super) fn grant_row(&mut self, core: u16, slice: u64, ticket: Ticket, out: &mut Out<'_>) {
+        if core == self.rows().core {
+            return self.row_granted(slice, ticket, out);
+        }
+        out.mail.push_back(Mail::Channel(core, ToChannel::RowGranted(slice, ticket)));
     }
 
     /// A slice is this channel's.
-    pub(super) fn row_granted(&mut self, slice: u64, out: &mut Out<'_>) {
+    pub(super) fn row_granted(&mut self, slice: u64, ticket: Ticket, out: &mut Out<'_>) {
         let index = self.rows().by_slice.get(slice).expect("a slice that was asked for");
-        self.begin_job(index, out);
+        self.begin_job(index, ticket, out);
     }
 
     /// The holder of a slice whose home is here is done.
-    pub(super) fn row_freed(&mut self, slice: u64, out: &mut Out<'_>) {
-        let stripes = self.rows();
-        match stripes.locks.free(slice) {
-            None => {}
-            Some(core) if core == stripes.core => self.row_granted(slice, out),
-            Some(core) => {
-                out.mail.push_back(Mail::Channel(core, ToChannel::RowGranted(slice)));
-            }
+    pub(super) fn row_freed(&mut self, end: RowEnd, out: &mut Out<'_>) {
+        self.end_records(&end);
+        if let Some((core, records)) = self.rows().locks.free(end.slice) {
+            self.give_row(core, end.slice, records, out);
         }
+        self.poll_ring(out);
     }
 
-    /// Takes what has gathered as one batch: reads and writes by turns.
-    fn begin_job(&mut self, index: u32, out: &mut Out<'_>) {
-        let stripe = &mut self.rows().stripes[index as usize];
-        let only_writes = stripe.reads.is_empty();
-        let is_write = !stripe.writes.is_empty() && (only_writes || stripe.kind == Kind::Read);
-        let (kind, list) = match is_write {
-            true => (Kind::Write, &mut stripe.writes),
-            false => (Kind::Read, &mut stripe.reads),
+    /// Takes what has gathered as one batch, of writes no more than can be logged.
+    fn begin_job(&mut self, index: u32, ticket: Ticket, out: &mut Out<'_>) {
+        let is_write = self.rows().stripes[index as usize].kind == Kind::Write;
+        let batch = match is_write {
+            true => self.take_writes(index, ticket),
+            false => {
+                let reads = &mut self.rows().stripes[index as usize].reads;
+                std::mem::replace(reads, OpList::EMPTY)
+            }
         };
-        stripe.batch = std::mem::replace(list, OpList::EMPTY);
-        stripe.kind = kind;
+        let stripe = &mut self.rows().stripes[index as usize];
+        stripe.batch = batch;
+        stripe.ticket = ticket;
+        stripe.logged = false;
         stripe.unread = 0;
         stripe.failure = IoStatus::Ok;
         if !is_write {
@@ -133,6 +148,10 @@ impl Channel {
 
     /// Decides how the batch is done, and begins. Also after a member has failed to read for it.
     pub(super) fn start_job(&mut self, index: u32, out: &mut Out<'_>) {
+        if self.cannot_log(index) {
+            self.fail_ops(index, false, out);
+            return self.release_row(index, out);
+        }
         let (ask, plan) = loop {
             let ask = self.question(index);
             let kind = self.rows().stripes[index as usize].kind;
@@ -147,12 +166,12 @@ impl Channel {
         };
         let block = self.shared.block_size_bytes as usize;
         let wanted = self.wanted_bufs(index, &ask, &plan);
+        let records = self.records_of(index, plan.parity);
         let stripes = self.rows();
         let stripe = &mut stripes.stripes[index as usize];
         stripe.plan = plan;
         let len = usize::try_from(stripe.hull.blocks).expect("a slice fits a buffer") * block;
-        stripes.put_bufs(index);
-        if !stripes.get_bufs(index, wanted, len) {
+        if !stripes.get_bufs(index, wanted, len, records) {
             stripes.stripes[index as usize].set_state(StripeState::Hungry);
             return stripes.hungry.push_back(index);
         }
@@ -208,7 +227,7 @@ impl Channel {
 
     /// Ends requests of the batch that can't be done: all, or those in doubt.
     #[cold]
-    fn fail_ops(&mut self, index: u32, only_doubtful: bool, out: &mut Out<'_>) {
+    pub(super) fn fail_ops(&mut self, index: u32, only_doubtful: bool, out: &mut Out<'_>) {
         let batch = &mut self.rows().stripes[index as usize].batch;
         let mut batch = std::mem::replace(batch, OpList::EMPTY);
         let mut left = OpList::EMPTY;
@@ -229,11 +248,13 @@ impl Channel {
 
     /// The stripe's batch is done: its slice is free, or gathers for the next one.
     pub(super) fn release_row(&mut self, index: u32, out: &mut Out<'_>) {
+        let done = !self.is_failed();
         let stripes = self.rows();
         stripes.put_bufs(index);
         let stripe = &mut stripes.stripes[index as usize];
         assert!(stripe.batch.is_empty() && stripe.pending == 0, "a batch was left");
         let slice = stripe.slice;
+        let end = stripe.end(done);
         if stripe.writes.is_empty() && stripe.reads.is_empty() {
             stripe.set_state(StripeState::Free);
             stripes.by_slice.remove(slice);
@@ -242,11 +263,11 @@ impl Channel {
             stripes.gather(index);
         }
         let (core, home) = (stripes.core, stripes.home_of(slice));
-        if mutant!(NoRowLock) {
+        if mutant!(NoRowLock) && self.rows().log.is_none() {
         } else if home == core {
-            self.row_freed(slice, out);
+            self.row_freed(end, out);
         } else {
-            out.mail.push_back(Mail::Channel(home, ToChannel::RowFreed(slice)));
+            out.mail.push_back(Mail::Channel(home, ToChannel::RowFreed(end)));
         }
         self.take_overflow();
         self.report_closed(out);
@@ -265,23 +286,32 @@ impl Channel {
     /// Members may have become known absent: what waits for that goes on.
     #[cold]
     pub(super) fn settle_stripes(&mut self, out: &mut Out<'_>) {
-        if self.stripes.as_ref().is_none_or(|stripes| stripes.settling == 0) {
+        if self.stripes.is_none() {
             return;
         }
         let settled = self.recorded | self.kept;
-        let failed = self.is_failed();
         for index in 0..u32::try_from(self.rows().stripes.len()).expect("a small constant") {
-            let stripes = self.rows();
-            let stripe = &mut stripes.stripes[index as usize];
-            if stripe.state() != StripeState::Settling {
-                continue;
+            if self.rows().settling == 0 {
+                break;
             }
-            stripe.missed &= !settled;
-            if stripe.missed == 0 || failed {
-                stripes.settling -= 1;
-                self.release_row(index, out);
+            let stripe = &mut self.rows().stripes[index as usize];
+            match stripe.state() {
+                StripeState::Settling => {
+                    stripe.missed &= !settled;
+                    if self.is_settled(index) {
+                        self.rows().settling -= 1;
+                        self.release_row(index, out);
+                    }
+                }
+                StripeState::Unrecorded if self.unrecorded() == 0 || self.is_failed() => {
+                    self.rows().settling -= 1;
+                    self.start_job(index, out);
+                }
+                StripeState::Unlogged => self.poll_unlogged(index, out),
+                _ => {}
             }
         }
+        self.settle_note(out);
     }
 
     /// Whether nothing of this channel is under way to its peers: they say so when they have heard

@@ -65,10 +65,13 @@ impl Channel {
         let stripe = &mut self.rows().stripes[index as usize];
         stripe.pending -= 1;
         let is_reading = stripe.state() == StripeState::Reading;
+        let is_logging = stripe.state() == StripeState::Logging;
         if !status.is_ok() {
             let set = if is_reading { &mut stripe.unread } else { &mut stripe.failed };
             *set |= bit(slot);
-            stripe.failure = status;
+            if !is_logging {
+                stripe.failure = status;
+            }
         }
         if stripe.pending > 0 {
             return;
@@ -79,6 +82,7 @@ impl Channel {
             }
             (StripeState::Reading, Kind::Write) => self.write_row(index, out),
             (StripeState::Reading, Kind::Read) => self.answer_reads(index, out),
+            (StripeState::Logging, _) => self.row_logged(index, out),
             (StripeState::Writing, _) => self.row_written(index, out),
             (state, _) => panic!("a stripe got an answer in state {state:?}"),
         }
@@ -137,8 +141,13 @@ impl Channel {
         self.release_row(index, out);
     }
 
-    /// Makes the new parity and writes it with the data.
+    /// Makes the new parity, and writes it with the data: to the stripe log first, if there is one.
     fn write_row(&mut self, index: u32, out: &mut Out<'_>) {
+        if self.must_wait_for_record() {
+            self.rows().settling += 1;
+            let stripe = &mut self.rows().stripes[index as usize];
+            return stripe.set_state(StripeState::Unrecorded);
+        }
         let computer = self.computer(index);
         let stripes = self.stripes.as_mut().expect("a level with parity");
         let parity = self.shared.parity().expect("a level with parity");
@@ -149,12 +158,24 @@ impl Channel {
         let stripes = self.rows();
         let stripe = &mut stripes.stripes[index as usize];
         stripe.bufs = bufs;
+        if self.shared.log.is_some() {
+            return self.log_row(index, out);
+        }
+        self.write_in_place(index, out);
+    }
+
+    /// Writes the new parity and the data to their places. The survey is of this batch.
+    pub(super) fn write_in_place(&mut self, index: u32, out: &mut Out<'_>) {
+        let has_log = self.shared.log.is_some();
+        let stripes = self.rows();
+        let stripe = &mut stripes.stripes[index as usize];
         stripe.set_state(StripeState::Writing);
         (stripe.sent, stripe.failed) = (0, 0);
         let (touched, parity) = (stripes.survey.touched, stripe.plan.parity);
         let forgotten = if mutant!(ParityForgotten) { parity & (parity - 1) } else { 0 };
         let batch = stripe.batch;
-        let fua = batch.iter(&self.ops).any(|op| self.ops[op as usize].io().fua);
+        // The records are let go of when this has ended.
+        let fua = has_log || batch.iter(&self.ops).any(|op| self.ops[op as usize].io().fua);
         let data = touched & self.writable;
         let parity = parity & self.writable & !forgotten;
         let writable = self.writable;
@@ -177,8 +198,8 @@ impl Channel {
     }
 
     /// The next run of columns that a slot gets, with its bytes: first column and number.
-    fn next_run(
-        &mut self,
+    pub(super) fn next_run(
+        &self,
         index: u32,
         slot: MemberSlot,
         parity: SlotMask,
@@ -313,13 +334,14 @@ impl Channel {
             self.all_answered(op, out);
         }
         let settled = self.recorded | self.kept;
-        let is_settled = ok == 0 || self.is_failed() || mutant!(RowFreedBeforeRecorded);
-        let stripes = self.rows();
-        let stripe = &mut stripes.stripes[index as usize];
-        stripe.missed = touched & !ok & !settled;
-        if stripe.missed == 0 || is_settled {
+        let missed = touched & !ok & !settled;
+        let is_lost = ok == 0 || mutant!(RowFreedBeforeRecorded);
+        self.rows().stripes[index as usize].missed = if is_lost { 0 } else { missed };
+        if self.is_settled(index) {
             return self.release_row(index, out);
         }
+        let stripes = self.rows();
+        let stripe = &mut stripes.stripes[index as usize];
         stripe.set_state(StripeState::Settling);
         stripes.settling += 1;
         stripes.put_bufs(index);

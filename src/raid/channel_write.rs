@@ -140,7 +140,7 @@ impl Channel {
             // At once: the row is free before the owner hears of it.
             chunks.clone().for_each(|chunk| self.shared.doubt.raise(chunk));
         }
-        if self.shared.map.is_some() {
+        if self.shared.map.is_some() || self.shared.log.is_some() {
             out.mail.push_back(Mail::Owner(ToOwner::WriteLost {
                 first: u32::try_from(*chunks.start()).expect("chunks fit u32"),
                 last: u32::try_from(*chunks.end()).expect("chunks fit u32"),

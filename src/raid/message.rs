@@ -52,6 +52,30 @@ pub struct Discard {
     pub last: u32,
 }
 
+/// Numbers of a ring of the stripe log for records of one row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ticket {
+    /// The first number.
+    pub sequence: u64,
+    /// All records of the ring below this one are in place, durably.
+    pub floor: u64,
+    /// How many; none for who only reads, and where nothing can be logged any more.
+    pub count: u8,
+}
+
+/// How the work on a slice has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowEnd {
+    /// The slice.
+    pub slice: u64,
+    /// The numbers that came with its lock.
+    pub ticket: Ticket,
+    /// The records are durable on the members.
+    pub logged: bool,
+    /// What they say is in place durably, or nothing was written in place.
+    pub done: bool,
+}
+
 /// From a channel to the owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToOwner {
@@ -80,6 +104,9 @@ pub enum ToOwner {
     Latency(LatencySample),
     /// No write to the window's range is in flight, and none will start.
     Locked(u8),
+    /// The answer to [`ToChannel::Forget`] with this id: none of the channel's records of the range
+    /// can be live any more, or it can't be told.
+    Forgotten(u32, bool),
     /// The channel takes no more requests and has none.
     Closed,
 }
@@ -122,13 +149,19 @@ pub enum ToChannel {
     Lock(u8, BlockRange),
     /// The window's range is free again.
     Unlock(u8),
-    /// From the channel on this core: it wants the lock of this slice, whose home is here; answer
-    /// [`ToChannel::RowGranted`] when it is its turn.
-    RowWanted(u16, u64),
+    /// From the channel on this core: it wants the lock of this slice, whose home is here, and
+    /// numbers for so many records; answer [`ToChannel::RowGranted`] when it is its turn.
+    RowWanted(u16, u64, u8),
     /// From the slice's home: the lock is yours until you say [`ToChannel::RowFreed`].
-    RowGranted(u64),
+    RowGranted(u64, Ticket),
     /// To the slice's home: its holder is done.
-    RowFreed(u64),
+    RowFreed(RowEnd),
+    /// Nobody writes to this range of the sync space: answer [`ToOwner::Forgotten`] with this id
+    /// when no record of it can be live any more.
+    Forget(u32, BlockRange),
+    /// The stripe log no longer says that parity is right everywhere: rows where it is in doubt may
+    /// be let go of.
+    Unvouched,
     /// From the channel on this core: it has nothing under way any more. Answer
     /// [`ToChannel::LeaveTaken`]: all it ever sent has arrived then.
     Leaving(u16),

@@ -26,12 +26,16 @@
 //!    The slice stays locked until what a member missed in it is durably of no consequence.
 //! 7. Parity that may not fit the data ([`crate::bitmap::Doubt`]) is made anew from all data or not
 //!    used: nothing is recovered from it, and a read of what is lost there fails. After an unclean
-//!    stop that is so in every chunk under a write; with a member missing such an array starts by
-//!    force only. (The write hole: a log that closes it is still to come.)
+//!    stop without a stripe log that is so in every chunk under a write; with a member missing such
+//!    an array starts by force only.
 //! 8. What reads a row by recovery counts as a write to the owner's holds: the members' blocks are
 //!    not read at one moment.
+//! 9. With the stripe log (`stripe_log.rs`), which is the default, an unclean stop leaves nothing
+//!    in doubt: a row is written in place only when what is to be written is durable on one member
+//!    more than may still fail.
 
 pub mod assembly;
+pub mod assembly_log;
 mod channel;
 mod channel_discard;
 mod channel_op;
@@ -39,6 +43,7 @@ mod channel_read;
 mod channel_split;
 mod channel_stripe;
 mod channel_stripe_io;
+mod channel_stripe_log;
 mod channel_write;
 mod command;
 pub mod geometry;
@@ -53,6 +58,7 @@ mod owner_daemon;
 mod owner_discard;
 mod owner_errors;
 mod owner_join;
+mod owner_log;
 mod owner_members;
 mod owner_parity;
 mod owner_rebuild;
@@ -63,6 +69,7 @@ mod owner_yield;
 mod owner_zero;
 mod pace;
 mod stripe;
+mod stripe_log;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -88,6 +95,7 @@ pub use owner_join::Joined;
 pub use owner_scrub::{ScrubAction, ScrubStatus};
 pub use owner_start::VOLATILE_CHUNK_SIZE_BYTES;
 pub use pace::{PACE_LATENCY_PERCENT, PACE_MIB_S_MAX, Pace};
+pub use stripe_log::{LogConfig, LogPlan, SharedLog};
 
 /// Host requests that one channel works on at a time; further ones wait in its queue.
 pub const CHANNEL_OPS_MAX: usize = 1024;
@@ -122,8 +130,10 @@ pub struct ArrayConfig {
     /// How the array remembers which chunks may differ.
     pub bitmap: BitmapConfig,
     /// Start although what missing members held can't be recovered everywhere: levels with parity
-    /// after an unclean stop.
+    /// after an unclean stop, where no stripe log says what was being written.
     pub force: bool,
+    /// Levels with parity: the stripe log.
+    pub log: LogConfig,
 }
 
 /// How an array remembers which chunks may differ.
@@ -260,6 +270,8 @@ pub struct Shared {
     pub unwritten_reads_zero: bool,
     /// Levels with parity: where it may not fit the data.
     pub doubt: Doubt,
+    /// Levels with parity: the stripe log, if it is kept.
+    pub log: Option<SharedLog>,
 }
 
 /// Where a member's data lie.

@@ -15,6 +15,7 @@ use super::owner_daemon::Daemon;
 use super::owner_discard::Discarder;
 use super::owner_errors::ErrorPolicy;
 use super::owner_join::Joiner;
+use super::owner_log::LogKeeper;
 use super::owner_members::{Member, MemberState, Recorder};
 use super::owner_parity::ParityWork;
 use super::owner_rebuild::Rebuilder;
@@ -78,6 +79,10 @@ pub(super) enum OwnerOp {
     Flush,
     /// Freeing of chunks that are Unwritten.
     Free,
+    /// Write of a head of the stripe log.
+    LogHead,
+    /// Writing in place what the stripe log has, at the start.
+    Replay,
     /// Flush of a member that is being rebuilt.
     RebuildFlush,
 }
@@ -92,6 +97,8 @@ impl OwnerOp {
             Self::Flush => (4, 0),
             Self::Free => (5, 0),
             Self::RebuildFlush => (6, 0),
+            Self::LogHead => (7, 0),
+            Self::Replay => (8, 0),
         };
         kind << 24 | u32::try_from(index).expect("indexes are small")
     }
@@ -106,6 +113,8 @@ impl OwnerOp {
             4 => Self::Flush,
             5 => Self::Free,
             6 => Self::RebuildFlush,
+            7 => Self::LogHead,
+            8 => Self::Replay,
             kind => panic!("no owner request is of kind {kind}"),
         }
     }
@@ -132,6 +141,8 @@ pub struct Owner {
     pub(super) walker: Walker,
     /// Levels with parity only.
     pub(super) parity_work: Option<Box<ParityWork>>,
+    /// Levels with parity only.
+    pub(super) log: LogKeeper,
     pub(super) discarder: Discarder,
     pub(super) joiner: Joiner,
     pub(super) rebuilder: Rebuilder,
@@ -155,7 +166,7 @@ impl Owner {
         pool: BufPool,
         cores: u16,
         members: Vec<Member>,
-        bitmap: Option<BitmapKeeper>,
+        (bitmap, log): (Option<BitmapKeeper>, LogKeeper),
         daemon: Daemon,
         recorder: Recorder,
     ) -> Self {
@@ -189,6 +200,7 @@ impl Owner {
             daemon,
             walker: Walker::default(),
             parity_work,
+            log,
             discarder: Discarder::new(cores),
             failed: false,
             closed_count: 0,
@@ -228,6 +240,7 @@ impl Owner {
             ToOwner::Quiesced(round) => self.quiesced(round, out),
             ToOwner::Locked(DISCARD_WINDOW) => self.piece_locked(),
             ToOwner::Locked(window) => self.window_locked(window),
+            ToOwner::Forgotten(id, is_forgotten) => self.forgotten(id, is_forgotten),
             ToOwner::Closed => self.closed_count += 1,
         }
         self.go_on(out);
@@ -242,6 +255,8 @@ impl Owner {
             OwnerOp::Window(index) => self.window_answered(index, tag.part, status, out),
             OwnerOp::Flush => self.flush_answered(tag.part, status, out),
             OwnerOp::Free => self.free_answered(out),
+            OwnerOp::LogHead => self.head_answered(tag.part, status, out),
+            OwnerOp::Replay => self.replay_answered(tag.part, status, out),
             OwnerOp::RebuildFlush => self.rebuild_flushed(tag.part, status, out),
         }
         self.go_on(out);
@@ -272,9 +287,11 @@ impl Owner {
     /// Moves every part that somebody waits for as far as it can go without another event.
     /// Bounded work.
     pub(super) fn go_on(&mut self, out: &mut Out<'_>) {
+        self.poll_replay(out);
         self.poll_join(out);
         self.poll_bitmap(out);
         self.poll_recorder(out);
+        self.poll_vouching(out);
         self.poll_zeroing(out);
         self.poll_rebuild(out);
         self.poll_scrub(out);
@@ -289,6 +306,7 @@ impl Owner {
         self.daemon.is_walking()
             || self.may_write_back()
             || self.is_settling()
+            || self.log.wants_buffer()
             || self.join_can_go_on()
             || self.rebuild_can_go_on()
             || self.scrub_can_end()
@@ -370,7 +388,9 @@ impl Owner {
     /// Requests for metadata or zeroing are in flight: an array that has failed no longer waits
     /// for their success, but for their end it must.
     fn awaits_members(&self) -> bool {
-        self.recorder.is_writing() || self.bitmap.as_ref().is_some_and(BitmapKeeper::awaits_members)
+        self.recorder.is_writing()
+            || self.log.awaits_members()
+            || self.bitmap.as_ref().is_some_and(BitmapKeeper::awaits_members)
     }
 
     /// A member has flushed on the way to a stop, or has not.

@@ -268,6 +268,11 @@ impl BitmapKeeper {
         }
     }
 
+    pub(super) fn header(&self) -> &BitmapSuperblock {
+        &self.header
+    }
+
+    /// Requests to the slot's device are under way.
     pub(super) fn has_requests_at(&self, slot: MemberSlot) -> bool {
         let on_members = !self.is_external();
         on_members && self.flushes.iter().any(|flush| flush.pending & bit(slot) != 0)
@@ -487,6 +492,7 @@ impl Owner {
 
     /// A write was lost on every member: what they hold there now may differ.
     pub(super) fn write_lost(&mut self, first: u32, last: u32) {
+        self.doubt_raised();
         let Some(map) = &self.shared.map else { return };
         if mutant!(LostWriteForgotten) {
             return;

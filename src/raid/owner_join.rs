@@ -162,6 +162,7 @@ impl Owner {
         {
             return Err("its superblock, bitmap or data are not aligned to its blocks".to_owned());
         }
+        self.check_log_room(own)?;
         let guided = plan.lacks == Lacks::Changed;
         let joined = Joined { slot: plan.slot, guided, device_uuid: own.device_uuid };
         let place = MemberPlace {
@@ -418,6 +419,7 @@ impl Owner {
             || self.daemon.is_flushing()
             || self.discarder.is_freeing()
             || self.rebuilder.is_flushing()
+            || self.log.has_requests_at(slot)
     }
 
     /// Slots whose members are being rebuilt and are written by every channel.

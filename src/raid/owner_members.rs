@@ -96,7 +96,7 @@ impl Rebuild {
 enum RecordState {
     /// No update is under way.
     Idle,
-    /// The bitmap's header with the new event count is being written.
+    /// The bitmap's header with the new event count is being written, and the stripe log's heads.
     Header,
     /// The superblocks are being written.
     Superblocks,
@@ -363,7 +363,8 @@ impl Owner {
             && self.recorder.state == RecordState::Idle
             && self.bitmap.as_ref().is_some_and(|bitmap| !bitmap.is_settled());
         let wanted = self.recorder.state == RecordState::Idle && !self.recorder.is_durable();
-        if wanted && !rewriting {
+        // What the stripe log has is written in place before anything says that the array is used.
+        if wanted && !rewriting && !self.log.is_replaying() {
             self.recorder.set_state(RecordState::Header);
             let each = self.is_external() || self.recorder.finishes_earlier;
             let recorder = &mut self.recorder;
@@ -380,10 +381,12 @@ impl Owner {
                     bitmap.set_events(self.recorder.events, completes);
                 }
             }
+            self.write_heads(out);
             self.poll_bitmap(out);
         }
         let header_is_durable = self.bitmap.as_ref().is_none_or(BitmapKeeper::events_are_durable);
         if self.recorder.state == RecordState::Header
+            && self.log.heads_are_written()
             && (header_is_durable || mutant!(SuperblockBeforeHeader))
         {
             self.write_superblocks(out);
@@ -409,6 +412,9 @@ impl Owner {
             superblock.events = self.recorder.events;
             superblock.resync_offset_sectors = resync_offset;
             superblock.updated_at(out.wall_clock_s, self.shared.unwritten_reads_zero);
+            if self.shared.log.is_some() {
+                superblock.mark_stripe_log();
+            }
             let buf = &mut self.recorder.bufs[usize::from(slot)];
             // One block for md's usual 128 roles: it can't be torn. A longer table needs more.
             let blocks = superblock.encode_into(buf.as_mut_slice()).div_ceil(block);

@@ -777,6 +777,7 @@ impl Owner {
         if std::mem::take(&mut self.walker.active) {
             let (chunks, unreadable) = (self.walker.done, self.walker.unreadable);
             out.mail.push_back(Mail::Event(ArrayEvent::ResyncDone { chunks, unreadable }));
+            self.vouch_again();
         }
     }
 }

@@ -8,8 +8,11 @@ use super::message::SlotMask;
 use super::owner::Owner;
 use super::owner_bitmap::{BitmapKeeper, Copies};
 use super::owner_daemon::Daemon;
+use super::owner_log::LogKeeper;
 use super::owner_members::{Member, MemberState, Rebuild, Recorder};
-use super::{ArrayConfig, BitmapConfig, CHUNK_SIZE_BYTES_MIN, MemberConfig, MemberPlace, Shared};
+use super::{
+    ArrayConfig, BitmapConfig, CHUNK_SIZE_BYTES_MIN, MemberConfig, MemberPlace, Shared, SharedLog,
+};
 use crate::bdev::BdevId;
 use crate::bitmap::{Advise, ChunkMap, ChunkState, Doubt, state};
 use crate::limits::MEMBERS_MAX;
@@ -100,6 +103,7 @@ pub(super) fn shared(
         unwritten_reads_zero && matches!(config.bitmap, BitmapConfig::Lockless { .. });
     let map = map(config, sync_blocks, chunk_shift, advise)?;
     let doubt = doubt(config, &geometry, &map, sync_blocks.div_ceil(1 << chunk_shift))?;
+    let log = SharedLog::new(config, &geometry)?;
     Ok(Shared {
         bdev,
         block_size_bytes: config.block_size_bytes,
@@ -112,6 +116,7 @@ pub(super) fn shared(
         members: members.collect::<Result<_, String>>()?,
         unwritten_reads_zero,
         doubt,
+        log,
     })
 }
 
@@ -133,7 +138,7 @@ fn block_size_bytes(config: &ArrayConfig, superblock: &Superblock) -> Result<u64
 }
 
 /// Where parity may not fit the data: in chunks that are NeedSync for another reason than a member
-/// that was away.
+/// that was away. Nowhere if a stripe log tells what was being written.
 fn doubt(
     config: &ArrayConfig,
     geometry: &Geometry,
@@ -153,7 +158,7 @@ fn doubt(
     let lacks_data =
         |member: &Option<MemberConfig>| member.as_ref().is_none_or(|member| member.lacks.is_some());
     let is_needed = config.members.iter().any(lacks_data);
-    let is_trusted = was_stopped && !is_stale && (is_own || is_needed);
+    let is_trusted = !is_stale && (was_stopped && (is_own || is_needed) || config.log.trusted);
     let chunks = usize::try_from(chunks).expect("there is a byte for each");
     let is_in_doubt = |chunk| {
         let state = map.as_ref().map(|map| map.state(chunk));
@@ -164,10 +169,10 @@ fn doubt(
     if is_degraded && count > 0 && !config.force {
         let name = &config.name;
         return Err(format!(
-            "array {name}: a member is missing and the array was not stopped cleanly: in {count} \
-             chunks parity may not fit the data, and what the missing member held there can't be \
-             recovered. Bring the member back; or start with force, then reads of what is lost \
-             fail"
+            "array {name}: a member is missing and the array was not stopped cleanly, and no \
+             stripe log tells what was being written: in {count} chunks parity may not fit the \
+             data, and what the missing member held there can't be recovered. Bring the member \
+             back; or start with force, then reads of what is lost fail"
         ));
     }
     Ok(doubt)
@@ -294,7 +299,9 @@ impl Owner {
             }
         };
         let daemon = Daemon::new(config.daemon_sleep_s, config.barrier_idle_s);
-        let mut owner = Self::new(shared, pool, cores, members(config), bitmap, daemon, recorder);
+        let log = LogKeeper::new(config, &shared, &pool).ok_or_else(no_buffers)?;
+        let metadata = (bitmap, log);
+        let mut owner = Self::new(shared, pool, cores, members(config), metadata, daemon, recorder);
         if is_behind(config, events) && !mutant!(UpdateNotFinished) {
             owner.recorder.finish_earlier();
         } else {

@@ -38,6 +38,12 @@ pub(super) struct ZeroJob {
     /// recorded. A power cut before would bring one of them back as equal, with what it held
     /// before the zeroing, and the chunk Dirty.
     zeroed: bool,
+    /// What the rings of the stripe log are asked by, and how many have not answered. A record of
+    /// what the chunk held before it was discarded must not come over what is written from now on.
+    oblivion: u32,
+    remembering: u16,
+    /// One of them can't forget.
+    remembers: bool,
 }
 
 impl ZeroJob {
@@ -67,8 +73,26 @@ impl Owner {
             end: range.lba + range.blocks,
             ..ZeroJob::default()
         };
+        if self.shared.log.is_some() {
+            let id = self.log.next_oblivion();
+            let cores = self.cores;
+            let job = &mut self.keeper().zero_jobs[index];
+            (job.oblivion, job.remembering) = (id, cores);
+            out.mail.push_back(Mail::Channels(ToChannel::Forget(id, range)));
+        }
         self.zero_runs(index, out);
         true
+    }
+
+    /// A channel's ring of the stripe log has no live record of a chunk any more, or can't tell.
+    pub(super) fn forgotten(&mut self, id: u32, is_forgotten: bool) {
+        let Some(bitmap) = &mut self.bitmap else { return };
+        let mut jobs = bitmap.zero_jobs.iter_mut();
+        // It is nobody's if the chunk could not be zeroed.
+        if let Some(job) = jobs.find(|job| job.busy && job.remembering > 0 && job.oblivion == id) {
+            job.remembering -= 1;
+            job.remembers |= !is_forgotten;
+        }
     }
 
     /// Sends as many requests of a job as may be under way.
@@ -152,7 +176,15 @@ impl Owner {
             if !self.keeper().zero_jobs[index].zeroed {
                 continue;
             }
+            if self.keeper().zero_jobs[index].remembering > 0 {
+                self.keeper().zeroed += 1;
+                continue;
+            }
             let job = std::mem::take(&mut self.keeper().zero_jobs[index]);
+            if job.remembers {
+                self.refuse_chunk(job.chunk, IoStatus::MediaError, out);
+                continue;
+            }
             self.shared.doubt.clear(job.chunk);
             let mut next = state::on_write(ChunkState::Unwritten, self.is_short());
             if self.writable & !job.members != 0 && !mutant!(ZeroedWithoutNewcomer) {

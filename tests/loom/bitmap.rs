@@ -88,6 +88,7 @@ impl World {
             discards: false,
             unwritten_reads_zero: true,
             doubt: Doubt::default(),
+            log: None,
         };
         let is_clean = states.map(|state| state == ChunkState::Clean);
         Arc::new(Self {

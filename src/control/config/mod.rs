@@ -157,6 +157,8 @@ pub struct ArrayConfig {
     pub convert_bitmap: bool,
     /// Where no member has a bitmap that can be used: make one, and resync everything.
     pub bitmap_lost_resync: bool,
+    /// Levels with parity: keep the stripe log, which closes the write hole.
+    pub stripe_log: bool,
 }
 
 /// `[[subsystem]]`: what hosts see.

@@ -92,6 +92,7 @@ pub(super) struct RawArray {
     #[serde(default)]
     pub(super) convert_bitmap: bool,
     pub(super) bitmap_lost: Option<Spanned<String>>,
+    pub(super) stripe_log: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]

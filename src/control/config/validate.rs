@@ -313,6 +313,7 @@ fn array(
     }
     let without_bitmap = choice("bitmap", raw.bitmap.as_ref(), ["lockless", "none"])?;
     let bitmap_lost_resync = choice("bitmap_lost", raw.bitmap_lost.as_ref(), ["refuse", "resync"])?;
+    let without_log = choice("stripe_log", raw.stripe_log.as_ref(), ["on", "off"])?;
     Ok(ArrayConfig {
         name: enter(&raw.name, names)?,
         level,
@@ -335,6 +336,7 @@ fn array(
         )?,
         convert_bitmap: raw.convert_bitmap,
         bitmap_lost_resync,
+        stripe_log: !without_log,
     })
 }
 

@@ -61,6 +61,9 @@ struct Create {
     convert_bitmap: bool,
     /// Our own: "refuse" (default) or "resync" when no member has a bitmap that can be used.
     bitmap_lost: Option<String>,
+    /// Our own: levels with parity keep the stripe log, which closes the write hole; unless this is
+    /// false.
+    stripe_log: Option<bool>,
 }
 
 /// A policy by its word, or whether to start at once.
@@ -150,6 +153,7 @@ pub(super) fn create(target: &mut Target, params: Option<Value>) -> Result<Value
     let options = ArrayOptions {
         knobs: params.knobs().map_err(RpcError::params)?,
         external: params.external(),
+        without_log: params.stripe_log == Some(false),
     };
     let create = CreateOptions {
         uuid: params.uuid.unwrap_or_else(Uuid::new_v4),
@@ -308,6 +312,12 @@ fn describe_with(target: &Target, name: &str, status: &ArrayStatus) -> Result<Va
         "sync_latency_percent": status.pace.latency_percent,
         "read_errors_max": status.error_policy.read_errors_max,
     });
+    if let Some(log) = &array.stripe_log {
+        value["stripe_log"] = match log {
+            Ok(()) => json!({ "state": "on" }),
+            Err(reason) => json!({ "state": "off", "reason": reason }),
+        };
+    }
     if let Some(process) = process(target, name, status) {
         value["process"] = process;
     }

@@ -30,6 +30,8 @@ pub struct ArrayOptions {
     pub knobs: Knobs,
     /// Where the bitmap lies, if not on the members.
     pub external: Option<BitmapPlace>,
+    /// Levels with parity: do not keep the stripe log.
+    pub without_log: bool,
 }
 
 /// How a new array is made.
@@ -236,6 +238,7 @@ impl Target {
         {
             *place = Some(self.bdev(&external.bdev)?.id);
         }
+        self.keep_log(&mut config, options);
         self.start(config, external)
     }
 
@@ -283,6 +286,8 @@ impl Target {
             let kept = Knobs::kept(superblock);
             set_knobs(&mut config, options.knobs.or(kept));
         }
+        self.find_log(&mut config, &assembly, &given);
+        self.keep_log(&mut config, options);
         config.force = permit.force;
         let started = self.start(config, external.clone());
         if let (Err(_), Some(external)) = (&started, &external) {
@@ -393,6 +398,7 @@ impl Target {
         };
         let members: Vec<Option<Member>> =
             config.members.iter().map(|slot| slot.as_ref().map(member)).collect();
+        let stripe_log = super::stripe_log::state(&config);
         let id = self.engine.start_array(config)?;
         let geometry = self.engine.geometry(id).expect("a started array has a geometry").clone();
         for member in members.iter().flatten() {
@@ -408,6 +414,7 @@ impl Target {
             data_offset_blocks,
             bitmap,
             external,
+            stripe_log,
             awaited: Vec::new(),
             resync_began_s: 0,
             scrub_began_s: 0,

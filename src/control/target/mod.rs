@@ -11,6 +11,7 @@ mod nvmf;
 mod paths;
 mod settings;
 mod spares;
+mod stripe_log;
 mod takeover;
 mod waiting;
 
@@ -168,6 +169,8 @@ pub struct Array {
     pub bitmap: bool,
     /// Where it lies, if not on the members.
     pub external: Option<External>,
+    /// Levels with parity: the stripe log is kept, or why not.
+    pub stripe_log: Option<Result<(), String>>,
     /// Slots that it was started without though it counted on their members: these may come back
     /// by themselves.
     pub awaited: Vec<MemberSlot>,

@@ -18,6 +18,8 @@ struct Lock {
 #[derive(Debug, Clone, Copy)]
 struct Waiter {
     core: u16,
+    /// Records that it wants numbers for.
+    records: u8,
     next: u32,
 }
 
@@ -43,15 +45,16 @@ impl Locks {
         }
     }
 
-    /// A core wants the slice. Whether it has it at once; else it will be told.
-    pub(in crate::raid) fn ask(&mut self, core: u16, slice: u64) -> bool {
+    /// A core wants the slice, and numbers for so many records with it. Whether it has the slice at
+    /// once; else it will be told.
+    pub(in crate::raid) fn ask(&mut self, core: u16, slice: u64, records: u8) -> bool {
         let Some(at) = self.by_slice.get(slice) else {
             let lock = Lock { holder: core, first: NONE, last: NONE };
             let at = put(&mut self.locks, &mut self.free_locks, lock);
             self.by_slice.insert(slice, at);
             return true;
         };
-        let waiter = Waiter { core, next: NONE };
+        let waiter = Waiter { core, records, next: NONE };
         let waiter = put(&mut self.waiters, &mut self.free_waiters, waiter);
         let lock = &mut self.locks[at as usize];
         assert_ne!(lock.holder, core, "a core asks for what it has");
@@ -62,8 +65,8 @@ impl Locks {
         false
     }
 
-    /// The holder is done with the slice: who has it now.
-    pub(in crate::raid) fn free(&mut self, slice: u64) -> Option<u16> {
+    /// The holder is done with the slice: who has it now, and how many records it wants.
+    pub(in crate::raid) fn free(&mut self, slice: u64) -> Option<(u16, u8)> {
         let at = self.by_slice.get(slice).expect("only held slices are freed");
         let lock = &mut self.locks[at as usize];
         if lock.first == NONE {
@@ -72,14 +75,14 @@ impl Locks {
             return None;
         }
         let first = lock.first;
-        let Waiter { core, next } = self.waiters[first as usize];
+        let Waiter { core, records, next } = self.waiters[first as usize];
         self.free_waiters.push(first);
         lock.holder = core;
         lock.first = next;
         if next == NONE {
             lock.last = NONE;
         }
-        Some(core)
+        Some((core, records))
     }
 }
 
@@ -100,16 +103,16 @@ mod tests {
     #[test]
     fn locks_are_given_in_the_order_of_the_questions() {
         let mut locks = Locks::new(8);
-        assert!(locks.ask(0, 7));
-        assert!(locks.ask(1, 8), "another slice");
-        assert!(!locks.ask(2, 7));
-        assert!(!locks.ask(1, 7));
-        assert_eq!(locks.free(7), Some(2));
-        assert!(!locks.ask(0, 7));
-        assert_eq!(locks.free(7), Some(1));
-        assert_eq!(locks.free(7), Some(0));
+        assert!(locks.ask(0, 7, 1));
+        assert!(locks.ask(1, 8, 1), "another slice");
+        assert!(!locks.ask(2, 7, 3));
+        assert!(!locks.ask(1, 7, 0));
+        assert_eq!(locks.free(7), Some((2, 3)));
+        assert!(!locks.ask(0, 7, 1));
+        assert_eq!(locks.free(7), Some((1, 0)));
+        assert_eq!(locks.free(7), Some((0, 1)));
         assert_eq!(locks.free(8), None);
         assert_eq!(locks.free(7), None);
-        assert!(locks.ask(3, 7), "free again");
+        assert!(locks.ask(3, 7, 1), "free again");
     }
 }

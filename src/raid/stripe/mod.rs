@@ -10,10 +10,12 @@
 //! ```text
 //! Free ─▶ Gathering ─▶ Locking ─▶ Reading ─▶ (compute) ─▶ Writing ─▶ Settling ─▶ Free | Gathering
 //!                         └──▶ Hungry ──┘ (no buffers now)
+//! with a stripe log:                         (compute) ─▶ Logging ─▶ Writing
 //! ```
 //!
-//! [`plan`] decides what is read, [`compute`] makes parity, [`locks`] are the home core's part;
-//! the [`super::Channel`] drives all of it (`channel_stripe.rs`).
+//! [`plan`] decides what is read, [`compute`] makes parity, [`locks`] are the home core's part and
+//! so is the [`ring`] of the stripe log ([`super::stripe_log`], [`log`]); the [`super::Channel`]
+//! drives all of it (`channel_stripe.rs`, `channel_stripe_io.rs`, `channel_stripe_log.rs`).
 //!
 //! A slice stays locked until what it missed on a member is of no consequence any more: that
 //! member's absence is durable and no channel reads it. Else another writer might take what the
@@ -22,7 +24,9 @@
 pub(super) mod compute;
 pub(super) mod index;
 pub(super) mod locks;
+pub(super) mod log;
 pub(super) mod plan;
+pub(super) mod ring;
 
 use std::collections::VecDeque;
 
@@ -30,7 +34,7 @@ use super::CHANNEL_OPS_MAX;
 use super::MemberSlot;
 use super::channel_op::Op;
 use super::geometry::Parity;
-use super::message::{BlockRange, SlotMask};
+use super::message::{BlockRange, RowEnd, SlotMask, Ticket};
 use crate::bdev::IoStatus;
 use crate::limits::{IO_SIZE_BYTES_MAX, MEMBERS_MAX};
 use crate::parity::Kernels;
@@ -38,6 +42,7 @@ use crate::reactor::buf::{BufPool, IoBuf};
 use compute::Bufs;
 use index::Index;
 use locks::Locks;
+use log::{HomeLog, Packer};
 use plan::{Method, Plan};
 
 /// Slices under work in one channel; requests for further ones wait.
@@ -67,6 +72,12 @@ pub(super) enum StripeState {
     Hungry,
     /// Members are reading.
     Reading,
+    /// A member is out and the others may not know it yet: what is written waits.
+    Unrecorded,
+    /// Records of what is to be written go to the stripe log.
+    Logging,
+    /// A member has failed to write a record: that it is out is to be durable first.
+    Unlogged,
     /// Members are writing.
     Writing,
     /// A member has missed the write and may still be taken for one that has it.
@@ -75,14 +86,20 @@ pub(super) enum StripeState {
 
 impl StripeState {
     fn allows(self, next: Self) -> bool {
-        use StripeState::{Free, Gathering, Hungry, Locking, Reading, Settling, Writing};
+        use StripeState::{
+            Free, Gathering, Hungry, Locking, Logging, Reading, Settling, Unlogged, Unrecorded,
+            Writing,
+        };
         matches!(
             (self, next),
             (Free, Gathering)
                 | (Gathering, Locking)
-                | (Locking, Hungry | Reading | Writing | Gathering | Free)
-                | (Hungry, Hungry | Reading | Writing | Gathering | Free)
-                | (Reading, Reading | Hungry | Writing | Gathering | Free)
+                | (
+                    Locking | Hungry | Reading | Unrecorded,
+                    Hungry | Reading | Unrecorded | Logging | Writing | Gathering | Free
+                )
+                | (Logging, Writing | Unlogged | Gathering | Free)
+                | (Unlogged, Writing | Gathering | Free)
                 | (Writing, Settling | Gathering | Free)
                 | (Settling, Gathering | Free)
         )
@@ -287,10 +304,18 @@ pub(super) struct Stripe {
     /// Members that have missed the write: what `Settling` waits for.
     pub(super) missed: SlotMask,
     pub(super) on_reserve: bool,
+    /// The numbers of its records; none without a stripe log, or of a batch of reads.
+    pub(super) ticket: Ticket,
+    /// Buffers of its records.
+    pub(super) records: Vec<IoBuf>,
+    /// Members that its records went to.
+    pub(super) holders: SlotMask,
+    /// The records are durable.
+    pub(super) logged: bool,
 }
 
 impl Stripe {
-    fn free(slots: usize) -> Self {
+    fn free(slots: usize, records_max: usize) -> Self {
         Self {
             state: StripeState::Free,
             slice: 0,
@@ -309,7 +334,16 @@ impl Stripe {
             failure: IoStatus::Ok,
             missed: 0,
             on_reserve: false,
+            ticket: Ticket::default(),
+            records: Vec::with_capacity(records_max),
+            holders: 0,
+            logged: false,
         }
+    }
+
+    /// How the work on it ends, `done` as it is.
+    pub(super) fn end(&self, done: bool) -> RowEnd {
+        RowEnd { slice: self.slice, ticket: self.ticket, logged: self.logged, done }
     }
 
     pub(super) fn state(&self) -> StripeState {
@@ -340,8 +374,12 @@ pub(super) struct Stripes {
     pub(super) gathering: VecDeque<u32>,
     /// Stripes that wait for buffers.
     pub(super) hungry: VecDeque<u32>,
-    /// Stripes that wait for a member's absence to be durable.
+    /// Stripes that wait for a member's absence to be durable, and alike.
     pub(super) settling: u32,
+    /// This core's part of the stripe log.
+    pub(super) log: Option<Box<HomeLog>>,
+    /// Cores that keep locks.
+    homes: u16,
     /// The locks of slices whose home this core is.
     pub(super) locks: Locks,
     /// Buffers for one stripe when the pool has none: host requests hold buffers while they wait.
@@ -360,25 +398,34 @@ impl Stripes {
         block_size_bytes: u32,
         (core, cores): (u16, u16),
         pool: BufPool,
+        log: Option<&super::SharedLog>,
     ) -> Option<Self> {
         let slots = usize::from(parity.slots());
         let slice_blocks = super::layout::slice_blocks(parity, block_size_bytes);
         let slice = slice_blocks * u64::from(block_size_bytes);
         let slice_size_bytes = usize::try_from(slice).expect("a slice fits a buffer");
         let stripes_max = u32::try_from(STRIPES_MAX).expect("a small constant");
+        let records_max = log.map_or(0, |log| usize::from(log.parts_max));
+        let log = match log {
+            Some(log) => Some((log, HomeLog::new(log, core, cores, &pool)?)),
+            None => None,
+        };
+        let homes = log.as_ref().map_or(cores, |(log, _)| cores.min(log.layout.rings));
         let mut stripes = Self {
             core,
             cores,
             pool,
             kernels: Kernels::detect(),
             slice_blocks,
-            stripes: (0..STRIPES_MAX).map(|_| Stripe::free(slots)).collect(),
+            stripes: (0..STRIPES_MAX).map(|_| Stripe::free(slots, records_max)).collect(),
             free: (0..stripes_max).rev().collect(),
             by_slice: Index::new(STRIPES_MAX),
             overflow: OpList::EMPTY,
             gathering: VecDeque::with_capacity(STRIPES_MAX),
             hungry: VecDeque::with_capacity(STRIPES_MAX),
             settling: 0,
+            log: log.map(|(_, home)| Box::new(home)),
+            homes,
             locks: Locks::new(STRIPES_MAX * usize::from(cores)),
             reserve: Vec::with_capacity(slots),
             slots,
@@ -395,13 +442,13 @@ impl Stripes {
             let Some(buf) = self.pool.get(self.slice_size_bytes) else { return false };
             self.reserve.push(buf);
         }
-        true
+        self.log.as_mut().is_none_or(|log| log.fill_reserve(&self.pool))
     }
 
     /// The core that keeps the lock of a slice.
     pub(super) fn home_of(&self, slice: u64) -> u16 {
         let mixed = slice.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        u16::try_from(mixed % u64::from(self.cores)).expect("below the number of cores")
+        u16::try_from(mixed % u64::from(self.homes)).expect("below the number of cores")
     }
 
     /// Takes a request into the stripe of its slice, whose state matters not.
@@ -430,30 +477,50 @@ impl Stripes {
         self.gathering.push_back(index);
     }
 
-    /// Buffers of `len` bytes for the slots of a set, all or none.
-    pub(super) fn get_bufs(&mut self, index: u32, wanted: SlotMask, len: usize) -> bool {
+    /// Buffers of `len` bytes for the slots of a set, and for records with so much payload, all or
+    /// none.
+    pub(super) fn get_bufs(
+        &mut self,
+        index: u32,
+        wanted: SlotMask,
+        len: usize,
+        records: Packer,
+    ) -> bool {
         let pool = self.pool;
+        self.put_bufs(index);
         let stripe = &mut self.stripes[index as usize];
-        stripe.bufs.iter_mut().for_each(|buf| *buf = None);
         let mut missing = false;
         for slot in super::slots(wanted) {
             let buf = pool.get(len);
             missing |= buf.is_none();
             stripe.bufs[usize::from(slot)] = buf;
         }
+        for part in 0..records.parts() {
+            match pool.get(records.bytes_of(part)) {
+                Some(buf) => stripe.records.push(buf),
+                None => missing = true,
+            }
+        }
         if !missing {
             return true;
         }
-        stripe.bufs.iter_mut().for_each(|buf| *buf = None);
+        self.put_bufs(index);
         if !self.fill_reserve() {
             return false;
         }
         // What the reserve has held can be had at once: nobody else runs on this core meanwhile.
         self.reserve.clear();
+        if let Some(log) = &mut self.log {
+            log.reserve.clear();
+        }
         let stripe = &mut self.stripes[index as usize];
         for slot in super::slots(wanted) {
             let buf = pool.get(self.slice_size_bytes).expect("the reserve had as many");
             stripe.bufs[usize::from(slot)] = Some(buf.slice(0, len));
+        }
+        for part in 0..records.parts() {
+            let buf = pool.get(records.slot_bytes()).expect("the reserve had as many");
+            stripe.records.push(buf.slice(0, records.bytes_of(part)));
         }
         stripe.on_reserve = true;
         true
@@ -463,6 +530,7 @@ impl Stripes {
     pub(super) fn put_bufs(&mut self, index: u32) {
         let stripe = &mut self.stripes[index as usize];
         stripe.bufs.iter_mut().for_each(|buf| *buf = None);
+        stripe.records.clear();
         if std::mem::take(&mut stripe.on_reserve) {
             self.fill_reserve();
         }
@@ -470,18 +538,22 @@ impl Stripes {
 
     /// Requests to members of the set are under way.
     pub(super) fn asks(&self, members: SlotMask) -> bool {
-        self.stripes.iter().any(|stripe| {
-            let asked = match stripe.state {
-                StripeState::Reading => stripe.plan.reads,
-                _ => stripe.sent,
-            };
-            stripe.pending > 0 && asked & members != 0
-        })
+        let by_note = self.log.as_ref().is_some_and(|log| log.note.asks(members));
+        by_note
+            || self.stripes.iter().any(|stripe| {
+                let asked = match stripe.state {
+                    StripeState::Reading => stripe.plan.reads,
+                    StripeState::Logging => stripe.holders,
+                    _ => stripe.sent,
+                };
+                stripe.pending > 0 && asked & members != 0
+            })
     }
 
     /// Nothing is under work here.
     pub(super) fn is_idle(&self) -> bool {
-        self.free.len() == STRIPES_MAX && self.overflow.is_empty()
+        let is_writing = self.log.as_ref().is_some_and(|log| log.note.is_busy());
+        self.free.len() == STRIPES_MAX && self.overflow.is_empty() && !is_writing
     }
 }
 

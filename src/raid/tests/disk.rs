@@ -25,22 +25,31 @@ pub(super) const STATES_BYTE: usize = BITMAP_BYTE + md::BITMAP_HEAD_BYTES;
 /// What a read is filled with before, to see what nobody fills.
 pub(super) const NOT_READ: u64 = u64::MAX;
 
-/// What is kept of a block: its version, its place, its version again.
+/// What is kept of a block: its version, its place, and a sum of both that no other blocks add up
+/// to, as versions and places may when parity is torn.
 pub(super) type Cell = [u64; 3];
 
 /// The stamp of a block of the array.
 pub(super) fn cell(version: u64, lba: usize) -> Cell {
-    [version, if version == 0 { 0 } else { lba as u64 }, version]
+    if version == 0 {
+        return [0; 3];
+    }
+    [version, lba as u64, sum(version, lba)]
+}
+
+fn sum(version: u64, lba: usize) -> u64 {
+    let mixed = (version ^ (lba as u64).rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
 }
 
 /// The version that a stamp says; `Err` says what is wrong with it.
 pub(super) fn version_of(cell: Cell, lba: usize) -> Result<u64, String> {
     let [head, place, tail] = cell;
-    if head != tail {
-        return Err(format!("block {lba} is torn: {head:x} and {tail:x}"));
-    }
     if place != if head == 0 { 0 } else { lba as u64 } {
         return Err(format!("block {lba} holds block {place}"));
+    }
+    if tail != if head == 0 { 0 } else { sum(head, lba) } {
+        return Err(format!("block {lba} is torn: {head:x} and {tail:x}"));
     }
     Ok(head)
 }
@@ -109,6 +118,8 @@ impl Places {
 pub(super) struct Disk {
     block: usize,
     data_lba: usize,
+    /// Bytes before the data that are simulated; with a stripe log, all.
+    meta_bytes: usize,
     places: Places,
     /// Where the bitmap begins.
     bitmap_byte: usize,
@@ -135,18 +146,20 @@ impl Disk {
         places: Places,
         mut fill: impl FnMut() -> u64,
     ) -> Self {
-        assert_eq!(meta.len(), META_BYTES);
+        let meta_bytes = meta.len();
+        assert!(data_lba * block >= meta_bytes);
         let held = places.array.iter();
         let data: Vec<Cell> = held.map(|held| cell(fill(), held.unwrap_or(7))).collect();
         Self {
             places,
             block,
             data_lba,
+            meta_bytes,
             bitmap_byte: BITMAP_BYTE,
             durable_meta: meta.clone(),
             live_meta: meta,
             durable: data.clone(),
-            is_cached: vec![false; META_BYTES / block + data.len()],
+            is_cached: vec![false; meta_bytes / block + data.len()],
             live: data,
             cached: Vec::new(),
             dead: false,
@@ -186,12 +199,17 @@ impl Disk {
         Self { bitmap_byte: 0, ..Self::new(block, data_lba, meta, Places::default(), || 0) }
     }
 
+    /// How far before the data a byte is.
+    pub(super) fn before_data(&self, at: usize) -> usize {
+        self.data_lba * self.block - at
+    }
+
     pub(super) fn bitmap_byte(&self) -> usize {
         self.bitmap_byte
     }
 
     fn meta_cells(&self) -> usize {
-        META_BYTES / self.block
+        self.meta_bytes / self.block
     }
 
     /// First block of the sync space that a request means, that is of the array or, with parity, of
@@ -290,7 +308,10 @@ impl Disk {
             let all = rng.one_in(2);
             let first = sector * 512;
             for (offset, &byte) in (first..first + 512).zip(&data[first..]) {
-                let may_tear = at + offset >= self.bitmap_byte + md::BITMAP_HEAD_BYTES && !whole;
+                // What has a checksum of its own sector is written by sectors.
+                let is_head = self.before_data(at) <= md::stripe_log::LOG_HEAD_BYTES;
+                let is_states = at + offset >= self.bitmap_byte + md::BITMAP_HEAD_BYTES;
+                let may_tear = is_states && !is_head && !whole;
                 if if may_tear { rng.one_in(2) } else { all } {
                     self.live_meta[at + offset] = byte;
                     self.durable_meta[at + offset] = byte;

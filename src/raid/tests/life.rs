@@ -107,6 +107,7 @@ fn shape(rng: &mut Rng) -> Shape {
         parity: None,
         external: false,
         infection: Infection::ALL[rng.below(Infection::ALL.len())],
+        log: None,
     }
 }
 
@@ -140,7 +141,15 @@ fn parity(seed: u64, shape: Shape) -> Shape {
     let least = if level == 6 { 4 } else { 2 };
     let members = rng.between(least, least + 3);
     let strip = (4096 / shape.block) << rng.below(3);
-    Shape { members, raid10: None, parity: Some((level, layout, strip)), ..shape }
+    let shape = Shape { members, raid10: None, parity: Some((level, layout, strip)), ..shape };
+    // Most have a stripe log.
+    let log = (!rng.one_in(4)).then(|| {
+        let crate::raid::Geometry::Parity(parity) = shape.geometry() else { unreachable!() };
+        let block = u32::try_from(shape.block).unwrap();
+        let write_bytes = crate::raid::stripe_log::write_bytes_max(&parity, block);
+        super::log::some_layout(rng, shape.cores, write_bytes)
+    });
+    Shape { log, ..shape }
 }
 
 fn habits(rng: &mut Rng, shape: &Shape) -> Habits {
@@ -380,13 +389,17 @@ impl World {
     /// Who is given to the next assembly: never without anyone who has everything.
     fn choose_present(&mut self, leave_out: usize) {
         self.present.fill(true);
-        if self.rng.one_in(leave_out) {
+        let most = if self.shape.parity.is_some_and(|it| it.0 == 6) { 2 } else { 1 };
+        for _ in 0..most {
+            if !self.rng.one_in(leave_out) {
+                return;
+            }
             let slot = self.rng.below(self.disks.len());
             self.present[slot] = false;
             let useful = (0..self.disks.len())
                 .filter(|&slot| self.present[slot] && self.watch.has_all(slot));
             let mask = useful.fold(0, |mask, slot| mask | 1 << slot);
-            self.present[slot] = !self.geometry.is_readable(mask);
+            self.present[slot] |= !self.geometry.is_readable(mask);
         }
     }
 
@@ -438,6 +451,10 @@ pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
     if shape.parity.is_some() {
         // A write of a row has more than one request for a member.
         habits.faults.lost = 0;
+    }
+    if shape.log.is_some() {
+        // What the log is for.
+        habits.leave_out = rng.between(1, 3);
     }
     if is_external {
         shape.external = true;

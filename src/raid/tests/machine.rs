@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::disk::{Disk, SUPER_BYTE};
+use super::disk::{Disk, META_BYTES, SUPER_BYTE};
 use super::oracle::violated;
 use super::rng::Rng;
 use super::trace::{self, Event, Place, Sent};
@@ -234,6 +234,7 @@ impl World {
                 Place::Data { lba, blocks, first, last }
             }
             None if at == SUPER_BYTE && disk.bitmap_byte() > 0 => Place::Superblock,
+            None if at >= META_BYTES => Place::Log(disk.before_data(at)),
             None => Place::Unit((at - disk.bitmap_byte()) / self.shape.block),
         };
         let by_owner = io.completion.tag().station == Station::RaidOwner;
@@ -314,6 +315,9 @@ impl World {
             Mail::Started(result) => {
                 running.started = result.is_ok();
                 running.start_failed = result.is_err();
+                if result.is_ok() {
+                    self.check_served();
+                }
             }
             Mail::Stopped(result) => {
                 running.stopped = true;

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::disk::{BITMAP_BYTE, Disk, META_BYTES, SUPER_BYTE};
+use super::disk::{BITMAP_BYTE, Disk, SUPER_BYTE};
 use super::oracle::violated;
 use super::trace::{self, Event};
 use super::world::{World, noise};
@@ -70,7 +70,7 @@ impl World {
     }
 
     fn blank(&mut self, slot: usize) -> Disk {
-        let meta = vec![0xdd; META_BYTES];
+        let meta = vec![0xdd; self.disks[slot].live_meta.len()];
         let Self { disks, rng, .. } = self;
         let data = disks[slot].live.iter().map(|_| noise(rng)).collect();
         disks[slot].another(meta, data)

@@ -47,6 +47,7 @@ mod external;
 mod host;
 mod infection;
 mod life;
+mod log;
 mod machine;
 mod members;
 pub(crate) mod mutant;
@@ -67,7 +68,7 @@ use crate::reactor::buf::BufPool;
 /// Buffers for the largest world; shared by all lives of a thread, as an arena is never freed.
 fn pool() -> BufPool {
     thread_local! {
-        static POOL: BufPool = BufPool::on_heap([512, 64, 64]);
+        static POOL: BufPool = BufPool::on_heap([512, 256, 128]);
     }
     POOL.with(|pool| *pool)
 }

@@ -166,7 +166,35 @@ pub(crate) enum Mutant {
     RecoveryNotCounted,
     /// A member is rebuilt from parity that may not fit.
     RebuildFromDoubt,
+    /// A row is written in place before its records are durable.
+    LogWaitSkipped,
+    /// Records go to one member, whatever may still fail.
+    LogOnOneMember,
+    /// A log counts though somebody else has run the array since.
+    LogIgnoresEvents,
+    /// Records that are in place are written there again, over what is newer.
+    ReplayIgnoresFloor,
+    /// A slot is used again before a floor above its record is durable.
+    SlotReusedEarly,
+    /// A row is written in place after a crash from a record that one member has alone.
+    ReplayWithoutCopies,
+    /// A chunk is zeroed for its first write while records of what it held before may be live.
+    ZeroedUnderLog,
+    /// A row is changed while a member that is out would still come back as equal.
+    RowChangedWhileUnrecorded,
 }
+
+/// Bugs of the stripe log, found in the lives of levels with parity or in stories of their own.
+pub(super) const OF_LOG: [Mutant; 8] = [
+    Mutant::LogWaitSkipped,
+    Mutant::LogOnOneMember,
+    Mutant::LogIgnoresEvents,
+    Mutant::ReplayIgnoresFloor,
+    Mutant::SlotReusedEarly,
+    Mutant::ReplayWithoutCopies,
+    Mutant::ZeroedUnderLog,
+    Mutant::RowChangedWhileUnrecorded,
+];
 
 /// Bugs of levels with parity, found in their lives.
 pub(super) const OF_PARITY: [Mutant; 12] = [
@@ -263,7 +291,8 @@ impl Mutant {
 
 /// The bug of that name.
 pub(super) fn by_name(name: &str) -> Option<Mutant> {
-    ALL.into_iter().chain(OF_PARITY).find(|mutant| format!("{mutant:?}") == name)
+    let all = ALL.into_iter().chain(OF_PARITY).chain(OF_LOG);
+    all.into_iter().find(|mutant| format!("{mutant:?}") == name)
 }
 
 /// Plants a bug, or none, on this thread.

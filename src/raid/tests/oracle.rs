@@ -146,7 +146,7 @@ impl World {
                 }
             }
             Place::Superblock => self.check_says(disk, io),
-            Place::Member => {}
+            Place::Member | Place::Log(_) => {}
         }
     }
 
@@ -199,6 +199,9 @@ impl World {
     /// Oracle 6: what the owner itself reads and writes of the data, and whether a host write
     /// could mix with it.
     fn check_copy(&mut self, disk: usize, io: &BdevIo, lba: usize, blocks: usize) {
+        if self.is_replaying() {
+            return;
+        }
         let shared = self.running.as_ref().unwrap().shared.clone();
         let (first, last) = (self.chunk_of(lba), self.chunk_of(lba + blocks - 1));
         if io.op == IoOp::WriteZeroes {

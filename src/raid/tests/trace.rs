@@ -20,6 +20,8 @@ pub(super) enum Place {
     Superblock,
     /// Unit of the bitmap, with the state of the first chunk in it.
     Unit(usize),
+    /// The stripe log: the byte before the data.
+    Log(usize),
     /// Blocks of the array: first block, count, first chunk, last chunk.
     Data { lba: usize, blocks: usize, first: usize, last: usize },
     /// The member as a whole.
@@ -82,6 +84,11 @@ pub(super) enum Event {
     Cut,
     /// The external bitmap is one of old.
     OldCopy,
+    /// The stripe log counts, with so many records to be written in place; or it does not.
+    LogFound {
+        replay: usize,
+    },
+    LogVoid,
     Stopped,
     Assembled {
         present: SlotMask,
@@ -99,6 +106,7 @@ impl fmt::Display for Sent {
         match self.place {
             Place::Superblock => f.write_str("superblock"),
             Place::Unit(unit) => write!(f, "bitmap unit {unit}"),
+            Place::Log(back) => write!(f, "stripe log, {back} bytes before the data"),
             Place::Data { lba, blocks, first, last } => {
                 write!(f, "blocks {lba}+{blocks}, chunks {first}..={last}")
             }
@@ -141,6 +149,8 @@ impl fmt::Display for Event {
             Self::Operator(what, slot) => write!(f, "operator: {what} {slot}"),
             Self::Died(member) => write!(f, "*** member {member} dies"),
             Self::Cut => f.write_str("*** power cut"),
+            Self::LogFound { replay } => write!(f, "the stripe log has {replay} records"),
+            Self::LogVoid => f.write_str("the stripe log does not count"),
             Self::OldCopy => f.write_str("*** an old copy of the external bitmap"),
             Self::Stopped => f.write_str("*** stopped"),
             Self::Assembled { present, in_sync, dirty, need_sync } => write!(

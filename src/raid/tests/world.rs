@@ -12,6 +12,7 @@ use super::trace::{self, Event};
 use crate::bdev::{BdevId, BdevIo, IoQueue, IoStatus};
 use crate::bitmap::{ChunkState, Infection};
 use crate::md;
+use crate::md::stripe_log::LogLayout;
 use crate::raid;
 use crate::raid::Geometry;
 use crate::raid::assembly::{self, ArrayOptions, CandidateBdev};
@@ -38,6 +39,8 @@ pub(super) struct Shape {
     pub(super) external: bool,
     /// The policy that each start begins with.
     pub(super) infection: Infection,
+    /// Levels with parity: how the stripe log is divided.
+    pub(super) log: Option<LogLayout>,
 }
 
 impl Shape {
@@ -54,6 +57,7 @@ impl Shape {
         parity: None,
         external: false,
         infection: Infection::Adaptive,
+        log: None,
     };
 
     /// The array's geometry; but of a mirror about as large as `blocks` says.
@@ -85,6 +89,11 @@ impl Shape {
             block_size_bytes: u32::try_from(self.block).unwrap(),
         })
         .unwrap()
+    }
+
+    /// Bytes of a member before its data that are simulated.
+    fn meta_bytes(&self) -> usize {
+        META_BYTES + self.log.map_or(0, |log| usize::try_from(log.area_bytes()).unwrap())
     }
 
     /// The same shape with the size that the array really has.
@@ -169,6 +178,10 @@ pub(super) struct World {
     pub(super) is_doubtful: bool,
     /// Members that the operator gives to the next assembly.
     pub(super) present: Vec<bool>,
+    /// The array has served with a stripe log.
+    pub(super) log_served: bool,
+    /// What members hold is looked at when the log has been written in place.
+    pub(super) looks_later: bool,
     /// By slot: a device that was a member once, and whether it has missed something.
     pub(super) shelf: Vec<Option<(Disk, bool)>>,
     /// Devices made so far.
@@ -228,6 +241,10 @@ pub(super) fn creation(shape: &Shape) -> md::Creation {
     let geometry = shape.geometry();
     for superblock in &mut creation.superblocks {
         superblock.size_sectors = geometry.member_blocks(0) * sectors_per_block as u64;
+        if shape.log.is_some() {
+            superblock.data_offset_sectors = shape.meta_bytes() as u64 / 512;
+            superblock.data_size_sectors = (1 << 16) - superblock.data_offset_sectors;
+        }
         if let Some((layout, strip)) = shape.raid10 {
             superblock.level = md::Level::Raid10;
             superblock.layout = layout;
@@ -245,6 +262,11 @@ pub(super) fn creation(shape: &Shape) -> md::Creation {
     }
     creation.bitmap.sync_size_sectors = geometry.sync_blocks() * sectors_per_block as u64;
     creation.bitmap.chunk_raw = u32::try_from(shape.chunk_blocks * sectors_per_block).unwrap();
+    if shape.log.is_some() {
+        // What is simulated of it, and room for a bad-block log.
+        creation.bitmap.sectors_reserved =
+            u32::try_from((META_BYTES - BITMAP_BYTE) / 512).unwrap() - 8;
+    }
     creation.chunk_count = creation.bitmap.chunk_count();
     assert_eq!(creation.bitmap_sector * 512, BITMAP_BYTE as u64);
     if shape.external {
@@ -261,7 +283,7 @@ impl World {
         let geometry = shape.geometry();
         let creation = creation(&shape);
         let disks = creation.superblocks.iter().enumerate().map(|(slot, superblock)| {
-            let mut meta = vec![0xee; META_BYTES];
+            let mut meta = vec![0xee; shape.meta_bytes()];
             superblock.encode_into(&mut meta[SUPER_BYTE..BITMAP_BYTE]);
             if !shape.external {
                 put_bitmap(&creation, &mut meta[BITMAP_BYTE..]);
@@ -282,6 +304,7 @@ impl World {
             *external = shape.external.then(|| external_bdev(&shape));
         }
         let chunks = usize::try_from(creation.chunk_count).unwrap();
+        config.log = super::log::kept(&shape, &mut rng);
         trace::note(Event::Created {
             members: shape.members,
             cores: shape.cores,
@@ -309,6 +332,8 @@ impl World {
             split_brains: 0,
             is_doubtful: false,
             present: vec![true; shape.members],
+            log_served: false,
+            looks_later: false,
             shelf: (0..shape.members).map(|_| None).collect(),
             devices: u8::try_from(shape.members).unwrap(),
             shape,
@@ -350,7 +375,10 @@ impl World {
             stopped_ok: false,
         });
         self.watch.joined = false;
-        self.check_assembled(config.in_sync());
+        self.looks_later = config.log.replay.is_some();
+        if !self.looks_later {
+            self.check_assembled(config.in_sync());
+        }
         self.on_owner(|owner, out| owner.start(out));
     }
 
@@ -449,7 +477,8 @@ impl World {
             self.check_plan(&assembly);
             assembly::from_assembly(options, &assembly, &candidates, &bdevs, &states).unwrap()
         };
-        Ok((assembly, config))
+        let log = self.find_log(&assembly, &candidates, present);
+        Ok((assembly, ArrayConfig { log, ..config }))
     }
 
     pub(super) fn assemble_from(&mut self, present: &[usize]) -> Result<md::Assembly, Refused> {
