@@ -298,6 +298,13 @@ fn nvmf_entries(target: &Target) -> Vec<Value> {
             listener_entries(subsystem, &mut entries);
         }
     }
+    for referral in target.referrals() {
+        let params = json!({
+            "address": super::nvmf::address_value(referral.address),
+            "subnqn": referral.subnqn.as_str(),
+        });
+        entries.push(entry("nvmf_discovery_add_referral", &params));
+    }
     entries
 }
 
