@@ -236,7 +236,8 @@ impl Table {
         let _ = writeln!(
             text,
             "RAID5 full stripes of {FULL_DATA_MEMBERS} x {}: written {:.1} GiB/s, XOR alone {:.1} \
-             GiB/s, ratio {median:.3} ({min:.3} to {max:.3}), promised {FULL_STRIPE_PROMISE}: {kept}",
+             GiB/s, ratio {median:.3} ({min:.3} to {max:.3}), promised {FULL_STRIPE_PROMISE}: \
+             {kept}",
             show_size(FULL_STRIP_BYTES),
             full.write_gib_per_s.median,
             full.xor_gib_per_s.median

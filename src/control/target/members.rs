@@ -70,7 +70,8 @@ impl Target {
         let wanted = superblock.as_ref().filter(|_| !as_new);
         if slot.is_none() && wanted.is_none() && known.members.iter().all(Option::is_some) {
             let text = format!(
-                "array {array} has no empty slot, and does not grow to more members: remove a member first"
+                "array {array} has no empty slot, and does not grow to more members: remove a \
+                 member first"
             );
             return Err(TargetError::Invalid(text));
         }
