@@ -177,8 +177,10 @@ fn speeds(options: &Options, rebuild_first: bool) -> Result<(f64, f64), PerfErro
     let geometry = host.engine().geometry(array).expect("it was built here");
     let bytes = geometry.size_bytes();
     let block = geometry.block_size_bytes;
-    // Both touch every page once before, so that no turn is the first one.
-    let mut copied = copy_once(&mut host, members, block)?;
+    let data = (bytes / u64::from(block), block);
+    // Every page of both is touched before, so that no turn is the first one.
+    copy_once(&mut host, [members[1], members[0]], data)?;
+    let mut copied = copy_once(&mut host, members, data)?;
     let mut rebuilt = 0.0;
     for turn in 0..2 {
         if (turn == 0) == rebuild_first {
@@ -189,7 +191,7 @@ fn speeds(options: &Options, rebuild_first: bool) -> Result<(f64, f64), PerfErro
             }
             rebuilt = mib_s(bytes, since);
         } else {
-            copied = copy_once(&mut host, members, block)?;
+            copied = copy_once(&mut host, members, data)?;
         }
     }
     host.remove(array, &members)?;
@@ -197,13 +199,17 @@ fn speeds(options: &Options, rebuild_first: bool) -> Result<(f64, f64), PerfErro
     Ok((copied, rebuilt))
 }
 
-/// Copies all of one member's bdev but its metadata to the other.
-fn copy_once(host: &mut Host, members: [BdevId; 2], block: u32) -> Result<f64, PerfError> {
+/// Copies what the array uses of one member's bdev to the other: so many blocks of this size.
+fn copy_once(
+    host: &mut Host,
+    members: [BdevId; 2],
+    (blocks, block): (u64, u32),
+) -> Result<f64, PerfError> {
     let geometry = host.engine().geometry(members[0]).expect("it was built here");
     // Before it are the superblock and the bitmap, which the array still needs.
-    let first = geometry.blocks / 4;
+    let first = geometry.blocks - blocks;
     let piece = COPY_PIECE_BYTES / block as usize;
-    let pieces = (geometry.blocks - first) / piece as u64;
+    let pieces = blocks / piece as u64;
     let copy = CopyAll::new(members, COPY_PIECE_BYTES, piece, first, pieces, COPY_DEPTH);
     let since = clock::now_ns();
     let CopyResult(result) = host.run_program(0, Box::new(copy));
