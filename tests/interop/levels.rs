@@ -172,7 +172,6 @@ fn lockless_raid5() {
             "raid5-dirtycut",
             "raid5-fresh",
             "raid5-lazystop",
-            "raid5-proactive-half",
             "raid5-zeroed",
         ],
         512,
@@ -181,13 +180,16 @@ fn lockless_raid5() {
 }
 
 /// Defect 4 of the kernel's list: one member was neither zeroed nor rebuilt, and parity is called
-/// right everywhere.
+/// right everywhere. Where parity was built ahead on such an array, that can't be told from it.
 #[test]
 fn parity_of_zeroes_that_nobody_made_is_made() {
     let Some(images) = images() else { return };
-    let name = "raid5-zeroed-default";
-    let rig = Rig::unpack(&images, name, 512);
-    takes_over(&rig, name, &expect(&images, name), Some([3567, 0, 513, 0]));
+    for (name, counts) in
+        [("raid5-zeroed-default", [3567, 0, 513, 0]), ("raid5-proactive-half", [4079, 0, 1, 0])]
+    {
+        let rig = Rig::unpack(&images, name, 512);
+        takes_over(&rig, name, &expect(&images, name), Some(counts));
+    }
 }
 
 /// Levels without redundancy: all of it is there or nothing is served, and a member that fails
