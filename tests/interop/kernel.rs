@@ -142,8 +142,6 @@ fn degraded(name: &'static str) -> Handover {
     array.stop();
     fs::rename(away, rig.member(1)).unwrap();
     rig.arguments.clear();
-    let text = rig.refused();
-    assert!(text.contains("left the array") || text.contains("failed"), "{text}");
     let patterns = vec![
         pattern(0, 256, "VMHGEN01"),
         pattern(256, 128, "VMHGEN02"),

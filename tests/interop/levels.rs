@@ -172,7 +172,6 @@ fn lockless_raid5() {
             "raid5-dirtycut",
             "raid5-fresh",
             "raid5-lazystop",
-            "raid5-proactive-half",
             "raid5-zeroed",
         ],
         512,
@@ -181,13 +180,16 @@ fn lockless_raid5() {
 }
 
 /// Defect 4 of the kernel's list: one member was neither zeroed nor rebuilt, and parity is called
-/// right everywhere.
+/// right everywhere. Where parity was built ahead on such an array, that can't be told from it.
 #[test]
 fn parity_of_zeroes_that_nobody_made_is_made() {
     let Some(images) = images() else { return };
-    let name = "raid5-zeroed-default";
-    let rig = Rig::unpack(&images, name, 512);
-    takes_over(&rig, name, &expect(&images, name), Some([3567, 0, 513, 0]));
+    for (name, counts) in
+        [("raid5-zeroed-default", [3567, 0, 513, 0]), ("raid5-proactive-half", [4079, 0, 1, 0])]
+    {
+        let rig = Rig::unpack(&images, name, 512);
+        takes_over(&rig, name, &expect(&images, name), Some(counts));
+    }
 }
 
 /// Levels without redundancy: all of it is there or nothing is served, and a member that fails
@@ -222,8 +224,10 @@ fn raid0_is_served() {
     a_member_fails_its_requests_only(&mut rig, &patterns);
     fs::remove_file(rig.member(1)).unwrap();
     rig.arguments = vec!["--start-degraded"];
-    let text = rig.refused();
+    let text = rig.waits();
     assert!(text.contains("nothing that is there has what the members of slots 1 hold"), "{text}");
+    rig.arguments.clear();
+    assert!(rig.waits().contains("count on the member of slot 1 as well"));
 }
 
 /// What one member of a raid0 holds can't be had while it fails; the rest goes on, and it is back
@@ -286,7 +290,6 @@ fn degraded_arrays() {
         println!("{name}");
         let mut rig = Rig::unpack(&images, name, 512);
         rig.keys = "convert_bitmap = true".to_owned();
-        assert!(rig.refused().contains("events behind"));
         rig.arguments = vec!["--start-degraded"];
         let patterns = expect(&images, name);
         let array = rig.start();
@@ -376,12 +379,19 @@ fn destroyed_bitmaps_are_replaced_on_request() {
 
 /// Dirty and degraded: what the absent member held can't be told from what was being written.
 #[test]
-fn dirty_and_degraded_is_refused() {
+fn dirty_and_degraded_starts_by_force_only() {
     let Some(images) = images() else { return };
     let mut rig = Rig::unpack(&images, "raid5-degradedcut", 512);
     rig.arguments = vec!["--start-degraded"];
-    let text = rig.refused();
+    let text = rig.waits();
     assert!(text.contains("was not stopped cleanly"), "{text}");
+    let array = rig.start();
+    let params = serde_json::json!({ "name": "r", "force": true });
+    array.mdof.rpc("bdev_raid_start", &params).unwrap();
+    assert_eq!(array.describe()["state"], "online");
+    // What was not being written when power went is there.
+    array.host().verify(&[(300_000, 8, "VMHGEN01".to_owned())]);
+    array.stop();
 }
 
 #[test]

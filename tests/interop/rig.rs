@@ -145,6 +145,15 @@ impl Rig {
         refused(&self.dir, &self.config(), &self.arguments)
     }
 
+    /// A start in which the array waits for members: what the banner says of it.
+    pub(crate) fn waits(&self) -> String {
+        let running = self.start();
+        let banner = running.mdof.banner.clone();
+        assert!(banner.contains("array r NOT STARTED, it waits for members"), "{banner}");
+        running.stop();
+        banner
+    }
+
     /// The bytes of a member's data.
     pub(crate) fn data(&self, index: usize, first: u64, sectors: u64) -> Vec<u8> {
         let offset = superblock(&self.member(index)).data_offset_sectors + first;
