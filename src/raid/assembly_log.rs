@@ -64,7 +64,7 @@ pub fn find_log(
     if unreadable + missing > parity_strips(newest.level) {
         return Err(LogVoid::TooFew { unreadable, missing });
     }
-    let replay = Some((head.layout, search.finish()));
+    let replay = Some((head, search.finish()));
     Ok(LogConfig { trusted: true, replay, ..LogConfig::default() })
 }
 

@@ -79,6 +79,9 @@ pub(super) struct LogKeeper {
     replay: Replay,
     /// As it was last written, or is being written; `None`: no log is kept.
     head: Option<LogHead>,
+    /// That of the last run, which counts until it is durable that who is not here is out: its
+    /// records have not been written in place there.
+    old: Option<LogHead>,
     /// One a member.
     bufs: Vec<IoBuf>,
     pending: SlotMask,
@@ -100,8 +103,10 @@ impl LogKeeper {
         });
         let bufs = if head.is_some() { config.members.len() } else { 0 };
         let none = LogLayout { rings: 1, slots: 1, slot_bytes: 1 };
-        let (layout, records) = config.log.replay.clone().unwrap_or((none, Vec::new()));
-        let state = match records.is_empty() || !config.log.trusted {
+        let found = config.log.replay.clone().filter(|_| config.log.trusted);
+        let (old, records) = found.map_or((None, Vec::new()), |(old, all)| (Some(old), all));
+        let layout = old.map_or(none, |old| old.layout);
+        let state = match records.is_empty() {
             true => ReplayState::Done,
             false => ReplayState::Copying { record: 0 },
         };
@@ -110,6 +115,7 @@ impl LogKeeper {
         Some(Self {
             replay,
             head,
+            old: old.filter(|_| head.is_some()),
             bufs: (0..bufs).map(|_| pool.get(LOG_HEAD_BYTES)).collect::<Option<_>>()?,
             pending: 0,
             failed: 0,
@@ -140,6 +146,17 @@ impl LogKeeper {
         self.pending == 0
     }
 
+    /// The heads that were written last go with this event count.
+    pub(super) fn is_of(&self, events: u64) -> bool {
+        self.head.is_none_or(|head| head.events == events)
+    }
+
+    /// It is durable who is out: from the next update on the last run's log is nothing. Whether
+    /// there was one.
+    pub(super) fn forget_old(&mut self) -> bool {
+        self.old.take().is_some()
+    }
+
     /// A number for a question of oblivion.
     pub(super) fn next_oblivion(&mut self) -> u32 {
         self.next_oblivion = self.next_oblivion.wrapping_add(1);
@@ -166,7 +183,10 @@ impl Owner {
         let block = u64::from(self.shared.block_size_bytes);
         let (Some(head), Some(log)) = (&mut self.log.head, &self.shared.log) else { return };
         (head.events, head.vouches, head.idle) = (events, vouches, idle);
-        let head = *head;
+        let head = match self.log.old {
+            Some(old) if !mutant!(LogForgottenEarly) => LogHead { events, ..old },
+            _ => *head,
+        };
         if vouches {
             // Before any member may say so.
             log.vouching.set(true);

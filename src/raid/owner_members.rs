@@ -384,8 +384,13 @@ impl Owner {
             self.write_heads(out);
             self.poll_bitmap(out);
         }
+        let is_header = self.recorder.state == RecordState::Header;
+        if is_header && self.log.heads_are_written() && !self.log.is_of(self.recorder.events) {
+            // The update has got another count meanwhile.
+            self.write_heads(out);
+        }
         let header_is_durable = self.bitmap.as_ref().is_none_or(BitmapKeeper::events_are_durable);
-        if self.recorder.state == RecordState::Header
+        if is_header
             && self.log.heads_are_written()
             && (header_is_durable || mutant!(SuperblockBeforeHeader))
         {
@@ -463,11 +468,15 @@ impl Owner {
         }
         self.recorder.durable = self.recorder.writing;
         self.recorder.set_state(RecordState::Idle);
-        if std::mem::take(&mut self.recorder.finishes_earlier) {
+        let was_earlier = std::mem::take(&mut self.recorder.finishes_earlier);
+        if was_earlier {
             self.note_absent();
         }
         for slot in slots(failed) {
             self.fail_member(slot, out);
+        }
+        if !was_earlier && self.recorder.is_durable() && self.log.forget_old() {
+            self.want_superblock();
         }
     }
 

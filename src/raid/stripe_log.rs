@@ -16,7 +16,8 @@
 //!    the order of its writes ([`super::stripe::ring`]).
 //! 5. At the start, before anything is served and before the superblocks are touched, live records
 //!    are first made as many as rule 1 asks for, then written in place in order. A crash on the way
-//!    begins anew. Only then a new run begins, of which the old records are none.
+//!    begins anew. Only then a new run begins, of which the old records are none, and only when it
+//!    is durable that who is not there now is out: in its columns the records were not written.
 //! 6. Chunks that were discarded get new parity by zeroing, which no record tells of: before the
 //!    first write every ring makes sure that no record of what was there can be live.
 //! 7. Where parity comes in doubt for another reason (a write failed on too many members), the
@@ -31,7 +32,7 @@ use super::message::SlotMask;
 use super::{ArrayConfig, Geometry, MemberPlace, slots};
 use crate::bitmap::Vouching;
 use crate::limits::IO_SIZE_BYTES_MAX;
-use crate::md::stripe_log::{LiveRecord, LogLayout, RecordIdentity};
+use crate::md::stripe_log::{LiveRecord, LogHead, LogLayout, RecordIdentity};
 
 /// The log of an array: what was found of it, and whether it is kept from now on.
 #[derive(Debug, Clone, Default)]
@@ -42,8 +43,8 @@ pub struct LogConfig {
     pub why_off: String,
     /// The log of the last run counts: parity is right but where `replay` is about.
     pub trusted: bool,
-    /// How the log of the last run is divided, and what is to be written in place first.
-    pub replay: Option<(LogLayout, Vec<LiveRecord>)>,
+    /// The head of the log of the last run, and what is to be written in place first.
+    pub replay: Option<(LogHead, Vec<LiveRecord>)>,
 }
 
 /// A log to be kept.

@@ -182,10 +182,13 @@ pub(crate) enum Mutant {
     ZeroedUnderLog,
     /// A row is changed while a member that is out would still come back as equal.
     RowChangedWhileUnrecorded,
+    /// The last run's log is void before it is on record who was not there to get what it had.
+    LogForgottenEarly,
 }
 
 /// Bugs of the stripe log, found in the lives of levels with parity or in stories of their own.
-pub(super) const OF_LOG: [Mutant; 8] = [
+pub(super) const OF_LOG: [Mutant; 9] = [
+    Mutant::LogForgottenEarly,
     Mutant::LogWaitSkipped,
     Mutant::LogOnOneMember,
     Mutant::LogIgnoresEvents,
