@@ -4,6 +4,7 @@
 use super::channel::Channel;
 use super::message::{BlockRange, Mail, Out, RowEnd, SlotMask, Ticket, ToOwner};
 use super::stripe::log::{NOTE, Note, Packer, Starved};
+use super::stripe::ring::Ring;
 use super::stripe::{Kind, OpList, STRIPE_TAG, StripeState, segments};
 use super::stripe_log::{holders, parity_count};
 use super::{MemberSlot, SharedLog, bit, slots};
@@ -412,12 +413,18 @@ impl Channel {
 
     /// The owner wants to know when no record of a range can be live any more. Nobody writes there.
     pub(super) fn forget(&mut self, id: u32, range: BlockRange, out: &mut Out<'_>) {
+        let sync_blocks = self.shared.sync_blocks;
         let stripes = self.rows();
         let slice = stripes.slice_blocks;
-        let range = range.lba / slice..(range.lba + range.blocks).div_ceil(slice);
+        let slices = range.lba / slice..(range.lba + range.blocks).div_ceil(slice);
         let log = stripes.log.as_mut().expect("the array has a stripe log");
         let ring = log.ring.as_mut();
-        if ring.is_none_or(|ring| ring.forget(id, range)) {
+        let is_all = range.blocks == sync_blocks;
+        let forget = |ring: &mut Ring| match is_all {
+            true => ring.forget_all(id),
+            false => ring.forget(id, slices),
+        };
+        if ring.is_none_or(forget) {
             return out.mail.push_back(Mail::Owner(ToOwner::Forgotten(id, true)));
         }
         self.poll_ring(out);

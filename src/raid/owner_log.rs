@@ -1,6 +1,6 @@
 //! The owner's part of the stripe log: its heads, and what is written in place at the start.
 
-use super::message::{Mail, Out, SlotMask, ToChannel};
+use super::message::{BlockRange, Mail, Out, SlotMask, ToChannel};
 use super::owner::{Life, MemberRequest, Owner, OwnerOp};
 use super::owner_bitmap::BitmapKeeper;
 use super::stripe_log::{holders, record_lba};
@@ -88,6 +88,10 @@ pub(super) struct LogKeeper {
     failed: SlotMask,
     ok: SlotMask,
     next_oblivion: u32,
+    /// What the rings were asked by when a member's rebuild began, how many have not answered, and
+    /// whether one could not do it.
+    renewal: Option<(u32, u16)>,
+    renewal_failed: bool,
 }
 
 impl LogKeeper {
@@ -121,6 +125,8 @@ impl LogKeeper {
             failed: 0,
             ok: 0,
             next_oblivion: 0,
+            renewal: None,
+            renewal_failed: false,
         })
     }
 
@@ -263,6 +269,41 @@ impl Owner {
         let doubts = self.log.head.is_some_and(|head| !head.vouches);
         if doubts && self.life() == Life::Running && self.may_vouch() {
             self.want_superblock();
+        }
+    }
+}
+
+/// Members that join.
+impl Owner {
+    /// Every channel writes to a member that joins: asks the rings for a floor above all records
+    /// so far.
+    pub(super) fn renew_log(&mut self, out: &mut Out<'_>) {
+        if self.shared.log.is_none() || mutant!(JoinedUnderOldLog) {
+            return;
+        }
+        let id = self.log.next_oblivion();
+        (self.log.renewal, self.log.renewal_failed) = (Some((id, self.cores)), false);
+        let all = BlockRange { lba: 0, blocks: self.shared.sync_blocks };
+        out.mail.push_back(Mail::Channels(ToChannel::Forget(id, all)));
+    }
+
+    /// Whether they all have one.
+    pub(super) fn log_is_renewed(&self) -> bool {
+        self.log.renewal.is_none() && !self.log.renewal_failed
+    }
+
+    /// They are asked again if one could not.
+    pub(super) fn renew_log_again(&mut self, out: &mut Out<'_>) {
+        if self.log.renewal.is_none() && self.log.renewal_failed {
+            self.renew_log(out);
+        }
+    }
+
+    /// The answer of a channel.
+    pub(super) fn log_renewed(&mut self, id: u32, is_renewed: bool) {
+        if let Some((asked, left)) = self.log.renewal.filter(|(asked, _)| *asked == id) {
+            self.log.renewal = (left > 1).then_some((asked, left - 1));
+            self.log.renewal_failed |= !is_renewed;
         }
     }
 }

@@ -188,7 +188,8 @@ impl Owner {
             PassState::Copying => {
                 pass.next == self.chunk_count()
                     && self.walker.is_idle()
-                    && (pass.unreadable > 0 || self.rebuilder.flushing.is_none())
+                    && (pass.unreadable > 0
+                        || self.rebuilder.flushing.is_none() && self.log_is_renewed())
             }
             PassState::Recording { update } => self.recorder.has_recorded(update),
             PassState::Flushing | PassState::Stalled => false,
@@ -232,6 +233,7 @@ impl Owner {
             out.mail.push_back(Mail::Arm(ArrayTimer::Checkpoint, CHECKPOINT_MS));
         }
         out.mail.push_back(Mail::Event(ArrayEvent::RebuildStarted { slot, chunks: total }));
+        self.renew_log(out);
     }
 
     /// Chunks that a member will be given, as of now.
@@ -302,6 +304,9 @@ impl Owner {
             pass.set_state(PassState::Stalled);
             let event = ArrayEvent::RebuildStalled { slot, unreadable };
             return out.mail.push_back(Mail::Event(event));
+        }
+        if !self.log_is_renewed() {
+            return self.renew_log_again(out);
         }
         if self.rebuilder.flushing.is_none() {
             let pass = self.rebuilder.pass.as_mut().expect("there is a pass");

@@ -86,6 +86,7 @@ impl Owner {
 
     /// A channel's ring of the stripe log has no live record of a chunk any more, or can't tell.
     pub(super) fn forgotten(&mut self, id: u32, is_forgotten: bool) {
+        self.log_renewed(id, is_forgotten);
         let Some(bitmap) = &mut self.bitmap else { return };
         let mut jobs = bitmap.zero_jobs.iter_mut();
         // It is nobody's if the chunk could not be zeroed.

@@ -20,7 +20,10 @@
 //!    is durable that who is not there now is out: in its columns the records were not written.
 //! 6. Chunks that were discarded get new parity by zeroing, which no record tells of: before the
 //!    first write every ring makes sure that no record of what was there can be live.
-//! 7. Where parity comes in doubt for another reason (a write failed on too many members), the
+//! 7. A member that joins makes *w* larger than it was for earlier records, of which a newer one
+//!    might then be lost and an older one of the same row be found: before it is in sync every ring
+//!    writes a floor above all of them to as many members as rule 1 asks for now.
+//! 8. Where parity comes in doubt for another reason (a write failed on too many members), the
 //!    heads of the log say so durably before that row's records count as done.
 //!
 //! The log costs, for every batch of a row, *w - d + 1* writes of its data and parity with a page

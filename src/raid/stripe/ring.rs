@@ -122,6 +122,16 @@ impl Ring {
         }
     }
 
+    /// Somebody wants to know when none of the records so far counts, whatever members are lost
+    /// then: when a floor above them is where records go now. At once, or by [`Self::forgotten`].
+    pub(in crate::raid) fn forget_all(&mut self, id: u32) -> bool {
+        if self.next == 1 {
+            return true;
+        }
+        self.oblivions.push(Oblivion { id, until: self.next });
+        false
+    }
+
     /// Somebody wants to know when no record of these slices can be live: at once, or by
     /// [`Self::forgotten`].
     pub(in crate::raid) fn forget(&mut self, id: u32, slices: std::ops::Range<u64>) -> bool {
@@ -213,6 +223,25 @@ mod tests {
         assert_eq!(ring.forgotten(), None);
         ring.end(other, true, true);
         assert!(ring.forget(8, 0..10));
+    }
+
+    #[test]
+    fn all_is_forgotten_by_a_floor_that_is_written_anew() {
+        let mut ring = Ring::new(8, 2);
+        assert!(ring.forget_all(1));
+        for row in 0..2 {
+            let ticket = ring.take(row, 1).unwrap();
+            ring.end(ticket, true, true);
+        }
+        assert!(!ring.forget_all(2));
+        assert_eq!(ring.forgotten(), None);
+        let note = ring.take_note(false).unwrap();
+        assert_eq!((note.sequence, note.floor), (3, 3));
+        ring.end_note(note, true);
+        assert_eq!(ring.forgotten(), Some(2));
+        // Again: the floor may be on fewer members than are to have it by now.
+        assert!(!ring.forget_all(3));
+        assert_eq!(ring.take_note(false).map(|note| note.floor), Some(4));
     }
 
     /// Members that keep what was written to them last, slot by slot.

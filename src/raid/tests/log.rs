@@ -194,6 +194,48 @@ pub(super) fn replays_that_are_cut() {
     assert!(replayed > 20, "{replayed} logs had something to say");
 }
 
+/// A member is away while the log is written in place, the power goes before that is on record, and
+/// it comes back as equal: it has not got what the log had for it.
+#[test]
+fn a_member_that_missed_a_replay_gets_it_when_it_comes_back() {
+    members_that_miss_a_replay();
+}
+
+pub(super) fn members_that_miss_a_replay() {
+    let mut replayed = 0;
+    for seed in 0..240 {
+        let mut world = started(seed, shape(5, 4));
+        world.write(0, 96);
+        world.submit(0, IoOp::Write, false, 0, 24);
+        // Its records are whole, and some of it is in place.
+        for _ in 0..5 + seed % 5 {
+            world.step();
+        }
+        // Two of the members with data of the row.
+        let away = usize::try_from(seed / 5 % 3).unwrap();
+        let lost = (away + 1) % 3;
+        world.cut_and_assemble(&[away]);
+        for _ in 0..6 + seed / 15 % 16 {
+            if !world.running.as_ref().unwrap().started {
+                world.step();
+            }
+        }
+        if world.running.as_ref().unwrap().started {
+            world.cut_power();
+            continue;
+        }
+        world.cut_and_assemble(&[lost]);
+        if world.in_sync().count_ones() == 3 {
+            assert!(world.wait_started());
+            replayed += world.replayed();
+            world.read_all();
+            assert_eq!(world.host.failed, 0);
+        }
+        world.cut_power();
+    }
+    assert!(replayed > 20, "{replayed} logs had something to say");
+}
+
 /// Somebody runs the array without the log between two runs with it, and writes to the same rows:
 /// what the log has of them is nothing any more.
 #[test]

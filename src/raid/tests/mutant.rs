@@ -184,10 +184,13 @@ pub(crate) enum Mutant {
     RowChangedWhileUnrecorded,
     /// The last run's log is void before it is on record who was not there to get what it had.
     LogForgottenEarly,
+    /// A member is in sync while records count of which there were to be fewer without it.
+    JoinedUnderOldLog,
 }
 
 /// Bugs of the stripe log, found in the lives of levels with parity or in stories of their own.
-pub(super) const OF_LOG: [Mutant; 9] = [
+pub(super) const OF_LOG: [Mutant; 10] = [
+    Mutant::JoinedUnderOldLog,
     Mutant::LogForgottenEarly,
     Mutant::LogWaitSkipped,
     Mutant::LogOnOneMember,

@@ -227,7 +227,8 @@ fn every_planted_bug_of_parity_is_found() {
 }
 
 /// Their stories, where random lives meet them seldom.
-const LOG_STORIES: [(Mutant, fn()); 2] = [
+const LOG_STORIES: [(Mutant, fn()); 3] = [
+    (Mutant::LogForgottenEarly, log::members_that_miss_a_replay),
     (Mutant::LogIgnoresEvents, log::what_another_system_wrote_stays),
     (Mutant::ReplayWithoutCopies, log::replays_that_are_cut),
 ];
@@ -246,6 +247,7 @@ fn every_planted_bug_of_the_log_is_found() {
         let found = match told {
             Some((_, story)) => awaited(story).err().map(|what| format!("its story: {what}")),
             None => (PARITY..PARITY + SEEDS)
+                .chain(PARITY + MEMBER_SEEDS..PARITY + MEMBER_SEEDS + SEEDS / 2)
                 .find_map(|seed| Some(format!("seed {seed}: {}", try_life(seed, false).err()?))),
         };
         mutant::plant(None);
