@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::ab::{Comparison, NAMED, Reach};
 use crate::job::{Job, PerfError};
 use crate::pattern::Access;
-use crate::place::{Address, Place, parse_raid1};
+use crate::place::{Address, Level, Place, parse_raid1};
 use crate::table;
 use crate::units::{parse_duration, parse_size};
 
@@ -329,6 +329,9 @@ pub(crate) struct TableArgs {
     /// Members of this kind only
     #[arg(long, value_enum, value_name = "KIND")]
     members: Option<table::Backing>,
+    /// Only this level: raid1, raid10 or raid5
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    level: Option<Level>,
     /// Leave out the classic bitmap
     #[arg(long)]
     no_classic: bool,
@@ -352,6 +355,7 @@ impl TableArgs {
             time: self.time.unwrap_or(Duration::from_millis(time_ms)),
             queue_depth: self.qd,
             members: self.members,
+            level: self.level,
             classic: !self.no_classic,
         }
     }

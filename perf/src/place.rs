@@ -12,6 +12,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::units::{parse_size, show_size};
@@ -58,8 +59,9 @@ pub(crate) enum Stack {
 pub(crate) const STRIP_BYTES_DEFAULT: u64 = 64 << 10;
 
 /// A level of RAID, in md's layout for a new array.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[value(rename_all = "lowercase")]
 pub(crate) enum Level {
     /// Strips, nothing twice.
     Raid0,

@@ -18,7 +18,7 @@ use crate::inproc::Host;
 use crate::inproc::setup::{self, ArrayPlan};
 use crate::job::{Job, PerfError};
 use crate::pattern::Access;
-use crate::place::Leaf;
+use crate::place::{Leaf, Level};
 use crate::stats::{Outcome, Spread, Tally};
 use crate::units::show_size;
 use classic::{Classic, ClassicResult, Layout};
@@ -38,15 +38,8 @@ const FIRST: Duration = Duration::from_secs(1);
 /// Two arrays that do the same differ by so much from one run to the next.
 const EQUAL: f64 = 0.97;
 
-/// A level of RAID.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Level {
-    /// A mirror of two.
-    Raid1,
-}
-
-const LEVELS: &[Level] = &[Level::Raid1];
+/// Levels with their members. A classic bitmap is remade for the mirror only.
+const LEVELS: [(Level, usize); 3] = [(Level::Raid1, 2), (Level::Raid10, 4), (Level::Raid5, 4)];
 
 /// How an array remembers what may differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -98,6 +91,8 @@ pub(crate) struct Options {
     pub(crate) queue_depth: u16,
     /// Only this kind of members.
     pub(crate) members: Option<Backing>,
+    /// Only this level.
+    pub(crate) level: Option<Level>,
     /// With the classic bitmap, too.
     pub(crate) classic: bool,
 }
@@ -168,11 +163,20 @@ pub(crate) fn run(options: &Options) -> Result<Table, PerfError> {
 
 fn part(options: &Options, job: &Job, backing: Backing) -> Result<Part, PerfError> {
     let mut host = Host::start(&[], job)?;
-    let cells: Vec<Cell> = LEVELS
-        .iter()
-        .flat_map(|&level| CELLS.map(|(bitmap, assume_clean)| Cell { level, bitmap, assume_clean }))
-        .filter(|cell| options.classic || cell.bitmap != Bitmap::Classic)
+    let levels = LEVELS.iter().map(|(level, _)| *level);
+    let levels = levels.filter(|level| options.level.is_none_or(|only| only == *level));
+    let is_made = |cell: &Cell| {
+        cell.bitmap != Bitmap::Classic || options.classic && cell.level == Level::Raid1
+    };
+    let cells: Vec<Cell> = levels
+        .clone()
+        .flat_map(|level| CELLS.map(|(bitmap, assume_clean)| Cell { level, bitmap, assume_clean }))
+        .filter(is_made)
         .collect();
+    if cells.is_empty() {
+        let names = LEVELS.map(|(level, _)| level.name()).join(", ");
+        return Err(PerfError(format!("the table has no such level; it has {names}")));
+    }
     let mut found: Vec<Vec<Measured>> = cells.iter().map(|_| Vec::new()).collect();
     for round in 0..options.rounds.max(1) as usize {
         // Another cell begins in each round, and every other round goes the other way: what
@@ -196,7 +200,7 @@ fn part(options: &Options, job: &Job, backing: Backing) -> Result<Part, PerfErro
             options.dir.display()
         ),
     };
-    let ratios = LEVELS.iter().flat_map(|level| ratios(*level, &cells, &found)).collect();
+    let ratios = levels.flat_map(|level| ratios(level, &cells, &found)).collect();
     let rows = cells.iter().zip(&found).map(|(cell, found)| Row::new(*cell, found)).collect();
     Ok(Part { backing, title, rows, ratios })
 }
@@ -228,15 +232,18 @@ fn measure(
     backing: Backing,
     cell: Cell,
 ) -> Result<Measured, PerfError> {
-    let (members, all) = members(host, options, backing)?;
-    let Level::Raid1 = cell.level;
+    let (_, count) =
+        LEVELS.into_iter().find(|it| it.0 == cell.level).expect("a level of the table");
+    let (members, all) = members(host, options, backing, count)?;
     let (first, tallies, resyncing) = match cell.bitmap {
         Bitmap::Classic => {
+            let members = members[..].try_into().expect("a mirror of two");
             let tally = run_classic(host, members, job, !cell.assume_clean)?;
             (None, vec![tally], !cell.assume_clean)
         }
         bitmap => {
             let plan = ArrayPlan {
+                level: cell.level,
                 assume_clean: cell.assume_clean,
                 ..ArrayPlan::new(bitmap == Bitmap::Lockless)
             };
@@ -260,32 +267,35 @@ fn measure(
     Ok(Measured { first_iops: first, iops: outcome.total.iops, cpu_iops, p99_us, resyncing })
 }
 
-/// Two new members, and every bdev of them, those above before those below.
+/// New members, and every bdev of them, those above before those below.
 fn members(
     host: &mut Host,
     options: &Options,
     backing: Backing,
-) -> Result<([BdevId; 2], Vec<BdevId>), PerfError> {
+    count: usize,
+) -> Result<(Vec<BdevId>, Vec<BdevId>), PerfError> {
     let engine = host.engine();
-    let mut tops = [BdevId(0); 2];
-    let mut all = Vec::new();
-    for (top, name) in tops.iter_mut().zip(["m0", "m1"]) {
+    let (mut tops, mut all) = (Vec::new(), Vec::new());
+    for index in 0..count {
+        let name = &format!("m{index}");
         match backing {
             Backing::Memory => {
                 let leaf = Leaf::Null { size_bytes: options.memory_size_bytes };
                 let base = setup::add_leaf(engine, &format!("{name}-base"), &leaf)?;
                 let latencies_us = [READ_US, READ_US, WRITE_US, WRITE_US];
-                *top = setup::add_delay(engine, name, base, latencies_us)?;
-                all.extend([*top, base]);
+                let top = setup::add_delay(engine, name, base, latencies_us)?;
+                tops.push(top);
+                all.extend([top, base]);
             }
             Backing::Files => {
                 let path = new_file(&options.dir, name, options.file_size_bytes)?;
                 let added = setup::add_file(engine, name, &path);
                 // The descriptor keeps it; nothing is left behind, whatever happens.
                 let removed = std::fs::remove_file(&path);
-                *top = added?;
+                let top = added?;
                 removed.map_err(|error| PerfError(format!("{}: {error}", path.display())))?;
-                all.push(*top);
+                tops.push(top);
+                all.push(top);
             }
         }
     }
@@ -459,12 +469,14 @@ mod tests {
             time: Duration::from_millis(30),
             queue_depth: 8,
             members: None,
+            level: None,
             classic: true,
         };
         let table = run(&options).unwrap();
         assert_eq!(table.parts.len(), 2);
         for part in &table.parts {
-            assert_eq!(part.rows.len(), CELLS.len() * LEVELS.len());
+            // Two of each other level are classic.
+            assert_eq!(part.rows.len(), CELLS.len() * LEVELS.len() - 4);
             assert!(part.rows.iter().all(|row| row.iops.min > 0.0), "{part:?}");
         }
         let text = table.as_text();
