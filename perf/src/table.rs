@@ -248,7 +248,8 @@ fn measure(
                 ..ArrayPlan::new(bitmap == Bitmap::Lockless)
             };
             let array = setup::add_array(host.engine(), "array", &members, &plan)?;
-            let first_job = Job { warm_up: Duration::ZERO, time: FIRST.min(job.time), ..job.clone() };
+            let first_job =
+                Job { warm_up: Duration::ZERO, time: FIRST.min(job.time), ..job.clone() };
             let first = Outcome::new(&host.run(array, &first_job)?, job.block_size_bytes);
             let long = Job { warm_up: Duration::ZERO, ..job.clone() };
             let tallies = host.run(array, &long)?;
