@@ -444,8 +444,9 @@ impl Table {
                     }
                     _ => String::new(),
                 };
-                let what = ratio.what;
-                text += &format!("  {what}: {median:.3} ({min:.3} to {max:.3}){promise}\n");
+                let (level, what) = (ratio.level.name(), ratio.what);
+                text +=
+                    &format!("  {level}, {what}: {median:.3} ({min:.3} to {max:.3}){promise}\n");
             }
         }
         text + &format!("all promises: {}\n", word(self.kept))
