@@ -324,6 +324,7 @@ impl Channel {
     #[cold]
     fn report_drained(&mut self, out: &mut Out<'_>) {
         let is_asked = self.stripes.as_ref().is_some_and(|it| it.asks(self.draining));
+        let is_asked = is_asked && !mutant!(DrainForgetsRows);
         if !is_asked && self.ops.iter().all(|op| op.pending & self.draining == 0) {
             self.draining = 0;
             out.mail.push_back(Mail::Owner(ToOwner::Drained(self.drain_round)));

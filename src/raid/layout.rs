@@ -56,6 +56,7 @@ impl Shared {
                     true if slice == parity.strip_blocks() => {
                         parity.full_stripe_blocks() - lba % parity.full_stripe_blocks()
                     }
+                    false if mutant!(ReadCrossesSlices) => strip.blocks,
                     // A read, too: if its member fails, it is recovered in one slice.
                     _ => slice - strip.offset % slice,
                 };

@@ -166,6 +166,10 @@ pub(crate) enum Mutant {
     RecoveryNotCounted,
     /// A member is rebuilt from parity that may not fit.
     RebuildFromDoubt,
+    /// A read that may have to be recovered is not cut at slices.
+    ReadCrossesSlices,
+    /// A slot's device is let go while a row still has requests to it.
+    DrainForgetsRows,
     /// A row is written in place before its records are durable.
     LogWaitSkipped,
     /// Records go to one member, whatever may still fail.
@@ -203,7 +207,7 @@ pub(super) const OF_LOG: [Mutant; 10] = [
 ];
 
 /// Bugs of levels with parity, found in their lives.
-pub(super) const OF_PARITY: [Mutant; 12] = [
+pub(super) const OF_PARITY: [Mutant; 14] = [
     Mutant::DepartedTrusted,
     Mutant::UpdateNotFinished,
     Mutant::BatchReversed,
@@ -216,6 +220,8 @@ pub(super) const OF_PARITY: [Mutant; 12] = [
     Mutant::LostWriteLeavesNoDoubt,
     Mutant::CrashLeavesNoDoubt,
     Mutant::RebuildFromDoubt,
+    Mutant::ReadCrossesSlices,
+    Mutant::DrainForgetsRows,
 ];
 
 /// Every bug that random lives or a story of the simulator must find. Those that stand for a

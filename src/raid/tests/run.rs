@@ -93,13 +93,18 @@ fn tell(seed: u64, what: &str) -> ! {
     panic!("seed {seed} breaks a promise");
 }
 
-/// The fixed seeds: nothing may be violated.
+/// The fixed seeds.
+fn fixed_seeds() -> impl Iterator<Item = u64> {
+    let external = EXTERNAL_SEEDS..EXTERNAL_SEEDS + SEEDS / 2;
+    let members = MEMBER_SEEDS..MEMBER_SEEDS + SEEDS / 2;
+    (0..SEEDS).chain(FOUND).chain(external).chain(members)
+}
+
+/// Nothing may be violated in the fixed seeds.
 #[test]
 fn random_lives_break_no_promise() {
     let mut sum = Figures::default();
-    let external = EXTERNAL_SEEDS..EXTERNAL_SEEDS + SEEDS / 2;
-    let members = MEMBER_SEEDS..MEMBER_SEEDS + SEEDS / 2;
-    for seed in (0..SEEDS).chain(FOUND).chain(external).chain(members) {
+    for seed in fixed_seeds() {
         match try_life(seed, false) {
             Ok(figures) => sum.add(&figures),
             Err(what) => tell(seed, &what),
@@ -109,13 +114,17 @@ fn random_lives_break_no_promise() {
     assert!(sum.writes > 10_000 && sum.cuts > 1000 && sum.copied > 1000, "{sum:?}");
 }
 
+/// The fixed seeds of levels with parity.
+fn parity_seeds() -> impl Iterator<Item = u64> {
+    let members = PARITY | MEMBER_SEEDS;
+    (PARITY..PARITY + SEEDS).chain(FOUND_OF_PARITY).chain(members..members + SEEDS / 2)
+}
+
 /// The same on levels with parity.
 #[test]
 fn random_lives_of_parity_break_no_promise() {
     let mut sum = Figures::default();
-    let members = PARITY | MEMBER_SEEDS;
-    let members = members..members + SEEDS / 2;
-    for seed in (PARITY..PARITY + SEEDS).chain(FOUND_OF_PARITY).chain(members) {
+    for seed in parity_seeds() {
         match try_life(seed, false) {
             Ok(figures) => sum.add(&figures),
             Err(what) => tell(seed, &what),
@@ -155,18 +164,40 @@ const STORIES: [(Mutant, fn()); 12] = [
     (Mutant::SettingsAtStop, infection::an_array_that_stops_takes_no_settings),
 ];
 
-/// What a planted bug broke: in its story if it has one, else in the fixed seeds.
-fn find(mutant: Mutant) -> Option<String> {
-    let told = STORIES.iter().find(|(planted, _)| *planted == mutant);
+/// What a planted bug broke: in its story if it has one, else in the first of the seeds that finds
+/// it.
+fn find(
+    mutant: Mutant,
+    stories: &[(Mutant, fn())],
+    mut seeds: impl Iterator<Item = u64>,
+) -> Option<String> {
+    let told = stories.iter().find(|(planted, _)| *planted == mutant);
     if let Some((_, story)) = told {
         return awaited(story).err().map(|what| format!("its story: {what}"));
     }
-    let external = EXTERNAL_SEEDS..EXTERNAL_SEEDS + SEEDS / 2;
-    let members = MEMBER_SEEDS..MEMBER_SEEDS + SEEDS / 2;
-    (0..SEEDS).chain(FOUND).chain(external).chain(members).find_map(|seed| {
-        let what = try_life(seed, false).err()?;
-        Some(format!("seed {seed}: {what}"))
-    })
+    seeds.find_map(|seed| Some(format!("seed {seed}: {}", try_life(seed, false).err()?)))
+}
+
+/// Plants each bug; none may go unnoticed. With `MDOF_SIM_BUG` that one only.
+fn find_all<S: Iterator<Item = u64>>(
+    mutants: &[Mutant],
+    stories: &[(Mutant, fn())],
+    seeds: impl Fn() -> S,
+) {
+    let only = std::env::var("MDOF_SIM_BUG").ok();
+    let mut missed = Vec::new();
+    let is_wanted =
+        |mutant: &&Mutant| only.as_ref().is_none_or(|only| *only == format!("{mutant:?}"));
+    for &mutant in mutants.iter().filter(is_wanted) {
+        mutant::plant(Some(mutant));
+        let found = find(mutant, stories, seeds());
+        mutant::plant(None);
+        match found {
+            Some(what) => println!("{mutant:?}: {what}"),
+            None => missed.push(mutant),
+        }
+    }
+    assert_eq!(missed, Vec::<Mutant>::new(), "bugs that nobody noticed");
 }
 
 /// The tests named after the kernel's defects see the defects.
@@ -183,17 +214,7 @@ fn every_known_defect_fails_its_test() {
 
 #[test]
 fn every_planted_bug_is_found() {
-    let mut missed = Vec::new();
-    for mutant in mutant::ALL {
-        mutant::plant(Some(mutant));
-        let found = find(mutant);
-        mutant::plant(None);
-        match found {
-            Some(what) => println!("{mutant:?}: {what}"),
-            None => missed.push(mutant),
-        }
-    }
-    assert_eq!(missed, Vec::<Mutant>::new(), "bugs that nobody noticed");
+    find_all(&mutant::ALL, &STORIES, fixed_seeds);
 }
 
 /// Their stories, where random lives meet them seldom.
@@ -208,22 +229,7 @@ const ROW_STORIES: [(Mutant, fn()); 5] = [
 /// The bugs of levels with parity, each in their fixed seeds.
 #[test]
 fn every_planted_bug_of_parity_is_found() {
-    let mut missed = Vec::new();
-    for mutant in mutant::OF_PARITY {
-        mutant::plant(Some(mutant));
-        let told = ROW_STORIES.iter().find(|(planted, _)| *planted == mutant);
-        let found = match told {
-            Some((_, story)) => awaited(story).err().map(|what| format!("its story: {what}")),
-            None => (PARITY..PARITY + SEEDS)
-                .find_map(|seed| Some(format!("seed {seed}: {}", try_life(seed, false).err()?))),
-        };
-        mutant::plant(None);
-        match found {
-            Some(what) => println!("{mutant:?}: {what}"),
-            None => missed.push(mutant),
-        }
-    }
-    assert_eq!(missed, Vec::<Mutant>::new(), "bugs that nobody noticed");
+    find_all(&mutant::OF_PARITY, &ROW_STORIES, parity_seeds);
 }
 
 /// Their stories, where random lives meet them seldom.
@@ -236,27 +242,7 @@ const LOG_STORIES: [(Mutant, fn()); 3] = [
 /// The bugs of the stripe log, each in the fixed seeds of levels with parity.
 #[test]
 fn every_planted_bug_of_the_log_is_found() {
-    let only = std::env::var("MDOF_SIM_BUG").ok();
-    let mut missed = Vec::new();
-    for mutant in mutant::OF_LOG {
-        if only.as_ref().is_some_and(|only| *only != format!("{mutant:?}")) {
-            continue;
-        }
-        mutant::plant(Some(mutant));
-        let told = LOG_STORIES.iter().find(|(planted, _)| *planted == mutant);
-        let found = match told {
-            Some((_, story)) => awaited(story).err().map(|what| format!("its story: {what}")),
-            None => (PARITY..PARITY + SEEDS)
-                .chain(PARITY + MEMBER_SEEDS..PARITY + MEMBER_SEEDS + SEEDS / 2)
-                .find_map(|seed| Some(format!("seed {seed}: {}", try_life(seed, false).err()?))),
-        };
-        mutant::plant(None);
-        match found {
-            Some(what) => println!("{mutant:?}: {what}"),
-            None => missed.push(mutant),
-        }
-    }
-    assert_eq!(missed, Vec::<Mutant>::new(), "bugs that nobody noticed");
+    find_all(&mutant::OF_LOG, &LOG_STORIES, parity_seeds);
 }
 
 fn setting(name: &str, default: u64) -> u64 {
