@@ -107,6 +107,9 @@ pub enum ToOwner {
     /// The answer to [`ToChannel::Forget`] with this id: none of the channel's records of the range
     /// can be live any more, or it can't be told.
     Forgotten(u32, bool),
+    /// In this round of pausing no request of the host is under way, and none will begin until
+    /// [`ToChannel::Resume`].
+    Paused(u32),
     /// The channel takes no more requests and has none.
     Closed,
 }
@@ -130,7 +133,14 @@ pub enum ToChannel {
         in_sync: SlotMask,
         /// Members that are written: those in sync and those being rebuilt.
         writable: SlotMask,
+        /// The member whose blocks are written to the device that replaces it, too.
+        replaced: Option<MemberSlot>,
     },
+    /// Begin no request of the host any more; answer [`ToOwner::Paused`] with the round's number
+    /// when none is under way.
+    Pause(u32),
+    /// Go on.
+    Resume,
     /// The absence of these members is durable on the others.
     Recorded(SlotMask),
     /// Say when no request to the slot is under way, which takes no part: answer
@@ -300,6 +310,28 @@ pub enum ArrayEvent {
         /// Chunks not copied.
         unreadable: u64,
     },
+    /// A device begins to take the place of a member, which serves on.
+    ReplacementStarted {
+        /// The member.
+        slot: MemberSlot,
+        /// Chunks to copy.
+        chunks: u64,
+    },
+    /// A device has taken the place of a member, whose own is let go.
+    MemberReplaced {
+        /// The slot.
+        slot: MemberSlot,
+    },
+    /// The device that was to take the place of a member has failed, or was taken away.
+    ReplacementFailed {
+        /// The member, which serves on.
+        slot: MemberSlot,
+    },
+    /// A member has failed before the device that was to take its place had everything.
+    ReplacementOrphaned {
+        /// The slot: the device is rebuilt in it from the other members.
+        slot: MemberSlot,
+    },
     /// No member holds the bitmap any more: writes are refused.
     MetadataLost,
     /// Stopped; the superblocks say clean, or that a resync is due.
@@ -399,6 +431,22 @@ impl ArrayEvent {
             Self::RebuildDone { slot, chunks } => {
                 write!(f, "member {slot} is rebuilt and in sync, {chunks} chunks copied")
             }
+            Self::ReplacementStarted { slot, chunks } => {
+                write!(f, "member {slot} is being replaced and serves on: {chunks} chunks to copy")
+            }
+            Self::MemberReplaced { slot } => {
+                write!(f, "member {slot} is replaced; the device that it was is let go")
+            }
+            Self::ReplacementFailed { slot } => write!(
+                f,
+                "what was to replace member {slot} is out; member {slot} serves on, nothing is \
+                 lost. Begin anew with another device"
+            ),
+            Self::ReplacementOrphaned { slot } => write!(
+                f,
+                "member {slot} failed while it was being replaced: the newcomer is rebuilt from \
+                 the other members, from its last checkpoint on"
+            ),
             Self::RebuildStalled { slot, unreadable } => write!(
                 f,
                 "member {slot} lacks {unreadable} chunks that no member could read; it is not in \

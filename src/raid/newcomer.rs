@@ -86,7 +86,8 @@ pub(super) fn plan(array: &ArrayNow<'_>, newcomer: &Newcomer) -> Result<Plan, St
     }
 }
 
-fn former(array: &ArrayNow<'_>, newcomer: &Newcomer, own: &Superblock) -> Result<Plan, String> {
+/// A device with more events than the array was used without it.
+fn check_not_ahead(array: &ArrayNow<'_>, own: &Superblock) -> Result<(), String> {
     if own.events > array.events {
         return Err(format!(
             "it is {} events ahead: it was used without this array and may hold the newer data. \
@@ -94,6 +95,11 @@ fn former(array: &ArrayNow<'_>, newcomer: &Newcomer, own: &Superblock) -> Result
             own.events - array.events
         ));
     }
+    Ok(())
+}
+
+fn former(array: &ArrayNow<'_>, newcomer: &Newcomer, own: &Superblock) -> Result<Plan, String> {
+    check_not_ahead(array, own)?;
     if array.present.iter().any(|(other, _)| other.device_uuid == own.device_uuid) {
         return Err("a member with its device uuid takes part already: it is a copy".to_owned());
     }
@@ -157,6 +163,21 @@ pub(super) fn recovering(own: &Superblock, chunk_sectors: u64) -> Lacks {
 /// member, and a RAID10's bitmap is one of the array's blocks.
 pub(super) fn counts_chunks(own: &Superblock) -> bool {
     own.level != md::Level::Raid10
+}
+
+/// Decides how a device comes to replace a member; `twin` is the number that it has meanwhile.
+///
+/// # Errors
+/// A sentence for the operator.
+pub(super) fn plan_replacement(
+    array: &ArrayNow<'_>,
+    newcomer: &Newcomer,
+    twin: MemberSlot,
+) -> Result<Plan, String> {
+    if let Some(own) = newcomer.superblock.as_ref().filter(|_| !newcomer.as_new) {
+        check_not_ahead(array, own)?;
+    }
+    fresh(array, &Newcomer { slot: Some(twin), ..newcomer.clone() })
 }
 
 /// A device joins as a new member.

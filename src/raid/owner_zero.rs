@@ -108,7 +108,7 @@ impl Owner {
             }
             let run = self.shared.sync_run(lba);
             let blocks = run.blocks.min(end - lba);
-            let targets = run.legs & members;
+            let targets = self.with_twin(run.legs & members);
             let job = &mut self.keeper().zero_jobs[index];
             job.next += blocks;
             job.pending += targets.count_ones();
@@ -116,7 +116,8 @@ impl Owner {
             for slot in slots(targets) {
                 let request = MemberRequest {
                     op: IoOp::WriteZeroes,
-                    lba: self.place(slot).data_lba + self.shared.sync_leg_lba(lba, slot),
+                    lba: self.place(slot).data_lba
+                        + self.shared.sync_leg_lba(lba, self.origin(slot)),
                     blocks: u32::try_from(blocks).expect("a chunk's blocks fit u32"),
                     buf: None,
                 };

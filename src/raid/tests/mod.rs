@@ -54,6 +54,7 @@ pub(crate) mod mutant;
 mod oracle;
 mod parity;
 mod rejoin;
+mod replace;
 mod rng;
 mod row_members;
 mod rows;
