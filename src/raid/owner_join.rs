@@ -362,7 +362,7 @@ impl Owner {
         let all = self.shared.geometry.all_slots();
         let pending = self.joiner.tasks.iter().fold(0, |mask, task| {
             mask | match task {
-                Task::Join { plan, .. } => bit(plan.slot),
+                Task::Join { plan, .. } => bit(self.origin(plan.slot)),
                 Task::Remove(_) => 0,
             }
         });

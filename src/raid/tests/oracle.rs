@@ -390,7 +390,12 @@ impl World {
     /// Oracle 5 while the power is on: no channel goes on using a member that lacks something.
     pub(super) fn check_nobody_reads(&self, slot: usize) {
         let channels = &self.running.as_ref().unwrap().channels;
-        if let Some(core) = channels.iter().position(|it| it.in_sync & 1 << slot != 0) {
+        // Until it knows better a core may use the device that was there before.
+        let own = self.bdev_of(slot);
+        let uses = |it: &crate::raid::Channel| {
+            it.in_sync & 1 << slot != 0 && it.places[slot].is_some_and(|place| place.bdev == own)
+        };
+        if let Some(core) = channels.iter().position(uses) {
             let what = format!("core {core} uses member {slot}, which lacks what was acknowledged");
             violated(5, &what);
         }

@@ -154,6 +154,7 @@ impl World {
             return Err("one at a time".to_owned());
         }
         self.twins.disk = Some(self.blank(slot));
+        self.watch.joined = true;
         self.devices = self.devices.wrapping_add(1);
         let newcomer = Newcomer {
             bdev: self.new_twin_bdev(),
@@ -175,7 +176,7 @@ impl World {
         self.twins.replaced += 1;
         let running = self.running.as_ref().unwrap();
         let flights = &running.in_flight;
-        if flights.iter().any(|it| it.disk == slot || it.disk == self.twin_at()) {
+        if flights.iter().any(|it| it.disk == slot) {
             violated(0, &format!("member {slot} is let go with requests under way"));
         }
         let shared = running.shared.clone();
