@@ -267,6 +267,15 @@ impl Running {
         }
     }
 
+    /// Waits until nothing is being replaced.
+    pub(crate) fn wait_for_replacement(&self) {
+        let end = Instant::now() + LIMIT;
+        while let Some(own) = Some(self.describe()).filter(|it| !it["replacement"].is_null()) {
+            assert!(Instant::now() < end, "the replacement does not end: {own}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Chunks that resync has not copied yet; none without a bitmap and a resync.
     pub(crate) fn in_doubt(&self) -> u64 {
         let array = self.mdof.rpc("bdev_raid_get_bdevs", &json!({ "category": "all" })).unwrap();

@@ -398,10 +398,11 @@ impl Target {
         };
         let members: Vec<Option<Member>> =
             config.members.iter().map(|slot| slot.as_ref().map(member)).collect();
+        let replacement = config.replacement.as_ref().map(|(_, it)| member(it));
         let stripe_log = super::stripe_log::state(&config);
         let id = self.engine.start_array(config)?;
         let geometry = self.engine.geometry(id).expect("a started array has a geometry").clone();
-        for member in members.iter().flatten() {
+        for member in members.iter().flatten().chain(&replacement) {
             self.set_user(&member.name, Some(format!("array {name}")));
         }
         if let Some(external) = &external {
@@ -411,6 +412,8 @@ impl Target {
             uuid,
             shape,
             members,
+            replacement,
+            leaving: Vec::new(),
             data_offset_blocks,
             bitmap,
             external,
@@ -460,7 +463,7 @@ impl Target {
         let name = self.resolve(name)?;
         let (id, array) = self.array(&name)?;
         let mut members: Vec<String> =
-            array.members.iter().flatten().map(|member| member.name.clone()).collect();
+            array.every_member().map(|member| member.name.clone()).collect();
         let external = array.external.clone();
         self.free_bdev(&name)?;
         // The engine lets go of the array in any case; what it could not write is reported below.

@@ -9,6 +9,7 @@ mod members;
 mod metadata;
 mod nvmf;
 mod paths;
+mod replace;
 mod settings;
 mod spares;
 mod stripe_log;
@@ -26,6 +27,7 @@ pub use events::{EVENT_TYPES, EVENTS_MAX, Notice};
 pub use external::{BitmapPlace, External};
 pub use members::Which;
 pub use nvmf::{NewNamespace, Transport, listen_error};
+pub use replace::Leaving;
 pub use settings::{ProcessOptions, SCRUB_EVERY_HOURS_MAX, Settings};
 pub use spares::Spare;
 pub use takeover::Takeover;
@@ -163,6 +165,10 @@ pub struct Array {
     pub shape: ArrayShape,
     /// Member bdevs by slot, `None` where the array started without.
     pub members: Vec<Option<Member>>,
+    /// What is to take a member's place.
+    pub replacement: Option<Member>,
+    /// Bdevs of members that were replaced, until they are free.
+    pub leaving: Vec<Leaving>,
     /// First data block on the members, in their logical blocks.
     pub data_offset_blocks: u64,
     /// Whether there is a bitmap.
@@ -182,6 +188,14 @@ pub struct Array {
     pub is_degraded: bool,
     /// Nobody named it: it was found on its members, and will be again.
     pub is_found: bool,
+}
+
+impl Array {
+    /// The bdevs that it uses as members: those in slots, what replaces one, and those that leave.
+    pub(super) fn every_member(&self) -> impl Iterator<Item = &Member> {
+        let leaving = self.leaving.iter().map(|it| &it.member);
+        self.members.iter().flatten().chain(&self.replacement).chain(leaving)
+    }
 }
 
 /// A member as control remembers it.

@@ -199,13 +199,11 @@ pub(crate) enum Mutant {
 }
 
 /// Bugs of replacement, found in lives of their own.
-pub(super) const OF_REPLACEMENT: [Mutant; 6] = [
+pub(super) const OF_REPLACEMENT: [Mutant; 4] = [
     Mutant::ReplacementForgotten,
     Mutant::ReplacedBeforeRecorded,
     Mutant::ReplacedTakenForRecent,
     Mutant::WholeBeforeCopied,
-    Mutant::WholeBeforeFlushed,
-    Mutant::ZeroedWithoutNewcomer,
 ];
 
 /// Bugs of the stripe log, found in the lives of levels with parity or in stories of their own.

@@ -196,7 +196,12 @@ impl World {
 
     /// The member has failed: what was to replace it is to be rebuilt in its slot.
     pub(super) fn twin_is_orphaned(&mut self, slot: usize) {
+        // It may have called itself whole already, and then counts if the power goes now.
+        let says = self.twins.disk.as_ref().and_then(|disk| parse(&disk.live_meta));
+        let is_whole = says
+            .is_some_and(|own| own.set_uuid == [7; 16] && !own.is_rebuilding() && own.is_ours());
         self.move_twin(slot, false);
+        self.watch.missed[slot] = !is_whole;
     }
 
     /// What replaces a member says that it has it all, or a part.

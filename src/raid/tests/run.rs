@@ -137,7 +137,7 @@ fn random_lives_of_parity_break_no_promise() {
 /// The fixed seeds in which members are replaced, of every level.
 fn replace_seeds() -> impl Iterator<Item = u64> {
     let of = |bits: u64, count: u64| (REPLACE_SEEDS | bits)..(REPLACE_SEEDS | bits) + count;
-    of(0, SEEDS / 2).chain(of(PARITY, SEEDS / 2)).chain(of(EXTERNAL_SEEDS, SEEDS / 6))
+    of(0, SEEDS / 3).chain(of(PARITY, SEEDS / 3)).chain(of(EXTERNAL_SEEDS, SEEDS / 15))
 }
 
 /// The same with members that are replaced while they serve.
