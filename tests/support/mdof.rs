@@ -165,6 +165,23 @@ impl Mdof {
         (text, status.code())
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Files that it has open, of every kind.
+    pub fn files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+    }
+
+    /// Memory that it has touched and not given back.
+    pub fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().strip_suffix("kB").unwrap().trim().parse().unwrap()
+    }
+
     /// Sockets that it has open.
     pub fn sockets(&self) -> usize {
         let fds = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
