@@ -93,8 +93,8 @@ pub(super) fn shared(
     let chunk_shift = (chunk_size_bytes / block).trailing_zeros();
     let place = |slot: usize, member: &MemberConfig| {
         let offset = member.superblock.data_offset_sectors;
-        if offset % sectors_per_block != 0
-            || member.superblock.super_offset_sectors % sectors_per_block != 0
+        if !offset.is_multiple_of(sectors_per_block)
+            || !member.superblock.super_offset_sectors.is_multiple_of(sectors_per_block)
         {
             return Err(format!("array {name}: member {slot} is not aligned to its blocks"));
         }

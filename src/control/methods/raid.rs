@@ -319,7 +319,7 @@ fn describe_with(target: &Target, name: &str, status: &ArrayStatus) -> Result<Va
         };
     }
     if let Some(replacement) = &status.replacement {
-        let known = array.replacement.as_ref();
+        let known = array.replacing.newcomer.as_ref();
         value["replacement"] = json!({
             "slot": replacement.slot,
             "name": replacement.bdev.and_then(|id| target.name_of(id)),

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::external::{BitmapPlace, External};
 use super::takeover::{Given, Takeover};
-use super::{Array, ArrayShape, Backing, Bdev, Member, Target, TargetError, io_error};
+use super::{Array, ArrayShape, Backing, Bdev, Member, Replacing, Target, TargetError, io_error};
 use crate::bdev::BdevId;
 use crate::control::carried::{Carried, short_name};
 use crate::control::level::LevelChoice;
@@ -398,11 +398,11 @@ impl Target {
         };
         let members: Vec<Option<Member>> =
             config.members.iter().map(|slot| slot.as_ref().map(member)).collect();
-        let replacement = config.replacement.as_ref().map(|(_, it)| member(it));
+        let newcomer = config.replacement.as_ref().map(|(_, it)| member(it));
         let stripe_log = super::stripe_log::state(&config);
         let id = self.engine.start_array(config)?;
         let geometry = self.engine.geometry(id).expect("a started array has a geometry").clone();
-        for member in members.iter().flatten().chain(&replacement) {
+        for member in members.iter().flatten().chain(&newcomer) {
             self.set_user(&member.name, Some(format!("array {name}")));
         }
         if let Some(external) = &external {
@@ -412,8 +412,7 @@ impl Target {
             uuid,
             shape,
             members,
-            replacement,
-            leaving: Vec::new(),
+            replacing: Box::new(Replacing { newcomer, leaving: Vec::new() }),
             data_offset_blocks,
             bitmap,
             external,

@@ -160,7 +160,7 @@ impl Target {
         let slot_of = |array: &Array, is_it: &dyn Fn(&Member) -> bool| {
             let at = array.members.iter().position(|it| it.as_ref().is_some_and(is_it));
             // What replaces a member has the number behind the slots.
-            let is_replacing = array.replacement.as_ref().is_some_and(is_it);
+            let is_replacing = array.replacing.newcomer.as_ref().is_some_and(is_it);
             let at = at.or_else(|| is_replacing.then_some(array.members.len()));
             at.map(|slot| MemberSlot::try_from(slot).expect("few slots"))
         };

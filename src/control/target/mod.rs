@@ -27,7 +27,7 @@ pub use events::{EVENT_TYPES, EVENTS_MAX, Notice};
 pub use external::{BitmapPlace, External};
 pub use members::Which;
 pub use nvmf::{NewNamespace, Transport, listen_error};
-pub use replace::Leaving;
+pub use replace::{Leaving, Replacing};
 pub use settings::{ProcessOptions, SCRUB_EVERY_HOURS_MAX, Settings};
 pub use spares::Spare;
 pub use takeover::Takeover;
@@ -165,10 +165,8 @@ pub struct Array {
     pub shape: ArrayShape,
     /// Member bdevs by slot, `None` where the array started without.
     pub members: Vec<Option<Member>>,
-    /// What is to take a member's place.
-    pub replacement: Option<Member>,
-    /// Bdevs of members that were replaced, until they are free.
-    pub leaving: Vec<Leaving>,
+    /// What takes the place of members, which are let go.
+    pub replacing: Box<Replacing>,
     /// First data block on the members, in their logical blocks.
     pub data_offset_blocks: u64,
     /// Whether there is a bitmap.
@@ -193,8 +191,8 @@ pub struct Array {
 impl Array {
     /// The bdevs that it uses as members: those in slots, what replaces one, and those that leave.
     pub(super) fn every_member(&self) -> impl Iterator<Item = &Member> {
-        let leaving = self.leaving.iter().map(|it| &it.member);
-        self.members.iter().flatten().chain(&self.replacement).chain(leaving)
+        let leaving = self.replacing.leaving.iter().map(|it| &it.member);
+        self.members.iter().flatten().chain(&self.replacing.newcomer).chain(leaving)
     }
 }
 

@@ -16,6 +16,22 @@ pub struct Leaving {
     pub member: Member,
 }
 
+/// What replaces members of an array, and what they leave behind.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Replacing {
+    /// What is to take a member's place.
+    pub newcomer: Option<Member>,
+    /// Bdevs of members that were replaced, until they are free.
+    pub leaving: Vec<Leaving>,
+}
+
+impl Replacing {
+    /// Something is to take a member's place, or to be let go.
+    fn is_under_way(&self) -> bool {
+        self.newcomer.is_some() || !self.leaving.is_empty()
+    }
+}
+
 impl Target {
     /// Has a bdev, which may be a spare, take the place of a member that serves on until then. The
     /// copy has begun when this returns, or waits for its turn.
@@ -55,7 +71,7 @@ impl Target {
             self.set_user(&bdev, None);
         }
         let uuid = uuid::Uuid::from_bytes(joined.device_uuid);
-        self.array_mut(&array).replacement = Some(Member { name: bdev.clone(), uuid });
+        self.array_mut(&array).replacing.newcomer = Some(Member { name: bdev.clone(), uuid });
         self.set_user(&bdev, Some(format!("array {array}")));
         Ok(())
     }
@@ -89,9 +105,9 @@ impl Target {
             return;
         };
         let known = self.array_mut(array);
-        let Some(newcomer) = known.replacement.take() else { return };
+        let Some(newcomer) = known.replacing.newcomer.take() else { return };
         let former = known.members[usize::from(slot)].replace(newcomer);
-        known.leaving.extend(former.map(|member| Leaving { slot, member }));
+        known.replacing.leaving.extend(former.map(|member| Leaving { slot, member }));
     }
 
     /// Bdevs of members that were replaced are free when nothing of theirs is under way.
@@ -99,16 +115,16 @@ impl Target {
         self.take_events();
         let status = self.array_status(array)?;
         let (_, known) = self.array(array)?;
-        let replacement = known.replacement.as_ref();
+        let replacement = known.replacing.newcomer.as_ref();
         let own = replacement.and_then(|it| self.bdev(&it.name).ok()).map(|bdev| bdev.id);
         // The event that it has the slot may be on its way.
         let is_member = status.members.iter().any(|(bdev, _)| own.is_some() && *bdev == own);
         let known = self.array_mut(array);
         let mut released = Vec::new();
         if status.replacement.is_none() && !is_member {
-            released.extend(known.replacement.take());
+            released.extend(known.replacing.newcomer.take());
         }
-        let mut leaving = std::mem::take(&mut known.leaving);
+        let mut leaving = std::mem::take(&mut known.replacing.leaving);
         leaving.retain(|it| {
             let state = status.members.get(usize::from(it.slot)).map(|(_, state)| *state);
             let is_out = matches!(state, Some("in_sync" | "rebuilding"));
@@ -117,7 +133,7 @@ impl Target {
             }
             !is_out
         });
-        self.array_mut(array).leaving = leaving;
+        self.array_mut(array).replacing.leaving = leaving;
         for member in released {
             self.set_user(&member.name, None);
         }
@@ -130,15 +146,13 @@ impl Target {
             Backing::Array(array) => Some(array),
             Backing::Device(_) => None,
         });
-        arrays.into_iter().any(|it| it.replacement.is_some() || !it.leaving.is_empty())
+        arrays.into_iter().any(|it| it.replacing.is_under_way())
     }
 
     /// Arrays with bdevs that are about to be let go.
     pub(super) fn release_all_replaced(&mut self) {
         for array in self.array_names() {
-            let has_some = self
-                .array(&array)
-                .is_ok_and(|(_, it)| it.replacement.is_some() || !it.leaving.is_empty());
+            let has_some = self.array(&array).is_ok_and(|(_, it)| it.replacing.is_under_way());
             if has_some {
                 // The array may have been stopped meanwhile.
                 let _ = self.release_replaced(&array);
