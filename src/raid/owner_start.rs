@@ -91,16 +91,7 @@ pub(super) fn shared(
         return Err(format!("array {name}: mdof does not run chunks of {chunk_size_bytes} bytes"));
     }
     let chunk_shift = (chunk_size_bytes / block).trailing_zeros();
-    let place = |slot: usize, member: &MemberConfig| {
-        let offset = member.superblock.data_offset_sectors;
-        if !offset.is_multiple_of(sectors_per_block)
-            || !member.superblock.super_offset_sectors.is_multiple_of(sectors_per_block)
-        {
-            return Err(format!("array {name}: member {slot} is not aligned to its blocks"));
-        }
-        let data_lba = offset / sectors_per_block;
-        Ok(MemberPlace { bdev: member.bdev, data_lba, unmap: member.unmap })
-    };
+    let place = |slot: usize, member: &MemberConfig| place(name, slot, member, sectors_per_block);
     let members = (0..).zip(&config.members);
     let members =
         members.map(|(slot, member)| member.as_ref().map(|it| place(slot, it)).transpose());
@@ -135,6 +126,23 @@ pub(super) fn shared(
         doubt,
         log,
     })
+}
+
+/// Where a member's data lie.
+fn place(
+    name: &str,
+    slot: usize,
+    member: &MemberConfig,
+    sectors_per_block: u64,
+) -> Result<MemberPlace, String> {
+    let offset = member.superblock.data_offset_sectors;
+    if !offset.is_multiple_of(sectors_per_block)
+        || !member.superblock.super_offset_sectors.is_multiple_of(sectors_per_block)
+    {
+        return Err(format!("array {name}: member {slot} is not aligned to its blocks"));
+    }
+    let data_lba = offset / sectors_per_block;
+    Ok(MemberPlace { bdev: member.bdev, data_lba, unmap: member.unmap })
 }
 
 /// The size of the members' blocks, which must be that of the array's.

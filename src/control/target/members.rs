@@ -42,6 +42,7 @@ impl Target {
         if self.waiting.contains_key(array) {
             return self.add_to_waiting(array, bdev);
         }
+        self.release_all_replaced();
         let array = self.resolve(array)?;
         let own = Which::Bdev(bdev.to_owned());
         if let Ok((of, at)) = self.find_member(&own)
