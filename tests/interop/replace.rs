@@ -20,7 +20,8 @@ fn linux_goes_on_with_a_replacement_of_mdof() {
     for index in 0..3 {
         File::create(rig.member(index)).unwrap().set_len(256 << 20).unwrap();
     }
-    let patterns = vec![pattern(0, 1024, "VMHGEN01"), pattern(300_000, 256, "VMHGEN02")];
+    let near = (0..8).map(|at| pattern(at * 16_384, 1024, "VMHGEN01"));
+    let patterns: Vec<_> = near.chain([pattern(300_000, 256, "VMHGEN02")]).collect();
     let array = rig.start();
     let mut host = array.host();
     for (first, sectors, tag) in &patterns {

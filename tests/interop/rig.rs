@@ -52,7 +52,7 @@ pub(crate) fn records(first: u64, sectors: u64, tag: &str) -> Vec<u8> {
 #[derive(Debug)]
 pub(crate) struct Rig {
     pub(crate) dir: TestDir,
-    members: usize,
+    pub(crate) members: usize,
     block_size_bytes: u64,
     /// Further lines of `[[array]]`.
     pub(crate) keys: String,
