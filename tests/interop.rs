@@ -8,6 +8,8 @@ mod images;
 mod kernel;
 #[path = "interop/kernel_levels.rs"]
 mod kernel_levels;
+#[path = "interop/lazy.rs"]
+mod lazy;
 #[path = "interop/legacy.rs"]
 mod legacy;
 #[path = "interop/levels.rs"]

@@ -353,6 +353,7 @@ fn config(
         members,
         bitmap,
         force: false,
+        accepts_loss: false,
         log: LogConfig::default(),
     }
 }

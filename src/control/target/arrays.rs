@@ -289,6 +289,7 @@ impl Target {
         self.find_log(&mut config, &assembly, &given);
         self.keep_log(&mut config, options);
         config.force = permit.force;
+        config.accepts_loss = permit.force;
         let started = self.start(config, external.clone());
         if let (Err(_), Some(external)) = (&started, &external) {
             self.close_external(external);

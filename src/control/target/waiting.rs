@@ -16,7 +16,7 @@ use crate::control::names;
 use crate::control::policy::DegradedStart;
 use crate::limits::MEMBERS_MAX;
 use crate::md::{Features, Level, Role, Superblock};
-use crate::raid::MemberSlot;
+use crate::raid::{Command, MemberSlot};
 
 /// An array that is wanted.
 #[derive(Debug, Clone)]
@@ -369,13 +369,17 @@ impl Target {
         }
     }
 
-    /// The operator has an array start, with `force` whatever members are missing.
+    /// The operator has an array start, with `force` whatever members are missing. To one that runs
+    /// and has rows with torn parity `force` says that their loss is accepted.
     ///
     /// # Errors
     /// Why it still waits.
     pub fn start_waiting(&mut self, name: &str, force: bool) -> Result<(), TargetError> {
         if !self.waiting.contains_key(name) {
             self.array(name)?;
+            if force {
+                return self.member_command(name, Command::AcceptLoss).map(drop);
+            }
             return Err(TargetError::Exists(format!("array {name} runs already")));
         }
         self.try_start_with(name, force, force).map(drop)

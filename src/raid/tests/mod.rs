@@ -60,6 +60,7 @@ mod rows;
 mod run;
 mod scenario;
 mod stale;
+mod torn;
 mod trace;
 mod world;
 
