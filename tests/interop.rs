@@ -19,6 +19,8 @@ mod lost_bitmap;
 #[path = "support/mdof.rs"]
 #[allow(dead_code, unreachable_pub, reason = "several tests share it and use parts of it")]
 mod mdof;
+#[path = "interop/ppl.rs"]
+mod ppl;
 #[path = "interop/rig.rs"]
 mod rig;
 #[path = "interop/rows.rs"]

@@ -71,6 +71,7 @@ mod owner_start;
 mod owner_yield;
 mod owner_zero;
 mod pace;
+pub mod ppl_replay;
 mod stripe;
 mod stripe_log;
 #[cfg(test)]

@@ -399,7 +399,6 @@ fn what_is_not_run_is_refused_by_name() {
     let Some(images) = images() else { return };
     for (name, words) in [
         ("feat-raid5-journal-cut", "JOURNAL"),
-        ("feat-raid5-ppl-cut", "PPL"),
         ("feat-raid5-reshape-half", "RESHAPE_ACTIVE|NEW_OFFSET"),
         ("layout-raid1-meta09", "0.90"),
     ] {

@@ -54,7 +54,7 @@ pub(crate) mod mutant;
 mod oracle;
 mod parity;
 mod rejoin;
-mod rng;
+pub(in crate::raid) mod rng;
 mod row_members;
 mod rows;
 mod run;
