@@ -12,6 +12,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use thiserror::Error;
 
 use super::message::{Answer, Ask, Message};
+use super::report::CoreReport;
 use super::shard::Shard;
 use super::workload::Workload;
 use crate::bdev::{BdevId, Device, Geometry, IoOp, IoStatus};
@@ -455,14 +456,14 @@ impl EngineHandle {
         assert!(matches!(answer, Answer::Done), "{answer:?} does not answer an unlisten");
     }
 
-    /// Connections of all cores, and those of them that are I/O queues.
-    pub fn connections(&mut self) -> (usize, usize) {
-        (0..self.cores()).fold((0, 0), |(all, queues), core| {
-            match self.ask_one(core, Ask::Connections) {
-                Answer::Connections(a, q) => (all + a, queues + q),
-                answer => unreachable!("{answer:?} does not answer a count"),
-            }
-        })
+    /// What each core tells of its connections and controllers.
+    pub fn reports(&mut self) -> Vec<CoreReport> {
+        let cores = self.cores();
+        let report = |core| match self.ask_one(core, Ask::Report) {
+            Answer::Report(report) => *report,
+            answer => unreachable!("{answer:?} is no report"),
+        };
+        (0..cores).map(report).collect()
     }
 
     /// Ends all connections.

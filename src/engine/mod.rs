@@ -10,6 +10,7 @@
 //! - `abort`: the Abort command looks for its command.
 //! - `failures`: failed I/O commands reach their controller's error log.
 //! - `gate`, `gate_home`: what keeps I/O commands of all cores from a bdev, and who decides.
+//! - `report`: what a core tells of its connections and controllers.
 //! - `reserve`, `saver`: reservation commands and the files that keep reservations.
 //! - `steps`: commands that take several requests to a bdev.
 //! - `message`: what cores and the control plane tell each other.
@@ -27,6 +28,7 @@ mod gate_home;
 pub mod handle;
 mod message;
 mod queue;
+mod report;
 mod reserve;
 mod saver;
 mod shard;
@@ -35,3 +37,4 @@ mod steps;
 pub mod workload;
 
 pub use handle::{EngineConfig, EngineError, EngineHandle};
+pub use report::{ControllerReport, CoreReport, HostCounts, QueueReport, QueueState};

@@ -7,6 +7,7 @@ mod framework;
 mod notify;
 mod nvmf;
 mod nvmf_paths;
+mod nvmf_stats;
 mod params;
 mod raid;
 mod raid_members;
@@ -76,6 +77,7 @@ const METHODS: &[(&str, Method)] = &[
     ("nvmf_discovery_add_referral", nvmf_paths::add_referral),
     ("nvmf_discovery_get_referrals", nvmf_paths::get_referrals),
     ("nvmf_discovery_remove_referral", nvmf_paths::remove_referral),
+    ("nvmf_get_stats", nvmf_stats::get_stats),
     ("nvmf_get_subsystems", nvmf::get_subsystems),
     ("nvmf_get_transports", nvmf::get_transports),
     ("nvmf_ns_add_host", nvmf_paths::ns_add_host),
@@ -84,7 +86,9 @@ const METHODS: &[(&str, Method)] = &[
     ("nvmf_subsystem_add_listener", nvmf::subsystem_add_listener),
     ("nvmf_subsystem_add_ns", nvmf::subsystem_add_ns),
     ("nvmf_subsystem_allow_any_host", nvmf::subsystem_allow_any_host),
+    ("nvmf_subsystem_get_controllers", nvmf_stats::get_controllers),
     ("nvmf_subsystem_get_listeners", nvmf_paths::get_listeners),
+    ("nvmf_subsystem_get_qpairs", nvmf_stats::get_qpairs),
     ("nvmf_subsystem_listener_set_ana_state", nvmf_paths::set_ana_state),
     ("nvmf_subsystem_remove_host", nvmf::subsystem_remove_host),
     ("nvmf_subsystem_remove_listener", nvmf::subsystem_remove_listener),
