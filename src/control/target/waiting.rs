@@ -12,6 +12,7 @@ use super::bdevs::BdevSpec;
 use super::takeover::Takeover;
 use super::{ArrayShape, Backing, NewNamespace, Target, TargetError};
 use crate::control::carried::{Carried, short_name};
+use crate::control::level::LevelChoice;
 use crate::control::names;
 use crate::control::policy::DegradedStart;
 use crate::limits::MEMBERS_MAX;
@@ -25,6 +26,8 @@ pub struct NewArrayWish {
     pub members: Vec<String>,
     /// Its identity, where it is known.
     pub uuid: Option<Uuid>,
+    /// Level, layout and strip as the operator has said; `None`: whatever its members carry.
+    pub level: Option<LevelChoice>,
     /// How it is made, if all its members turn out to be blank.
     pub create: Option<CreateOptions>,
     /// How it runs.
@@ -363,6 +366,14 @@ impl Target {
                     let without = names::list(&without);
                     return invalid(format!("{without} carry no superblock, others do"));
                 }
+                if let (Some(level), Some((slots, shape))) = (wish.level, &waiting.seen)
+                    && let Err(text) = level.check_carried(wish.members.len(), *slots, shape)
+                {
+                    return invalid(format!(
+                        "{text}; nothing was started or written. Say what they carry, or give \
+                         other members"
+                    ));
+                }
                 let Waiting { found, .. } = waiting;
                 self.assemble_array(name, found, permit, &wish.options, &wish.takeover)
             }
@@ -605,6 +616,7 @@ impl Target {
         let wish = NewArrayWish {
             members: Vec::new(),
             uuid: Some(uuid),
+            level: None,
             create: None,
             options: ArrayOptions::default(),
             takeover: Takeover::default(),

@@ -20,7 +20,7 @@ struct Disks {
 
 impl PplMembers for Disks {
     fn read(&mut self, at: usize, sector: u64, sectors: u64) -> Result<Vec<u8>, String> {
-        let (from, to) = (sector as usize * 512, (sector + sectors) as usize * 512);
+        let (from, to) = (index(sector) * 512, index(sector + sectors) * 512);
         self.bytes[at].get(from..to).map(<[u8]>::to_vec).ok_or_else(|| "beyond the end".to_owned())
     }
 
@@ -29,7 +29,7 @@ impl PplMembers for Disks {
             return Err("no space for it".to_owned());
         }
         self.written += 1;
-        self.bytes[at][sector as usize * 512..][..bytes.len()].copy_from_slice(bytes);
+        self.bytes[at][index(sector) * 512..][..bytes.len()].copy_from_slice(bytes);
         Ok(())
     }
 }
@@ -42,6 +42,10 @@ struct Scene {
     parity: Parity,
     /// What the host may find: by sector of the array, old and new.
     may_hold: Vec<Vec<u8>>,
+}
+
+fn index(number: u64) -> usize {
+    usize::try_from(number).unwrap()
 }
 
 fn xor(into: &mut [u8], from: &[u8]) {
@@ -98,13 +102,13 @@ impl Scene {
     }
 
     fn sector(&mut self) -> Vec<u8> {
-        let word = self.rng.below(usize::MAX) as u64;
+        let word = self.rng.next();
         word.to_le_bytes().repeat(64)
     }
 
     fn at(&self, slot: u8, member_lba: u64) -> std::ops::Range<usize> {
         let data = self.own[usize::from(slot)].data_offset_sectors;
-        let from = (data + member_lba) as usize * 512;
+        let from = index(data + member_lba) * 512;
         from..from + 512
     }
 
@@ -150,10 +154,10 @@ impl Scene {
     /// What the host may find then is noted; sectors that share a column are returned too.
     fn cut_write(&mut self, row: u64) -> (PplEntry, Vec<u8>, Vec<u64>) {
         let data = u64::from(self.parity.data_members());
-        let first_strip = self.rng.below(data as usize) as u64;
-        let strips = 1 + self.rng.below((data - first_strip) as usize) as u64;
-        let offset = self.rng.below(CHUNK as usize) as u64;
-        let count = 1 + self.rng.below((CHUNK - offset) as usize) as u64;
+        let first_strip = self.rng.next() % data;
+        let strips = 1 + self.rng.next() % (data - first_strip);
+        let offset = self.rng.next() % CHUNK;
+        let count = 1 + self.rng.next() % (CHUNK - offset);
         let p = self.parity.row(row).p();
         let is_full = strips == data;
         let mut partial = Vec::new();
@@ -163,7 +167,7 @@ impl Scene {
             let written = first_strip..first_strip + strips;
             let mut sum = vec![0; 512];
             for index in (0..data).filter(|index| !written.contains(index)) {
-                xor(&mut sum, &self.may_hold[lba(index) as usize]);
+                xor(&mut sum, &self.may_hold[self::index(lba(index))]);
             }
             let mut parity = sum.clone();
             for index in written {
@@ -177,7 +181,7 @@ impl Scene {
                     let at = self.at(strip.slot, strip.member_lba);
                     self.disks.bytes[usize::from(strip.slot)][at].copy_from_slice(&new);
                 }
-                self.may_hold[lba(index) as usize].extend_from_slice(&new);
+                self.may_hold[self::index(lba(index))].extend_from_slice(&new);
             }
             if self.rng.one_in(2) {
                 let at = self.at(p, row * CHUNK + column);
@@ -206,7 +210,7 @@ impl Scene {
                 continue;
             }
             let (entry, partial, beside) = self.cut_write(row);
-            logs[entry.parity_slot as usize].push((entry, partial));
+            logs[index(entry.parity_slot.into())].push((entry, partial));
             together.extend(beside);
         }
         for (slot, entries) in logs.iter().enumerate() {
@@ -249,7 +253,7 @@ impl Scene {
                 self.disks.bytes[usize::from(strip.slot)][self.at(strip.slot, strip.member_lba)]
                     .to_vec()
             };
-            let mut may_hold = self.may_hold[lba as usize].chunks(512);
+            let mut may_hold = self.may_hold[index(lba)].chunks(512);
             assert!(may_hold.any(|bytes| bytes == found), "sector {lba} without {missing:?}");
         }
     }
@@ -268,8 +272,8 @@ impl Scene {
 #[test]
 fn what_a_missing_member_held_is_recovered() {
     let (mut entries, mut lost) = (0, 0);
-    for seed in 0..300 {
-        let mut scene = Scene::new(seed, 3 + (seed % 3) as usize);
+    for seed in 0..100 {
+        let mut scene = Scene::new(seed, 3 + index(seed % 3));
         let together = scene.cut();
         let missing = scene.rng.below(scene.members);
         let done = scene.replay(Some(missing)).unwrap();
@@ -284,13 +288,13 @@ fn what_a_missing_member_held_is_recovered() {
         assert_eq!(scene.replay(Some(missing)).unwrap(), done);
         assert!(scene.disks.bytes == before);
     }
-    assert!(entries > 500 && lost > 100, "{entries} entries, {lost} sectors lost");
+    assert!(entries > 300 && lost > 60, "{entries} entries, {lost} sectors lost");
 }
 
 #[test]
 fn parity_of_a_whole_array_fits() {
     for seed in 0..100 {
-        let mut scene = Scene::new(seed, 3 + (seed % 3) as usize);
+        let mut scene = Scene::new(seed, 3 + index(seed % 3));
         scene.cut();
         let done = scene.replay(None).unwrap();
         assert!(done.lost.is_empty() && done.entries > 0);
@@ -302,7 +306,7 @@ fn parity_of_a_whole_array_fits() {
 /// Cut off in the midst of a replay, which then begins anew.
 #[test]
 fn a_replay_that_was_cut_off_begins_anew() {
-    for seed in 0..40 {
+    for seed in 0..16 {
         let mut scene = Scene::new(seed, 4);
         scene.cut();
         let before = scene.disks.bytes.clone();
