@@ -12,6 +12,7 @@ pub mod create;
 pub mod examine;
 pub mod kept;
 pub mod level;
+mod log;
 pub mod member_file;
 mod methods;
 pub mod names;
