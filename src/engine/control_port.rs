@@ -86,6 +86,10 @@ impl Shard {
                 let (all, queues) = self.connections.counts();
                 self.answer(core, Answer::Connections(all, queues));
             }
+            Ask::Queues => {
+                let queues = self.queue_infos(core);
+                self.answer(core, Answer::Queues(queues));
+            }
             Ask::Exit => {
                 self.answer(core, Answer::Done);
                 core.stop();

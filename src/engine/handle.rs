@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use thiserror::Error;
 
+use super::auth_worker;
+use super::inspect::QueueInfo;
 use super::message::{Answer, Ask, Message};
 use super::shard::Shard;
 use super::workload::Workload;
@@ -111,14 +113,15 @@ impl EngineHandle {
             bdevs: (0..BDEVS_MAX).map(|_| None).collect(),
             events: VecDeque::new(),
         };
-        for (&cpu, port) in config.cores.iter().zip(ports) {
+        let desks = auth_worker::start(config.cores.len());
+        for ((&cpu, port), desk) in config.cores.iter().zip(ports).zip(desks) {
             let reactor = ReactorConfig {
                 cpu: Some(cpu),
                 idle: IdlePolicy { poll_always: config.poll_always, ..IdlePolicy::default() },
                 buffer_counts: config.buffer_counts,
             };
             let counters = Arc::new(CoreCounters::default());
-            match reactor::spawn(reactor, port, counters.clone(), |_| Shard::new()) {
+            match reactor::spawn(reactor, port, counters.clone(), |_| Shard::new(desk)) {
                 Ok(thread) => handle.threads.push(thread),
                 Err(error) => {
                     handle.exit();
@@ -463,6 +466,18 @@ impl EngineHandle {
                 answer => unreachable!("{answer:?} does not answer a count"),
             }
         })
+    }
+
+    /// Connected queues of all cores.
+    pub fn queues(&mut self) -> Vec<QueueInfo> {
+        let mut queues = Vec::new();
+        for core in 0..self.cores() {
+            match self.ask_one(core, Ask::Queues) {
+                Answer::Queues(more) => queues.extend(more),
+                answer => unreachable!("{answer:?} does not list queues"),
+            }
+        }
+        queues
     }
 
     /// Ends all connections.

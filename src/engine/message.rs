@@ -14,6 +14,7 @@ use crate::target::tcp::RequestId;
 
 use super::gate::ClosedRange;
 use super::gate_home::Ticket;
+use super::inspect::QueueInfo;
 use super::reserve::{ReservationAnswer, ReservationAsk};
 use super::workload::Workload;
 
@@ -198,6 +199,8 @@ pub(super) enum Ask {
     Run(Box<dyn Workload>),
     /// Connections of this core by role.
     Connections,
+    /// What queues this core serves.
+    Queues,
     /// End the loop.
     Exit,
 }
@@ -220,6 +223,7 @@ impl std::fmt::Debug for Ask {
             Self::CloseConnections => "CloseConnections",
             Self::Run(..) => "Run",
             Self::Connections => "Connections",
+            Self::Queues => "Queues",
             Self::Exit => "Exit",
         })
     }
@@ -243,6 +247,8 @@ pub(super) enum Answer {
     Finished(Box<dyn std::any::Any + Send>),
     /// Connections of the core: (all, with an I/O queue).
     Connections(usize, usize),
+    /// Queues of the core.
+    Queues(Vec<QueueInfo>),
 }
 
 impl std::fmt::Debug for Answer {
@@ -256,6 +262,7 @@ impl std::fmt::Debug for Answer {
             Self::Outcome(outcome) => write!(f, "Outcome({outcome:?})"),
             Self::Finished(_) => f.write_str("Finished"),
             Self::Connections(all, queues) => write!(f, "Connections({all}, {queues})"),
+            Self::Queues(queues) => write!(f, "Queues({})", queues.len()),
         }
     }
 }

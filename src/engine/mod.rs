@@ -7,17 +7,22 @@
 //! - `socket`: the only file that sees a connection's descriptor.
 //! - `queue`: commands of a connection meet their controller and their bdev.
 //! - `connect`: Fabrics Connect across cores, and what ends with a connection.
+//! - `auth`: Authentication Send and Receive; `auth_worker`: the thread that does their
+//!   mathematics.
 //! - `abort`: the Abort command looks for its command.
 //! - `failures`: failed I/O commands reach their controller's error log.
 //! - `gate`, `gate_home`: what keeps I/O commands of all cores from a bdev, and who decides.
 //! - `reserve`, `saver`: reservation commands and the files that keep reservations.
 //! - `steps`: commands that take several requests to a bdev.
+//! - `inspect`: what the control plane can see of connected queues.
 //! - `message`: what cores and the control plane tell each other.
 //! - `control_port`: the control plane's requests on a core.
 //! - `handle`: the control plane's side of it.
 
 mod abort;
 mod arrays;
+mod auth;
+mod auth_worker;
 mod channels;
 mod connect;
 mod control_port;
@@ -25,6 +30,7 @@ mod failures;
 mod gate;
 mod gate_home;
 pub mod handle;
+mod inspect;
 mod message;
 mod queue;
 mod reserve;
@@ -35,3 +41,4 @@ mod steps;
 pub mod workload;
 
 pub use handle::{EngineConfig, EngineError, EngineHandle};
+pub use inspect::QueueInfo;
