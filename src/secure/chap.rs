@@ -75,3 +75,79 @@ impl Exchange<'_> {
         same(self.response(responder, key, challenge, seqnum).bytes(), response)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What Linux 7.2 answered to challenges of ours, with nvme-cli's secret.
+    struct Golden {
+        hash: Hash,
+        t_id: u16,
+        seqnum: u32,
+        challenge: &'static str,
+        response: &'static str,
+        /// Empty: the null group.
+        shared: &'static str,
+    }
+
+    const KEY: &str = "DHHC-1:01:+nxlZ2f83jXjRMyVP2az6xzXX4zZwtb8/0/YRf15P5//z8K1:";
+
+    #[rustfmt::skip]
+    const ANSWERS: [Golden; 2] = [
+    Golden {
+        hash: Hash::Sha256,
+        t_id: 1,
+        seqnum: 87644908,
+        challenge: "e9265d23d9b5e2f836d772e0e1e6e45d905e416b80e19c2c3febedfe98874106",
+        response: "3b5f3a2e0b3b27230e25a5bbcc1ee45b064d794c93480a244e9b7ea2b78b62f7",
+        shared: "",
+    },
+    Golden {
+        hash: Hash::Sha384,
+        t_id: 1,
+        seqnum: 422874247,
+        challenge: "e16c07eb50889612253d3ed868ef78acff5f8719f8bb28329c154a270674d9e933716df2c2eb77d0\
+                    091ed16798244425",
+        response: "7b55b28e93622f35f97fb3eafe7654be406339ca519fe6bde20f31c3601682c67ef36da8b92689de\
+                   773ced4ccf5aa103",
+        shared: "140a7c6674f04335469254faf21ac6eaf15cd974a42f38ea7ab373430767a4a835a9028d57ad3f91\
+                 753b38d05f09b957b7225d43922a617357bee405c70afdfc9229d75ab79134d29b9487a0d5c6dd75\
+                 7a6be0ce3a96b30eb3ac8d3f8b590d789b9f81af54541babac082762cff3d1ac82e84338ab5e195b\
+                 8794827aa2ed6e417f1c745ef92a4dd2d796ef52e5ede55bb4236483996ac2d515ab9f6ce42fa3e7\
+                 bb120f5085d42bdf5e9cabe21e95dc7470ded76ffd1a483aee6fc30cb36bbd1b30ed82c7c8a80896\
+                 6447e88c788edde961eb1a4841401a77a70a33a5b179a233edd5bd48c95503f8ebe9f22ba8d8b620\
+                 0698317066cad5b5d992f0634227d401",
+    },
+    ];
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        let digit = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+        (0..hex.len()).step_by(2).map(digit).collect()
+    }
+
+    #[test]
+    fn linux_answers_as_we_compute() {
+        let key = ChapKey::parse(KEY).unwrap();
+        for golden in ANSWERS {
+            let shared = Secret::new(bytes(golden.shared));
+            let exchange = Exchange {
+                hash: golden.hash,
+                t_id: golden.t_id,
+                hostnqn: "nqn.2014-08.org.nvmexpress:uuid:6d646f66-0000-4000-8000-000000000002",
+                subnqn: "nqn.2026-01.io.mdof:interop",
+                shared: (!golden.shared.is_empty()).then_some(&shared),
+            };
+            let (challenge, response) = (bytes(golden.challenge), bytes(golden.response));
+            let verify = |responder, seqnum, response: &[u8]| {
+                exchange.verify(responder, &key, &challenge, seqnum, response)
+            };
+            assert!(verify(Responder::Host, golden.seqnum, &response));
+            assert!(!verify(Responder::Host, golden.seqnum + 1, &response));
+            assert!(!verify(Responder::Controller, golden.seqnum, &response));
+            assert!(!verify(Responder::Host, golden.seqnum, &response[1..]));
+            let turned: Vec<u8> = response.iter().map(|byte| !byte).collect();
+            assert!(!verify(Responder::Host, golden.seqnum, &turned));
+        }
+    }
+}
