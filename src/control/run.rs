@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use rustix::event::Timespec;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::config::{Config, ConfigError};
 use super::cores;
@@ -122,6 +123,7 @@ pub fn run_config(config: &Config, options: &Options) -> Result<(), RunError> {
     let mut kept = StateFile::open(&kept.unwrap_or_else(|| state.path().join(STATE_NAME)))?;
     startup::check_listen_addresses(config)?;
 
+    allow_many_files();
     let cores = config.target.cores.clone().unwrap_or_else(cores::auto);
     let engine = EngineHandle::start(EngineConfig {
         cores: cores.clone(),
@@ -143,6 +145,16 @@ pub fn run_config(config: &Config, options: &Options) -> Result<(), RunError> {
         say(&format!("stopped cleanly after {} ms", begun.elapsed().as_millis()));
     }
     served
+}
+
+/// Each connection is an open file: as many as the system permits this process. Where that is
+/// refused, connections end at the limit that there is, which is then logged.
+fn allow_many_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let all = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, all) {
+        tracing::info!("the limit of open files stays at {:?}: {error}", limit.current);
+    }
 }
 
 /// How often arrays are looked at for slots that a spare is to fill.

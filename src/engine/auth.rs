@@ -25,6 +25,9 @@ const ROOM_BYTES_MAX: usize = 4096;
 
 const _: () = assert!(MESSAGE_BYTES_MAX <= ROOM_BYTES_MAX);
 
+/// Memory that a connection's authentication takes at most: its values of a transaction come and go.
+pub(super) const AUTH_BYTES_MAX: usize = size_of::<ConnAuth>() + 2 * MESSAGE_BYTES_MAX;
+
 /// A connection's authentication.
 #[derive(Debug)]
 pub(super) struct ConnAuth {
@@ -241,6 +244,9 @@ impl Shard {
         let who = conn.describe();
         let Some((host, subsystem)) = self.party(index) else { return };
         let (host, nqn) = (host.as_str(), subsystem.nqn().as_str());
+        if !self.connections.log.allows() {
+            return;
+        }
         match report {
             AuthReport::Passed { hash, group, both } => tracing::info!(
                 "{who}: host {host} is authenticated for {nqn} by {} and {}{}",

@@ -12,8 +12,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use thiserror::Error;
 
 use super::auth_worker;
-use super::inspect::QueueInfo;
 use super::message::{Answer, Ask, Message};
+use super::report::CoreReport;
 use super::shard::Shard;
 use super::workload::Workload;
 use crate::bdev::{BdevId, Device, Geometry, IoOp, IoStatus};
@@ -458,26 +458,14 @@ impl EngineHandle {
         assert!(matches!(answer, Answer::Done), "{answer:?} does not answer an unlisten");
     }
 
-    /// Connections of all cores, and those of them that are I/O queues.
-    pub fn connections(&mut self) -> (usize, usize) {
-        (0..self.cores()).fold((0, 0), |(all, queues), core| {
-            match self.ask_one(core, Ask::Connections) {
-                Answer::Connections(a, q) => (all + a, queues + q),
-                answer => unreachable!("{answer:?} does not answer a count"),
-            }
-        })
-    }
-
-    /// Connected queues of all cores.
-    pub fn queues(&mut self) -> Vec<QueueInfo> {
-        let mut queues = Vec::new();
-        for core in 0..self.cores() {
-            match self.ask_one(core, Ask::Queues) {
-                Answer::Queues(more) => queues.extend(more),
-                answer => unreachable!("{answer:?} does not list queues"),
-            }
-        }
-        queues
+    /// What each core tells of its connections and controllers.
+    pub fn reports(&mut self) -> Vec<CoreReport> {
+        let cores = self.cores();
+        let report = |core| match self.ask_one(core, Ask::Report) {
+            Answer::Report(report) => *report,
+            answer => unreachable!("{answer:?} is no report"),
+        };
+        (0..cores).map(report).collect()
     }
 
     /// Ends all connections.

@@ -12,9 +12,9 @@
 //! - `abort`: the Abort command looks for its command.
 //! - `failures`: failed I/O commands reach their controller's error log.
 //! - `gate`, `gate_home`: what keeps I/O commands of all cores from a bdev, and who decides.
+//! - `report`: what a core tells of its connections and controllers.
 //! - `reserve`, `saver`: reservation commands and the files that keep reservations.
 //! - `steps`: commands that take several requests to a bdev.
-//! - `inspect`: what the control plane can see of connected queues.
 //! - `message`: what cores and the control plane tell each other.
 //! - `control_port`: the control plane's requests on a core.
 //! - `handle`: the control plane's side of it.
@@ -30,9 +30,9 @@ mod failures;
 mod gate;
 mod gate_home;
 pub mod handle;
-mod inspect;
 mod message;
 mod queue;
+mod report;
 mod reserve;
 mod saver;
 mod shard;
@@ -41,4 +41,4 @@ mod steps;
 pub mod workload;
 
 pub use handle::{EngineConfig, EngineError, EngineHandle};
-pub use inspect::QueueInfo;
+pub use report::{ControllerReport, CoreReport, HostCounts, QueueReport, QueueState};

@@ -207,9 +207,7 @@ impl Shard {
                 self.reservation_noticed(namespace, &host, kind);
             }
             Message::CommandFailed(failure) => self.command_failed(&failure),
-            Message::Abort { asker, cntlid, qid, cid } => {
-                self.abort_asked(core, from, asker, (cntlid, qid), cid);
-            }
+            Message::Abort(wanted) => self.abort_asked(core, from, &wanted),
             Message::Aborted { asker, was_aborted } => {
                 self.abort_answered(core, asker, was_aborted);
             }

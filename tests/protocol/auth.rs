@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use mdof::engine::QueueState;
 use mdof::initiator::{
     Client, ClientError, ClientOptions, Data, HostAuth, HostAuthError, HostConfig, QueuePair,
 };
@@ -62,10 +63,11 @@ fn one_way_and_two_way_on_admin_and_io_queues() {
     for controller in [None, Some(2)] {
         let mut host = connect(&rig, Some(auth(1, controller))).unwrap();
         works(&mut host);
-        let queues = rig.engine.queues();
-        let admin = queues.iter().find(|queue| queue.qid == 0).unwrap();
+        let reports = rig.engine.reports();
+        let mut queues = reports.iter().flat_map(|core| &core.queues);
+        let admin = queues.find(|one| matches!(one.queue, Some((_, 0)))).unwrap();
         let agreed = ("completed", Hash::Sha512, Group::Ffdhe2048);
-        assert_eq!((admin.auth, admin.is_locked), (Some(agreed), false));
+        assert_eq!((admin.auth, admin.state), (Some(agreed), QueueState::Enabled));
         host.client.disconnect().unwrap();
     }
     rig.stop();

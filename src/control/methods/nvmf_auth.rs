@@ -1,14 +1,13 @@
-//! What hosts must prove, and who is connected.
+//! What hosts must prove.
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::nvmf::{address_value, is_our_target, subsystem_name};
+use super::nvmf::is_our_target;
 use super::params::{decode, refuse_unless};
 use crate::control::auth_names;
 use crate::control::rpc::RpcError;
 use crate::control::target::{KeyNames, Target};
-use crate::engine::QueueInfo;
 use crate::secure::{Group, Hash};
 use crate::target::subsystem::AuthPolicy;
 
@@ -88,62 +87,4 @@ pub(super) fn policy_value(policy: AuthPolicy) -> Value {
     let digests: Vec<_> = policy.hashes.iter().map(Hash::name).collect();
     let groups: Vec<_> = policy.groups.iter().map(Group::name).collect();
     json!({ "dhchap_digests": digests, "dhchap_dhgroups": groups })
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct OfSubsystem {
-    nqn: String,
-    tgt_name: Option<String>,
-}
-
-/// The queues that are connected to a subsystem.
-fn queues(target: &mut Target, params: Option<Value>) -> Result<Vec<QueueInfo>, RpcError> {
-    let params: OfSubsystem = decode(params)?;
-    is_our_target(params.tgt_name.as_deref())?;
-    let uid = target.subsystem(&subsystem_name(params.nqn))?.uid();
-    let mut queues = target.engine().queues();
-    queues.retain(|queue| queue.subsystem_uid == uid);
-    queues.sort_by_key(|queue| (queue.cntlid, queue.qid));
-    Ok(queues)
-}
-
-pub(super) fn get_qpairs(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
-    let queues = queues(target, params)?;
-    let value = |queue: &QueueInfo| {
-        let mut value = json!({
-            "cntlid": queue.cntlid,
-            "qid": queue.qid,
-            "state": if queue.is_locked { "authenticating" } else { "enabled" },
-            "thread": format!("reactor-{}", queue.core),
-            "hostnqn": queue.hostnqn.as_str(),
-            "listen_address": address_value(queue.local),
-            "peer_address": address_value(queue.peer),
-        });
-        if let Some((state, hash, group)) = queue.auth {
-            let state = if queue.is_locked { state } else { "completed" };
-            value["auth"] =
-                json!({ "state": state, "digest": hash.name(), "dhgroup": group.name() });
-        }
-        value
-    };
-    Ok(queues.iter().map(value).collect())
-}
-
-pub(super) fn get_controllers(
-    target: &mut Target,
-    params: Option<Value>,
-) -> Result<Value, RpcError> {
-    let queues = queues(target, params)?;
-    let value = |admin: &QueueInfo| {
-        let own = |queue: &&QueueInfo| queue.cntlid == admin.cntlid && queue.qid != 0;
-        json!({
-            "cntlid": admin.cntlid,
-            "cntrltype": if admin.is_discovery { "discovery" } else { "io" },
-            "hostnqn": admin.hostnqn.as_str(),
-            "hostid": uuid::Uuid::from_bytes(admin.hostid),
-            "num_io_qpairs": queues.iter().filter(own).count(),
-        })
-    };
-    Ok(queues.iter().filter(|queue| queue.qid == 0).map(value).collect())
 }

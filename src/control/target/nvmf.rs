@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::{Target, TargetError};
 use crate::bdev::BdevId;
+use crate::engine::CoreReport;
 use crate::target::subsystem::{
     Namespace, NamespaceSpec, Subsystem, SubsystemSpec, SubsystemTable, TableError,
 };
@@ -195,6 +196,11 @@ impl Target {
         if let Some(name) = self.name_of(id).map(str::to_owned) {
             self.set_user(&name, None);
         }
+    }
+
+    /// What each core tells of its hosts.
+    pub fn host_reports(&mut self) -> Vec<CoreReport> {
+        self.engine.reports()
     }
 
     /// Forbids a host again.

@@ -58,7 +58,7 @@ pub fn play(input: &mut Input<'_>) -> (AuthState, HostAuthState) {
         match input.u8() % 3 {
             0 => {
                 let message = bend(host.message(), input);
-                let terms = (input.u8() % 16 != 0).then(terms);
+                let terms = (!input.u8().is_multiple_of(16)).then(terms);
                 if let Some(Work::Challenge { hash, group }) = own.send(&message, terms, 0) {
                     assert_eq!(group, Group::Null, "nothing else is allowed");
                     let mut challenge = input.take(hash.len_bytes()).to_vec();
@@ -67,7 +67,8 @@ pub fn play(input: &mut Input<'_>) -> (AuthState, HostAuthState) {
                 }
             }
             1 => {
-                let room = if input.u8() % 8 == 0 { usize::from(input.u8()) } else { 4096 };
+                let room =
+                    if input.u8().is_multiple_of(8) { usize::from(input.u8()) } else { 4096 };
                 let Receive::Message(message) = own.receive(room) else { continue };
                 assert!(message.len() <= room);
                 tell(&mut host, &bend(&message, input));
