@@ -46,7 +46,7 @@ fn unknown_keys_are_named_with_their_line() {
     assert_eq!(
         refusal("\n[targets]\n"),
         "t.toml:2: unknown key \"targets\", expected one of \"target\", \"bdev\", \"array\", \
-         \"subsystem\""
+         \"key\", \"subsystem\""
     );
     let text =
         format!("{PAIR}[[array]]\nname = \"r\"\nlevel = 1\nmembers = [\"a\", \"b\"]\nspeed = 1\n");
