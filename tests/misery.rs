@@ -14,6 +14,7 @@ use mdof::initiator::{Client, Data, QueuePair};
 use mdof::reactor::buf::BufPool;
 use mdof::wire::nvme::{Sqe, opcode};
 use rig::{Door, LIMIT, Rig};
+use rustix::fs::{OFlags, fcntl_setfl};
 use zerocopy::{FromZeros, IntoBytes};
 
 const LARGE_BYTES: u32 = 128 << 10;
@@ -241,4 +242,23 @@ fn answers_to_a_host_that_closed_its_sending_side_are_not_waited_for() {
     assert!(answer.is_empty() || answer.len() == 128, "{}", answer.len());
     rig.wait_until_alone();
     rig.stop();
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_no_host() {
+    let (reader, mut log) = std::io::pipe().unwrap();
+    // Full from the start.
+    fcntl_setfl(&log, OFlags::NONBLOCK).unwrap();
+    while log.write(&[b'.'; 4096]).is_ok() {}
+    fcntl_setfl(&log, OFlags::empty()).unwrap();
+    let Some(rig) = Rig::start_logging_to("unread", 200, log) else { return };
+    let pool = BufPool::on_heap([64, 0, 8]);
+    for _ in 0..20 {
+        let (client, mut queues) = rig.host(1, 16, pool);
+        rig.raw().write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        work(&mut queues[0], pool, 1);
+        client.disconnect().unwrap();
+    }
+    rig.stop();
+    drop(reader);
 }

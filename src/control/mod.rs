@@ -14,6 +14,7 @@ pub mod examine;
 pub mod kept;
 pub mod keyring;
 pub mod level;
+mod log;
 pub mod member_file;
 mod methods;
 pub mod names;

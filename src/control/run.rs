@@ -11,6 +11,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::config::{Config, ConfigError};
 use super::cores;
 use super::kept::{Keeper, KeptError, StateFile};
+use super::log;
 use super::policy::DegradedStart;
 use super::rpc::RpcError;
 use super::rpc::server::Server;
@@ -109,6 +110,7 @@ pub fn run(options: &Options) -> Result<(), RunError> {
 pub fn run_config(config: &Config, options: &Options) -> Result<(), RunError> {
     // Before the first thread, so that all inherit it.
     let signals = StopSignals::block().map_err(system("receive signals"))?;
+    log::never_wait();
     let state = StateDir::open(&state_dir_path(
         options.state_dir.as_deref(),
         config.target.state_dir.as_deref(),

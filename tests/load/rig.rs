@@ -4,7 +4,7 @@
 #[allow(dead_code, unreachable_pub, reason = "several tests share it and use parts of it")]
 mod mdof_process;
 
-use std::io::{Read, Write};
+use std::io::{PipeWriter, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 pub(crate) const NQN: &str = "nqn.2026-01.io.mdof:load";
 pub(crate) const HOST_NQN: &str = "nqn.2026-01.io.mdof:host";
+const ONE_CORE: &str = "[target]\ncores = [0]\n";
 pub(crate) const LIMIT: Duration = Duration::from_secs(50);
 
 /// What `nvmf_get_stats` says of all cores together.
@@ -168,15 +169,27 @@ impl Rig {
     pub(crate) fn start(name: &str, size_mib: u32, files: usize) -> Option<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let head = if cores < 2 { "" } else { "[target]\ncores = [0, 1]\n" };
-        Self::start_with(name, size_mib, files, head)
+        Self::start_with(name, size_mib, files, head, None)
     }
 
     /// The same on one core.
     pub(crate) fn start_on_one_core(name: &str, files: usize) -> Option<Self> {
-        Self::start_with(name, 16, files, "[target]\ncores = [0]\n")
+        Self::start_with(name, 16, files, ONE_CORE, None)
     }
 
-    fn start_with(name: &str, size_mib: u32, files: usize, head: &str) -> Option<Self> {
+    /// The same with its log going there.
+    #[allow(dead_code, reason = "several tests share it")]
+    pub(crate) fn start_logging_to(name: &str, files: usize, log: PipeWriter) -> Option<Self> {
+        Self::start_with(name, 16, files, ONE_CORE, Some(log))
+    }
+
+    fn start_with(
+        name: &str,
+        size_mib: u32,
+        files: usize,
+        head: &str,
+        log: Option<PipeWriter>,
+    ) -> Option<Self> {
         let limit = getrlimit(Resource::Nofile);
         let all = Rlimit { current: limit.maximum, maximum: limit.maximum };
         setrlimit(Resource::Nofile, all).unwrap();
@@ -192,7 +205,10 @@ impl Rig {
              [[subsystem]]\nnqn = \"{NQN}\"\nallow_any_host = true\n\
              namespaces = [{{ bdev = \"m0\", nsid = 1 }}]\nlisten = [\"127.0.0.1:{port}\"]\n"
         ));
-        let mdof = Mdof::start(&dir, &config, &[]);
+        let mdof = match log {
+            None => Mdof::start(&dir, &config, &[]),
+            Some(log) => Mdof::start_logging_to(&dir, &config, log.into()),
+        };
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let mut rig = Self { mdof, door: Door { address }, buffers: 0, _dir: dir };
         rig.buffers = rig.total().buffers_free;

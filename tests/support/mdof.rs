@@ -96,6 +96,11 @@ impl Mdof {
         Self::spawn(&dir.0, &mut command(&dir.0, config, arguments))
     }
 
+    /// The same with its log going elsewhere.
+    pub fn start_logging_to(dir: &TestDir, config: &Path, log: Stdio) -> Self {
+        Self::spawn(&dir.0, command(&dir.0, config, &[]).stderr(log))
+    }
+
     /// The same with its state in a folder.
     pub fn start_in(dir: &Path, config: &Path, arguments: &[&str]) -> Self {
         Self::spawn(dir, &mut command(dir, config, arguments))
@@ -120,11 +125,11 @@ impl Mdof {
                 }
             }
         });
-        let mut stderr = child.stderr.take().unwrap();
+        let stderr = child.stderr.take();
         let log = std::thread::spawn(move || {
             let mut bytes = Vec::new();
             // What came before an error is what there is.
-            let _ = stderr.read_to_end(&mut bytes);
+            let _ = stderr.map(|mut stderr| stderr.read_to_end(&mut bytes));
             String::from_utf8_lossy(&bytes).into_owned()
         });
         let mut banner = String::new();

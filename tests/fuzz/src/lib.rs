@@ -8,6 +8,7 @@ pub mod conn;
 pub mod peer;
 pub mod ppl;
 pub mod rpc;
+pub mod session;
 pub mod superblock;
 
 /// Reads numbers off the input; zeroes when it has ended.
