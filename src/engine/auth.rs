@@ -25,7 +25,7 @@ const ROOM_BYTES_MAX: usize = 4096;
 
 const _: () = assert!(MESSAGE_BYTES_MAX <= ROOM_BYTES_MAX);
 
-/// Memory that a connection's authentication takes at most: its values of a transaction come and go.
+/// Memory that a connection's authentication takes at most, with the values of a transaction.
 pub(super) const AUTH_BYTES_MAX: usize = size_of::<ConnAuth>() + 2 * MESSAGE_BYTES_MAX;
 
 /// A connection's authentication.

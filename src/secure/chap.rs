@@ -107,17 +107,18 @@ mod tests {
         hash: Hash::Sha384,
         t_id: 1,
         seqnum: 422874247,
-        challenge: "e16c07eb50889612253d3ed868ef78acff5f8719f8bb28329c154a270674d9e933716df2c2eb77d0\
-                    091ed16798244425",
-        response: "7b55b28e93622f35f97fb3eafe7654be406339ca519fe6bde20f31c3601682c67ef36da8b92689de\
-                   773ced4ccf5aa103",
-        shared: "140a7c6674f04335469254faf21ac6eaf15cd974a42f38ea7ab373430767a4a835a9028d57ad3f91\
-                 753b38d05f09b957b7225d43922a617357bee405c70afdfc9229d75ab79134d29b9487a0d5c6dd75\
-                 7a6be0ce3a96b30eb3ac8d3f8b590d789b9f81af54541babac082762cff3d1ac82e84338ab5e195b\
-                 8794827aa2ed6e417f1c745ef92a4dd2d796ef52e5ede55bb4236483996ac2d515ab9f6ce42fa3e7\
-                 bb120f5085d42bdf5e9cabe21e95dc7470ded76ffd1a483aee6fc30cb36bbd1b30ed82c7c8a80896\
-                 6447e88c788edde961eb1a4841401a77a70a33a5b179a233edd5bd48c95503f8ebe9f22ba8d8b620\
-                 0698317066cad5b5d992f0634227d401",
+        challenge: "e16c07eb50889612253d3ed868ef78acff5f8719f8bb28329c154a270674d9e9\
+                    33716df2c2eb77d0091ed16798244425",
+        response: "7b55b28e93622f35f97fb3eafe7654be406339ca519fe6bde20f31c3601682c6\
+                   7ef36da8b92689de773ced4ccf5aa103",
+        shared: "140a7c6674f04335469254faf21ac6eaf15cd974a42f38ea7ab373430767a4a8\
+                 35a9028d57ad3f91753b38d05f09b957b7225d43922a617357bee405c70afdfc\
+                 9229d75ab79134d29b9487a0d5c6dd757a6be0ce3a96b30eb3ac8d3f8b590d78\
+                 9b9f81af54541babac082762cff3d1ac82e84338ab5e195b8794827aa2ed6e41\
+                 7f1c745ef92a4dd2d796ef52e5ede55bb4236483996ac2d515ab9f6ce42fa3e7\
+                 bb120f5085d42bdf5e9cabe21e95dc7470ded76ffd1a483aee6fc30cb36bbd1b\
+                 30ed82c7c8a808966447e88c788edde961eb1a4841401a77a70a33a5b179a233\
+                 edd5bd48c95503f8ebe9f22ba8d8b6200698317066cad5b5d992f0634227d401",
     },
     ];
 
