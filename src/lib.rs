@@ -18,8 +18,8 @@
 //! ```
 //!
 //! Imports run one way, from left to right and down; `tests/style.rs` holds them to it.
-//! `wire`, `secure`, `target` (but for `engine/socket.rs`), `raid`, `bitmap`, `md` and `parity` do no
-//! I/O, read no clock and start no thread: events go in, actions come out.
+//! `wire`, `secure`, `target` (but for `engine/socket.rs`), `raid`, `bitmap`, `md` and `parity` do
+//! no I/O, read no clock and start no thread: events go in, actions come out.
 
 /// Whether a bug planted on purpose is switched on. It never is, and costs nothing, but in the
 /// tests of the crash simulator itself (`src/raid/tests`).
