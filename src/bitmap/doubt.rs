@@ -130,7 +130,7 @@ impl Doubt {
         (0..self.chunks.len()).filter(|&chunk| self.is_torn(chunk)).count()
     }
 
-    /// The operator goes on without what is lost in torn chunks: writes and rebuilds take what their
+    /// The operator goes on without what is lost in torn chunks: writes and rebuilds take what
     /// parity says for it. Reads of it fail until then.
     pub fn accept(&self) {
         self.accepted.store(1, Ordering::Release);
