@@ -2,12 +2,16 @@
 //! mdadm and the kernel made; `kernel` hands members that mdof made to Linux in a guest.
 #![allow(clippy::unwrap_used, clippy::tests_outside_test_module, reason = "this is a test")]
 
+#[path = "interop/auth.rs"]
+mod auth;
 #[path = "interop/images.rs"]
 mod images;
 #[path = "interop/kernel.rs"]
 mod kernel;
 #[path = "interop/kernel_levels.rs"]
 mod kernel_levels;
+#[path = "interop/lazy.rs"]
+mod lazy;
 #[path = "interop/legacy.rs"]
 mod legacy;
 #[path = "interop/levels.rs"]
@@ -17,6 +21,8 @@ mod lost_bitmap;
 #[path = "support/mdof.rs"]
 #[allow(dead_code, unreachable_pub, reason = "several tests share it and use parts of it")]
 mod mdof;
+#[path = "interop/ppl.rs"]
+mod ppl;
 #[path = "interop/replace.rs"]
 mod replace;
 #[path = "interop/rig.rs"]

@@ -55,12 +55,13 @@ mod oracle;
 mod parity;
 mod rejoin;
 mod replace;
-mod rng;
+pub(in crate::raid) mod rng;
 mod row_members;
 mod rows;
 mod run;
 mod scenario;
 mod stale;
+mod torn;
 mod trace;
 mod world;
 
