@@ -447,22 +447,6 @@ impl ArrayEvent {
             Self::RebuildDone { slot, chunks } => {
                 write!(f, "member {slot} is rebuilt and in sync, {chunks} chunks copied")
             }
-            Self::ReplacementStarted { slot, chunks } => {
-                write!(f, "member {slot} is being replaced and serves on: {chunks} chunks to copy")
-            }
-            Self::MemberReplaced { slot } => {
-                write!(f, "member {slot} is replaced; the device that it was is let go")
-            }
-            Self::ReplacementFailed { slot } => write!(
-                f,
-                "what was to replace member {slot} is out; member {slot} serves on, nothing is \
-                 lost. Begin anew with another device"
-            ),
-            Self::ReplacementOrphaned { slot } => write!(
-                f,
-                "member {slot} failed while it was being replaced: the newcomer is rebuilt from \
-                 the other members, from its last checkpoint on"
-            ),
             Self::RebuildStalled { slot, unreadable } => write!(
                 f,
                 "member {slot} lacks {unreadable} chunks that no member could read; it is not in \
@@ -483,6 +467,29 @@ impl ArrayEvent {
                  may not have fit the data, the first of them at block {lba} of the array. Parity \
                  fits now; what was being written when the array went down, and what lay beside it \
                  in its rows, may be damaged: check the file systems"
+            ),
+            ref other => other.fmt_replacement(f),
+        }
+    }
+
+    /// Members that are replaced.
+    fn fmt_replacement(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::ReplacementStarted { slot, chunks } => {
+                write!(f, "member {slot} is being replaced and serves on: {chunks} chunks to copy")
+            }
+            Self::MemberReplaced { slot } => {
+                write!(f, "member {slot} is replaced; the device that it was is let go")
+            }
+            Self::ReplacementFailed { slot } => write!(
+                f,
+                "what was to replace member {slot} is out; member {slot} serves on, nothing is \
+                 lost. Begin anew with another device"
+            ),
+            Self::ReplacementOrphaned { slot } => write!(
+                f,
+                "member {slot} failed while it was being replaced: the newcomer is rebuilt from \
+                 the other members, from its last checkpoint on"
             ),
             _ => unreachable!("the others are told above"),
         }

@@ -144,6 +144,7 @@ fn a_replacement_under_way_goes_on() {
     let Some(images) = images() else { return };
     let mut rig = Rig::unpack(&images, "feat-raid1-replace-half", 512);
     rig.keys = CONVERT.to_owned();
+    rig.named = Some(2);
     let patterns = expect(&images, "feat-raid1-replace-half");
     let own = superblock(&rig.member(2));
     assert!(own.features.contains(Features::REPLACEMENT | Features::RECOVERY_OFFSET));

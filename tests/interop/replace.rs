@@ -48,7 +48,7 @@ fn linux_goes_on_with_a_replacement_of_mdof() {
         return;
     }
     assert_eq!(own.own_role(), Role::Active(1));
-    rig.members = 3;
+    (rig.members, rig.named) = (3, Some(2));
     let mut guest = Guest::new(&vmrun, &rig.dir, GUEST_SCRIPT, 'd');
     guest.add(("replacing", "whole"), Some(WRITTEN), &rig.members(), 512, &patterns);
     let text = guest.run();

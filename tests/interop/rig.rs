@@ -53,6 +53,8 @@ pub(crate) fn records(first: u64, sectors: u64, tag: &str) -> Vec<u8> {
 pub(crate) struct Rig {
     pub(crate) dir: TestDir,
     pub(crate) members: usize,
+    /// Members that the configuration names, if not all: the others are found.
+    pub(crate) named: Option<usize>,
     block_size_bytes: u64,
     /// Further lines of `[[array]]`.
     pub(crate) keys: String,
@@ -71,6 +73,7 @@ impl Rig {
         Self {
             dir: TestDir::new(&format!("interop-{number}-{name}")),
             members,
+            named: None,
             block_size_bytes,
             keys: String::new(),
             arguments: Vec::new(),
@@ -117,7 +120,8 @@ impl Rig {
                 text += &format!("[[bdev]]\nname = \"m{index}\"\nkind = \"error\"\n{base}");
             }
         }
-        let names: Vec<String> = (0..self.members).map(|index| format!("\"m{index}\"")).collect();
+        let named = self.named.unwrap_or(self.members);
+        let names: Vec<String> = (0..named).map(|index| format!("\"m{index}\"")).collect();
         let (names, keys, port) = (names.join(", "), &self.keys, self.port);
         let level = self.level();
         self.dir.config(&format!(
