@@ -114,8 +114,8 @@ pub struct AsyncCompletion {
 pub enum TableChange {
     /// The controller goes on; see [`Controller::next_async_event`].
     Admitted,
-    /// The subsystem is gone, or the host is no longer allowed: end all connections of the
-    /// controller.
+    /// The subsystem or the listener is gone, or the host is no longer allowed: end all
+    /// connections of the controller.
     Revoked,
 }
 
@@ -299,7 +299,9 @@ impl Controller {
         let Some(new) = table.find_uid(self.subsystem.uid()) else {
             return TableChange::Revoked;
         };
-        if !new.allows(&self.hostnqn) {
+        // Whoever came by a listener that was removed goes with it: its paths have no ANA state.
+        let came_by = self.is_discovery() || new.listens_on(self.local_address);
+        if !new.allows(&self.hostnqn) || !came_by {
             return TableChange::Revoked;
         }
         if self.is_discovery() && self.generation != table.generation() {
