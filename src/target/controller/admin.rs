@@ -311,6 +311,9 @@ impl Controller {
         if self.note_changed_namespaces(new) {
             self.notify(EventKind::NamespaceAttribute);
         }
+        if !self.is_degraded() && new.namespaces().any(|namespace| namespace.degraded) {
+            self.notify(EventKind::Health);
+        }
         if self.note_changed_paths(new) {
             self.notify(EventKind::AnaChange);
         }
@@ -326,6 +329,11 @@ impl Controller {
         }
     }
 
+    /// Something behind a namespace of this host has lost redundancy.
+    pub(super) fn is_degraded(&self) -> bool {
+        self.subsystem.namespaces().any(|namespace| namespace.degraded)
+    }
+
     fn note_changed_paths(&mut self, new: &Subsystem) -> bool {
         let changed = new.namespaces().any(|namespace| {
             let before = self.subsystem.namespace(namespace.nsid);
@@ -338,9 +346,12 @@ impl Controller {
     fn note_changed_namespaces(&mut self, new: &Subsystem) -> bool {
         let mut any = false;
         for nsid in 1..=new.max_namespaces() {
-            // How it is reached is no attribute of the namespace.
-            let plain =
-                |namespace: &Namespace| Namespace { ana: AnaState::Optimized, ..*namespace };
+            // How it is reached, and how well it is, are no attributes of the namespace.
+            let plain = |namespace: &Namespace| Namespace {
+                ana: AnaState::Optimized,
+                degraded: false,
+                ..*namespace
+            };
             let before = self.subsystem.namespace(nsid).map(plain);
             if before != new.namespace(nsid).map(plain) {
                 let bit = usize::try_from(nsid - 1).expect("bounded by NAMESPACES_MAX");

@@ -132,6 +132,9 @@ pub struct SmartLog {
     pub reserved232: [u8; 280],
 }
 
+/// [`SmartLog::critical_warning`]: an internal error makes the subsystem less reliable.
+pub const SMART_WARNING_RELIABILITY: u8 = 1 << 2;
+
 /// Indexes of [`SmartLog::counters`].
 #[allow(missing_docs)]
 pub mod smart {

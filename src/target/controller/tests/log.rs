@@ -95,6 +95,26 @@ fn smart_counts_what_the_queues_did() {
 }
 
 #[test]
+fn smart_warns_of_what_has_lost_redundancy() {
+    let mut table = table_with(&[geometry(512), geometry(512)]);
+    let c = &mut ready(&table, NQN);
+    enable_events(c, &table, 1 << 2 | 1 << 8);
+    assert_eq!(hold(c, &table, 7), AdminOutcome::HoldAsyncEvent);
+    assert_eq!(read(c, &table, 2, 512, 0)[0], 0);
+    assert!(table.set_degraded(BdevId(1), true));
+    assert!(!table.set_degraded(BdevId(1), true) && !table.set_degraded(BdevId(9), true));
+    assert_eq!(c.table_changed(&table), TableChange::Admitted);
+    // SMART / Health Status, reliability, log page 02h; and no attribute has changed.
+    let event = c.next_async_event().unwrap();
+    assert_eq!((event.cid, event.result), (7, 0x02_0001));
+    assert_eq!(c.next_async_event(), None);
+    assert_eq!(read(c, &table, 2, 512, 0)[0], 1 << 2);
+    assert!(table.set_degraded(BdevId(1), false));
+    assert_eq!(c.table_changed(&table), TableChange::Admitted);
+    assert_eq!(read(c, &table, 2, 512, 0)[0], 0);
+}
+
+#[test]
 fn reservation_notices_are_read_one_by_one() {
     let table = table_with(&[geometry(512), geometry(512)]);
     let c = &mut ready(&table, NQN);
@@ -267,7 +287,7 @@ fn discovery_log_lists_what_the_host_may_use() {
     let all = read(c, &table, 0x70, 4096, 0);
     assert_eq!(all[..1024], header);
     let records: Vec<_> = all[1024..].chunks_exact(1024).collect();
-    assert_eq!(records[0][..12], [3, 1, 2, 6, 1, 0, 0xff, 0xff, 128, 0, 0, 0]);
+    assert_eq!(records[0][..12], [3, 1, 2, 4, 1, 0, 0xff, 0xff, 128, 0, 0, 0]);
     assert_eq!(records[1][..12], [3, 2, 2, 6, 2, 0, 0xff, 0xff, 128, 0, 0, 0]);
     let named =
         |record: &[u8]| (text(&record[256..512]), text(&record[512..768]), text(&record[32..64]));
