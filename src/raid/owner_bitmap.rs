@@ -325,6 +325,14 @@ impl BitmapKeeper {
         self.zero_jobs.iter().position(|job| job.busy && job.chunk == chunk)
     }
 
+    /// Chunks whose zeroing began without this member.
+    pub(super) fn zeroing_without(&self, slot: MemberSlot) -> impl Iterator<Item = usize> + Clone {
+        self.zero_jobs
+            .iter()
+            .filter(move |job| job.busy && !job.includes(slot))
+            .map(|job| job.chunk)
+    }
+
     /// Whether one of the chunks is being zeroed.
     pub(super) fn is_zeroing(&self, chunks: &RangeInclusive<usize>) -> bool {
         self.zero_jobs.iter().any(|job| job.busy && chunks.contains(&job.chunk))

@@ -51,6 +51,11 @@ impl ZeroJob {
     pub(super) fn has_requests_at(&self, slot: MemberSlot) -> bool {
         self.pending > 0 && self.asked & bit(slot) != 0
     }
+
+    /// The slot's member is asked for all of it.
+    pub(super) fn includes(&self, slot: MemberSlot) -> bool {
+        self.members & bit(slot) != 0
+    }
 }
 
 impl Owner {
@@ -150,6 +155,7 @@ impl Owner {
             (job.failed, job.chunk, job.failure, job.next == job.end);
         if !self.may_fail_all(failed) {
             self.keeper().zero_jobs[index] = ZeroJob::default();
+            self.rebuilder.unblock();
             self.refuse_chunk(chunk, failure.unwrap_or(IoStatus::MediaError), out);
             return self.advance_queue(Blocked::ZeroJobs, out);
         }
@@ -182,6 +188,7 @@ impl Owner {
                 continue;
             }
             let job = std::mem::take(&mut self.keeper().zero_jobs[index]);
+            self.rebuilder.unblock();
             if job.remembers {
                 self.refuse_chunk(job.chunk, IoStatus::MediaError, out);
                 continue;
