@@ -288,7 +288,7 @@ fn discovery_log_lists_what_the_host_may_use() {
     assert_eq!(all[..1024], header);
     let records: Vec<_> = all[1024..].chunks_exact(1024).collect();
     assert_eq!(records[0][..12], [3, 1, 2, 4, 1, 0, 0xff, 0xff, 128, 0, 0, 0]);
-    assert_eq!(records[1][..12], [3, 2, 2, 6, 2, 0, 0xff, 0xff, 128, 0, 0, 0]);
+    assert_eq!(records[1][..12], [3, 2, 2, 4, 2, 0, 0xff, 0xff, 128, 0, 0, 0]);
     let named =
         |record: &[u8]| (text(&record[256..512]), text(&record[512..768]), text(&record[32..64]));
     let expected = |nqn: &str, at: &str, port: &str| (nqn.into(), at.into(), port.into());
