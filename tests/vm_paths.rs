@@ -51,7 +51,8 @@ fn set_state(mdof: &Mdof, port: u16, state: &str) {
 /// How many queues of the second subsystem serve at this port.
 fn queues_at(mdof: &Mdof, port: u16) -> usize {
     let queues = mdof.rpc("nvmf_subsystem_get_qpairs", json!({ "nqn": OTHER_NQN }));
-    let is_there = |queue: &&Value| queue["listen_address"]["trsvcid"] == port.to_string();
+    let port = port.to_string();
+    let is_there = |queue: &&Value| queue["listen_address"]["trsvcid"] == port.as_str();
     queues.as_array().unwrap().iter().filter(is_there).count()
 }
 

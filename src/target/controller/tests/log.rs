@@ -319,7 +319,7 @@ fn discovery_log_lists_what_the_host_may_use() {
     assert!(table.add_referral(other, DISCOVERY_NQN).is_err(), "twice");
     assert_eq!(read(c, &table, 0x70, 1024, 0)[8], 6);
     let referral = read(c, &table, 0x70, 1024, 6 * 1024);
-    assert_eq!(referral[..12], [3, 1, 1, 6, 0, 0, 0xff, 0xff, 128, 0, 0, 0]);
+    assert_eq!(referral[..12], [3, 1, 1, 4, 0, 0, 0xff, 0xff, 128, 0, 0, 0]);
     assert_eq!(named(&referral), expected(DISCOVERY_NQN, "192.0.2.77", "8009"));
     table.remove_referral(other, DISCOVERY_NQN).unwrap();
     assert_eq!(read(c, &table, 0x70, 1024, 0)[8], 5);
