@@ -127,6 +127,25 @@ fn conn() {
 }
 
 #[test]
+fn auth() {
+    use mdof::initiator::auth::HostAuthState;
+    use mdof::target::auth::AuthState;
+    let seeds: [&[u8]; 4] = [
+        // Negotiate, its challenge, the reply, and what is said of it.
+        &[0, 7, 1, 1, 1, 7, 0, 7, 1, 1, 1, 7],
+        &[0, 7, 1, 1, 1, 7, 0, 2, 16, 0, 1, 1, 1, 1, 7, 2, 0, 4, 1, 3, 0, 0],
+        &[0, 2, 7, 0, 2, 1, 1, 1, 7],
+        b"DHHC-1:01:+nxlZ2f83jXjRMyVP2az6xzXX4zZwtb8/0/YRf15P5//z8K1:",
+    ];
+    let bytes = [&[0, 7, 1][..], &[0x11; 64], &[1, 1, 7, 0, 7, 1, 1, 1, 7]].concat();
+    let ends = targets::auth::play(&mut targets::Input(&bytes));
+    assert_eq!(ends, (AuthState::Failed, HostAuthState::Failed), "a seed goes all the way");
+    let mut seeds: Vec<Vec<u8>> = seeds.map(<[u8]>::to_vec).to_vec();
+    seeds.push(bytes);
+    exercise("auth", &seeds, targets::auth::run);
+}
+
+#[test]
 fn session() {
     let mut random = Random(11);
     let seeds: Vec<Vec<u8>> =

@@ -146,7 +146,8 @@ impl Shard {
         }));
         let depth = request.queue_depth;
         self.accept_queue(index, Role::Admin(slot), depth, request.flow_control_disabled);
-        self.complete(index, id, Status::SUCCESS, cntlid.into(), 0);
+        let required = self.require_authentication(core, index);
+        self.complete(index, id, Status::SUCCESS, u64::from(cntlid) | required, 0);
     }
 
     fn accept_queue(&mut self, index: u16, role: Role, depth: u32, flow_control_disabled: bool) {
@@ -204,7 +205,9 @@ impl Shard {
                 let (cntlid, depth) = (grant.cntlid, grant.queue_depth);
                 let flow_control_disabled = grant.flow_control_disabled;
                 self.accept_queue(key.index, Role::Io(grant), depth, flow_control_disabled);
-                self.complete(key.index, id, Status::SUCCESS, cntlid.into(), 0);
+                let required = self.require_authentication(core, key.index);
+                let result = u64::from(cntlid) | required;
+                self.complete(key.index, id, Status::SUCCESS, result, 0);
             }
             (Some(id), Err(refusal)) => self.refuse(key.index, id, refusal),
             // The connection ended while its Connect was under way.
@@ -268,6 +271,8 @@ impl Shard {
         }
         let who = if why.is_empty() { String::new() } else { conn.describe() };
         conn.protocol.abort();
+        self.end_authentication(index);
+        let conn = self.connections.get(index).expect("it exists");
         let role = std::mem::replace(&mut conn.role, Role::Fresh);
         if !why.is_empty() && self.connections.log.allows() {
             tracing::warn!("connection of {who} closed: {why}");
@@ -324,11 +329,14 @@ impl Shard {
         for index in self.connections.indexes() {
             let Some(conn) = self.connections.get(index) else { continue };
             conn.errors.told = 0;
+            let overdue = conn.auth.as_ref().is_some_and(|auth| auth.is_overdue(now_ms));
             let fresh = matches!(conn.role, Role::Fresh);
             if conn.socket.lingering_for_ms(now_ms) > LINGER_MS {
                 self.close_connection(core, index, "");
             } else if fresh && now_ms.saturating_sub(conn.accepted_ms) > CONNECT_TIMEOUT_MS {
                 self.close_connection(core, index, "the host sent no Connect in time");
+            } else if overdue {
+                self.close_connection(core, index, "it has not authenticated itself");
             } else if conn.socket.sending_for_ms(now_ms) > SEND_TIMEOUT_MS {
                 self.close_connection(core, index, "the host takes no data any more");
             } else if conn.transfer_stands_still(now_ms) {

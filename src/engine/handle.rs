@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use thiserror::Error;
 
+use super::auth_worker;
 use super::message::{Answer, Ask, Message};
 use super::report::CoreReport;
 use super::shard::Shard;
@@ -112,14 +113,15 @@ impl EngineHandle {
             bdevs: (0..BDEVS_MAX).map(|_| None).collect(),
             events: VecDeque::new(),
         };
-        for (&cpu, port) in config.cores.iter().zip(ports) {
+        let desks = auth_worker::start(config.cores.len());
+        for ((&cpu, port), desk) in config.cores.iter().zip(ports).zip(desks) {
             let reactor = ReactorConfig {
                 cpu: Some(cpu),
                 idle: IdlePolicy { poll_always: config.poll_always, ..IdlePolicy::default() },
                 buffer_counts: config.buffer_counts,
             };
             let counters = Arc::new(CoreCounters::default());
-            match reactor::spawn(reactor, port, counters.clone(), |_| Shard::new()) {
+            match reactor::spawn(reactor, port, counters.clone(), |_| Shard::new(desk)) {
                 Ok(thread) => handle.threads.push(thread),
                 Err(error) => {
                     handle.exit();

@@ -7,6 +7,8 @@
 //! - `socket`: the only file that sees a connection's descriptor.
 //! - `queue`: commands of a connection meet their controller and their bdev.
 //! - `connect`: Fabrics Connect across cores, and what ends with a connection.
+//! - `auth`: Authentication Send and Receive; `auth_worker`: the thread that does their
+//!   mathematics.
 //! - `abort`: the Abort command looks for its command.
 //! - `failures`: failed I/O commands reach their controller's error log.
 //! - `gate`, `gate_home`: what keeps I/O commands of all cores from a bdev, and who decides.
@@ -19,6 +21,8 @@
 
 mod abort;
 mod arrays;
+mod auth;
+mod auth_worker;
 mod channels;
 mod connect;
 mod control_port;

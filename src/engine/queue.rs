@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
+use super::auth::ConnAuth;
 use super::failures::ErrorsTold;
 use super::message::ConnectionKey;
 use super::report::{HostCounts, LogBudget};
@@ -81,6 +82,10 @@ pub(super) struct Conn {
     pub(super) listed_for_buffer: bool,
     /// Milliseconds of the reactor's clock when it was accepted.
     pub(super) accepted_ms: u64,
+    /// The queue's authentication, if it has to do with one.
+    pub(super) auth: Option<Box<ConnAuth>>,
+    /// Nothing but authentication may happen on the queue.
+    pub(super) is_locked: bool,
     /// Failed commands told to the controller since the last housekeeping, and those not told.
     pub(super) errors: ErrorsTold,
     /// Transfers of its commands' data that had ended when that number last grew, or none was
@@ -177,6 +182,8 @@ impl Connections {
             listed_to_send: false,
             listed_for_buffer: false,
             accepted_ms: now_ms,
+            auth: None,
+            is_locked: false,
             errors: ErrorsTold::default(),
             transfers_seen: (0, now_ms),
         }));
@@ -255,7 +262,11 @@ impl Shard {
         while let Some(conn) = self.connections.get(index) {
             let Some((id, sqe)) = conn.protocol.next_command() else { break };
             match &conn.role {
+                _ if conn.is_locked => self.execute_locked(core, index, id, &sqe),
                 Role::Io(_) => self.execute_io(core, index, id, &sqe),
+                Role::Admin(_) if is_authentication(&sqe) => {
+                    self.execute_authentication(core, index, id, &sqe);
+                }
                 Role::Admin(slot) => {
                     let slot = *slot;
                     self.execute_admin(core, index, slot, id, &sqe);
@@ -343,6 +354,9 @@ impl Shard {
         let Role::Io(grant) = &conn.role else { unreachable!("the caller has looked") };
         let request = match io::parse(sqe, &grant.subsystem, grant.vwc_advertised) {
             Ok(request) => request,
+            Err(_) if is_authentication(sqe) => {
+                return self.execute_authentication(core, index, id, sqe);
+            }
             Err(_) if sqe.is_fused() => return self.execute_fused(core, index, id, sqe),
             Err(status) => return self.fail(core, index, id, status),
         };
@@ -546,6 +560,11 @@ fn start(
     let completion = Completion::new(tag);
     queue.submit(request.bdev, BdevIo { op, fua, lba, blocks, buf, completion });
     true
+}
+
+/// Authentication Send and Receive.
+pub(super) fn is_authentication(sqe: &Sqe) -> bool {
+    sqe.opcode == FABRICS && matches!(sqe.fctype(), fctype::AUTH_SEND | fctype::AUTH_RECEIVE)
 }
 
 fn is_connect(sqe: &Sqe) -> bool {

@@ -2,15 +2,19 @@
 
 use std::net::SocketAddr;
 
+use super::auth::AUTH_BYTES_MAX;
 use super::queue::{Conn, OwnedController, Role};
 use super::shard::Shard;
 use crate::limits::{CONNECTION_BYTES_MAX, IO_QUEUE_DEPTH_MAX};
+use crate::secure::{Group, Hash};
 use crate::target::subsystem::{Nqn, SubsystemKind};
 use crate::target::tcp::CONNECTION_MEMORY_BYTES_MAX;
 
 /// What the engine adds to a connection's own memory.
-const ENGINE_BYTES_MAX: usize =
-    size_of::<Conn>() + super::socket::HEAP_BYTES + IO_QUEUE_DEPTH_MAX * EXECUTING_BYTES;
+const ENGINE_BYTES_MAX: usize = size_of::<Conn>()
+    + super::socket::HEAP_BYTES
+    + IO_QUEUE_DEPTH_MAX * EXECUTING_BYTES
+    + AUTH_BYTES_MAX;
 const EXECUTING_BYTES: usize = size_of::<super::queue::Executing>();
 
 const _: () = assert!(CONNECTION_MEMORY_BYTES_MAX + ENGINE_BYTES_MAX <= CONNECTION_BYTES_MAX);
@@ -22,6 +26,8 @@ pub enum QueueState {
     Uninitialized,
     /// An I/O queue's Connect is being answered by another core.
     Connecting,
+    /// It must authenticate itself before anything else.
+    Authenticating,
     /// It serves.
     Enabled,
     /// The connection has ended; commands or the kernel still use its memory.
@@ -41,6 +47,8 @@ pub struct QueueReport {
     pub peer: SocketAddr,
     /// Ours.
     pub local: SocketAddr,
+    /// Its authentication, if there is one: how far it is, hash and group.
+    pub auth: Option<(&'static str, Hash, Group)>,
     /// Memory of its own, which it has from its start or from Connect on.
     pub memory_bytes: usize,
     /// Buffers of the core's pool that its commands hold.
@@ -103,6 +111,7 @@ impl Conn {
             + self.protocol.memory_bytes()
             + super::socket::HEAP_BYTES
             + self.executing.len() * EXECUTING_BYTES
+            + if self.auth.is_some() { AUTH_BYTES_MAX } else { 0 }
     }
 
     fn report(&self, owner_of_admin: impl FnOnce(usize) -> Option<(u16, u64, Nqn)>) -> QueueReport {
@@ -118,6 +127,7 @@ impl Conn {
         };
         let state = match &self.role {
             _ if self.socket.is_closing() => QueueState::Deactivating,
+            Role::Admin(_) | Role::Io(_) if self.is_locked => QueueState::Authenticating,
             Role::Admin(_) | Role::Io(_) => QueueState::Enabled,
             Role::Connecting(_) => QueueState::Connecting,
             Role::Fresh => QueueState::Uninitialized,
@@ -128,6 +138,7 @@ impl Conn {
             owner,
             peer: self.peer,
             local: self.local,
+            auth: self.auth.as_ref().map(|auth| auth.describe()),
             memory_bytes: self.memory_bytes(),
             held_bytes: self.protocol.held_bytes(),
             executing: self.protocol.executing_count(),

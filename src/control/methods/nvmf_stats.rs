@@ -49,6 +49,7 @@ fn state_word(state: QueueState) -> &'static str {
     match state {
         QueueState::Uninitialized => "uninitialized",
         QueueState::Connecting => "connecting",
+        QueueState::Authenticating => "authenticating",
         QueueState::Enabled => "enabled",
         QueueState::Deactivating => "deactivating",
     }
@@ -57,7 +58,7 @@ fn state_word(state: QueueState) -> &'static str {
 /// SPDK's keys, and mdof's own for what the queue costs.
 fn queue_value(core: usize, queue: &QueueReport) -> Option<Value> {
     let ((cntlid, qid), (_, host)) = (queue.queue?, queue.owner?);
-    Some(json!({
+    let mut value = json!({
         "cntlid": cntlid,
         "qid": qid,
         "state": state_word(queue.state),
@@ -68,7 +69,11 @@ fn queue_value(core: usize, queue: &QueueReport) -> Option<Value> {
         "memory_bytes": queue.memory_bytes,
         "buffer_bytes": queue.held_bytes,
         "executing": queue.executing,
-    }))
+    });
+    if let Some((state, hash, group)) = queue.auth {
+        value["auth"] = json!({ "state": state, "digest": hash.name(), "dhgroup": group.name() });
+    }
+    Some(value)
 }
 
 fn thread_name(core: usize) -> String {

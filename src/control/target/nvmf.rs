@@ -203,12 +203,6 @@ impl Target {
         self.engine.reports()
     }
 
-    /// Allows a host.
-    pub fn add_host(&mut self, nqn: &str, host: &str) -> Result<(), TargetError> {
-        self.subsystem(nqn)?;
-        self.change(|table| table.add_host(nqn, host))
-    }
-
     /// Forbids a host again.
     pub fn remove_host(&mut self, nqn: &str, host: &str) -> Result<(), TargetError> {
         self.subsystem(nqn)?;

@@ -1,6 +1,7 @@
 //! What is fuzzed: each target takes any bytes, feeds them to a parser or machine that a stranger
 //! can reach, and checks what must hold whatever came in.
 
+pub mod auth;
 pub mod bitmap;
 pub mod config;
 pub mod conn;
