@@ -3,8 +3,8 @@
 //!
 //! The array does not run. On every member in turn, and durably: zeroes where the last chunk so far
 //! goes on beyond the old end, the bitmap with its new chunks, which are Unwritten, then the
-//! superblock. Its event count is one more, so a power cut leaves members of two sizes, of which the
-//! larger is newer: the next start finishes the growth ([`unfinished`]) before it assembles. The
+//! superblock. Its event count is one more, so a power cut leaves members of two sizes, the larger
+//! of which are newer: the next start finishes the growth ([`unfinished`]) before it assembles. The
 //! old blocks stay where they are; nothing is served before all members say the same.
 
 use thiserror::Error;
