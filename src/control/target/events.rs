@@ -145,6 +145,7 @@ impl Target {
             ArrayEvent::ScrubStarted { .. } => array.scrub_began_s = now_s(),
             _ => {}
         }
+        let news = lost.filter(|lost| *lost != array.is_degraded);
         match lost {
             Some(true) if !array.is_degraded => {
                 array.is_degraded = true;
@@ -157,6 +158,9 @@ impl Target {
                 self.notices.add("raid_whole", name, None, text.to_owned());
             }
             _ => {}
+        }
+        if let Some(degraded) = news {
+            self.show_health(name, degraded);
         }
     }
 }
