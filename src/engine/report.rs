@@ -111,6 +111,7 @@ impl Conn {
             + self.protocol.memory_bytes()
             + super::socket::HEAP_BYTES
             + self.executing.len() * EXECUTING_BYTES
+            + if self.socket.tls.is_some() { super::tls::BYTES_MAX } else { 0 }
             + if self.auth.is_some() { AUTH_BYTES_MAX } else { 0 }
     }
 

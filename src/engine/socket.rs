@@ -14,7 +14,9 @@ use rustix::net::{Shutdown, sockopt};
 
 use super::message::{Answer, Message, NewConnection};
 use super::shard::{KIND_ACCEPT, KIND_CANCEL, KIND_RECEIVE, KIND_SEND, Shard, ShardCore};
+use super::tls::TlsSocket;
 use crate::reactor::ring::UserData;
+use crate::secure::tls::TlsError;
 use crate::wire::tcp::TransmitVec;
 
 /// Bytes received at a time, unless they are payload of a request.
@@ -58,15 +60,17 @@ pub(super) struct Socket {
     /// Bytes in the staging buffer that the protocol has not taken.
     staged: Range<usize>,
     receiving: Receiving,
-    sending: bool,
+    pub(super) sending: bool,
     /// Milliseconds of the reactor's clock when the send in flight began.
-    send_began_ms: u64,
-    transmit: Box<TransmitVec>,
+    pub(super) send_began_ms: u64,
+    pub(super) transmit: Box<TransmitVec>,
     header: Box<libc::msghdr>,
     closing: bool,
     /// When the protocol ended the connection and the peer was left to close it.
-    linger_from_ms: Option<u64>,
+    pub(super) linger_from_ms: Option<u64>,
     error_is_logged: bool,
+    /// TLS, if it is due here.
+    pub(super) tls: Option<Box<TlsSocket>>,
 }
 
 impl std::fmt::Debug for Socket {
@@ -95,6 +99,7 @@ impl Socket {
             closing: false,
             linger_from_ms: None,
             error_is_logged: false,
+            tls: None,
         }
     }
 
@@ -128,7 +133,26 @@ impl Socket {
         self.linger_from_ms.map_or(0, |from_ms| now_ms.saturating_sub(from_ms))
     }
 
-    fn fd(&self) -> types::Fd {
+    /// Who the peer has proven to be, under TLS.
+    pub(super) fn tls_identity(&self) -> Option<String> {
+        self.tls.as_ref().and_then(|tls| tls.identity())
+    }
+
+    /// Something that was encrypted has not left.
+    pub(super) fn has_unsent(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.has_unsent())
+    }
+
+    /// What was received is what has been decrypted from now on; `Err`: there will be no more.
+    fn decrypt(&mut self) -> Result<(), TlsError> {
+        let Some(tls) = self.tls.as_deref_mut() else { return Ok(()) };
+        if self.receiving == Receiving::Idle && self.staged.is_empty() {
+            self.staged = 0..tls.decrypt(&mut self.staging)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn fd(&self) -> types::Fd {
         types::Fd(self.stream.as_raw_fd())
     }
 }
@@ -139,11 +163,13 @@ impl Shard {
         let Some(conn) = self.connections.get(index) else { return };
         let socket = &mut conn.socket;
         let idle = socket.receiving == Receiving::Idle && socket.staged.is_empty();
-        if !idle || socket.closing || !conn.protocol.wants_bytes() {
+        let has_ended = socket.tls.as_ref().is_some_and(|tls| tls.has_ended);
+        if !idle || socket.closing || has_ended || !conn.protocol.wants_bytes() {
             return;
         }
         let fd = socket.fd();
-        let direct = conn.protocol.payload_left_bytes() >= DIRECT_SIZE_BYTES_MIN;
+        let is_plain = socket.tls.is_none();
+        let direct = is_plain && conn.protocol.payload_left_bytes() >= DIRECT_SIZE_BYTES_MIN;
         let region = if direct { conn.protocol.direct_target() } else { None };
         let (region, receiving) = match region {
             Some(region) => (region, Receiving::Direct),
@@ -164,7 +190,13 @@ impl Shard {
         let received = usize::try_from(res).unwrap_or(0);
         match std::mem::replace(&mut conn.socket.receiving, Receiving::Idle) {
             Receiving::Direct => conn.protocol.handle_direct(received),
-            Receiving::Staging => conn.socket.staged = 0..received,
+            Receiving::Staging => {
+                let socket = &mut conn.socket;
+                match socket.tls.as_deref_mut() {
+                    Some(tls) => tls.feed(&socket.staging[..received]),
+                    None => socket.staged = 0..received,
+                }
+            }
             Receiving::Idle => unreachable!("nothing was being received"),
         }
         if conn.socket.closing {
@@ -191,6 +223,9 @@ impl Shard {
             let socket = &mut conn.socket;
             if socket.receiving == Receiving::Direct {
                 break;
+            }
+            if let Err(error) = socket.decrypt() {
+                return self.tls_ended(core, index, &error);
             }
             let bytes = &socket.staging[socket.staged.clone()];
             let taken = conn.protocol.handle_bytes(bytes, &core.io.pool);
@@ -228,7 +263,8 @@ impl Shard {
     /// time to take what was sent and to close.
     fn end_if_protocol_ended(&mut self, core: &mut ShardCore, index: u16) {
         let Some(conn) = self.connections.get(index) else { return };
-        if conn.protocol.is_closing() && conn.socket.linger_from_ms.is_none() {
+        let ended = conn.protocol.is_closing() && !conn.socket.has_unsent();
+        if ended && conn.socket.linger_from_ms.is_none() {
             conn.socket.linger_from_ms = Some(core.io.now_ms());
             // An error says that the peer was first.
             let _ = rustix::net::shutdown(&conn.socket.stream, Shutdown::Write);
@@ -277,6 +313,10 @@ impl Shard {
             if socket.sending || socket.closing {
                 continue;
             }
+            if socket.tls.is_some() {
+                self.send_secured(core, index);
+                continue;
+            }
             if conn.protocol.poll_transmit(&mut socket.transmit) == 0 {
                 continue;
             }
@@ -304,7 +344,11 @@ impl Shard {
     pub(super) fn sent(&mut self, core: &mut ShardCore, index: u16, res: i32) {
         let conn = self.connections.get(index).expect("it waits for its send");
         conn.socket.sending = false;
-        conn.protocol.transmitted(usize::try_from(res).unwrap_or(0));
+        let sent = usize::try_from(res).unwrap_or(0);
+        match conn.socket.tls.as_deref_mut() {
+            Some(tls) => tls.sent(sent),
+            None => conn.protocol.transmitted(sent),
+        }
         if conn.socket.closing {
             return self.drop_if_drained(core, index);
         }
@@ -312,7 +356,11 @@ impl Shard {
             let error = std::io::Error::from_raw_os_error(-res);
             return self.close_connection(core, index, &format!("sending failed: {error}"));
         }
-        if conn.protocol.wants_transmit() {
+        let has_unsent = conn.socket.has_unsent();
+        if conn.socket.tls.as_ref().is_some_and(|tls| tls.has_ended) && !has_unsent {
+            return self.close_connection(core, index, "");
+        }
+        if conn.protocol.wants_transmit() || has_unsent {
             self.connections.wants_to_send(index);
         }
         self.end_if_protocol_ended(core, index);
