@@ -172,14 +172,10 @@ impl LogKeeper {
 
 /// Heads.
 impl Owner {
-    /// Parity is right in every row but those that live records are about.
+    /// Parity fits what was written in every row but those that live records are about.
     fn may_vouch(&self) -> bool {
-        let unwritten = ChunkState::Unwritten as usize;
-        let map = self.shared.map.as_ref();
-        // Chunks that Linux md calls Unwritten have no parity yet.
-        let has_parity = self.shared.unwritten_reads_zero
-            || map.is_none_or(|map| map.histogram()[unwritten] == 0);
-        has_parity && self.shared.doubt.count() == 0
+        // Where Linux md has not built any, the next start knows it by the states.
+        self.shared.doubt.torn_count() == 0
     }
 
     /// Writes the heads that go with the superblocks' next event count.
