@@ -1,6 +1,8 @@
 //! Pre-shared keys of TLS (NVMe/TCP Transport 1.1, section 3.6.1): the form in which operators have
 //! them, what is made of them for a host and a subsystem, and the identities that name them.
 
+use zerocopy::big_endian::U16;
+
 use super::key::{KeyError, decode};
 use super::{Hash, Secret, same};
 
@@ -129,7 +131,7 @@ fn digest(hash: Hash, retained: &Secret, of: Party<'_>) -> String {
 fn derive(hash: Hash, key: &Secret, label: &[u8], context: &[u8]) -> Secret {
     let salt = vec![0; hash.len_bytes()];
     let extracted = hash.hmac(&salt, &[key.bytes()]);
-    let length = u16::try_from(hash.len_bytes()).expect("at most 64").to_be_bytes();
+    let length = U16::new(u16::try_from(hash.len_bytes()).expect("at most 64")).to_bytes();
     let label_len = [u8::try_from(6 + label.len()).expect("labels are short")];
     let context_len = [u8::try_from(context.len()).unwrap_or(u8::MAX)];
     // What is longer than one byte can say is cut off; names of hosts are at most 223 bytes.

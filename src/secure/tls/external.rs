@@ -9,6 +9,8 @@ use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
 use openssl::ssl::{Ssl, SslRef};
 
+use zerocopy::big_endian::U16;
+
 use super::FindPsk;
 use crate::secure::Hash;
 use crate::secure::psk::TlsPsk;
@@ -138,7 +140,7 @@ pub(super) fn offered_identities(extension: &[u8]) -> impl Iterator<Item = &[u8]
 /// Bytes behind their length in two bytes, and what follows.
 fn split_length(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (head, rest) = bytes.split_first_chunk::<2>()?;
-    rest.split_at_checked(usize::from(u16::from_be_bytes(*head)))
+    rest.split_at_checked(usize::from(U16::from_bytes(*head).get()))
 }
 
 /// A server has found no key.
