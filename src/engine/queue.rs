@@ -513,7 +513,11 @@ impl Shard {
                 TableChange::Admitted => self.report_events(slot),
                 TableChange::Revoked => {
                     let index = owned.connection;
-                    self.close_connection(core, index, "its host may no longer use the subsystem");
+                    self.close_connection(
+                        core,
+                        index,
+                        "its host may no longer use the subsystem, or not at this address",
+                    );
                 }
             }
         }
