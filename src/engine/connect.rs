@@ -49,7 +49,7 @@ impl Shard {
         }
         match self.connections.insert(stream, peer, local, core.io.now_ms()) {
             Some(index) if self.table.is_secure(local) => self.open_secured(core, index),
-            Some(index) => self.receive_more(core, index),
+            Some(index) => self.watch(core, index),
             None => {
                 self.connections.counts.refused += 1;
                 if self.connections.log.allows() {
@@ -161,6 +161,9 @@ impl Shard {
             _ => counts.io_queues += 1,
         }
         let conn = self.connections.get(index).expect("it is being connected");
+        if matches!(role, Role::Admin(_)) {
+            conn.protocol.set_admin();
+        }
         conn.role = role;
         let depth = u16::try_from(depth).expect("checked against the limits at parse");
         conn.protocol.set_queue_depth(depth);
@@ -273,6 +276,8 @@ impl Shard {
         if !conn.socket.begin_close() {
             return;
         }
+        self.unwatch(core, index);
+        let conn = self.connections.get(index).expect("it exists");
         let who = if why.is_empty() { String::new() } else { conn.describe() };
         conn.protocol.abort();
         self.end_authentication(index);

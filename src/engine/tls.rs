@@ -117,7 +117,7 @@ impl Shard {
             Ok(tls) => {
                 let conn = self.connections.get(index).expect("it has just come");
                 conn.socket.tls = Some(tls);
-                self.receive_more(core, index);
+                self.watch(core, index);
             }
             Err(error) => self.close_connection(core, index, &format!("no TLS: {error}")),
         }

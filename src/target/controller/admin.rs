@@ -281,6 +281,11 @@ impl Controller {
         self.events.abort_held();
     }
 
+    /// The host has given up its Asynchronous Event Requests: they are not answered.
+    pub fn forget_async_events(&mut self) {
+        self.events.give_up();
+    }
+
     /// The next held Asynchronous Event Request that ends. To be asked after every
     /// [`Controller::admin`] and [`Controller::table_changed`], until `None`.
     pub fn next_async_event(&mut self) -> Option<AsyncCompletion> {

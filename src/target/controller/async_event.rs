@@ -132,6 +132,11 @@ impl AsyncEvents {
         true
     }
 
+    /// Holds no request any more.
+    pub(super) fn give_up(&mut self) {
+        (self.held_count, self.abort_count) = (0, 0);
+    }
+
     /// There is news.
     pub(super) fn occurred(&mut self, kind: EventKind) {
         if self.states[kind as usize] == EventState::Idle {
