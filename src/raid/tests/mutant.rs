@@ -84,6 +84,8 @@ pub(crate) enum Mutant {
     JoinForgetsUnitsInFlight,
     /// A member joins while a chunk is zeroed, and nobody tells it.
     ZeroedWithoutNewcomer,
+    /// A rebuild passes over a chunk that is held for a discard and counts as Unwritten by now.
+    RebuildPassesDiscard,
     /// A rebuild passes over a chunk that is being zeroed without the member.
     RebuildPassesZeroing,
     /// Dirty chunks are not copied to a member that was away.
@@ -237,7 +239,8 @@ pub(super) const OF_PARITY: [Mutant; 15] = [
 
 /// Every bug that random lives or a story of the simulator must find. Those that stand for a
 /// defect of the kernel's and that no oracle forbids are in `super::defects`.
-pub(super) const ALL: [Mutant; 61] = [
+pub(super) const ALL: [Mutant; 62] = [
+    Mutant::RebuildPassesDiscard,
     Mutant::CopyingNeverYields,
     Mutant::ReadErrorsForgiven,
     Mutant::RepairNotReread,
