@@ -202,6 +202,7 @@ impl World {
             .is_some_and(|own| own.set_uuid == [7; 16] && !own.is_rebuilding() && own.is_ours());
         self.move_twin(slot, false);
         self.watch.missed[slot] = !is_whole;
+        self.watch.incomplete[slot] = !is_whole;
     }
 
     /// What replaces a member says that it has it all, or a part.
