@@ -16,6 +16,10 @@ pub(crate) enum Mutant {
     OpenLaterChanges,
     /// One member's bitmap is not written, and nobody minds.
     ForgetMembersBitmapWrite,
+    /// A chunk that was zeroed ahead counts as zeroed once more when it is discarded.
+    AheadKeptWhenWritten,
+    /// A chunk that was zeroed ahead counts as zeroed on a member that has joined since.
+    AheadKeptForNewcomer,
     /// Idle chunks are cleared without asking whether writes are in flight.
     ClearWithoutQuiescence,
     /// A writer leaves the daemon's mark on the chunk.
@@ -226,7 +230,9 @@ pub(super) const OF_PARITY: [Mutant; 14] = [
 
 /// Every bug that random lives or a story of the simulator must find. Those that stand for a
 /// defect of the kernel's and that no oracle forbids are in `super::defects`.
-pub(super) const ALL: [Mutant; 61] = [
+pub(super) const ALL: [Mutant; 63] = [
+    Mutant::AheadKeptWhenWritten,
+    Mutant::AheadKeptForNewcomer,
     Mutant::CopyingNeverYields,
     Mutant::ReadErrorsForgiven,
     Mutant::RepairNotReread,
