@@ -13,12 +13,13 @@
 //!                                     └──▶ parity (XOR, P and Q)
 //!  under everything: reactor (one thread per core)
 //!  ties one core's stations together: engine
+//!  used by target, initiator and engine: secure (keys, DH-HMAC-CHAP)
 //!  beside it: control (TOML, JSON-RPC), observe (counters)
 //! ```
 //!
 //! Imports run one way, from left to right and down; `tests/style.rs` holds them to it.
-//! `wire`, `target` (but for `engine/socket.rs`), `raid`, `bitmap`, `md` and `parity` do no I/O,
-//! read no clock and start no thread: events go in, actions come out.
+//! `wire`, `secure`, `target` (but for `engine/socket.rs`), `raid`, `bitmap`, `md` and `parity` do
+//! no I/O, read no clock and start no thread: events go in, actions come out.
 
 /// Whether a bug planted on purpose is switched on. It never is, and costs nothing, but in the
 /// tests of the crash simulator itself (`src/raid/tests`).
@@ -46,5 +47,6 @@ pub mod observe;
 pub mod parity;
 pub mod raid;
 pub mod reactor;
+pub mod secure;
 pub mod target;
 pub mod wire;

@@ -34,6 +34,16 @@ pub const CONTROLLERS_PER_CORE_MAX: usize = 512;
 /// Connections that one core can serve at once.
 pub const CONNECTIONS_PER_CORE_MAX: usize = 2048;
 
+/// Of these the last are for telling hosts that there is no room: their Connect is answered with
+/// Connect Controller Busy. What comes when they are taken as well is closed at once.
+pub const CONNECTIONS_TO_REFUSE: usize = 64;
+
+/// Memory of a connection at most, beside the buffers of the core's pool that its commands hold.
+pub const CONNECTION_BYTES_MAX: usize = 128 * 1024;
+
+/// Memory of all connections of a core at most.
+pub const CONNECTIONS_BYTES_MAX: usize = 256 * 1024 * 1024;
+
 /// Members of an array at most. md's superblock as mdadm writes it has 128 role entries; a
 /// membership set is one `u64`, so mdof stops at 64.
 pub const MEMBERS_MAX: usize = 64;
@@ -51,6 +61,10 @@ const _: () = {
     assert!(IN_CAPSULE_DATA_BYTES <= IO_SIZE_BYTES_MAX);
     // NVMe counts queue entries 0's based in 16 bits.
     assert!(IO_QUEUE_DEPTH_MAX <= 1 << 16);
+    assert!(CONNECTIONS_TO_REFUSE < CONNECTIONS_PER_CORE_MAX);
+    assert!(CONNECTIONS_PER_CORE_MAX * CONNECTION_BYTES_MAX <= CONNECTIONS_BYTES_MAX);
+    // A connection for each controller that a core can own, and many for their I/O queues.
+    assert!(CONTROLLERS_PER_CORE_MAX < CONNECTIONS_PER_CORE_MAX - CONNECTIONS_TO_REFUSE);
     // Controller ids stay below 0xFFF0, the first reserved value of Fabrics Connect.
     assert!(CORES_MAX * CONTROLLERS_PER_CORE_MAX < 0xfff0);
     // Membership sets are one machine word.

@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 /// Inputs made from the seeds of each target.
 const CASES: u32 = 3000;
 
+/// The same of the target that has a whole mdof.
+const SESSION_CASES: u32 = 300;
+
 /// xorshift64*: the same numbers everywhere.
 struct Random(u64);
 
@@ -66,11 +69,15 @@ fn files(folder: &Path, ending: &str) -> Vec<Vec<u8>> {
 
 /// Seeds, inputs that once failed (`tests/fuzz/found/TARGET/`), and changed seeds.
 fn exercise(target: &str, seeds: &[Vec<u8>], run: fn(&[u8])) {
+    exercise_some(target, seeds, run, CASES);
+}
+
+fn exercise_some(target: &str, seeds: &[Vec<u8>], run: fn(&[u8]), cases: u32) {
     assert!(!seeds.is_empty());
     let found = files(&root().join("tests/fuzz/found").join(target), "");
     seeds.iter().chain(&found).for_each(|input| run(input));
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
-    for case in 0..CASES {
+    for case in 0..cases {
         let seed = &seeds[random.below(seeds.len())];
         let input = change(seed, &mut random);
         let result = std::panic::catch_unwind(|| run(&input));
@@ -117,6 +124,33 @@ fn conn() {
     let seeds: Vec<Vec<u8>> =
         (0..200).map(|_| (0..random.below(600)).map(|_| random.byte()).collect()).collect();
     exercise("conn", &seeds, targets::conn::run);
+}
+
+#[test]
+fn auth() {
+    use mdof::initiator::auth::HostAuthState;
+    use mdof::target::auth::AuthState;
+    let seeds: [&[u8]; 4] = [
+        // Negotiate, its challenge, the reply, and what is said of it.
+        &[0, 7, 1, 1, 1, 7, 0, 7, 1, 1, 1, 7],
+        &[0, 7, 1, 1, 1, 7, 0, 2, 16, 0, 1, 1, 1, 1, 7, 2, 0, 4, 1, 3, 0, 0],
+        &[0, 2, 7, 0, 2, 1, 1, 1, 7],
+        b"DHHC-1:01:+nxlZ2f83jXjRMyVP2az6xzXX4zZwtb8/0/YRf15P5//z8K1:",
+    ];
+    let bytes = [&[0, 7, 1][..], &[0x11; 64], &[1, 1, 7, 0, 7, 1, 1, 1, 7]].concat();
+    let ends = targets::auth::play(&mut targets::Input(&bytes));
+    assert_eq!(ends, (AuthState::Failed, HostAuthState::Failed), "a seed goes all the way");
+    let mut seeds: Vec<Vec<u8>> = seeds.map(<[u8]>::to_vec).to_vec();
+    seeds.push(bytes);
+    exercise("auth", &seeds, targets::auth::run);
+}
+
+#[test]
+fn session() {
+    let mut random = Random(11);
+    let seeds: Vec<Vec<u8>> =
+        (0..100).map(|_| (0..random.below(1200)).map(|_| random.byte()).collect()).collect();
+    exercise_some("session", &seeds, targets::session::run, SESSION_CASES);
 }
 
 #[test]

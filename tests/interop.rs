@@ -2,6 +2,8 @@
 //! mdadm and the kernel made; `kernel` hands members that mdof made to Linux in a guest.
 #![allow(clippy::unwrap_used, clippy::tests_outside_test_module, reason = "this is a test")]
 
+#[path = "interop/auth.rs"]
+mod auth;
 #[path = "interop/images.rs"]
 mod images;
 #[path = "interop/kernel.rs"]

@@ -4,6 +4,8 @@
 
 #[path = "protocol/abort.rs"]
 mod abort;
+#[path = "protocol/auth.rs"]
+mod auth;
 #[path = "protocol/io.rs"]
 mod io;
 #[path = "protocol/paths.rs"]

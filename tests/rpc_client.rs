@@ -4,6 +4,8 @@
 //! tests that need it say so and are left out.
 #![allow(clippy::unwrap_used, clippy::tests_outside_test_module, reason = "this is a test")]
 
+#[path = "rpc_client/keys.rs"]
+mod keys;
 #[path = "support/mdof.rs"]
 #[allow(dead_code, unreachable_pub, reason = "several tests share it and use parts of it")]
 mod mdof;

@@ -11,9 +11,11 @@ use std::path::Path;
 /// Who may import whom: the stations in the order in which a request passes them. An entry with
 /// `::` allows that module only. `limits` is everyone's; `control` may import all and is imported
 /// by nobody but the binaries.
-const EDGES: [(&str, &[&str]); 12] = [
+const EDGES: [(&str, &[&str]); 13] = [
     ("wire", &[]),
-    ("target", &["wire", "bdev", "reactor::buf"]),
+    // Keys and what is computed with them: both ends of a connection need the same.
+    ("secure", &[]),
+    ("target", &["wire", "secure", "bdev", "reactor::buf"]),
     ("bdev", &["reactor"]),
     ("raid", &["bdev", "bitmap", "md", "parity", "reactor::buf"]),
     // The switch for model checking.
@@ -24,12 +26,13 @@ const EDGES: [(&str, &[&str]); 12] = [
     // from where the model checker can replace them.
     ("reactor", &["observe::counter"]),
     ("observe", &["reactor::sync"]),
-    ("initiator", &["wire", "reactor::buf"]),
-    ("engine", &["wire", "target", "bdev", "raid", "bitmap", "md", "reactor", "observe"]),
+    ("initiator", &["wire", "secure", "reactor::buf"]),
+    ("engine", &["wire", "secure", "target", "bdev", "raid", "bitmap", "md", "reactor", "observe"]),
     (
         "control",
         &[
             "wire",
+            "secure",
             "target",
             "bdev",
             "raid",
@@ -44,7 +47,7 @@ const EDGES: [(&str, &[&str]); 12] = [
 ];
 
 /// Stations that get events and give actions: no I/O, no clock, no thread.
-const SANS_IO: [&str; 6] = ["wire", "target", "raid", "bitmap", "md", "parity"];
+const SANS_IO: [&str; 7] = ["wire", "secure", "target", "raid", "bitmap", "md", "parity"];
 
 /// Paths below `std` that those may not name.
 const STD_FORBIDDEN: [&[&str]; 6] =

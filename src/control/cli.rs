@@ -2,7 +2,7 @@
 
 mod help;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,7 +16,7 @@ use super::policy::DegradedStart;
 use super::rpc::client;
 use super::run::{self, Options};
 use super::units::parse_size;
-use super::{assemble, create, names};
+use super::{assemble, create, log, names};
 
 /// The command line of `mdof`.
 #[derive(Debug, Parser)]
@@ -168,7 +168,7 @@ fn parse_nqn(text: &str) -> Result<String, String> {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    log_to_stderr();
+    log::to_stderr();
     let result = match cli.command {
         None => run_target(None, cli.common),
         Some(Command::Target { config, common }) => run_target(Some(config), common),
@@ -177,6 +177,7 @@ pub fn main() -> ExitCode {
         Some(Command::Assemble(arguments)) => run_assemble(arguments),
         Some(Command::Rpc { method, params, socket }) => rpc(&method, params.as_deref(), socket),
     };
+    log::flush();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
@@ -184,16 +185,6 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn log_to_stderr() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("MDOF_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
 }
 
 fn run_target(config: Option<PathBuf>, common: Common) -> Result<(), String> {

@@ -19,6 +19,7 @@ use super::rpc::RpcError;
 use super::rpc::message::Dispatch;
 use super::startup::patiently;
 use super::target::{AbsentBdev, ProcessOptions, Settings, Target};
+use crate::target::subsystem::{AllowedHost, HostKeys};
 
 /// Version of the file's shape.
 const SHAPE: u32 = 1;
@@ -165,6 +166,10 @@ impl StateFile {
 
     /// What could not be made at this start is not wanted any more.
     fn forget(&mut self, method: &str, params: Option<&Value>) {
+        if let (Some(params), "keyring_file_remove_key") = (params, method) {
+            let is_key = |entry: &Value| entry["method"] == "keyring_file_add_key";
+            self.unmade.retain(|entry| !is_key(entry) || entry["params"]["name"] != params["name"]);
+        }
         let Some(params) = params.filter(|_| method.contains("_delete")) else { return };
         let name = params["name"].as_str().or(params["nqn"].as_str());
         self.unmade.retain(|entry| name.is_none() || made_name(entry) != name);
@@ -231,6 +236,9 @@ pub fn replay_one(target: &mut Target, entry: &Value) -> Result<(), String> {
     let in_use = |error: &RpcError| error.code == -Errno::BUSY.raw_os_error();
     let made = patiently(|| target.call(method, params.clone()), in_use);
     let Err(error) = made else { return Ok(()) };
+    if method == "nvmf_subsystem_add_host" && error.code == -Errno::EXIST.raw_os_error() {
+        return restore_keys(target, params);
+    }
     let absent = params.as_ref().and_then(|params| absent_bdev(target, method, params));
     let Some(absent) = absent else {
         let params = params.unwrap_or_default();
@@ -239,6 +247,22 @@ pub fn replay_one(target: &mut Target, entry: &Value) -> Result<(), String> {
     tracing::warn!("{error}; bdev {} is made when it is there", absent.name);
     target.await_bdevs(vec![absent]);
     Ok(())
+}
+
+/// The configuration file names a host that was given keys at run time. What it says itself of the
+/// host's keys goes before that.
+fn restore_keys(target: &mut Target, params: Option<Value>) -> Result<(), String> {
+    let given = params.clone().unwrap_or_default();
+    let has_keys = target.subsystem(given["nqn"].as_str().unwrap_or_default()).is_ok_and(|known| {
+        let host = |it: &&AllowedHost| it.nqn.as_str() == given["host"];
+        known.hosts().iter().find(host).is_some_and(|host| *host.keys != HostKeys::default())
+    });
+    let is_bare = ["dhchap_key", "psk"].iter().all(|key| given[key].is_null());
+    if has_keys || is_bare {
+        return Ok(());
+    }
+    let set = target.call("nvmf_subsystem_set_keys", params);
+    set.map(|_| ()).map_err(|error| format!("nvmf_subsystem_set_keys {given}: {error}"))
 }
 
 /// A bdev that can be waited for: its file is missing, or what it stands on is waited for.

@@ -4,6 +4,7 @@
 //! the reactors only through [`crate::engine::handle::EngineHandle`].
 
 pub mod assemble;
+mod auth_names;
 pub mod carried;
 pub mod cli;
 pub mod config;
@@ -11,7 +12,9 @@ pub mod cores;
 pub mod create;
 pub mod examine;
 pub mod kept;
+pub mod keyring;
 pub mod level;
+mod log;
 pub mod member_file;
 mod methods;
 pub mod names;

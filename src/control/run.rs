@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use rustix::event::Timespec;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::config::{Config, ConfigError};
 use super::cores;
 use super::kept::{Keeper, KeptError, StateFile};
+use super::log;
 use super::policy::DegradedStart;
 use super::rpc::RpcError;
 use super::rpc::server::Server;
@@ -108,6 +110,7 @@ pub fn run(options: &Options) -> Result<(), RunError> {
 pub fn run_config(config: &Config, options: &Options) -> Result<(), RunError> {
     // Before the first thread, so that all inherit it.
     let signals = StopSignals::block().map_err(system("receive signals"))?;
+    log::never_wait();
     let state = StateDir::open(&state_dir_path(
         options.state_dir.as_deref(),
         config.target.state_dir.as_deref(),
@@ -122,6 +125,7 @@ pub fn run_config(config: &Config, options: &Options) -> Result<(), RunError> {
     let mut kept = StateFile::open(&kept.unwrap_or_else(|| state.path().join(STATE_NAME)))?;
     startup::check_listen_addresses(config)?;
 
+    allow_many_files();
     let cores = config.target.cores.clone().unwrap_or_else(cores::auto);
     let engine = EngineHandle::start(EngineConfig {
         cores: cores.clone(),
@@ -143,6 +147,16 @@ pub fn run_config(config: &Config, options: &Options) -> Result<(), RunError> {
         say(&format!("stopped cleanly after {} ms", begun.elapsed().as_millis()));
     }
     served
+}
+
+/// Each connection is an open file: as many as the system permits this process. Where that is
+/// refused, connections end at the limit that there is, which is then logged.
+fn allow_many_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let all = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, all) {
+        tracing::info!("the limit of open files stays at {:?}: {error}", limit.current);
+    }
 }
 
 /// How often arrays are looked at for slots that a spare is to fill.

@@ -248,6 +248,14 @@ pub fn apply(
     if !config.subsystems.is_empty() {
         target.create_transport()?;
     }
+    for (name, path) in &config.keys {
+        let path = std::path::absolute(state.resolve(path));
+        let path = path.map_err(|error| TargetError::Invalid(format!("key {name}: {error}")))?;
+        target.add_key_file(name, &path)?;
+    }
+    if config.target.auth_policy != target.auth_policy() {
+        target.set_auth_policy(config.target.auth_policy)?;
+    }
     for subsystem in &config.subsystems {
         create_subsystem(target, subsystem, state)?;
     }
@@ -501,8 +509,8 @@ fn create_subsystem(
     spec.allow_any_host = config.allow_any_host;
     spec.max_namespaces = u32::try_from(NAMESPACES_MAX).expect("a small limit");
     target.create_subsystem(&spec)?;
-    for host in &config.hosts {
-        target.add_host(&config.nqn, host)?;
+    for (host, keys) in &config.hosts {
+        target.add_host_with(&config.nqn, host, keys)?;
     }
     // Those with a fixed id first, so that the others find what is left.
     let (fixed, free): (Vec<_>, Vec<_>) =

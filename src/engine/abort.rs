@@ -1,7 +1,7 @@
 //! The Abort command looks for its command: on the core of the command's queue, which answers the
 //! core of the admin queue.
 
-use super::message::{CommandKey, ConnectionKey, Message};
+use super::message::{AbortWanted, CommandKey, ConnectionKey, Message};
 use super::queue::{IDLE, Role};
 use super::shard::{Shard, ShardCore};
 use crate::target::tcp::{Recall, RequestId};
@@ -24,26 +24,19 @@ impl Shard {
         let owned = self.connections.controllers[slot].as_deref();
         let owned = owned.expect("it lives as long as its connection");
         let cntlid = owned.controller.cntlid();
-        let to = usize::from(owned.queue_cores[usize::from(qid - 1)]);
+        let (to, queue) = owned.queues[usize::from(qid - 1)];
         let asker = CommandKey { connection, id };
-        self.send(core, to, Message::Abort { asker, cntlid, qid, cid });
+        let wanted = Box::new(AbortWanted { asker, queue, cntlid, qid, cid });
+        self.send(core, usize::from(to), Message::Abort(wanted));
     }
 
     /// Aborts a command of a queue of this core, if it can be recalled.
-    pub(super) fn abort_asked(
-        &mut self,
-        core: &mut ShardCore,
-        from: usize,
-        asker: CommandKey,
-        (cntlid, qid): (u16, u16),
-        cid: u16,
-    ) {
-        let found = self.connections.indexes().find(|&index| {
-            self.connections.get(index).is_some_and(|conn| {
-                matches!(&conn.role, Role::Io(grant) if grant.cntlid == cntlid && grant.qid == qid)
-            })
-        });
-        let was_aborted = found.is_some_and(|index| self.recall(index, cid));
+    pub(super) fn abort_asked(&mut self, core: &mut ShardCore, from: usize, wanted: &AbortWanted) {
+        let AbortWanted { asker, queue, cntlid, qid, cid } = *wanted;
+        let is_it =
+            |role: &Role| matches!(role, Role::Io(it) if (it.cntlid, it.qid) == (cntlid, qid));
+        let is_there = self.connections.find(queue).is_some_and(|conn| is_it(&conn.role));
+        let was_aborted = is_there && self.recall(queue.index, cid);
         self.send(core, from, Message::Aborted { asker, was_aborted });
     }
 

@@ -1,9 +1,9 @@
 //! Fabrics Connect across cores, and what ends with a connection.
 
 use super::message::{ConnectionKey, Message, NewConnection};
-use super::queue::{OwnedController, Role};
+use super::queue::{Conn, OwnedController, Role};
 use super::shard::{KIND_HOUSEKEEPING, Shard, ShardCore};
-use crate::limits::IO_QUEUES_PER_CONTROLLER_MAX;
+use crate::limits::{CONNECTIONS_PER_CORE_MAX, IO_QUEUES_PER_CONTROLLER_MAX};
 use crate::reactor::timer::TimerTag;
 use crate::target::controller::connect::{cntlid_of, owner_of};
 use crate::target::controller::{
@@ -22,8 +22,23 @@ const CONNECT_TIMEOUT_MS: u64 = 10_000;
 /// others need.
 const SEND_TIMEOUT_MS: u64 = 10_000;
 
+/// A peer that has begun to send a command's data, or was asked for them, and for so long ends no
+/// command's, is ended for the same reason.
+const TRANSFER_TIMEOUT_MS: u64 = 10_000;
+
 /// How long a peer may take to close after it was told of its protocol error.
 const LINGER_MS: u64 = 2000;
+
+impl Conn {
+    /// The host owes data, and none of its commands' has become complete for too long.
+    fn transfer_stands_still(&mut self, now_ms: u64) -> bool {
+        let (awaited, ended) = self.protocol.inbound_transfers();
+        if awaited == 0 || self.transfers_seen.0 != ended {
+            self.transfers_seen = (ended, now_ms);
+        }
+        now_ms.saturating_sub(self.transfers_seen.1) > TRANSFER_TIMEOUT_MS
+    }
+}
 
 impl Shard {
     /// Serves a connection from now on.
@@ -34,11 +49,16 @@ impl Shard {
         }
         match self.connections.insert(stream, peer, local, core.io.now_ms()) {
             Some(index) => self.receive_more(core, index),
-            None => tracing::warn!(
-                "connection of {peer} refused: core {} serves {} already",
-                core.index(),
-                crate::limits::CONNECTIONS_PER_CORE_MAX
-            ),
+            None => {
+                self.connections.counts.refused += 1;
+                if self.connections.log.allows() {
+                    tracing::warn!(
+                        "connection of {peer} closed: core {} serves {CONNECTIONS_PER_CORE_MAX} \
+                         already, and can't even tell hosts so any more",
+                        core.index(),
+                    );
+                }
+            }
         }
     }
 
@@ -56,11 +76,17 @@ impl Shard {
             Ok(request) => request,
             Err(refusal) => return self.refuse(index, id, refusal),
         };
+        let generation = conn.generation;
+        if self.connections.is_crowded() {
+            self.connections.counts.refused += 1;
+            return self.refuse(index, id, Refusal::controller_busy());
+        }
         if request.qid == 0 {
             return self.connect_admin(core, index, id, &request);
         }
+        let conn = self.connections.get(index).expect("the command came from it");
         conn.role = Role::Connecting(id);
-        let key = ConnectionKey { index, generation: conn.generation };
+        let key = ConnectionKey { index, generation };
         match owner_of(request.cntlid) {
             Some((owner, _)) if owner < core.port.control() => {
                 let request = Box::new(request);
@@ -73,7 +99,12 @@ impl Shard {
     fn refuse(&mut self, index: u16, id: RequestId, refusal: Refusal) {
         let conn = self.connections.get(index).expect("the command came from it");
         conn.role = Role::Fresh;
-        tracing::warn!("{}: Connect refused: {:?}", conn.peer, refusal.status);
+        let peer = conn.peer;
+        let is_busy = refusal == Refusal::controller_busy();
+        if self.connections.log.allows() {
+            let why = if is_busy { ": this core has no room for more hosts" } else { "" };
+            tracing::warn!("{peer}: Connect refused: {:?}{why}", refusal.status);
+        }
         self.complete(index, id, refusal.status, refusal.result.into(), 0);
     }
 
@@ -85,6 +116,7 @@ impl Shard {
         request: &ConnectRequest,
     ) {
         let Some(slot) = self.connections.free_controller_slot() else {
+            self.connections.counts.refused += 1;
             return self.refuse(index, id, Refusal::controller_busy());
         };
         let conn = self.connections.get(index).expect("the command came from it");
@@ -100,22 +132,30 @@ impl Shard {
             Err(refusal) => return self.refuse(index, id, refusal),
         };
         let cntlid = controller.cntlid();
-        tracing::info!(
-            "{peer}: host {} connected to {} as controller {cntlid}",
-            request.hostnqn.as_str(),
-            request.subnqn.as_str()
-        );
+        if self.connections.log.allows() {
+            tracing::info!(
+                "{peer}: host {} connected to {} as controller {cntlid}",
+                request.hostnqn.as_str(),
+                request.subnqn.as_str()
+            );
+        }
         self.connections.controllers[slot] = Some(Box::new(OwnedController {
             controller,
             connection: index,
-            queue_cores: [0; IO_QUEUES_PER_CONTROLLER_MAX],
+            queues: [(0, ConnectionKey::NOBODY); IO_QUEUES_PER_CONTROLLER_MAX],
         }));
         let depth = request.queue_depth;
         self.accept_queue(index, Role::Admin(slot), depth, request.flow_control_disabled);
-        self.complete(index, id, Status::SUCCESS, cntlid.into(), 0);
+        let required = self.require_authentication(core, index);
+        self.complete(index, id, Status::SUCCESS, u64::from(cntlid) | required, 0);
     }
 
     fn accept_queue(&mut self, index: u16, role: Role, depth: u32, flow_control_disabled: bool) {
+        let counts = &mut self.connections.counts;
+        match role {
+            Role::Admin(_) => counts.admin_queues += 1,
+            _ => counts.io_queues += 1,
+        }
         let conn = self.connections.get(index).expect("it is being connected");
         conn.role = role;
         let depth = u16::try_from(depth).expect("checked against the limits at parse");
@@ -136,7 +176,7 @@ impl Shard {
         let result = match owned {
             Some(owned) => owned.controller.attach_io_queue(request).map(|grant| {
                 let core = u8::try_from(from).expect("bounded by CORES_MAX");
-                owned.queue_cores[usize::from(grant.qid - 1)] = core;
+                owned.queues[usize::from(grant.qid - 1)] = (core, connection);
                 Box::new(grant)
             }),
             None => Err(Refusal::unknown_controller()),
@@ -165,7 +205,9 @@ impl Shard {
                 let (cntlid, depth) = (grant.cntlid, grant.queue_depth);
                 let flow_control_disabled = grant.flow_control_disabled;
                 self.accept_queue(key.index, Role::Io(grant), depth, flow_control_disabled);
-                self.complete(key.index, id, Status::SUCCESS, cntlid.into(), 0);
+                let required = self.require_authentication(core, key.index);
+                let result = u64::from(cntlid) | required;
+                self.complete(key.index, id, Status::SUCCESS, result, 0);
             }
             (Some(id), Err(refusal)) => self.refuse(key.index, id, refusal),
             // The connection ended while its Connect was under way.
@@ -227,11 +269,15 @@ impl Shard {
         if !conn.socket.begin_close() {
             return;
         }
-        if !why.is_empty() {
-            tracing::warn!("connection of {} closed: {why}", conn.describe());
-        }
+        let who = if why.is_empty() { String::new() } else { conn.describe() };
         conn.protocol.abort();
-        match std::mem::replace(&mut conn.role, Role::Fresh) {
+        self.end_authentication(index);
+        let conn = self.connections.get(index).expect("it exists");
+        let role = std::mem::replace(&mut conn.role, Role::Fresh);
+        if !why.is_empty() && self.connections.log.allows() {
+            tracing::warn!("connection of {who} closed: {why}");
+        }
+        match role {
             Role::Admin(slot) => {
                 if let Some(owned) = self.connections.controllers[slot].as_deref_mut() {
                     owned.controller.abort_async_events();
@@ -274,17 +320,31 @@ impl Shard {
     /// Ends connections whose time is over.
     pub(super) fn housekeeping(&mut self, core: &mut ShardCore) {
         self.arm_housekeeping(core);
+        let left_out = self.connections.log.renew();
+        if left_out > 0 {
+            tracing::warn!("core {}: {left_out} more such lines left out", core.index());
+        }
+        self.accept_again(core);
         let now_ms = core.io.now_ms();
         for index in self.connections.indexes() {
             let Some(conn) = self.connections.get(index) else { continue };
             conn.errors.told = 0;
+            let overdue = conn.auth.as_ref().is_some_and(|auth| auth.is_overdue(now_ms));
             let fresh = matches!(conn.role, Role::Fresh);
             if conn.socket.lingering_for_ms(now_ms) > LINGER_MS {
                 self.close_connection(core, index, "");
             } else if fresh && now_ms.saturating_sub(conn.accepted_ms) > CONNECT_TIMEOUT_MS {
                 self.close_connection(core, index, "the host sent no Connect in time");
+            } else if overdue {
+                self.close_connection(core, index, "it has not authenticated itself");
             } else if conn.socket.sending_for_ms(now_ms) > SEND_TIMEOUT_MS {
                 self.close_connection(core, index, "the host takes no data any more");
+            } else if conn.transfer_stands_still(now_ms) {
+                self.close_connection(
+                    core,
+                    index,
+                    "the host does not send the data it was asked for",
+                );
             }
         }
         for slot in 0..self.connections.controllers.len() {

@@ -82,9 +82,9 @@ impl Shard {
                 self.control.closing_connections = true;
             }
             Ask::Run(workload) => self.run_workload(core, workload),
-            Ask::Connections => {
-                let (all, queues) = self.connections.counts();
-                self.answer(core, Answer::Connections(all, queues));
+            Ask::Report => {
+                let report = Box::new(self.report(&core.io.pool));
+                self.answer(core, Answer::Report(report));
             }
             Ask::Exit => {
                 self.answer(core, Answer::Done);

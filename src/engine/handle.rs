@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use thiserror::Error;
 
+use super::auth_worker;
 use super::message::{Answer, Ask, Message};
+use super::report::CoreReport;
 use super::shard::Shard;
 use super::workload::Workload;
 use crate::bdev::{BdevId, Device, Geometry, IoOp, IoStatus};
@@ -111,14 +113,15 @@ impl EngineHandle {
             bdevs: (0..BDEVS_MAX).map(|_| None).collect(),
             events: VecDeque::new(),
         };
-        for (&cpu, port) in config.cores.iter().zip(ports) {
+        let desks = auth_worker::start(config.cores.len());
+        for ((&cpu, port), desk) in config.cores.iter().zip(ports).zip(desks) {
             let reactor = ReactorConfig {
                 cpu: Some(cpu),
                 idle: IdlePolicy { poll_always: config.poll_always, ..IdlePolicy::default() },
                 buffer_counts: config.buffer_counts,
             };
             let counters = Arc::new(CoreCounters::default());
-            match reactor::spawn(reactor, port, counters.clone(), |_| Shard::new()) {
+            match reactor::spawn(reactor, port, counters.clone(), |_| Shard::new(desk)) {
                 Ok(thread) => handle.threads.push(thread),
                 Err(error) => {
                     handle.exit();
@@ -456,14 +459,14 @@ impl EngineHandle {
         assert!(matches!(answer, Answer::Done), "{answer:?} does not answer an unlisten");
     }
 
-    /// Connections of all cores, and those of them that are I/O queues.
-    pub fn connections(&mut self) -> (usize, usize) {
-        (0..self.cores()).fold((0, 0), |(all, queues), core| {
-            match self.ask_one(core, Ask::Connections) {
-                Answer::Connections(a, q) => (all + a, queues + q),
-                answer => unreachable!("{answer:?} does not answer a count"),
-            }
-        })
+    /// What each core tells of its connections and controllers.
+    pub fn reports(&mut self) -> Vec<CoreReport> {
+        let cores = self.cores();
+        let report = |core| match self.ask_one(core, Ask::Report) {
+            Answer::Report(report) => *report,
+            answer => unreachable!("{answer:?} is no report"),
+        };
+        (0..cores).map(report).collect()
     }
 
     /// Ends all connections.

@@ -14,6 +14,7 @@ use crate::target::tcp::RequestId;
 
 use super::gate::ClosedRange;
 use super::gate_home::Ticket;
+use super::report::CoreReport;
 use super::reserve::{ReservationAnswer, ReservationAsk};
 use super::workload::Workload;
 
@@ -89,16 +90,7 @@ pub(super) enum Message {
     /// A command of an I/O queue failed; to the controller's core, for its error log.
     CommandFailed(Box<CommandFailure>),
     /// An Abort command looks for command `cid` of this queue; to the queue's core.
-    Abort {
-        /// The Abort command, on the sending core.
-        asker: CommandKey,
-        /// Controller.
-        cntlid: u16,
-        /// Queue.
-        qid: u16,
-        /// Command.
-        cid: u16,
-    },
+    Abort(Box<AbortWanted>),
     /// The answer, to the core that asked.
     Aborted {
         /// The Abort command.
@@ -121,6 +113,11 @@ pub(super) struct ConnectionKey {
     pub(super) index: u16,
     /// How often the slot was used before.
     pub(super) generation: u32,
+}
+
+impl ConnectionKey {
+    /// Names no connection: the first use of a slot is 1.
+    pub(super) const NOBODY: Self = Self { index: 0, generation: 0 };
 }
 
 /// Messages fill the rings between cores: what is large goes in a box. The largest is a row's lock
@@ -156,6 +153,21 @@ pub(super) struct CommandKey {
     pub(super) connection: ConnectionKey,
     /// The command.
     pub(super) id: RequestId,
+}
+
+/// What an Abort command looks for.
+#[derive(Debug)]
+pub(super) struct AbortWanted {
+    /// The Abort command, on the sending core.
+    pub(super) asker: CommandKey,
+    /// The connection of the queue, on the receiving core.
+    pub(super) queue: ConnectionKey,
+    /// Controller.
+    pub(super) cntlid: u16,
+    /// Queue.
+    pub(super) qid: u16,
+    /// Command.
+    pub(super) cid: u16,
 }
 
 /// A connection whose TCP handshake is done.
@@ -196,8 +208,8 @@ pub(super) enum Ask {
     CloseConnections,
     /// Run a program; answered when it is finished.
     Run(Box<dyn Workload>),
-    /// Connections of this core by role.
-    Connections,
+    /// Tell of connections and controllers.
+    Report,
     /// End the loop.
     Exit,
 }
@@ -219,7 +231,7 @@ impl std::fmt::Debug for Ask {
             Self::Unlisten(..) => "Unlisten",
             Self::CloseConnections => "CloseConnections",
             Self::Run(..) => "Run",
-            Self::Connections => "Connections",
+            Self::Report => "Report",
             Self::Exit => "Exit",
         })
     }
@@ -241,8 +253,8 @@ pub(super) enum Answer {
     Outcome(Outcome),
     /// A program is finished.
     Finished(Box<dyn std::any::Any + Send>),
-    /// Connections of the core: (all, with an I/O queue).
-    Connections(usize, usize),
+    /// Connections and controllers of the core.
+    Report(Box<CoreReport>),
 }
 
 impl std::fmt::Debug for Answer {
@@ -255,7 +267,7 @@ impl std::fmt::Debug for Answer {
             Self::Status(status) => write!(f, "Status({status:?})"),
             Self::Outcome(outcome) => write!(f, "Outcome({outcome:?})"),
             Self::Finished(_) => f.write_str("Finished"),
-            Self::Connections(all, queues) => write!(f, "Connections({all}, {queues})"),
+            Self::Report(report) => write!(f, "Report({} queues)", report.queues.len()),
         }
     }
 }

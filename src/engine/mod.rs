@@ -7,9 +7,12 @@
 //! - `socket`: the only file that sees a connection's descriptor.
 //! - `queue`: commands of a connection meet their controller and their bdev.
 //! - `connect`: Fabrics Connect across cores, and what ends with a connection.
+//! - `auth`: Authentication Send and Receive; `auth_worker`: the thread that does their
+//!   mathematics.
 //! - `abort`: the Abort command looks for its command.
 //! - `failures`: failed I/O commands reach their controller's error log.
 //! - `gate`, `gate_home`: what keeps I/O commands of all cores from a bdev, and who decides.
+//! - `report`: what a core tells of its connections and controllers.
 //! - `reserve`, `saver`: reservation commands and the files that keep reservations.
 //! - `steps`: commands that take several requests to a bdev.
 //! - `message`: what cores and the control plane tell each other.
@@ -18,6 +21,8 @@
 
 mod abort;
 mod arrays;
+mod auth;
+mod auth_worker;
 mod channels;
 mod connect;
 mod control_port;
@@ -27,6 +32,7 @@ mod gate_home;
 pub mod handle;
 mod message;
 mod queue;
+mod report;
 mod reserve;
 mod saver;
 mod shard;
@@ -35,3 +41,4 @@ mod steps;
 pub mod workload;
 
 pub use handle::{EngineConfig, EngineError, EngineHandle};
+pub use report::{ControllerReport, CoreReport, HostCounts, QueueReport, QueueState};

@@ -1,16 +1,19 @@
 //! Commands of a connection meet their controller and their bdev.
 
+use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
+use super::auth::ConnAuth;
 use super::failures::ErrorsTold;
 use super::message::ConnectionKey;
+use super::report::{HostCounts, LogBudget};
 use super::shard::{Shard, ShardCore};
 use super::socket::Socket;
 use crate::bdev::{BdevIo, Completion, IoOp, IoQueue, IoStatus, Station, Tag};
 use crate::limits::{
-    CONNECTIONS_PER_CORE_MAX, CONTROLLERS_PER_CORE_MAX, CORES_MAX, IO_QUEUE_DEPTH_MAX,
-    IO_QUEUES_PER_CONTROLLER_MAX,
+    CONNECTIONS_PER_CORE_MAX, CONNECTIONS_TO_REFUSE, CONTROLLERS_PER_CORE_MAX, CORES_MAX,
+    IO_QUEUE_DEPTH_MAX, IO_QUEUES_PER_CONTROLLER_MAX,
 };
 use crate::target::controller::io::{self, IoCommand, IoRequest};
 use crate::target::controller::{
@@ -79,8 +82,15 @@ pub(super) struct Conn {
     pub(super) listed_for_buffer: bool,
     /// Milliseconds of the reactor's clock when it was accepted.
     pub(super) accepted_ms: u64,
+    /// The queue's authentication, if it has to do with one.
+    pub(super) auth: Option<Box<ConnAuth>>,
+    /// Nothing but authentication may happen on the queue.
+    pub(super) is_locked: bool,
     /// Failed commands told to the controller since the last housekeeping, and those not told.
     pub(super) errors: ErrorsTold,
+    /// Transfers of its commands' data that had ended when that number last grew, or none was
+    /// under way, and when that was.
+    pub(super) transfers_seen: (u64, u64),
 }
 
 impl Conn {
@@ -101,8 +111,8 @@ impl Conn {
 pub(super) struct OwnedController {
     pub(super) controller: Controller,
     pub(super) connection: u16,
-    /// The core of each I/O queue that has been connected; index: queue - 1.
-    pub(super) queue_cores: [u8; IO_QUEUES_PER_CONTROLLER_MAX],
+    /// Core and connection of each I/O queue that has been connected; index: queue - 1.
+    pub(super) queues: [(u8, ConnectionKey); IO_QUEUES_PER_CONTROLLER_MAX],
 }
 
 /// The core's connections and controllers.
@@ -112,10 +122,17 @@ pub(super) struct Connections {
     free: Vec<u16>,
     next_generation: u32,
     pub(super) to_send: Vec<u16>,
-    pub(super) for_buffer: Vec<u16>,
+    pub(super) for_buffer: VecDeque<u16>,
+    /// Buffers that had come back when these were last looked at, and how many of them have not
+    /// been tried with what was free then.
+    pub(super) returns_seen: u64,
+    pub(super) to_try: usize,
     pub(super) controllers: Vec<Option<Box<OwnedController>>>,
     /// Slot to be tried first when all have been used once.
     next_controller: usize,
+    /// What was done for hosts so far.
+    pub(super) counts: HostCounts,
+    pub(super) log: LogBudget,
 }
 
 impl Connections {
@@ -125,9 +142,13 @@ impl Connections {
             free: Vec::with_capacity(CONNECTIONS_PER_CORE_MAX),
             next_generation: 0,
             to_send: Vec::with_capacity(CONNECTIONS_PER_CORE_MAX),
-            for_buffer: Vec::with_capacity(CONNECTIONS_PER_CORE_MAX),
+            for_buffer: VecDeque::with_capacity(CONNECTIONS_PER_CORE_MAX),
+            returns_seen: 0,
+            to_try: 0,
             controllers: Vec::new(),
             next_controller: 0,
+            counts: HostCounts::default(),
+            log: LogBudget::default(),
         }
     }
 
@@ -147,6 +168,7 @@ impl Connections {
             }
             None => return None,
         };
+        self.counts.accepted += 1;
         self.next_generation = self.next_generation.wrapping_add(1);
         self.slots[usize::from(index)] = Some(Box::new(Conn {
             generation: self.next_generation,
@@ -160,15 +182,22 @@ impl Connections {
             listed_to_send: false,
             listed_for_buffer: false,
             accepted_ms: now_ms,
+            auth: None,
+            is_locked: false,
             errors: ErrorsTold::default(),
+            transfers_seen: (0, now_ms),
         }));
         Some(index)
     }
 
     pub(super) fn remove(&mut self, index: u16) -> Box<Conn> {
         let conn = self.slots[usize::from(index)].take().expect("the connection exists");
-        self.to_send.retain(|&one| one != index);
-        self.for_buffer.retain(|&one| one != index);
+        if conn.listed_to_send {
+            self.to_send.retain(|&one| one != index);
+        }
+        if conn.listed_for_buffer {
+            self.for_buffer.retain(|&one| one != index);
+        }
         self.free.push(index);
         conn
     }
@@ -188,13 +217,18 @@ impl Connections {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.slots.iter().all(Option::is_none)
+        self.free.len() == self.slots.len()
     }
 
-    /// Connections, and those of them that are I/O queues.
-    pub(super) fn counts(&self) -> (usize, usize) {
-        let all = || self.slots.iter().flatten();
-        (all().count(), all().filter(|conn| matches!(conn.role, Role::Io(_))).count())
+    /// The last places are taken: whoever comes now is to be told that there is no room.
+    pub(super) fn is_crowded(&self) -> bool {
+        let used = self.slots.len() - self.free.len();
+        used > CONNECTIONS_PER_CORE_MAX - CONNECTIONS_TO_REFUSE
+    }
+
+    /// All of them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Conn> {
+        self.slots.iter().filter_map(Option::as_deref)
     }
 
     /// A free slot for a controller; `None`: the core owns as many as it can. The one that was
@@ -228,7 +262,11 @@ impl Shard {
         while let Some(conn) = self.connections.get(index) {
             let Some((id, sqe)) = conn.protocol.next_command() else { break };
             match &conn.role {
+                _ if conn.is_locked => self.execute_locked(core, index, id, &sqe),
                 Role::Io(_) => self.execute_io(core, index, id, &sqe),
+                Role::Admin(_) if is_authentication(&sqe) => {
+                    self.execute_authentication(core, index, id, &sqe);
+                }
                 Role::Admin(slot) => {
                     let slot = *slot;
                     self.execute_admin(core, index, slot, id, &sqe);
@@ -316,6 +354,9 @@ impl Shard {
         let Role::Io(grant) = &conn.role else { unreachable!("the caller has looked") };
         let request = match io::parse(sqe, &grant.subsystem, grant.vwc_advertised) {
             Ok(request) => request,
+            Err(_) if is_authentication(sqe) => {
+                return self.execute_authentication(core, index, id, sqe);
+            }
             Err(_) if sqe.is_fused() => return self.execute_fused(core, index, id, sqe),
             Err(status) => return self.fail(core, index, id, status),
         };
@@ -417,6 +458,7 @@ impl Shard {
             return;
         }
         let done = std::mem::replace(executing, IDLE);
+        self.connections.counts.io_commands += 1;
         if done.status as u8 | done.special == 0 {
             self.complete(index, id, Status::SUCCESS, 0, done.data_len_bytes);
         } else {
@@ -518,6 +560,11 @@ fn start(
     let completion = Completion::new(tag);
     queue.submit(request.bdev, BdevIo { op, fua, lba, blocks, buf, completion });
     true
+}
+
+/// Authentication Send and Receive.
+pub(super) fn is_authentication(sqe: &Sqe) -> bool {
+    sqe.opcode == FABRICS && matches!(sqe.fctype(), fctype::AUTH_SEND | fctype::AUTH_RECEIVE)
 }
 
 fn is_connect(sqe: &Sqe) -> bool {

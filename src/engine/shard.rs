@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::auth_worker::AuthDesk;
 use super::channels::{Channels, Slot};
 use super::control_port::ControlPort;
 use super::gate::Gates;
@@ -36,6 +37,8 @@ pub(super) const KIND_CANCEL: u8 = KIND_FREE + 5;
 
 /// The timer that looks whether a reservation has been saved.
 pub(super) const KIND_SAVER: u8 = KIND_FREE + 6;
+/// The timer that looks what the worker of authentications has done.
+pub(super) const KIND_AUTH: u8 = KIND_FREE + 7;
 
 /// Requests that may be on their way between stations at a time, before the queue grows.
 const QUEUE_CAPACITY: usize = 8192;
@@ -67,12 +70,13 @@ pub(super) struct Shard {
     /// Used on the home core only.
     pub(super) reserve: ReservationHome,
     pub(super) steps: StepTable,
+    pub(super) auth: AuthDesk,
     /// Milliseconds of the reactor's clock at start.
     pub(super) started_ms: u64,
 }
 
 impl Shard {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(auth: AuthDesk) -> Self {
         Self {
             channels: Channels::new(),
             queue: IoQueue::with_capacity(QUEUE_CAPACITY),
@@ -89,6 +93,7 @@ impl Shard {
             home: GateHome::default(),
             reserve: ReservationHome::default(),
             steps: StepTable::new(),
+            auth,
             started_ms: 0,
         }
     }
@@ -202,9 +207,7 @@ impl Shard {
                 self.reservation_noticed(namespace, &host, kind);
             }
             Message::CommandFailed(failure) => self.command_failed(&failure),
-            Message::Abort { asker, cntlid, qid, cid } => {
-                self.abort_asked(core, from, asker, (cntlid, qid), cid);
-            }
+            Message::Abort(wanted) => self.abort_asked(core, from, &wanted),
             Message::Aborted { asker, was_aborted } => {
                 self.abort_answered(core, asker, was_aborted);
             }
@@ -268,6 +271,7 @@ impl Program for Shard {
             KIND_ARRAY => self.array_timer(core, tag),
             KIND_HOUSEKEEPING => self.housekeeping(core),
             KIND_SAVER => self.look_at_saver(core),
+            KIND_AUTH => self.look_at_auth(core),
             kind => unreachable!("no timer is of kind {kind}"),
         }
     }

@@ -7,9 +7,10 @@
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use io_uring::{cqueue, opcode, types};
-use rustix::net::Shutdown;
+use rustix::net::{Shutdown, sockopt};
 
 use super::message::{Answer, Message, NewConnection};
 use super::shard::{KIND_ACCEPT, KIND_CANCEL, KIND_RECEIVE, KIND_SEND, Shard, ShardCore};
@@ -18,6 +19,22 @@ use crate::wire::tcp::TransmitVec;
 
 /// Bytes received at a time, unless they are payload of a request.
 const STAGING_SIZE_BYTES: usize = 16 * 1024;
+
+/// What a connection's socket takes beside itself.
+pub(super) const HEAP_BYTES: usize =
+    STAGING_SIZE_BYTES + size_of::<TransmitVec>() + size_of::<libc::msghdr>();
+
+/// Connections in a row that get no buffer before the others are left for the next turn.
+const VAIN_TRIES_MAX: u32 = 8;
+
+/// A peer that is not heard of for so long is asked by TCP whether it is there, so often, at such
+/// intervals: a host without Keep Alive Timeout that vanished would hold its connections for ever.
+const PROBE_AFTER: Duration = Duration::from_secs(15);
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+const PROBES: u32 = 3;
+
+/// What a peer does not acknowledge for so long will not arrive (TCP_USER_TIMEOUT).
+const UNACKNOWLEDGED_MS_MAX: u32 = 30_000;
 
 /// Payload still to come from which on it is received straight into its buffer. Below, a copy is
 /// cheaper than a receive of its own.
@@ -89,6 +106,11 @@ impl Socket {
         // Receives and sends in flight end now. An error says that the peer was first.
         let _ = rustix::net::shutdown(&self.stream, Shutdown::Both);
         true
+    }
+
+    /// It is closed, or about to be.
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing
     }
 
     /// It is closed, and the kernel uses no memory of the connection any more.
@@ -187,14 +209,17 @@ impl Shard {
         if let Some(error) = conn.protocol.error()
             && !std::mem::replace(&mut conn.socket.error_is_logged, true)
         {
-            tracing::warn!(
-                "connection of {} ends: the host broke the NVMe/TCP protocol ({error})",
-                conn.describe()
-            );
+            let who = conn.describe();
+            if self.connections.log.allows() {
+                tracing::warn!(
+                    "connection of {who} ends: the host broke the NVMe/TCP protocol ({error})"
+                );
+            }
         }
+        let Some(conn) = self.connections.get(index) else { return };
         let waits = conn.protocol.needs_buffers();
         if waits && !std::mem::replace(&mut conn.listed_for_buffer, true) {
-            self.connections.for_buffer.push(index);
+            self.connections.for_buffer.push_back(index);
         }
         self.end_if_protocol_ended(core, index);
     }
@@ -210,22 +235,34 @@ impl Shard {
         }
     }
 
-    /// Buffers came back: commands that wait for one go on. Says whether one did.
+    /// If buffers came back, commands that wait for one go on. Says whether there was work, or
+    /// is more.
     pub(super) fn serve_buffer_waiters(&mut self, core: &mut ShardCore) -> bool {
-        let mut worked = false;
-        for _ in 0..self.connections.for_buffer.len() {
-            let index = self.connections.for_buffer.remove(0);
+        let waiting = self.connections.for_buffer.len();
+        let returns = core.io.pool.returns();
+        if self.connections.returns_seen != returns {
+            self.connections.returns_seen = returns;
+            self.connections.to_try = waiting;
+        }
+        let (mut worked, mut in_vain) = (false, 0);
+        for _ in 0..waiting.min(self.connections.to_try) {
+            if in_vain == VAIN_TRIES_MAX {
+                return true;
+            }
+            self.connections.to_try -= 1;
+            let Some(index) = self.connections.for_buffer.pop_front() else { break };
             let conn = self.connections.get(index).expect("it is removed from the list first");
             conn.listed_for_buffer = false;
             if conn.protocol.retry_buffers(&core.io.pool) {
-                worked = true;
+                (worked, in_vain) = (true, 0);
                 self.execute_commands(core, index);
                 self.feed(core, index);
-            } else {
-                conn.listed_for_buffer = conn.protocol.needs_buffers();
-                if conn.listed_for_buffer {
-                    self.connections.for_buffer.push(index);
-                }
+                continue;
+            }
+            in_vain += 1;
+            conn.listed_for_buffer = conn.protocol.needs_buffers();
+            if conn.listed_for_buffer {
+                self.connections.for_buffer.push_back(index);
             }
         }
         worked
@@ -293,6 +330,8 @@ struct Listener {
     socket: TcpListener,
     address: SocketAddr,
     closing: bool,
+    /// The system had nothing left for another connection: to be tried again in a while.
+    paused: bool,
 }
 
 /// The core's listening sockets.
@@ -316,7 +355,7 @@ impl Shard {
             slots.push(None);
             slots.len() - 1
         });
-        slots[index] = Some(Listener { socket, address, closing: false });
+        slots[index] = Some(Listener { socket, address, closing: false, paused: false });
         self.arm_accept(core, index);
     }
 
@@ -339,6 +378,10 @@ impl Shard {
         let Some((index, listener)) = found else {
             return self.answer(core, Answer::Done);
         };
+        if listener.paused {
+            self.listeners.slots[index] = None;
+            return self.answer(core, Answer::Done);
+        }
         listener.closing = true;
         let entry = opcode::AsyncCancel::new(accept_data(index).pack()).build();
         let data = UserData { kind: KIND_CANCEL, extra: 0, object: 0, op: 0 };
@@ -357,17 +400,37 @@ impl Shard {
         if cqueue::more(flags) {
             return;
         }
-        let listener = self.listeners.slots[index].as_ref().expect("it accepts");
+        let listener = self.listeners.slots[index].as_mut().expect("it accepts");
         if listener.closing {
             self.listeners.slots[index] = None;
             return self.answer(core, Answer::Done);
         }
-        if res < 0 {
+        // These would come again at once.
+        let lacks = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+        listener.paused = lacks.contains(&-res);
+        let (address, paused) = (listener.address, listener.paused);
+        if res < 0 && self.connections.log.allows() {
             let error = std::io::Error::from_raw_os_error(-res);
-            let address = listener.address;
-            tracing::warn!("accepting a connection on {address} failed: {error}; going on");
+            let so = if paused {
+                "hosts wait; raise the limit of open files (LimitNOFILE=, ulimit -n) if it is that"
+            } else {
+                "going on"
+            };
+            tracing::warn!("accepting a connection on {address} failed: {error}; {so}");
         }
-        self.arm_accept(core, index);
+        if !paused {
+            self.arm_accept(core, index);
+        }
+    }
+
+    /// Tries again to accept where something was lacking.
+    pub(super) fn accept_again(&mut self, core: &mut ShardCore) {
+        for index in 0..self.listeners.slots.len() {
+            let paused = |listener: &mut Listener| std::mem::take(&mut listener.paused);
+            if self.listeners.slots[index].as_mut().is_some_and(paused) {
+                self.arm_accept(core, index);
+            }
+        }
     }
 
     /// Gives a new connection to the next core in turn.
@@ -376,14 +439,25 @@ impl Shard {
             // The peer is gone already.
             return;
         };
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::warn!("connection of {peer}: TCP_NODELAY could not be set: {error}");
+        if let Err(error) = prepare(&stream) {
+            tracing::warn!("connection of {peer}: its socket's options could not be set: {error}");
         }
         let to = self.listeners.next_core % core.port.control();
         self.listeners.next_core = to + 1;
         let new = Box::new(NewConnection { stream, peer, local });
         self.send(core, to, Message::NewConnection(new));
     }
+}
+
+/// Answers leave at once, and a peer that vanished is noticed.
+fn prepare(stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_tcp_keepidle(stream, PROBE_AFTER)?;
+    sockopt::set_tcp_keepintvl(stream, PROBE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(stream, PROBES)?;
+    sockopt::set_tcp_user_timeout(stream, UNACKNOWLEDGED_MS_MAX)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    Ok(())
 }
 
 fn accept_data(index: usize) -> UserData {

@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 
 use zerocopy::IntoBytes;
 
+use super::auth::{HostAuth, HostAuthError, HostAuthState, HostAuthenticator};
 use super::command;
 use super::conn::{Data, HostCompletion, HostConfig};
 use super::queue_pair::{ClientError, QueuePair, WAIT_STEP};
 use crate::reactor::buf::BufPool;
+use crate::wire::fabrics::auth::{AuthCommand, CONNECT_ATR};
 use crate::wire::fabrics::{
     CNTLID_DYNAMIC, ConnectCommand, ConnectData, NQN_BYTES_MAX, PropertyCommand,
 };
@@ -40,6 +42,8 @@ pub struct ClientOptions {
     pub kato_ms: u32,
     /// Entries of the admin queue.
     pub admin_depth: u16,
+    /// What the host proves itself with, if the controller wants it.
+    pub auth: Option<HostAuth>,
     /// Patience with every step.
     pub limit: Duration,
 }
@@ -58,6 +62,7 @@ impl ClientOptions {
             no_flow_control: false,
             kato_ms: 0,
             admin_depth: 32,
+            auth: None,
             limit: Duration::from_secs(5),
         }
     }
@@ -273,6 +278,34 @@ impl Client {
         Ok(queue)
     }
 
+    /// Authenticates a connected queue anew.
+    ///
+    /// # Errors
+    /// If there is no key, or the controller refuses.
+    pub fn authenticate(&self, queue: &mut QueuePair) -> Result<(), ClientError> {
+        authenticate(queue, &self.options, self.pool)
+    }
+
+    /// Authenticates a queue that is no client's.
+    ///
+    /// # Errors
+    /// As [`Client::authenticate`].
+    pub fn authenticate_queue(
+        queue: &mut QueuePair,
+        options: &ClientOptions,
+        pool: BufPool,
+    ) -> Result<(), ClientError> {
+        authenticate(queue, options, pool)
+    }
+
+    /// Authenticates the admin queue anew.
+    ///
+    /// # Errors
+    /// As [`Client::authenticate`].
+    pub fn authenticate_admin(&mut self) -> Result<(), ClientError> {
+        authenticate(&mut self.admin, &self.options, self.pool)
+    }
+
     /// Tells the controller that the host lives; due every half of the keep-alive timeout.
     ///
     /// # Errors
@@ -314,5 +347,65 @@ fn fabrics_connect(
     let sqe = ConnectCommand::new(queue_id, depth, options.no_flow_control, kato_ms).to_sqe();
     let what = "Fabrics Connect";
     let done = queue.execute(what, sqe, Data::ToController(buf), options.limit)?;
-    Ok(successful(what, done)?.cqe)
+    let cqe = successful(what, done)?.cqe;
+    let must_prove = options.auth.as_ref().is_some_and(|auth| auth.controller_key.is_some());
+    if cqe.result.get() & u64::from(CONNECT_ATR) != 0 {
+        authenticate(queue, options, pool)?;
+    } else if must_prove {
+        return Err(ClientError::NotAsked(options.addr));
+    }
+    Ok(cqe)
+}
+
+/// Room for the controller's messages.
+const AUTH_ROOM_BYTES: usize = 4096;
+
+/// Proves this host on a connected queue, and has the controller prove itself.
+fn authenticate(
+    queue: &mut QueuePair,
+    options: &ClientOptions,
+    pool: BufPool,
+) -> Result<(), ClientError> {
+    let addr = options.addr;
+    let auth = options.auth.clone().ok_or(ClientError::NoKey(addr))?;
+    let (host, subsystem) = (&options.host_nqn, &options.subsystem_nqn);
+    let mut own = HostAuthenticator::new(auth, host, subsystem, 1);
+    while own.state() != HostAuthState::Done {
+        auth_send(queue, options, pool, own.message())?;
+        if own.state() == HostAuthState::Confirm {
+            own.confirmed();
+            break;
+        }
+        let sqe = AuthCommand::receive(room_u32()).to_sqe();
+        let room = pool.get(AUTH_ROOM_BYTES).ok_or(ClientError::NoBuffer(AUTH_ROOM_BYTES))?;
+        let what = "Authentication Receive";
+        let done = queue.execute(what, sqe, Data::ToHost(room), options.limit)?;
+        let buf = successful(what, done)?.buf;
+        let message = buf.as_ref().map_or(&[][..], |buf| buf.as_slice());
+        if let Err(error) = own.received(message) {
+            if !matches!(error, HostAuthError::Refused(_)) {
+                auth_send(queue, options, pool, own.message())?;
+            }
+            return Err(ClientError::Authentication { addr, error });
+        }
+    }
+    Ok(())
+}
+
+fn room_u32() -> u32 {
+    u32::try_from(AUTH_ROOM_BYTES).expect("a small constant")
+}
+
+fn auth_send(
+    queue: &mut QueuePair,
+    options: &ClientOptions,
+    pool: BufPool,
+    message: &[u8],
+) -> Result<(), ClientError> {
+    let mut buf = pool.get(message.len()).ok_or(ClientError::NoBuffer(message.len()))?;
+    buf.as_mut_slice()[..message.len()].copy_from_slice(message);
+    let len = u32::try_from(message.len()).expect("messages are short");
+    let what = "Authentication Send";
+    let sqe = AuthCommand::send(len).to_sqe();
+    successful(what, queue.execute(what, sqe, Data::ToController(buf), options.limit)?).map(|_| ())
 }

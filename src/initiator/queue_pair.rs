@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+use super::auth::HostAuthError;
 use super::command;
 use super::conn::{Data, HostCompletion, HostConfig, HostConnection, HostPhase};
 use crate::reactor::buf::IoBuf;
@@ -66,6 +67,20 @@ pub enum ClientError {
     /// The pool has no buffer.
     #[error("no buffer of {0} bytes is free")]
     NoBuffer(usize),
+    /// Authentication failed.
+    #[error("authentication with {addr} failed: {error}")]
+    Authentication {
+        /// The target.
+        addr: SocketAddr,
+        /// Why.
+        error: HostAuthError,
+    },
+    /// The controller wants to be convinced, and there is no key for it.
+    #[error("the controller at {0} wants authentication, for which there is no key")]
+    NoKey(SocketAddr),
+    /// A key is given, and the controller wants none.
+    #[error("the controller at {0} wants no authentication, so that it can't prove itself")]
+    NotAsked(SocketAddr),
     /// An NQN is too long or empty.
     #[error("{0:?} is no NQN: 1 to 223 bytes are needed")]
     BadNqn(String),

@@ -329,6 +329,12 @@ impl BitmapKeeper {
         self.zero_jobs.iter().position(|job| job.has(chunk))
     }
 
+    /// Chunks whose zeroing began before the last device joined.
+    pub(super) fn zeroing_without_last(&self) -> impl Iterator<Item = usize> {
+        let joins = self.ahead.joins();
+        self.zero_jobs.iter().filter(move |job| job.is_older_than(joins)).flat_map(ZeroJob::chunks)
+    }
+
     /// Whether one of the chunks is being zeroed.
     pub(super) fn is_zeroing(&self, chunks: &RangeInclusive<usize>) -> bool {
         self.zero_jobs.iter().any(|job| job.meets(chunks))

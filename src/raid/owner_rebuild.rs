@@ -19,6 +19,8 @@
 //! flushed; then its superblock says how far it is. After the last chunk it is flushed, then its
 //! superblock says that it is whole; when that is durable, it is read.
 
+use std::ops::Range;
+
 use super::message::{ArrayEvent, ArrayTimer, Mail, Out};
 use super::owner::{Life, MemberRequest, Owner, OwnerOp};
 use super::owner_members::MemberState;
@@ -98,7 +100,7 @@ impl Rebuilder {
         Some(RebuildStatus { slot, done, total, began_s, checkpoint: 0 })
     }
 
-    /// A window has ended, or a discard's hold.
+    /// A window has ended, a discard's hold, or the zeroing of a chunk.
     pub(super) fn unblock(&mut self) {
         if let Some(pass) = &mut self.pass {
             pass.is_blocked = false;
@@ -268,8 +270,12 @@ impl Owner {
         let is_worked = |chunk: usize| {
             self.walker.works_in(&self.shared.blocks_of_chunk(chunk)) || self.discarder.holds(chunk)
         };
+        // A chunk that is being zeroed without the member is Unwritten still, and in doubt when it
+        // opens: were it passed over, the member would be called whole with old data in it.
+        let zeroing = self.first_zeroing_without(from..end);
+        let end = zeroing.unwrap_or(end);
         let first = (from..end).find(|&chunk| wanted(chunk) != Wanted::Nothing);
-        let is_blocked = first.is_some_and(is_worked);
+        let is_blocked = first.map_or(zeroing.is_some(), is_worked);
         let found = first.filter(|_| !is_blocked).map(|first| {
             let alike = |chunk: &usize| wanted(*chunk) == wanted(first) && !is_worked(*chunk);
             let more = first + 1..end.min(first + self.run_chunks_max());
@@ -279,6 +285,11 @@ impl Owner {
         pass.is_blocked = is_blocked;
         pass.next = found.map_or(first.unwrap_or(end), |((_, last), _)| last + 1);
         found
+    }
+
+    fn first_zeroing_without(&self, chunks: Range<usize>) -> Option<usize> {
+        let bitmap = self.bitmap.as_ref().filter(|_| !mutant!(RebuildPassesZeroing))?;
+        bitmap.zeroing_without_last().filter(|chunk| chunks.contains(chunk)).min()
     }
 
     /// A poll will find chunks to rebuild without another event.

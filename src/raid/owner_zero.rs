@@ -77,13 +77,18 @@ impl ZeroJob {
         self.wanted & 1 << (chunk - self.first) != 0
     }
 
-    fn chunks(&self) -> RangeInclusive<usize> {
+    pub(super) fn chunks(&self) -> RangeInclusive<usize> {
         self.first..=self.first + self.count - 1
     }
 
     /// Requests to the slot's device are under way.
     pub(super) fn has_requests_at(&self, slot: MemberSlot) -> bool {
         self.pending > 0 && self.asked & bit(slot) != 0
+    }
+
+    /// A device has joined since it began, of all those that have by now.
+    pub(super) fn is_older_than(&self, joins: u32) -> bool {
+        self.busy && self.joins != joins
     }
 }
 
@@ -224,6 +229,7 @@ impl Owner {
         }
         if !self.may_fail_all(failed) {
             let job = std::mem::take(&mut self.keeper().zero_jobs[index]);
+            self.rebuilder.unblock();
             self.refuse_chunks(&job, failure.unwrap_or(IoStatus::MediaError), out);
             return self.advance_queue(Blocked::ZeroJobs, out);
         }
@@ -246,6 +252,8 @@ impl Owner {
         let bitmap = self.keeper();
         bitmap.ahead.stop();
         let job = std::mem::take(&mut bitmap.zero_jobs[index]);
+        self.rebuilder.unblock();
+        let bitmap = self.keeper();
         let chunks = job.chunks();
         let units = bitmap.ledger.unit_of(*chunks.start())..=bitmap.ledger.unit_of(*chunks.end());
         for unit in units {
@@ -271,6 +279,7 @@ impl Owner {
                 continue;
             }
             let job = std::mem::take(&mut self.keeper().zero_jobs[index]);
+            self.rebuilder.unblock();
             match job.remembers {
                 true => self.refuse_chunks(&job, IoStatus::MediaError, out),
                 false => self.chunks_zeroed(&job),

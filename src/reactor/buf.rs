@@ -28,6 +28,8 @@ struct Slot {
 struct Arena {
     slots: Box<[Slot]>,
     free: [RefCell<Vec<u32>>; CLASS_SIZES_BYTES.len()],
+    /// Buffers that have come back so far.
+    returns: Cell<u64>,
     /// Start and length of the memory, for registration with a ring.
     base: NonNull<u8>,
     len_bytes: usize,
@@ -77,6 +79,7 @@ impl BufPool {
         let arena = Arena {
             slots: slots.into_boxed_slice(),
             free: free.map(RefCell::new),
+            returns: Cell::new(0),
             base,
             len_bytes,
         };
@@ -117,6 +120,23 @@ impl BufPool {
         (self.arena.base, self.arena.len_bytes)
     }
 
+    /// Bytes of the free buffers that could hold `len_bytes`.
+    #[must_use]
+    pub fn free_bytes(&self, len_bytes: usize) -> usize {
+        let classes = CLASS_SIZES_BYTES.into_iter().zip(&self.arena.free);
+        classes
+            .filter(|(size, _)| *size >= len_bytes)
+            .map(|(size, free)| size * free.borrow().len())
+            .sum()
+    }
+
+    /// How many buffers have come back so far: who waits for one need not look again before this
+    /// changes.
+    #[must_use]
+    pub fn returns(&self) -> u64 {
+        self.arena.returns.get()
+    }
+
     /// Free buffers of each class.
     #[must_use]
     pub fn free_counts(&self) -> [usize; CLASS_SIZES_BYTES.len()] {
@@ -150,6 +170,12 @@ impl IoBuf {
     #[must_use]
     pub fn len(&self) -> usize {
         self.len as usize
+    }
+
+    /// Bytes of the whole buffer that the handle keeps from the pool.
+    #[must_use]
+    pub fn buffer_bytes(&self) -> usize {
+        CLASS_SIZES_BYTES[usize::from(self.slot().class)]
     }
 
     /// Whether the handle covers no bytes.
@@ -240,6 +266,8 @@ impl Drop for IoBuf {
         slot.refs.set(refs);
         if refs == 0 {
             self.arena.free[usize::from(slot.class)].borrow_mut().push(self.slot);
+            let returns = &self.arena.returns;
+            returns.set(returns.get().wrapping_add(1));
         }
     }
 }
@@ -261,9 +289,12 @@ mod tests {
         let part = a.slice(512, 1024);
         drop(a);
         assert_eq!(pool.free_counts(), [1, 1, 1]);
+        assert_eq!((pool.returns(), part.buffer_bytes()), (0, 4096));
+        assert_eq!(pool.free_bytes(4097), 32 * 1024 + IO_SIZE_BYTES_MAX);
         assert_eq!(part.len(), 1024);
         drop(part);
         assert_eq!(pool.free_counts(), [2, 1, 1]);
+        assert_eq!(pool.returns(), 1);
     }
 
     #[test]

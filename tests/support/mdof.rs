@@ -86,12 +86,19 @@ pub struct Mdof {
     /// Its RPC socket.
     pub socket: PathBuf,
     rest: mpsc::Receiver<String>,
+    /// Its log: read all the time, as a target that can't write it would wait.
+    log: Option<std::thread::JoinHandle<String>>,
 }
 
 impl Mdof {
     /// Starts it and waits until it is ready.
     pub fn start(dir: &TestDir, config: &Path, arguments: &[&str]) -> Self {
         Self::spawn(&dir.0, &mut command(&dir.0, config, arguments))
+    }
+
+    /// The same with its log going elsewhere.
+    pub fn start_logging_to(dir: &TestDir, config: &Path, log: Stdio) -> Self {
+        Self::spawn(&dir.0, command(&dir.0, config, &[]).stderr(log))
     }
 
     /// The same with its state in a folder.
@@ -118,6 +125,13 @@ impl Mdof {
                 }
             }
         });
+        let stderr = child.stderr.take();
+        let log = std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            // What came before an error is what there is.
+            let _ = stderr.map(|mut stderr| stderr.read_to_end(&mut bytes));
+            String::from_utf8_lossy(&bytes).into_owned()
+        });
         let mut banner = String::new();
         loop {
             match rest.recv_timeout(PATIENCE) {
@@ -130,13 +144,12 @@ impl Mdof {
                 }
                 Err(error) => {
                     let _ = child.kill();
-                    let mut text = String::new();
-                    child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+                    let text = log.join().unwrap();
                     panic!("mdof did not become ready ({error}): {banner}{text}");
                 }
             }
         }
-        Self { child, banner, socket: dir.join("mdof.sock"), rest }
+        Self { child, banner, socket: dir.join("mdof.sock"), rest, log: Some(log) }
     }
 
     /// Sends a signal by name.
@@ -161,8 +174,25 @@ impl Mdof {
             text.push('\n');
         }
         // And its log.
-        self.child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+        text += &self.log.take().unwrap().join().unwrap();
         (text, status.code())
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Files that it has open, of every kind.
+    pub fn files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+    }
+
+    /// Memory that it has touched and not given back.
+    pub fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().strip_suffix("kB").unwrap().trim().parse().unwrap()
     }
 
     /// Sockets that it has open.

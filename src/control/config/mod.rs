@@ -17,8 +17,9 @@ use uuid::Uuid;
 
 use crate::control::level::LevelChoice;
 use crate::control::policy::DegradedStart;
-use crate::control::target::BitmapPlace;
+use crate::control::target::{BitmapPlace, KeyNames};
 use crate::raid::Knobs;
+use crate::target::subsystem::AuthPolicy;
 
 /// A configuration that has been checked as far as text can be checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct Config {
     pub bdevs: Vec<BdevConfig>,
     /// `[[array]]`
     pub arrays: Vec<ArrayConfig>,
+    /// `[[key]]`: names and files; a relative path is taken from the state directory.
+    pub keys: Vec<(String, PathBuf)>,
     /// `[[subsystem]]`
     pub subsystems: Vec<SubsystemConfig>,
     /// JSON-RPC calls that make the rest: a file as SPDK's `save_config` writes it has nothing
@@ -51,6 +54,8 @@ pub struct TargetConfig {
     pub state: Option<PathBuf>,
     /// `auto_assemble = false`: arrays that are found on bdevs are not started unless named.
     pub no_auto_assemble: bool,
+    /// What is agreed to in authentication.
+    pub auth_policy: AuthPolicy,
     /// Bdevs that take the place of a member of any array.
     pub spares: Vec<String>,
 }
@@ -172,8 +177,8 @@ pub struct SubsystemConfig {
     pub model: String,
     /// Any host may connect.
     pub allow_any_host: bool,
-    /// NQNs of the hosts that may connect.
-    pub hosts: Vec<String>,
+    /// NQNs of the hosts that may connect, and the names of their keys.
+    pub hosts: Vec<(String, KeyNames)>,
     /// Namespaces: bdev name and NSID (`None`: the lowest free one).
     pub namespaces: Vec<(String, Option<u32>)>,
     /// NVMe/TCP listen addresses.

@@ -17,6 +17,8 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) array: Vec<RawArray>,
     #[serde(default)]
+    pub(super) key: Vec<RawKey>,
+    #[serde(default)]
     pub(super) subsystem: Vec<RawSubsystem>,
 }
 
@@ -29,6 +31,8 @@ pub(super) struct RawTarget {
     pub(super) rpc_socket: Option<String>,
     pub(super) state: Option<String>,
     pub(super) auto_assemble: Option<bool>,
+    pub(super) dhchap_digests: Option<Spanned<Vec<String>>>,
+    pub(super) dhchap_dhgroups: Option<Spanned<Vec<String>>>,
     #[serde(default)]
     pub(super) spares: Vec<Spanned<String>>,
 }
@@ -104,11 +108,37 @@ pub(super) struct RawSubsystem {
     #[serde(default)]
     pub(super) allow_any_host: bool,
     #[serde(default)]
-    pub(super) hosts: Vec<Spanned<String>>,
+    pub(super) hosts: Vec<Spanned<RawHost>>,
     #[serde(default)]
     pub(super) namespaces: Vec<RawNamespace>,
     #[serde(default)]
     pub(super) listen: Vec<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawKey {
+    pub(super) name: Spanned<String>,
+    pub(super) path: Spanned<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "a host is its NQN, or { nqn = \"...\", dhchap_key = \"...\", \
+                 dhchap_ctrlr_key = \"...\" }"
+)]
+pub(super) enum RawHost {
+    Name(String),
+    Keys(RawHostKeys),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawHostKeys {
+    pub(super) nqn: String,
+    pub(super) dhchap_key: Option<String>,
+    pub(super) dhchap_ctrlr_key: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

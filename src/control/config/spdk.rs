@@ -58,7 +58,8 @@ pub(super) fn parse(text: &str) -> Result<Config, (usize, String)> {
     }
     // The calls themselves say what is looked at, and when.
     let target = TargetConfig::default();
-    Ok(Config { target, bdevs: Vec::new(), arrays: Vec::new(), subsystems: Vec::new(), calls })
+    let (bdevs, arrays, keys, subsystems) = Default::default();
+    Ok(Config { target, bdevs, arrays, keys, subsystems, calls })
 }
 
 #[cfg(test)]

@@ -40,12 +40,13 @@ fn unknown_keys_are_named_with_their_line() {
     assert_eq!(
         refusal("[target]\ncores = \"auto\"\npol_mode = \"always\"\n"),
         "t.toml:3: unknown key \"pol_mode\", expected one of \"cores\", \"poll_mode\", \
-         \"state_dir\", \"rpc_socket\", \"state\", \"auto_assemble\", \"spares\""
+         \"state_dir\", \"rpc_socket\", \"state\", \"auto_assemble\", \"dhchap_digests\", \
+         \"dhchap_dhgroups\", \"spares\""
     );
     assert_eq!(
         refusal("\n[targets]\n"),
         "t.toml:2: unknown key \"targets\", expected one of \"target\", \"bdev\", \"array\", \
-         \"subsystem\""
+         \"key\", \"subsystem\""
     );
     let text =
         format!("{PAIR}[[array]]\nname = \"r\"\nlevel = 1\nmembers = [\"a\", \"b\"]\nspeed = 1\n");

@@ -6,19 +6,23 @@ use std::path::PathBuf;
 
 use toml::Spanned;
 
-use super::raw::{RawArray, RawBdev, RawConfig, RawCores, RawLevel, RawSubsystem, RawTarget};
+use super::raw::{
+    RawArray, RawBdev, RawConfig, RawCores, RawHost, RawHostKeys, RawLevel, RawSubsystem, RawTarget,
+};
 use super::{
     ArrayConfig, BdevConfig, BdevKind, Config, DelayLatency, Fault, MODEL_DEFAULT, SERIAL_DEFAULT,
     SubsystemConfig, TargetConfig,
 };
 use crate::bitmap::Infection;
+use crate::control::auth_names;
 use crate::control::level::LevelChoice;
 use crate::control::names;
 use crate::control::policy::DegradedStart;
-use crate::control::target::{BitmapPlace, SCRUB_EVERY_HOURS_MAX};
+use crate::control::target::{BitmapPlace, KeyNames, SCRUB_EVERY_HOURS_MAX};
 use crate::limits::{BDEVS_MAX, CORES_MAX, MEMBERS_MAX, NAMESPACES_MAX, SUBSYSTEMS_MAX};
 use crate::md::{CHUNK_KIB_MAX, CHUNK_KIB_MIN};
 use crate::raid::{Knobs, PACE_LATENCY_PERCENT, PACE_MIB_S_MAX};
+use crate::target::subsystem::AuthPolicy;
 
 /// Bytes of one mebibyte.
 const MIB: u64 = 1 << 20;
@@ -46,19 +50,20 @@ pub(super) fn config(raw: &RawConfig) -> Result<Config, Fault> {
         let message = format!("{} bdevs and arrays, but {BDEVS_MAX} are the most", names.len());
         return Err(Fault { offset: last, message });
     }
+    let keys = keys(raw)?;
     let mut nqns = HashSet::new();
     let mut subsystems = Vec::with_capacity(raw.subsystem.len());
     for raw in &raw.subsystem {
         if nqns.len() == SUBSYSTEMS_MAX {
             return fault(&raw.nqn, format!("more than {SUBSYSTEMS_MAX} subsystems"));
         }
-        let subsystem = subsystem(raw, &mut names)?;
+        let subsystem = subsystem(raw, &mut names, &keys)?;
         if !nqns.insert(subsystem.nqn.clone()) {
             return fault(&raw.nqn, format!("a second subsystem is named {}", subsystem.nqn));
         }
         subsystems.push(subsystem);
     }
-    Ok(Config { target, bdevs, arrays, subsystems, calls: Vec::new() })
+    Ok(Config { target, bdevs, arrays, keys, subsystems, calls: Vec::new() })
 }
 
 fn target(raw: &RawTarget) -> Result<TargetConfig, Fault> {
@@ -93,6 +98,7 @@ fn target(raw: &RawTarget) -> Result<TargetConfig, Fault> {
         state_dir: raw.state_dir.as_ref().map(PathBuf::from),
         rpc_socket: raw.rpc_socket.as_ref().map(PathBuf::from),
         state: raw.state.as_ref().map(PathBuf::from),
+        auth_policy: auth_policy(raw)?,
         no_auto_assemble: raw.auto_assemble == Some(false),
         spares: Vec::new(),
     })
@@ -472,6 +478,7 @@ fn chunk_size(raw: &RawArray) -> Result<Option<u64>, Fault> {
 fn subsystem(
     raw: &RawSubsystem,
     names: &mut HashMap<String, Option<String>>,
+    keys: &[(String, PathBuf)],
 ) -> Result<SubsystemConfig, Fault> {
     let nqn = checked(&raw.nqn, names::check_nqn)?;
     let serial = match &raw.serial {
@@ -483,8 +490,8 @@ fn subsystem(
         None => MODEL_DEFAULT.to_owned(),
     };
     let mut hosts = Vec::with_capacity(raw.hosts.len());
-    for host in &raw.hosts {
-        hosts.push(checked(host, names::check_nqn)?);
+    for one in &raw.hosts {
+        hosts.push(host(one, keys)?);
     }
     let mut nsids = HashSet::new();
     let mut namespaces = Vec::with_capacity(raw.namespaces.len());
@@ -514,6 +521,62 @@ fn subsystem(
         namespaces,
         listen: listen(raw)?,
     })
+}
+
+/// A host and its keys.
+fn host(raw: &Spanned<RawHost>, keys: &[(String, PathBuf)]) -> Result<(String, KeyNames), Fault> {
+    let none = &None;
+    let (nqn, dhchap, dhchap_ctrlr) = match raw.get_ref() {
+        RawHost::Name(nqn) => (nqn, none, none),
+        RawHost::Keys(RawHostKeys { nqn, dhchap_key, dhchap_ctrlr_key }) => {
+            (nqn, dhchap_key, dhchap_ctrlr_key)
+        }
+    };
+    if let Err(reason) = names::check_nqn(nqn) {
+        return fault(raw, reason);
+    }
+    for key in [dhchap, dhchap_ctrlr].into_iter().flatten() {
+        if !keys.iter().any(|(known, _)| known == key) {
+            return fault(raw, format!("host {nqn} has key \"{key}\", which no [[key]] names"));
+        }
+    }
+    if dhchap.is_none() && dhchap_ctrlr.is_some() {
+        return fault(raw, format!("host {nqn}: dhchap_ctrlr_key needs a dhchap_key beside it"));
+    }
+    let names = KeyNames { dhchap: dhchap.clone(), dhchap_ctrlr: dhchap_ctrlr.clone() };
+    Ok((nqn.clone(), names))
+}
+
+/// The keys: names and files.
+fn keys(raw: &RawConfig) -> Result<Vec<(String, PathBuf)>, Fault> {
+    let mut keys: Vec<(String, PathBuf)> = Vec::with_capacity(raw.key.len());
+    for key in &raw.key {
+        let (name, path) = (key.name.get_ref(), key.path.get_ref());
+        if keys.iter().any(|(known, _)| known == name) {
+            return fault(&key.name, format!("a second key is named \"{name}\""));
+        }
+        if path.is_empty() {
+            return fault(&key.path, "path is empty".to_owned());
+        }
+        keys.push((name.clone(), PathBuf::from(path)));
+    }
+    Ok(keys)
+}
+
+/// What is agreed to in authentication.
+fn auth_policy(raw: &RawTarget) -> Result<AuthPolicy, Fault> {
+    let list = |key: &Option<Spanned<Vec<String>>>| key.as_ref().map(|it| it.get_ref().clone());
+    let (digests, groups) = (list(&raw.dhchap_digests), list(&raw.dhchap_dhgroups));
+    let mut policy = AuthPolicy::default();
+    if let Some(place) = &raw.dhchap_digests {
+        let parsed = auth_names::parse_policy(policy, digests.as_deref(), None);
+        policy = parsed.or_else(|text| fault(place, text))?;
+    }
+    if let Some(place) = &raw.dhchap_dhgroups {
+        let parsed = auth_names::parse_policy(policy, None, groups.as_deref());
+        policy = parsed.or_else(|text| fault(place, text))?;
+    }
+    Ok(policy)
 }
 
 fn checked(

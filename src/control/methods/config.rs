@@ -13,10 +13,11 @@ use crate::control::target::{
     AbsentBdev, Array, ArrayShape, Backing, Bdev, BdevSpec, CreateOptions, Target, Waiting,
 };
 use crate::md::{Level, layout_by_name, layout_name};
-use crate::target::subsystem::{AnaState, Subsystem, SubsystemKind};
+use crate::target::subsystem::{AnaState, AuthPolicy, Subsystem, SubsystemKind};
 
 /// SPDK's names of the parts, in the order in which they are to be made.
-pub(super) const SUBSYSTEMS: [(&str, &[&str]); 2] = [("bdev", &[]), ("nvmf", &["bdev"])];
+pub(super) const SUBSYSTEMS: [(&str, &[&str]); 3] =
+    [("keyring", &[]), ("bdev", &[]), ("nvmf", &["bdev", "keyring"])];
 
 /// The parts of the target.
 pub(super) fn get_subsystems(_: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
@@ -44,6 +45,7 @@ pub(super) fn get_config(target: &mut Target, params: Option<Value>) -> Result<V
 /// The calls that make one part; `None`: there is no such part.
 pub(super) fn entries(target: &Target, subsystem: &str) -> Option<Vec<Value>> {
     match subsystem {
+        "keyring" => Some(keyring_entries(target)),
         "bdev" => Some(bdev_entries(target)),
         "nvmf" => Some(nvmf_entries(target)),
         _ => None,
@@ -52,6 +54,12 @@ pub(super) fn entries(target: &Target, subsystem: &str) -> Option<Vec<Value>> {
 
 fn entry(method: &str, params: &Value) -> Value {
     json!({ "method": method, "params": params })
+}
+
+/// Where the keys are; what is in their files is not read.
+fn keyring_entries(target: &Target) -> Vec<Value> {
+    let key = |(name, path)| entry("keyring_file_add_key", &json!({ "name": name, "path": path }));
+    target.keyring().files().map(key).collect()
 }
 
 fn bdev_entries(target: &Target) -> Vec<Value> {
@@ -288,6 +296,10 @@ fn waiting_entry(target: &Target, name: &str, waiting: &Waiting) -> Value {
 
 fn nvmf_entries(target: &Target) -> Vec<Value> {
     let mut entries = Vec::new();
+    let policy = target.auth_policy();
+    if policy != AuthPolicy::default() {
+        entries.push(entry("nvmf_set_config", &super::nvmf_auth::policy_value(policy)));
+    }
     if target.transport().is_some() {
         entries.push(entry("nvmf_create_transport", &json!({ "trtype": "TCP" })));
     }
@@ -322,7 +334,9 @@ fn subsystem_entries(target: &Target, subsystem: &Subsystem, entries: &mut Vec<V
     });
     entries.push(entry("nvmf_create_subsystem", &params));
     for host in subsystem.hosts() {
-        let params = json!({ "nqn": nqn, "host": host.as_str() });
+        let mut params = super::nvmf::host_value(host);
+        params["host"] = params["nqn"].take();
+        params["nqn"] = json!(nqn);
         entries.push(entry("nvmf_subsystem_add_host", &params));
     }
     for namespace in subsystem.namespaces() {

@@ -4,9 +4,12 @@
 mod bdev;
 mod config;
 mod framework;
+mod keyring;
 mod notify;
 mod nvmf;
+mod nvmf_auth;
 mod nvmf_paths;
+mod nvmf_stats;
 mod params;
 mod raid;
 mod raid_members;
@@ -68,6 +71,9 @@ const METHODS: &[(&str, Method)] = &[
     ("framework_get_config", config::get_config),
     ("framework_get_subsystems", config::get_subsystems),
     ("framework_wait_init", framework::wait_init),
+    ("keyring_file_add_key", keyring::add_key),
+    ("keyring_file_remove_key", keyring::remove_key),
+    ("keyring_get_keys", keyring::get_keys),
     ("notify_get_notifications", notify::get),
     ("notify_get_types", notify::get_types),
     ("nvmf_create_subsystem", nvmf::create_subsystem),
@@ -76,19 +82,24 @@ const METHODS: &[(&str, Method)] = &[
     ("nvmf_discovery_add_referral", nvmf_paths::add_referral),
     ("nvmf_discovery_get_referrals", nvmf_paths::get_referrals),
     ("nvmf_discovery_remove_referral", nvmf_paths::remove_referral),
+    ("nvmf_get_stats", nvmf_stats::get_stats),
     ("nvmf_get_subsystems", nvmf::get_subsystems),
     ("nvmf_get_transports", nvmf::get_transports),
     ("nvmf_ns_add_host", nvmf_paths::ns_add_host),
     ("nvmf_ns_remove_host", nvmf_paths::ns_remove_host),
-    ("nvmf_subsystem_add_host", nvmf::subsystem_add_host),
+    ("nvmf_set_config", nvmf_auth::set_config),
+    ("nvmf_subsystem_add_host", nvmf_auth::add_host),
     ("nvmf_subsystem_add_listener", nvmf::subsystem_add_listener),
     ("nvmf_subsystem_add_ns", nvmf::subsystem_add_ns),
     ("nvmf_subsystem_allow_any_host", nvmf::subsystem_allow_any_host),
+    ("nvmf_subsystem_get_controllers", nvmf_stats::get_controllers),
     ("nvmf_subsystem_get_listeners", nvmf_paths::get_listeners),
+    ("nvmf_subsystem_get_qpairs", nvmf_stats::get_qpairs),
     ("nvmf_subsystem_listener_set_ana_state", nvmf_paths::set_ana_state),
     ("nvmf_subsystem_remove_host", nvmf::subsystem_remove_host),
     ("nvmf_subsystem_remove_listener", nvmf::subsystem_remove_listener),
     ("nvmf_subsystem_remove_ns", nvmf::subsystem_remove_ns),
+    ("nvmf_subsystem_set_keys", nvmf_auth::set_keys),
     ("nvmf_subsystem_set_ns_ana_group", nvmf_paths::set_ns_ana_group),
     ("rpc_get_methods", framework::get_methods),
     ("spdk_get_version", framework::get_version),

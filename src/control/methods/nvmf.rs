@@ -15,7 +15,9 @@ use crate::limits::{
     ADMIN_QUEUE_DEPTH_MAX, IN_CAPSULE_DATA_BYTES, IO_QUEUE_DEPTH_MAX, IO_QUEUES_PER_CONTROLLER_MAX,
     IO_SIZE_BYTES_MAX,
 };
-use crate::target::subsystem::{Namespace, Subsystem, SubsystemKind, SubsystemSpec};
+use crate::target::subsystem::{
+    AllowedHost, HostKeys, Namespace, Subsystem, SubsystemKind, SubsystemSpec,
+};
 
 /// mdof has one target, which SPDK's clients may name.
 pub(super) fn is_our_target(name: Option<&str>) -> Result<(), RpcError> {
@@ -175,8 +177,7 @@ pub(super) fn get_subsystems(
 
 fn describe(target: &Target, subsystem: &Subsystem) -> Value {
     let listeners: Value = subsystem.listeners().iter().copied().map(address_value).collect();
-    let hosts: Value =
-        subsystem.hosts().iter().map(|host| json!({ "nqn": host.as_str() })).collect();
+    let hosts: Value = subsystem.hosts().iter().map(host_value).collect();
     let mut value = json!({
         "nqn": subsystem.nqn().as_str(),
         "subtype": "Discovery",
@@ -195,6 +196,18 @@ fn describe(target: &Target, subsystem: &Subsystem) -> Value {
             .namespaces()
             .map(|namespace| namespace_value(target, subsystem, namespace))
             .collect();
+    }
+    value
+}
+
+/// A host and the names of its keys.
+pub(super) fn host_value(host: &AllowedHost) -> Value {
+    let mut value = json!({ "nqn": host.nqn.as_str() });
+    let HostKeys { dhchap, dhchap_ctrlr } = &*host.keys;
+    for (word, key) in [("dhchap_key", dhchap), ("dhchap_ctrlr_key", dhchap_ctrlr)] {
+        if let Some(key) = key {
+            value[word] = json!(key.name);
+        }
     }
     value
 }
@@ -365,31 +378,6 @@ pub(super) fn subsystem_remove_listener(
 ) -> Result<Value, RpcError> {
     let (nqn, address) = Listener::decode(params)?;
     target.remove_listener(&nqn, address)?;
-    Ok(json!(true))
-}
-
-/// Unknown keys are ignored, as SPDK does.
-#[derive(Debug, Deserialize)]
-struct Host {
-    nqn: String,
-    host: String,
-    tgt_name: Option<String>,
-    psk: Option<String>,
-    dhchap_key: Option<String>,
-    dhchap_ctrlr_key: Option<String>,
-}
-
-pub(super) fn subsystem_add_host(
-    target: &mut Target,
-    params: Option<Value>,
-) -> Result<Value, RpcError> {
-    let params: Host = decode(params)?;
-    is_our_target(params.tgt_name.as_deref())?;
-    // A host that was to prove itself must not be let in without.
-    refuse_unless(params.psk.map(|_| 1).as_ref(), &0, "psk")?;
-    refuse_unless(params.dhchap_key.map(|_| 1).as_ref(), &0, "dhchap_key")?;
-    refuse_unless(params.dhchap_ctrlr_key.map(|_| 1).as_ref(), &0, "dhchap_ctrlr_key")?;
-    target.add_host(&params.nqn, &params.host)?;
     Ok(json!(true))
 }
 

@@ -5,6 +5,7 @@ mod arrays;
 mod bdevs;
 mod events;
 mod external;
+mod keys;
 mod members;
 mod metadata;
 mod nvmf;
@@ -24,6 +25,7 @@ pub use arrays::{ArrayOptions, CreateOptions, Members, Permit, StartedHow};
 pub use bdevs::BdevSpec;
 pub use events::{EVENT_TYPES, EVENTS_MAX, Notice};
 pub use external::{BitmapPlace, External};
+pub use keys::KeyNames;
 pub use members::Which;
 pub use nvmf::{NewNamespace, Transport, listen_error};
 pub use settings::{ProcessOptions, SCRUB_EVERY_HOURS_MAX, Settings};
@@ -34,6 +36,7 @@ pub use waiting::{AbsentBdev, NewArrayWish, Waiting};
 use events::Notices;
 
 use crate::bdev::{BdevId, Device, Geometry, IoStatus};
+use crate::control::keyring::Keyring;
 use crate::control::rpc::RpcError;
 use crate::engine::handle::{EngineError, EngineHandle};
 use crate::md::{Level, SECTOR_BYTES, Superblock};
@@ -58,6 +61,12 @@ pub enum TargetError {
     /// No room left, in a table or on a device.
     #[error("{0}")]
     NoSpace(String),
+    /// No key of this name.
+    #[error("{0}")]
+    NoKey(String),
+    /// A key's file can be read by others.
+    #[error("{0}")]
+    Forbidden(String),
     /// A device or the system failed.
     #[error("{0}")]
     Io(String),
@@ -74,6 +83,8 @@ impl From<TargetError> for RpcError {
             TargetError::Busy(_) => Errno::BUSY,
             TargetError::Invalid(_) | TargetError::Lacking(_) => Errno::INVAL,
             TargetError::NoSpace(_) => Errno::NOSPC,
+            TargetError::NoKey(_) => Errno::NOKEY,
+            TargetError::Forbidden(_) => Errno::PERM,
             TargetError::Io(_) => Errno::IO,
         };
         Self::errno(errno, error.to_string())
@@ -204,6 +215,7 @@ pub struct Target {
     next_auto_name: u32,
     table: SubsystemTable,
     transport: Option<Transport>,
+    keyring: Keyring,
     /// Bdevs that take the place of members that fail.
     spares: Vec<Spare>,
     /// What is set of arrays, by name.
@@ -231,6 +243,7 @@ impl Target {
             next_auto_name: 0,
             table: SubsystemTable::default(),
             transport: None,
+            keyring: Keyring::default(),
             spares: Vec::new(),
             settings: BTreeMap::new(),
             process_options: ProcessOptions::default(),

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::{Target, TargetError};
 use crate::bdev::BdevId;
+use crate::engine::CoreReport;
 use crate::target::subsystem::{
     Namespace, NamespaceSpec, Subsystem, SubsystemSpec, SubsystemTable, TableError,
 };
@@ -197,10 +198,9 @@ impl Target {
         }
     }
 
-    /// Allows a host.
-    pub fn add_host(&mut self, nqn: &str, host: &str) -> Result<(), TargetError> {
-        self.subsystem(nqn)?;
-        self.change(|table| table.add_host(nqn, host))
+    /// What each core tells of its hosts.
+    pub fn host_reports(&mut self) -> Vec<CoreReport> {
+        self.engine.reports()
     }
 
     /// Forbids a host again.

@@ -88,6 +88,8 @@ pub(crate) enum Mutant {
     JoinForgetsUnitsInFlight,
     /// A member joins while a chunk is zeroed, and nobody tells it.
     ZeroedWithoutNewcomer,
+    /// A rebuild passes over a chunk that is being zeroed without the member.
+    RebuildPassesZeroing,
     /// Dirty chunks are not copied to a member that was away.
     RebuildForgetsDirty,
     /// A member counts as whole before the last copies have ended.
@@ -211,7 +213,8 @@ pub(super) const OF_LOG: [Mutant; 10] = [
 ];
 
 /// Bugs of levels with parity, found in their lives.
-pub(super) const OF_PARITY: [Mutant; 14] = [
+pub(super) const OF_PARITY: [Mutant; 15] = [
+    Mutant::RebuildPassesZeroing,
     Mutant::DepartedTrusted,
     Mutant::UpdateNotFinished,
     Mutant::BatchReversed,

@@ -48,7 +48,17 @@ const FOUND: [u64; 8] =
 ///   written, left most members of a RAID6 two events behind, and nothing could be started (world).
 /// - 191 with members that come and go: a window of a rebuild went on reading from the others when
 ///   the member that it was for was gone (oracle 6).
-const FOUND_OF_PARITY: [u64; 2] = [(PARITY | MEMBER_SEEDS) + 143, (PARITY | MEMBER_SEEDS) + 191];
+/// - 900004285 with members that come and go: a rebuild passed over a chunk that was being zeroed
+///   for its first write since before the member joined, and called the member whole with what it
+///   had held there (oracle 3).
+/// - 6217: members 0 and 1 of a RAID6 were used alone, then 2 and 3, and the simulator's operator
+///   thought only of one that was (world).
+const FOUND_OF_PARITY: [u64; 4] = [
+    (PARITY | MEMBER_SEEDS) + 143,
+    (PARITY | MEMBER_SEEDS) + 191,
+    (PARITY | MEMBER_SEEDS) + 900_004_285,
+    PARITY + 6217,
+];
 
 thread_local! {
     static QUIET: Cell<bool> = const { Cell::new(false) };

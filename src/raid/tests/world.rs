@@ -428,17 +428,17 @@ impl World {
         }
     }
 
-    /// Of members with everything as many as agree: all, or all but one that was used alone.
+    /// Of members with everything as many as agree: two that may be missing may have been used
+    /// alone, one after the other.
     fn assemble_some(&mut self, chosen: &[usize]) -> md::Assembly {
-        let without =
-            |out: usize| chosen.iter().copied().filter(|&slot| slot != out).collect::<Vec<usize>>();
-        let candidates = std::iter::once(usize::MAX).chain(chosen.iter().copied()).map(without);
-        let is_enough = |slots: &Vec<usize>| {
-            let mask = slots.iter().fold(0, |mask, slot| mask | 1 << slot);
-            self.geometry.is_readable(mask)
+        let slots_of = |mask: &u64| {
+            chosen.iter().copied().filter(|&slot| mask & 1 << slot != 0).collect::<Vec<usize>>()
         };
-        let candidates: Vec<Vec<usize>> = candidates.filter(is_enough).collect();
-        let mut tried = candidates.iter().map(|slots| self.assemble_from(slots));
+        let all = chosen.iter().fold(0u64, |mask, slot| mask | 1 << slot);
+        let mut subsets: Vec<u64> =
+            (1..=all).filter(|mask| mask & !all == 0 && self.geometry.is_readable(*mask)).collect();
+        subsets.sort_by_key(|mask| std::cmp::Reverse(mask.count_ones()));
+        let mut tried = subsets.iter().map(|mask| self.assemble_from(&slots_of(mask)));
         let started = tried.find_map(Result::ok);
         // Those that agree may be too few without one that was left out.
         if started.is_none() && self.present.contains(&false) {

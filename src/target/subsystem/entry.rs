@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::keys::{AllowedHost, HostKeys};
 use super::nqn::Nqn;
 use super::view::{AnaState, ListenerAna};
 use crate::bdev::BdevId;
@@ -98,7 +99,7 @@ pub struct Subsystem {
     pub(super) serial: String,
     pub(super) model: String,
     pub(super) allow_any_host: bool,
-    pub(super) hosts: Vec<Nqn>,
+    pub(super) hosts: Vec<AllowedHost>,
     /// Index: NSID - 1. As long as `max_namespaces`.
     pub(super) namespaces: Vec<Option<Namespace>>,
     /// By the same index: the only hosts that see the namespace, if it is not for all.
@@ -152,8 +153,20 @@ impl Subsystem {
 
     /// Hosts that may connect, besides.
     #[must_use]
-    pub fn hosts(&self) -> &[Nqn] {
+    pub fn hosts(&self) -> &[AllowedHost] {
         &self.hosts
+    }
+
+    /// The keys of a host; `None`: it has none, and needs none.
+    #[must_use]
+    pub fn keys_of(&self, host: &Nqn) -> Option<&Arc<HostKeys>> {
+        self.hosts.iter().find(|known| known.nqn == *host).map(|known| &known.keys)
+    }
+
+    /// Whether a host must authenticate itself on every queue.
+    #[must_use]
+    pub fn wants_authentication(&self, host: &Nqn) -> bool {
+        self.keys_of(host).is_some_and(|keys| keys.dhchap.is_some())
     }
 
     /// Addresses to listen on.
@@ -196,7 +209,7 @@ impl Subsystem {
     /// Whether a host of this name may connect.
     #[must_use]
     pub fn allows(&self, host: &Nqn) -> bool {
-        self.allow_any_host || self.hosts.contains(host)
+        self.allow_any_host || self.hosts.iter().any(|known| known.nqn == *host)
     }
 
     /// Whether a connection that arrived at `local` may use this subsystem: it must be one of the

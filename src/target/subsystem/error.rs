@@ -76,6 +76,10 @@ pub enum TableError {
     HostExists { nqn: String, host: String },
     #[error("subsystem {nqn} does not know host {host}")]
     NoHost { nqn: String, host: String },
+    #[error(
+        "dhchap_ctrlr_key needs a dhchap_key: a host that has no key of its own can't ask for it"
+    )]
+    ControllerKeyAlone,
     #[error("subsystem {0} has {HOSTS_MAX} hosts, the maximum")]
     TooManyHosts(String),
 }

@@ -6,6 +6,7 @@
 
 mod entry;
 mod error;
+mod keys;
 mod nqn;
 mod paths;
 mod table;
@@ -13,6 +14,7 @@ mod view;
 
 pub use entry::{Namespace, NamespaceKey, Persistence, Subsystem, SubsystemKind};
 pub use error::{CNTLID_MAX, HOSTS_MAX, LISTENERS_MAX, TableError};
+pub use keys::{AllowedHost, AuthPolicy, HostKeys, NamedKey};
 pub use nqn::{Nqn, NqnError};
 pub use paths::Referral;
 pub use table::{NamespaceSpec, SubsystemSpec, SubsystemTable};

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::entry::{Namespace, NamespaceKey, Persistence, Subsystem, SubsystemKind};
 use super::error::{CNTLID_MAX, HOSTS_MAX, LISTENERS_MAX, TableError};
+use super::keys::{AllowedHost, AuthPolicy, HostKeys};
 use super::nqn::Nqn;
 use super::paths::Referral;
 use super::view::{AnaState, ListenerAna};
@@ -85,6 +86,7 @@ pub struct SubsystemTable {
     /// Sorted by name. The discovery subsystem is always there.
     subsystems: Vec<Arc<Subsystem>>,
     pub(super) referrals: Vec<Referral>,
+    pub(super) auth_policy: AuthPolicy,
     pub(super) generation: u64,
     next_uid: u64,
 }
@@ -119,6 +121,7 @@ impl SubsystemTable {
         Self {
             subsystems: vec![Arc::new(discovery)],
             referrals: Vec::new(),
+            auth_policy: AuthPolicy::default(),
             generation: 1,
             next_uid: 1,
         }
@@ -382,13 +385,14 @@ impl SubsystemTable {
         let host = parse_nqn(host)?;
         let subsystem = &self.subsystems[index];
         let nqn = subsystem.nqn.to_string();
-        if subsystem.hosts.contains(&host) {
+        if subsystem.hosts.iter().any(|known| known.nqn == host) {
             return Err(TableError::HostExists { nqn, host: host.to_string() });
         }
         if subsystem.hosts.len() >= HOSTS_MAX {
             return Err(TableError::TooManyHosts(nqn));
         }
-        self.change(index).hosts.push(host);
+        let keys = Arc::default();
+        self.change(index).hosts.push(AllowedHost { nqn: host, keys });
         self.generation += 1;
         Ok(())
     }
@@ -401,12 +405,41 @@ impl SubsystemTable {
         let index = self.index_of_nvm(nqn)?;
         let host = parse_nqn(host)?;
         let nqn = self.subsystems[index].nqn.to_string();
-        if !self.subsystems[index].hosts.contains(&host) {
+        if self.subsystems[index].keys_of(&host).is_none() {
             return Err(TableError::NoHost { nqn, host: host.to_string() });
         }
-        self.change(index).hosts.retain(|known| *known != host);
+        self.change(index).hosts.retain(|known| known.nqn != host);
         self.generation += 1;
         Ok(())
+    }
+
+    /// Sets the keys of a host. They are those of authentications that begin afterwards; queues
+    /// that are connected stay.
+    ///
+    /// # Errors
+    /// An unknown subsystem or host, or keys that make no sense together.
+    pub fn set_keys(&mut self, nqn: &str, host: &str, keys: HostKeys) -> Result<(), TableError> {
+        let index = self.index_of_nvm(nqn)?;
+        let name = parse_nqn(host)?;
+        if keys.dhchap.is_none() && keys.dhchap_ctrlr.is_some() {
+            return Err(TableError::ControllerKeyAlone);
+        }
+        let known = self.subsystems[index].hosts.iter().position(|known| known.nqn == name);
+        let (nqn, host) = (nqn.to_owned(), host.to_owned());
+        let known = known.ok_or(TableError::NoHost { nqn, host })?;
+        self.change(index).hosts[known].keys = Arc::new(keys);
+        Ok(())
+    }
+
+    /// What the target agrees to in authentication.
+    #[must_use]
+    pub fn auth_policy(&self) -> AuthPolicy {
+        self.auth_policy
+    }
+
+    /// Sets what the target agrees to in authentication.
+    pub fn set_auth_policy(&mut self, policy: AuthPolicy) {
+        self.auth_policy = policy;
     }
 
     /// Lets every host connect, or only the named ones.

@@ -120,6 +120,10 @@ pub struct Connection {
     pub(super) cids: CidSet,
     pub(super) sq: SubmissionQueue,
     pub(super) fused_next: FusedNext,
+    /// Bytes of the buffers that its commands hold.
+    pub(super) held_bytes: usize,
+    /// Commands whose data have all come, so far.
+    pub(super) transfers_ended: u64,
 }
 
 impl Connection {
@@ -156,6 +160,8 @@ impl Connection {
             cids: CidSet::new(),
             sq: SubmissionQueue::default(),
             fused_next: FusedNext::Any,
+            held_bytes: 0,
+            transfers_ended: 0,
         };
         connection.add_slots(SLOTS_BEFORE_CONNECT);
         connection
@@ -314,8 +320,8 @@ impl Connection {
     /// Frees the slot of `slot`, its buffer and its CID.
     pub(super) fn release(&mut self, slot: u16) {
         self.set_state(slot, RequestState::Free);
+        self.return_buffer(slot);
         let request = self.request_at(slot);
-        request.buf = None;
         request.generation = request.generation.wrapping_add(1);
         let (owns_cid, cid) = (request.owns_cid, request.cid());
         request.owns_cid = false;
@@ -324,6 +330,39 @@ impl Connection {
             self.cids.remove(cid);
         }
         self.free.push(slot);
+    }
+
+    /// The command in `slot` needs its buffer no more.
+    pub(super) fn return_buffer(&mut self, slot: u16) {
+        if let Some(buf) = self.request_at(slot).buf.take() {
+            self.held_bytes -= buf.buffer_bytes();
+        }
+    }
+
+    /// Bytes of the buffers that its commands keep from the pool.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    /// Commands whose data from the host have not all come, and how many had them so far: where
+    /// there are some and the second number stands still, the host owes data.
+    #[must_use]
+    pub fn inbound_transfers(&self) -> (u16, u64) {
+        let awaited = self.population(RequestState::AwaitH2cData)
+            + self.population(RequestState::AwaitCapsuleData);
+        (awaited, self.transfers_ended)
+    }
+
+    /// Bytes of memory that the connection has for itself; its commands' buffers are the pool's.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        size_of::<Self>()
+            + self.requests.capacity() * size_of::<Request>()
+            + (self.free.capacity() + self.ready.capacity() + self.waiting.capacity())
+                * size_of::<u16>()
+            + CidSet::HEAP_BYTES
+            + self.tx.heap_bytes()
     }
 
     /// The slot of an executing command.
@@ -379,6 +418,19 @@ impl Connection {
     }
 }
 
-fn transmit_size(slots: usize) -> (usize, usize) {
+/// Bytes that [`Connection::memory_bytes`] says at most: queue, ring and request slots for the
+/// largest depth, and the ring from before Connect.
+pub const CONNECTION_MEMORY_BYTES_MAX: usize = {
+    let (items, ring_bytes) = transmit_size(IO_QUEUE_DEPTH_MAX);
+    let (_, first_ring_bytes) = transmit_size(SLOTS_BEFORE_CONNECT);
+    size_of::<Connection>()
+        + IO_QUEUE_DEPTH_MAX * (size_of::<Request>() + 3 * size_of::<u16>())
+        + CidSet::HEAP_BYTES
+        + TransmitQueue::heap_bytes_of(items, ring_bytes + first_ring_bytes)
+};
+
+const _: () = assert!(SLOTS_BEFORE_CONNECT <= IO_QUEUE_DEPTH_MAX);
+
+const fn transmit_size(slots: usize) -> (usize, usize) {
     (slots * SEGMENTS_PER_SLOT + SEGMENTS_EXTRA, slots * RING_BYTES_PER_SLOT + RING_BYTES_EXTRA)
 }

@@ -128,7 +128,7 @@ impl Connection {
             }
             RequestState::Ready => {
                 self.ready.retain(|&ready| ready != slot);
-                self.request_at(slot).buf = None;
+                self.return_buffer(slot);
                 self.refuse(slot, status);
                 Recall::Aborted
             }

@@ -27,6 +27,10 @@ const R2T_RESERVE: usize = 2;
 
 const _: () = assert!(R2T_RESERVE < CLASS_COUNTS[1] + CLASS_COUNTS[2]);
 
+/// Bytes of buffers that a connection may hold whatever the others have left: below, nobody looks
+/// at what is free.
+const HELD_UNASKED_BYTES: usize = 32 * 1024;
+
 fn large_buffers_free(pool: &BufPool) -> usize {
     let counts = pool.free_counts().into_iter().zip(CLASS_SIZES_BYTES);
     counts.filter(|(_, size)| *size >= IN_CAPSULE_DATA_BYTES).map(|(count, _)| count).sum()
@@ -130,12 +134,32 @@ impl Connection {
 
     /// Gets the buffer of the command in `slot`; `false`: none now.
     fn take_buffer(&mut self, slot: u16, pool: &BufPool) -> bool {
-        let request = self.request_at(slot);
-        if request.transfer == Transfer::ByR2t && large_buffers_free(pool) <= R2T_RESERVE {
+        let request = self.request(slot);
+        let bytes = request.data_bytes as usize;
+        let is_refused = match request.transfer {
+            Transfer::ByR2t => {
+                large_buffers_free(pool) <= R2T_RESERVE || !self.may_hold(bytes, pool)
+            }
+            Transfer::ToHost => !self.may_hold(bytes, pool),
+            // Nothing behind it is read before it has its buffer, not even the data for which
+            // this connection holds others; and it holds it only while it executes.
+            Transfer::InCapsule | Transfer::None => false,
+        };
+        if is_refused {
             return false;
         }
-        request.buf = pool.get(request.data_bytes as usize);
-        request.buf.is_some()
+        let Some(buf) = pool.get(bytes) else { return false };
+        self.held_bytes += buf.buffer_bytes();
+        self.request_at(slot).buf = Some(buf);
+        true
+    }
+
+    /// Whether the connection may hold `bytes` more: it leaves the others at least as much as it
+    /// has. A host that takes no data, or sends none that it was asked for, so never holds what
+    /// all need: `n` of these leave one part in `n + 1`.
+    fn may_hold(&self, bytes: usize, pool: &BufPool) -> bool {
+        let held_bytes = self.held_bytes + bytes;
+        held_bytes <= HELD_UNASKED_BYTES || held_bytes <= pool.free_bytes(bytes)
     }
 
     fn wait_for_buffer(&mut self, slot: u16) {
@@ -216,6 +240,7 @@ impl Connection {
             state => unreachable!("payload arrived in state {state:?}"),
         };
         let error = request.error;
+        self.transfers_ended += u64::from(all);
         match error {
             Some(status) if all => self.refuse(slot, status),
             None if all => self.make_ready(slot),

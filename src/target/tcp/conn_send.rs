@@ -89,7 +89,7 @@ impl Connection {
         if data_bytes > 0 && Status::from_wire(cqe.status.get()).is_success() {
             self.queue_data(slot, &cqe, data_bytes);
         } else {
-            self.request_at(slot).buf = None;
+            self.return_buffer(slot);
             self.set_state(slot, RequestState::Responding);
             let (response, len, digest) = self.response(cqe);
             self.tx.push_header(len, slot, |bytes| put_header(bytes, &response, digest));

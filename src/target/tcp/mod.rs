@@ -26,6 +26,6 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-pub use conn::{C2hSuccess, Connection, ConnectionConfig, Phase};
+pub use conn::{C2hSuccess, CONNECTION_MEMORY_BYTES_MAX, Connection, ConnectionConfig, Phase};
 pub use conn_recv::RxState;
 pub use request::{Recall, RequestId, RequestState};

@@ -150,6 +150,9 @@ impl Request {
 pub(super) struct CidSet(Box<[u64; 1024]>);
 
 impl CidSet {
+    /// What it takes beside itself.
+    pub(super) const HEAP_BYTES: usize = size_of::<[u64; 1024]>();
+
     pub(super) fn new() -> Self {
         Self(Box::new([0; 1024]))
     }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod fused;
+mod share;
 
 use proptest::prelude::*;
 use zerocopy::little_endian::{U16, U32};

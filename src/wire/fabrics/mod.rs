@@ -1,6 +1,8 @@
 //! NVMe over Fabrics commands (NVMe Base 2.1, section 6): views of the submission queue entry and
 //! the Connect data.
 
+pub mod auth;
+
 use std::mem::{offset_of, size_of};
 
 use zerocopy::little_endian::{U16, U32, U64};
@@ -14,6 +16,8 @@ pub mod fctype {
     pub const PROPERTY_SET: u8 = 0x00;
     pub const CONNECT: u8 = 0x01;
     pub const PROPERTY_GET: u8 = 0x04;
+    pub const AUTH_SEND: u8 = 0x05;
+    pub const AUTH_RECEIVE: u8 = 0x06;
 }
 
 /// NQN of every discovery subsystem (Base, section 4.7).

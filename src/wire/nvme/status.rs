@@ -111,6 +111,7 @@ impl Status {
     pub const CONNECT_INVALID_PARAMETERS: Self = Self::new(1, 0x82);
     pub const CONNECT_RESTART_DISCOVERY: Self = Self::new(1, 0x83);
     pub const CONNECT_INVALID_HOST: Self = Self::new(1, 0x84);
+    pub const AUTHENTICATION_REQUIRED: Self = Self::new(1, 0x91);
     // Media and data integrity errors (SCT 2h).
     pub const WRITE_FAULT: Self = Self::new(2, 0x80);
     pub const UNRECOVERED_READ_ERROR: Self = Self::new(2, 0x81);

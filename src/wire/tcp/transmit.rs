@@ -179,6 +179,18 @@ impl TransmitQueue {
         self.item_count += 1;
     }
 
+    /// Bytes that the queue takes beside itself.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        Self::heap_bytes_of(self.items.len(), self.ring.capacity() + self.first_ring.capacity())
+    }
+
+    /// Bytes that a queue of `items` segments takes beside itself whose rings have `ring_bytes`.
+    #[must_use]
+    pub const fn heap_bytes_of(items: usize, ring_bytes: usize) -> usize {
+        items * size_of::<Item>() + ring_bytes
+    }
+
     /// Nothing waits and nothing is being sent.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -1,12 +1,14 @@
 //! What is fuzzed: each target takes any bytes, feeds them to a parser or machine that a stranger
 //! can reach, and checks what must hold whatever came in.
 
+pub mod auth;
 pub mod bitmap;
 pub mod config;
 pub mod conn;
 pub mod peer;
 pub mod ppl;
 pub mod rpc;
+pub mod session;
 pub mod superblock;
 
 /// Reads numbers off the input; zeroes when it has ended.

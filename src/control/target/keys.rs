@@ -1,0 +1,119 @@
+//! Keys, who has which, and what is agreed to in authentication.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::{Target, TargetError};
+use crate::control::keyring::{Keyring, KeyringError};
+use crate::secure::ChapKey;
+use crate::target::subsystem::{AuthPolicy, HostKeys, NamedKey};
+
+impl From<KeyringError> for TargetError {
+    fn from(error: KeyringError) -> Self {
+        let text = error.to_string();
+        match error {
+            KeyringError::Exists(_) => Self::Exists(text),
+            KeyringError::Unknown(_) => Self::NoKey(text),
+            KeyringError::TooMany => Self::NoSpace(text),
+            KeyringError::Unreadable { .. } => Self::NotFound(text),
+            KeyringError::Open { .. } | KeyringError::Foreign { .. } => Self::Forbidden(text),
+            KeyringError::BadName { .. }
+            | KeyringError::Relative { .. }
+            | KeyringError::NoFile { .. }
+            | KeyringError::BadKey { .. } => Self::Invalid(text),
+        }
+    }
+}
+
+/// Names of the keys that a host is to have.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct KeyNames {
+    /// The host's own, for DH-HMAC-CHAP.
+    pub dhchap: Option<String>,
+    /// The subsystem's, for DH-HMAC-CHAP.
+    pub dhchap_ctrlr: Option<String>,
+}
+
+impl Target {
+    /// The keys that there are.
+    #[must_use]
+    pub fn keyring(&self) -> &Keyring {
+        &self.keyring
+    }
+
+    /// Makes a key known.
+    pub fn add_key_file(&mut self, name: &str, path: &Path) -> Result<(), TargetError> {
+        Ok(self.keyring.add_file(name, path)?)
+    }
+
+    /// Makes a key unknown. Hosts that have it keep it until they are given another.
+    pub fn remove_key(&mut self, name: &str) -> Result<(), TargetError> {
+        Ok(self.keyring.remove(name)?)
+    }
+
+    /// How many hosts have each key.
+    #[must_use]
+    pub fn key_uses(&self) -> BTreeMap<String, usize> {
+        let mut uses = BTreeMap::new();
+        for subsystem in self.table.subsystems() {
+            for host in subsystem.hosts() {
+                let HostKeys { dhchap, dhchap_ctrlr } = &*host.keys;
+                for key in [dhchap, dhchap_ctrlr].into_iter().flatten() {
+                    *uses.entry(key.name.clone()).or_default() += 1;
+                }
+            }
+        }
+        uses
+    }
+
+    /// Reads the keys of a host.
+    fn read_keys(&self, names: &KeyNames) -> Result<HostKeys, TargetError> {
+        let chap = |name: &Option<String>| {
+            let Some(name) = name else { return Ok(None) };
+            let key = self.keyring.read(name, ChapKey::parse)?;
+            Ok::<_, TargetError>(Some(NamedKey { name: name.clone(), key }))
+        };
+        Ok(HostKeys { dhchap: chap(&names.dhchap)?, dhchap_ctrlr: chap(&names.dhchap_ctrlr)? })
+    }
+
+    /// Allows a host that has these keys.
+    pub fn add_host_with(
+        &mut self,
+        nqn: &str,
+        host: &str,
+        names: &KeyNames,
+    ) -> Result<(), TargetError> {
+        self.subsystem(nqn)?;
+        let keys = self.read_keys(names)?;
+        self.change(|table| {
+            table.add_host(nqn, host)?;
+            table.set_keys(nqn, host, keys)
+        })
+    }
+
+    /// Gives a host other keys, or none.
+    pub fn set_host_keys(
+        &mut self,
+        nqn: &str,
+        host: &str,
+        names: &KeyNames,
+    ) -> Result<(), TargetError> {
+        self.subsystem(nqn)?;
+        let keys = self.read_keys(names)?;
+        self.change(|table| table.set_keys(nqn, host, keys))
+    }
+
+    /// What is agreed to in authentication.
+    #[must_use]
+    pub fn auth_policy(&self) -> AuthPolicy {
+        self.table.auth_policy()
+    }
+
+    /// Sets what is agreed to in authentication.
+    pub fn set_auth_policy(&mut self, policy: AuthPolicy) -> Result<(), TargetError> {
+        self.change(|table| {
+            table.set_auth_policy(policy);
+            Ok(())
+        })
+    }
+}
