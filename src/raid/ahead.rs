@@ -50,10 +50,12 @@ impl Ahead {
 
     /// Chunks that a job may zero beside the one it is for, with so many under way.
     pub(super) fn budget(&self, under_way: usize) -> usize {
-        match self.is_off {
-            true => 0,
-            false => under_way.max(AHEAD_LEAST).min(self.chunks_max.saturating_sub(1)),
-        }
+        let most = match (self.is_off, under_way) {
+            (true, _) => 0,
+            (false, 0) => AHEAD_LEAST,
+            (false, more) => more,
+        };
+        most.min(self.chunks_max.saturating_sub(1))
     }
 
     /// The chunk is zeroed ahead.
