@@ -10,6 +10,8 @@ mod images;
 mod kernel;
 #[path = "interop/kernel_levels.rs"]
 mod kernel_levels;
+#[path = "interop/lazy.rs"]
+mod lazy;
 #[path = "interop/legacy.rs"]
 mod legacy;
 #[path = "interop/levels.rs"]
@@ -19,6 +21,8 @@ mod lost_bitmap;
 #[path = "support/mdof.rs"]
 #[allow(dead_code, unreachable_pub, reason = "several tests share it and use parts of it")]
 mod mdof;
+#[path = "interop/ppl.rs"]
+mod ppl;
 #[path = "interop/rig.rs"]
 mod rig;
 #[path = "interop/rows.rs"]

@@ -45,9 +45,6 @@ fn arrays() -> Vec<(NewLevel, usize)> {
     for (level, words, members) in layouts {
         let logs: &[NewLog] = match level {
             Level::Linear | Level::Raid0 => &[NewLog::None],
-            Level::Raid5 => {
-                &[NewLog::None, NewLog::PartialParity, NewLog::Bitmap { chunk_bytes: None }]
-            }
             _ => &[NewLog::None, NewLog::Bitmap { chunk_bytes: None }],
         };
         for (&layout, &members) in words.iter().flat_map(|w| members.iter().map(move |m| (w, m))) {

@@ -52,7 +52,7 @@ pub mod map;
 pub mod parity;
 pub mod state;
 
-pub use doubt::{Doubt, Vouching};
+pub use doubt::{Doubt, ParityFound, Vouching};
 pub use infection::Infection;
 pub use ledger::Ledger;
 pub use map::{Advise, ChunkMap};

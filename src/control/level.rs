@@ -1,7 +1,9 @@
 //! The RAID level as operators write it, in the configuration, on the command line and in calls.
 
 use crate::control::target::ArrayShape;
-use crate::md::{Level, NewLevel, NewLog, STRIP_BYTES_DEFAULT, default_layout, layout_by_name};
+use crate::md::{
+    Level, NewLevel, NewLog, STRIP_BYTES_DEFAULT, default_layout, layout_by_name, layout_name,
+};
 
 /// Level, layout and strip of an array to be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,6 +14,8 @@ pub struct LevelChoice {
     pub layout: u32,
     /// Bytes of a strip; md's default, where the level has any.
     pub strip_bytes: u64,
+    /// The operator has named layout and strip: members that carry others are refused.
+    named: (bool, bool),
 }
 
 impl Default for LevelChoice {
@@ -22,7 +26,8 @@ impl Default for LevelChoice {
 
 impl LevelChoice {
     fn new(level: Level) -> Self {
-        Self { level, layout: default_layout(level), strip_bytes: STRIP_BYTES_DEFAULT }
+        let layout = default_layout(level);
+        Self { level, layout, strip_bytes: STRIP_BYTES_DEFAULT, named: (false, false) }
     }
 
     /// Reads a level, mdadm's name of a layout, and the KiB of a strip.
@@ -37,6 +42,7 @@ impl LevelChoice {
         let mut choice = Self::new(parse_level(level)?);
         let name = choice.level.name();
         if let Some(layout) = layout {
+            choice.named.0 = true;
             choice.layout = layout_by_name(choice.level, layout).ok_or_else(|| {
                 format!("{name} has no layout \"{layout}\"{}", layouts_of(choice.level))
             })?;
@@ -51,6 +57,7 @@ impl LevelChoice {
             if !fits {
                 return Err(format!("a strip is a power of two from 4 to 1048576 KiB, not {kib}"));
             }
+            choice.named.1 = true;
             choice.strip_bytes = kib << 10;
         }
         Ok(choice)
@@ -64,13 +71,49 @@ impl LevelChoice {
         ArrayShape { level: self.level, layout: self.layout, strip_bytes }
     }
 
+    /// Refuses members that carry another level, layout or strip than was said, or more members
+    /// than their array has slots.
+    ///
+    /// # Errors
+    /// What they carry.
+    pub fn check_carried(
+        self,
+        members: usize,
+        slots: usize,
+        carried: &ArrayShape,
+    ) -> Result<(), String> {
+        let wanted = self.shape();
+        let (name, found) = (wanted.level.name(), carried.level.name());
+        if wanted.level != carried.level {
+            return Err(format!("it is said to be a {name}, but its members carry a {found}"));
+        }
+        if self.named.0 && wanted.layout != carried.layout {
+            let name =
+                |word| layout_name(self.level, word).unwrap_or_else(|| format!("number {word:#x}"));
+            let [wanted, found] = [wanted.layout, carried.layout].map(name);
+            return Err(format!(
+                "it is said to have the layout {wanted}, but its members carry {found}"
+            ));
+        }
+        if self.named.1 && wanted.strip_bytes != carried.strip_bytes {
+            let [wanted, found] = [wanted.strip_bytes, carried.strip_bytes].map(|it| it >> 10);
+            return Err(format!(
+                "it is said to have strips of {wanted} KiB, but its members carry {found} KiB"
+            ));
+        }
+        if members > slots {
+            return Err(format!("{members} members are named, but the array has {slots} slots"));
+        }
+        Ok(())
+    }
+
     /// What md is to make.
     #[must_use]
     pub fn with_bitmap(self, wanted: bool, chunk_bytes: Option<u64>) -> NewLevel {
         let has_redundancy = !matches!(self.level, Level::Raid0 | Level::Linear);
         let log =
             if wanted && has_redundancy { NewLog::Bitmap { chunk_bytes } } else { NewLog::None };
-        let Self { level, layout, strip_bytes } = self;
+        let Self { level, layout, strip_bytes, .. } = self;
         NewLevel { level, layout, strip_bytes, log }
     }
 }
@@ -138,6 +181,25 @@ mod tests {
         for bad in ["", "raid", "raid2", "raidconcat", "7", "raid5g"] {
             assert!(LevelChoice::parse(bad, None, None).unwrap_err().contains("no level"), "{bad}");
         }
+    }
+
+    #[test]
+    fn members_that_carry_something_else_are_refused() {
+        let carried = LevelChoice::parse("raid5", Some("ra"), Some(64)).unwrap().shape();
+        let check = |level, layout, strip, members| {
+            LevelChoice::parse(level, layout, strip).unwrap().check_carried(members, 3, &carried)
+        };
+        // What was not said is as it is found.
+        assert_eq!(check("raid5", None, None, 3), Ok(()));
+        assert_eq!(check("5", Some("right-asymmetric"), Some(64), 2), Ok(()));
+        let refused = |level, layout, strip, members, words: &str| {
+            let text = check(level, layout, strip, members).unwrap_err();
+            assert!(text.contains(words), "{text}");
+        };
+        refused("raid1", None, None, 3, "said to be a raid1, but its members carry a raid5");
+        refused("raid5", Some("ls"), None, 3, "left-symmetric, but its members carry right-asymm");
+        refused("raid5", None, Some(128), 3, "128 KiB, but its members carry 64 KiB");
+        refused("raid5", None, None, 4, "4 members are named, but the array has 3 slots");
     }
 
     #[test]

@@ -409,6 +409,7 @@ fn assemble_array(
     let wish = NewArrayWish {
         members: without(&[blank]),
         uuid: Some(uuid),
+        level: Some(array.level),
         create: None,
         options: options.clone(),
         takeover: Takeover {

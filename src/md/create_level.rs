@@ -1,11 +1,11 @@
 //! The first superblocks of an array of any level.
 //!
 //! Everything lies as in [`super::create`]; what is different is how large strips are, what the
-//! bitmap counts, and that a raid5 can have a partial parity log in the bitmap's place:
+//! bitmap counts:
 //!
 //! ```text
-//! sector 8            16                                        data_offset (1 MiB multiple)
-//!        │ superblock │ bitmap, or log, or neither │ room, headroom (stripe log) │ data …
+//! sector 8            16                                data_offset (1 MiB multiple)
+//!        │ superblock │ bitmap, or nothing │ room, headroom (stripe log) │ data …
 //! ```
 
 use thiserror::Error;
@@ -17,7 +17,7 @@ use super::create::{
 };
 use super::layout::{LayoutError, Raid10Word, members_min};
 use super::types::{Features, Level};
-use super::{PplPlace, SECTOR_BYTES, Superblock, default_layout};
+use super::{SECTOR_BYTES, Superblock, default_layout};
 use crate::limits::MEMBERS_MAX;
 
 /// mdadm's chunk of a new striped array: 512 KiB.
@@ -35,10 +35,6 @@ const ARRAY_SECTORS_MAX: u64 = 1 << 54;
 /// Members of 1 GiB or more have more room for a stripe log.
 const LARGE_SECTORS: u64 = 1 << 21;
 
-/// mdadm's partial parity log: behind the superblock, 1 MiB, used as a ring.
-const PPL_OFFSET_SECTORS: i16 = 8;
-const PPL_SECTORS: u16 = 2048;
-
 /// How a new array remembers what may differ after a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NewLog {
@@ -47,8 +43,6 @@ pub enum NewLog {
         /// A power of two of KiB.
         chunk_bytes: Option<u64>,
     },
-    /// raid5: by a partial parity log, which closes the write hole.
-    PartialParity,
     /// It does not: after a crash all is resynced. The only choice for raid0 and linear.
     None,
 }
@@ -114,13 +108,8 @@ impl NewLevel {
         let fits = match self.log {
             NewLog::None => true,
             NewLog::Bitmap { .. } => !matches!(level, Level::Linear | Level::Raid0),
-            NewLog::PartialParity => level == Level::Raid5,
         };
-        let log = match self.log {
-            NewLog::PartialParity => "a partial parity log",
-            _ => "a bitmap",
-        };
-        if fits { Ok(()) } else { Err(CreateLevelError::Log { level, log }) }
+        if fits { Ok(()) } else { Err(CreateLevelError::Log { level }) }
     }
 
     /// The most that a bitmap may have to cover on members of this size.
@@ -141,7 +130,6 @@ impl NewLevel {
             NewLog::Bitmap { chunk_bytes: Some(bytes) } => {
                 bitmap_sectors_for(sync, chunk_sectors(bytes)?)?
             }
-            NewLog::PartialParity => PPL_SECTORS.into(),
             // So that it can be given a bitmap later.
             NewLog::None => BITMAP_SECTORS_MIN,
         })
@@ -206,13 +194,11 @@ pub enum CreateLevelError {
         /// What was asked for.
         bytes: u64,
     },
-    /// The level has no such log.
-    #[error("a {} has no use for {log}", .level.name())]
+    /// The level has no bitmap.
+    #[error("a {} has no use for a bitmap", .level.name())]
     Log {
         /// The level.
         level: Level,
-        /// Which.
-        log: &'static str,
     },
     /// More than md's arithmetic carries.
     #[error("{members} members of {sectors} sectors make more than the 2^63 bytes that fit")]
@@ -233,9 +219,6 @@ pub enum LevelCreation {
     Plain {
         /// One a member, in slot order.
         superblocks: Vec<Superblock>,
-        /// Where the partial parity log of every member begins, if there is one: an empty header
-        /// ([`super::PplWriter`]) and zeroes behind it are to be written before the superblock.
-        log: Option<PplPlace>,
     },
 }
 
@@ -245,7 +228,7 @@ impl LevelCreation {
     pub fn superblocks(&self) -> &[Superblock] {
         match self {
             LevelCreation::Bitmap(creation) => &creation.superblocks,
-            LevelCreation::Plain { superblocks, .. } => superblocks,
+            LevelCreation::Plain { superblocks } => superblocks,
         }
     }
 }
@@ -285,10 +268,7 @@ pub fn create_level(array: &NewArray, new: &NewLevel) -> Result<LevelCreation, C
             let wanted = chunk_bytes.map(chunk_sectors).transpose()?;
             LevelCreation::Bitmap(plan_bitmap(array, superblocks, wanted, reserved))
         }
-        NewLog::PartialParity | NewLog::None => {
-            let log = PplPlace::of(&superblocks[0]).expect("it was just placed before the data");
-            LevelCreation::Plain { superblocks, log }
-        }
+        NewLog::None => LevelCreation::Plain { superblocks },
     })
 }
 
@@ -304,12 +284,6 @@ fn of_level(mirror: Superblock, array: &NewArray, new: &NewLevel, strip: u32) ->
     }
     own.features.remove(Features::BITMAP_OFFSET);
     own.bitmap_offset_sectors = 0;
-    if new.log == NewLog::PartialParity {
-        own.features |= Features::MULTIPLE_PPLS;
-        let [a, b] = PPL_OFFSET_SECTORS.to_le_bytes();
-        let [c, d] = PPL_SECTORS.to_le_bytes();
-        own.bitmap_offset_sectors = i32::from_le_bytes([a, b, c, d]);
-    }
     own.updated_at(array.ctime.seconds(), false);
     let has_redundancy = !matches!(new.level, Level::Raid0 | Level::Linear);
     if has_redundancy && !array.assume_clean {

@@ -53,7 +53,7 @@ pub use layout::{LayoutError, Raid10Word, default_layout, layout_by_name, layout
 pub use member_state::MemberState;
 pub use ppl::{
     PPL_ENTRIES_MAX, PPL_HEADER_BYTES, PPL_SPACE_BYTES, PplArray, PplEntry, PplError, PplHeader,
-    PplPlace, PplRing, PplSearch, PplSpan, PplWriter, ppl_checksum,
+    PplPlace, PplSearch, PplSpan, PplWriter, ppl_checksum,
 };
 pub use settings::Settings;
 pub use superblock::{Reshape, SUPERBLOCK_READ_BYTES, Superblock, Unverified, candidate_sectors};

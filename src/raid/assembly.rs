@@ -102,7 +102,7 @@ pub fn from_level(
 ) -> ArrayConfig {
     match creation {
         LevelCreation::Bitmap(creation) => from_creation(options, creation, bdevs),
-        LevelCreation::Plain { superblocks, .. } => {
+        LevelCreation::Plain { superblocks } => {
             let resync = !superblocks[0].is_clean();
             from_plain_creation(options, superblocks, bdevs, resync)
         }
@@ -370,6 +370,7 @@ fn config(
         members,
         bitmap,
         force: false,
+        accepts_loss: false,
         log: LogConfig::default(),
     }
 }

@@ -159,7 +159,7 @@ impl Channel {
             if let Some(plan) = plan {
                 break (ask, plan);
             }
-            self.fail_ops(index, ask.in_doubt, out);
+            self.fail_ops(index, ask.is_torn, out);
             if self.rows().stripes[index as usize].batch.is_empty() {
                 return self.release_row(index, out);
             }
@@ -184,12 +184,13 @@ impl Channel {
         let parity = self.shared.parity().expect("as above");
         let stripe = &mut stripes.stripes[index as usize];
         let (mut first, mut end) = (u64::MAX, 0);
-        let mut in_doubt = false;
+        let (mut in_doubt, mut is_torn) = (false, false);
         for op in stripe.batch.iter(&self.ops) {
             let BlockRange { lba, blocks } = self.ops[op as usize].sync;
             first = first.min(lba);
             end = end.max(lba + blocks);
             in_doubt |= self.shared.is_in_doubt(&self.ops[op as usize].sync);
+            is_torn |= self.shared.is_torn(&self.ops[op as usize].sync);
         }
         stripe.hull = BlockRange { lba: first, blocks: end - first };
         stripe.writable = self.writable;
@@ -206,6 +207,8 @@ impl Channel {
             readable: self.in_sync & !stripe.unread,
             writable: self.writable,
             in_doubt,
+            is_torn,
+            is_accepted: self.shared.doubt.is_accepted(),
         }
     }
 
@@ -226,15 +229,15 @@ impl Channel {
         wanted
     }
 
-    /// Ends requests of the batch that can't be done: all, or those in doubt.
+    /// Ends requests of the batch that can't be done: all, or those where parity is torn.
     #[cold]
-    pub(super) fn fail_ops(&mut self, index: u32, only_doubtful: bool, out: &mut Out<'_>) {
+    pub(super) fn fail_ops(&mut self, index: u32, only_torn: bool, out: &mut Out<'_>) {
         let batch = &mut self.rows().stripes[index as usize].batch;
         let mut batch = std::mem::replace(batch, OpList::EMPTY);
         let mut left = OpList::EMPTY;
         while let Some(op) = batch.pop(&self.ops) {
             let this = &self.ops[op as usize];
-            if only_doubtful && !self.shared.is_in_doubt(&this.sync) {
+            if only_torn && !self.shared.is_torn(&this.sync) {
                 left.push(op, &mut self.ops);
                 continue;
             }

@@ -289,7 +289,7 @@ impl Channel {
         let stripes = self.stripes.as_ref().expect("a level with parity");
         let stripe = &stripes.stripes[index as usize];
         let is_denied = self.shared.log.as_ref().is_some_and(|log| log.vouching.is_on())
-            && self.shared.is_in_doubt(&stripe.hull);
+            && self.shared.is_torn(&stripe.hull);
         stripe.missed == 0 && !is_denied || self.is_failed()
     }
 }

@@ -19,6 +19,8 @@ pub enum Command {
     SetPace(Pace),
     /// Put up with so many errors.
     SetErrorPolicy(ErrorPolicy),
+    /// Go on without what torn rows of a level with parity have lost.
+    AcceptLoss,
     /// Compare the members, or end that.
     Scrub(ScrubAction),
 }
@@ -46,6 +48,7 @@ impl Owner {
             Command::Remove(slot) => self.remove(*slot, out)?,
             Command::SetPace(pace) => self.set_pace(*pace, out),
             Command::SetErrorPolicy(policy) => self.set_error_policy(*policy),
+            Command::AcceptLoss => self.accept_loss(out)?,
             Command::Scrub(action) => self.scrub(*action, out)?,
         }
         Ok(Outcome::Done)

@@ -108,6 +108,11 @@ impl Shared {
         self.chunks(sync.lba, sync.blocks).any(|chunk| self.doubt.is_in_doubt(chunk))
     }
 
+    /// Whether it may not even fit what was written there.
+    pub(super) fn is_torn(&self, sync: &BlockRange) -> bool {
+        self.chunks(sync.lba, sync.blocks).any(|chunk| self.doubt.is_torn(chunk))
+    }
+
     /// See [`slice_blocks`].
     pub(super) fn slice_blocks(&self) -> u64 {
         self.parity().map_or(1, |parity| slice_blocks(parity, self.block_size_bytes))

@@ -300,6 +300,22 @@ pub enum ArrayEvent {
         /// Chunks not copied.
         unreadable: u64,
     },
+    /// A rebuild waits for chunks that parity may not fit, and for the operator's word.
+    RebuildNeedsForce {
+        /// The member.
+        slot: MemberSlot,
+        /// Chunks whose parity may not fit the data.
+        chunks: u64,
+    },
+    /// A member was rebuilt, in part from parity that may not have fit the data.
+    RebuildGuessed {
+        /// The member.
+        slot: MemberSlot,
+        /// Chunks of which that is so.
+        chunks: u64,
+        /// Block of the array where the first of them begins.
+        lba: u64,
+    },
     /// No member holds the bitmap any more: writes are refused.
     MetadataLost,
     /// Stopped; the superblocks say clean, or that a resync is due.
@@ -404,6 +420,21 @@ impl ArrayEvent {
                 "member {slot} lacks {unreadable} chunks that no member could read; it is not in \
                  sync. They are tried again every half minute, and a write of the whole chunk \
                  makes it readable"
+            ),
+            Self::RebuildNeedsForce { slot, chunks } => write!(
+                f,
+                "in {chunks} chunks parity may not fit the data, because the array went down or \
+                 writes failed on too many members while they were written: what member {slot} \
+                 held there can't be recovered for certain, and its rebuild waits. Bring back the \
+                 member that held it; or say bdev_raid_start with force, then it is computed from \
+                 that parity, and files written just before that may be damaged"
+            ),
+            Self::RebuildGuessed { slot, chunks, lba } => write!(
+                f,
+                "as force said, {chunks} chunks of member {slot} were computed from parity that \
+                 may not have fit the data, the first of them at block {lba} of the array. Parity \
+                 fits now; what was being written when the array went down, and what lay beside it \
+                 in its rows, may be damaged: check the file systems"
             ),
             _ => unreachable!("the others are told above"),
         }

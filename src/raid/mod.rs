@@ -27,7 +27,10 @@
 //! 7. Parity that may not fit the data ([`crate::bitmap::Doubt`]) is made anew from all data or not
 //!    used: nothing is recovered from it, and a read of what is lost there fails. After an unclean
 //!    stop without a stripe log that is so in every chunk under a write; with a member missing such
-//!    an array starts by force only.
+//!    an array starts by force only. Force also means that what is lost is given up: writes and the
+//!    rebuild of the member take what parity says for it, so that both come to an end. Where Linux
+//!    md has not built parity yet it fits what was written: that is recovered, and every write
+//!    makes the parity of its columns anew.
 //! 8. What reads a row by recovery counts as a write to the owner's holds: the members' blocks are
 //!    not read at one moment.
 //! 9. With the stripe log (`stripe_log.rs`), which is the default, an unclean stop leaves nothing
@@ -69,6 +72,7 @@ mod owner_start;
 mod owner_yield;
 mod owner_zero;
 mod pace;
+pub mod ppl_replay;
 mod spans;
 mod stripe;
 mod stripe_log;
@@ -134,6 +138,9 @@ pub struct ArrayConfig {
     /// Start although what missing members held can't be recovered everywhere: levels with parity
     /// after an unclean stop, where no stripe log says what was being written.
     pub force: bool,
+    /// Go on without what is lost then: where parity may not fit, writes and rebuilds take what it
+    /// says for what a missing member held. See [`Command::AcceptLoss`].
+    pub accepts_loss: bool,
     /// Levels with parity: the stripe log.
     pub log: LogConfig,
 }

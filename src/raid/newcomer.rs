@@ -118,6 +118,8 @@ fn former(array: &ArrayNow<'_>, newcomer: &Newcomer, own: &Superblock) -> Result
         return fresh(array, newcomer);
     }
     let mut superblock = own.clone();
+    // A partial parity log of Linux, which would be in the bitmap's place, was taken away.
+    superblock.features.remove(Features::PPL | Features::MULTIPLE_PPLS);
     superblock.bitmap_offset_sectors = array.superblock.bitmap_offset_sectors;
     let lacks = lacks(array, own);
     Ok(Plan { slot, superblock: common(array, superblock), lacks })

@@ -413,16 +413,14 @@ impl Owner {
                 continue;
             }
             // Where Linux md has called it Unwritten, the rest of the chunk may hold data, or
-            // differ: resync makes the members alike. What a member has that is not there is
-            // what parity says, if it says anything.
+            // differ: resync makes the members alike. Its parity is made column by column as
+            // they are written, until resync or a rebuild has been there.
             let next = if reads_zero {
                 self.shared.doubt.clear(chunk);
                 state::on_write(ChunkState::Unwritten, degraded)
             } else if untouched {
                 self.walker.look_again();
-                if self.in_sync == self.shared.geometry.all_slots() {
-                    self.shared.doubt.raise(chunk);
-                }
+                self.shared.doubt.is_unbuilt(chunk);
                 ChunkState::NeedSync
             } else {
                 state::on_write(state, degraded)
@@ -690,7 +688,7 @@ impl Owner {
         if self.life() != Life::Sealing {
             return false;
         }
-        if self.shared.doubt.count() > 0 {
+        if self.shared.doubt.torn_count() > 0 {
             return false;
         }
         let Some(map) = &self.shared.map else { return true };

@@ -7,8 +7,8 @@ use super::stripe_log::{holders, record_lba};
 use super::{ArrayConfig, MemberSlot, Shared, bit, slots};
 use crate::bdev::{IoOp, IoStatus};
 use crate::bitmap::ChunkState;
-use crate::md::Superblock;
 use crate::md::stripe_log::{Fragment, LOG_HEAD_BYTES, LiveRecord, LogHead, LogLayout, LogRoom};
+use crate::md::{Role, Superblock};
 use crate::reactor::buf::{BufPool, IoBuf};
 
 /// How far the records of the last run are.
@@ -45,6 +45,9 @@ impl ReplayState {
 #[derive(Debug)]
 struct Replay {
     state: ReplayState,
+    /// Members that may be here after a crash: those that are now, and those whose absence the
+    /// superblocks do not tell of yet.
+    returning: SlotMask,
     layout: LogLayout,
     records: Vec<LiveRecord>,
     pending: u32,
@@ -114,8 +117,17 @@ impl LogKeeper {
             true => ReplayState::Done,
             false => ReplayState::Copying { record: 0 },
         };
-        let replay =
-            Replay { state, layout, records, pending: 0, asked: 0, failed: 0, wants_buffer: false };
+        let returning = config.writable() | not_on_record(config);
+        let replay = Replay {
+            state,
+            returning,
+            layout,
+            records,
+            pending: 0,
+            asked: 0,
+            failed: 0,
+            wants_buffer: false,
+        };
         Some(Self {
             replay,
             head,
@@ -170,16 +182,25 @@ impl LogKeeper {
     }
 }
 
+/// Slots whose members are not here although a superblock calls them active: who has it may be here
+/// alone after a crash.
+fn not_on_record(config: &ArrayConfig) -> SlotMask {
+    let superblocks = config.members.iter().flatten().map(|member| &member.superblock);
+    let active =
+        superblocks.flat_map(|superblock| &superblock.roles).filter_map(|role| match role {
+            Role::Active(slot) => u8::try_from(*slot).ok(),
+            Role::Spare | Role::Faulty | Role::Journal => None,
+        });
+    let absent = active.filter(|slot| matches!(config.members.get(usize::from(*slot)), Some(None)));
+    absent.fold(0, |mask, slot| mask | bit(slot))
+}
+
 /// Heads.
 impl Owner {
-    /// Parity is right in every row but those that live records are about.
+    /// Parity fits what was written in every row but those that live records are about.
     fn may_vouch(&self) -> bool {
-        let unwritten = ChunkState::Unwritten as usize;
-        let map = self.shared.map.as_ref();
-        // Chunks that Linux md calls Unwritten have no parity yet.
-        let has_parity = self.shared.unwritten_reads_zero
-            || map.is_none_or(|map| map.histogram()[unwritten] == 0);
-        has_parity && self.shared.doubt.count() == 0
+        // Where Linux md has not built any, the next start knows it by the states.
+        self.shared.doubt.torn_count() == 0
     }
 
     /// Writes the heads that go with the superblocks' next event count.
@@ -337,7 +358,8 @@ impl Owner {
         let replay = &mut self.log.replay;
         let record = &mut replay.records[index];
         record.holders |= std::mem::take(&mut replay.asked) & !std::mem::take(&mut replay.failed);
-        let wanted = holders(writable, data_members, 0).count_ones();
+        let returning = if mutant!(ReplayForgetsAbsent) { writable } else { replay.returning };
+        let wanted = holders(returning, data_members, 0).count_ones().min(writable.count_ones());
         let have = (record.holders & writable).count_ones();
         if have >= wanted || mutant!(ReplayWithoutCopies) {
             let is_last = index + 1 == replay.records.len();

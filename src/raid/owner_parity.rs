@@ -109,8 +109,10 @@ impl Owner {
         let reads = self.in_sync & !excluded;
         let lost = (computer.row.data_mask() & !reads).count_ones();
         let parity_read = (reads & computer.row.parity_mask()).count_ones();
-        let in_doubt = lost > 0 && self.shared.is_in_doubt(&columns);
-        if lost > parity_read || in_doubt && !mutant!(RebuildFromDoubt) {
+        // What parity says of a torn row is taken only when the operator has been told.
+        let is_guess = lost > 0 && self.shared.is_torn(&columns);
+        let is_refused = is_guess && !self.shared.doubt.is_accepted();
+        if lost > parity_read || is_refused && !mutant!(RebuildFromDoubt) {
             let blocks = u32::try_from(columns.blocks).expect("a held range fits u32");
             return self.piece_unreadable(index, blocks, out);
         }

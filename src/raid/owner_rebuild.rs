@@ -71,6 +71,9 @@ struct Pass {
     /// First chunk that could not be read, and how many.
     unreadable_from: Option<usize>,
     unreadable: u64,
+    /// Chunks with torn parity that was taken for right, and the first of them.
+    guessed: u64,
+    guessed_first: usize,
     done: u64,
     total: u64,
     /// Wall clock when it began, and the tenths of the work that the operator knows of.
@@ -107,6 +110,13 @@ impl Rebuilder {
         }
     }
 
+    /// What a chunk held was computed from torn parity.
+    pub(super) fn note_guess(&mut self, chunk: usize) {
+        let Some(pass) = &mut self.pass else { return };
+        pass.guessed += 1;
+        pass.guessed_first = pass.guessed_first.min(chunk);
+    }
+
     /// A chunk that the pass has asked for was copied, or could be read from nobody.
     pub(super) fn count(&mut self, chunk: usize, completed: bool) {
         let Some(pass) = &mut self.pass else { return };
@@ -121,6 +131,13 @@ impl Rebuilder {
 }
 
 impl Pass {
+    /// From the first chunk on that could not be read.
+    fn try_again(&mut self) {
+        self.next = self.unreadable_from.take().expect("something was not read");
+        self.unreadable = 0;
+        self.set_state(PassState::Copying);
+    }
+
     fn set_state(&mut self, next: PassState) {
         assert!(self.state.allows(next), "a rebuild went from {:?} to {next:?}", self.state);
         self.state = next;
@@ -226,6 +243,8 @@ impl Owner {
             is_blocked: false,
             unreadable_from: None,
             unreadable: 0,
+            guessed: 0,
+            guessed_first: usize::MAX,
             done: 0,
             total,
             began_s: out.wall_clock_s,
@@ -314,7 +333,13 @@ impl Owner {
             let unreadable = pass.unreadable;
             pass.set_state(PassState::Stalled);
             let event = ArrayEvent::RebuildStalled { slot, unreadable };
-            return out.mail.push_back(Mail::Event(event));
+            out.mail.push_back(Mail::Event(event));
+            let chunks = self.shared.doubt.torn_count() as u64;
+            if chunks > 0 && !self.shared.doubt.is_accepted() {
+                let event = ArrayEvent::RebuildNeedsForce { slot, chunks };
+                out.mail.push_back(Mail::Event(event));
+            }
+            return;
         }
         if !self.log_is_renewed() {
             return self.renew_log_again(out);
@@ -373,9 +398,34 @@ impl Owner {
         pass.set_state(PassState::Recording { update });
     }
 
+    /// The operator goes on without what is lost in torn rows.
+    ///
+    /// # Errors
+    /// A sentence for the operator; nothing is changed then.
+    pub(super) fn accept_loss(&mut self, out: &mut Out<'_>) -> Result<(), String> {
+        if self.shared.doubt.torn_count() == 0 {
+            return Err("it runs already, and none of its chunks waits for force".to_owned());
+        }
+        self.shared.doubt.accept();
+        if let Some(pass) = &mut self.rebuilder.pass
+            && pass.state == PassState::Stalled
+        {
+            pass.try_again();
+        }
+        self.go_on(out);
+        Ok(())
+    }
+
     fn end_pass(&mut self, slot: MemberSlot, out: &mut Out<'_>) {
         let pass = self.rebuilder.pass.take().expect("there is a pass");
         self.is_rebuilt(slot, out);
+        if pass.guessed > 0 {
+            let range = self.shared.blocks_of_chunk(pass.guessed_first);
+            let parity = self.shared.parity().expect("others have no torn rows");
+            let lba = parity.array_lba(range.lba / parity.strip_blocks(), 0, 0);
+            let event = ArrayEvent::RebuildGuessed { slot, chunks: pass.guessed, lba };
+            out.mail.push_back(Mail::Event(event));
+        }
         out.mail.push_back(Mail::Event(ArrayEvent::RebuildDone { slot, chunks: pass.done }));
         self.walker.look_again();
     }
@@ -400,11 +450,7 @@ impl Owner {
         self.rebuilder.is_armed = true;
         out.mail.push_back(Mail::Arm(ArrayTimer::Checkpoint, CHECKPOINT_MS));
         match pass.state {
-            PassState::Stalled => {
-                pass.next = pass.unreadable_from.take().expect("something was not read");
-                pass.unreadable = 0;
-                pass.set_state(PassState::Copying);
-            }
+            PassState::Stalled => pass.try_again(),
             PassState::Copying if self.rebuilder.flushing.is_none() => {
                 let next = pass.unreadable_from.unwrap_or(pass.next).min(pass.next);
                 let upto = self.walker.first_chunk().map_or(next, |first| first.min(next));

@@ -754,6 +754,9 @@ impl Owner {
             // A host write may have left it Syncing or, by a lost write, NeedSync.
             map.change_quietly(chunk, map.state(chunk).after(action));
             if is_copied {
+                if by_rebuild && self.shared.doubt.is_torn(chunk) {
+                    self.rebuilder.note_guess(chunk);
+                }
                 self.shared.doubt.end(chunk);
             }
             if by_rebuild {

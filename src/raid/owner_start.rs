@@ -14,7 +14,7 @@ use super::{
     ArrayConfig, BitmapConfig, CHUNK_SIZE_BYTES_MIN, MemberConfig, MemberPlace, Shared, SharedLog,
 };
 use crate::bdev::BdevId;
-use crate::bitmap::{Advise, ChunkMap, ChunkState, Doubt, state};
+use crate::bitmap::{Advise, ChunkMap, ChunkState, Doubt, ParityFound, state};
 use crate::limits::MEMBERS_MAX;
 use crate::md::{Role, SECTOR_BYTES, Superblock};
 use crate::reactor::buf::BufPool;
@@ -139,7 +139,8 @@ fn block_size_bytes(config: &ArrayConfig, superblock: &Superblock) -> Result<u64
 }
 
 /// Where parity may not fit the data: in chunks that are NeedSync for another reason than a member
-/// that was away. Nowhere if a stripe log tells what was being written.
+/// that was away. After a clean stop, or if a stripe log tells what was being written, that is
+/// where Linux md has not built parity yet: it was then made column by column as data were written.
 fn doubt(
     config: &ArrayConfig,
     geometry: &Geometry,
@@ -154,26 +155,30 @@ fn doubt(
     let is_own = members().all(|it| it.superblock.unwritten_reads_zero());
     let is_degraded = config.members.iter().any(Option::is_none);
     let is_stale = matches!(&config.bitmap, BitmapConfig::Lockless { stale: true, .. });
-    // Linux md builds parity late, but what is written there has it. While a member is away or
-    // being rebuilt that is all there is of its data.
-    let lacks_data =
-        |member: &Option<MemberConfig>| member.as_ref().is_none_or(|member| member.lacks.is_some());
-    let is_needed = config.members.iter().any(lacks_data);
-    let is_trusted = !is_stale && (was_stopped && (is_own || is_needed) || config.log.trusted);
-    let chunks = usize::try_from(chunks).expect("there is a byte for each");
-    let is_in_doubt = |chunk| {
-        let state = map.as_ref().map(|map| map.state(chunk));
-        !is_trusted && state == Some(ChunkState::NeedSync) && !mutant!(CrashLeavesNoDoubt)
+    let is_trusted = !is_stale && (was_stopped || config.log.trusted);
+    let found = match (is_trusted || mutant!(CrashLeavesNoDoubt), is_own) {
+        (true, true) => ParityFound::Right,
+        (true, false) => ParityFound::Unbuilt,
+        (false, _) => ParityFound::Torn,
     };
-    let doubt = Doubt::new((0..chunks).map(is_in_doubt));
-    let count = doubt.count();
+    let chunks = usize::try_from(chunks).expect("there is a byte for each");
+    let of_chunk = |chunk| match map.as_ref().map(|map| map.state(chunk)) {
+        Some(ChunkState::NeedSync) => found,
+        _ => ParityFound::Right,
+    };
+    let doubt = Doubt::new((0..chunks).map(of_chunk));
+    if config.accepts_loss {
+        doubt.accept();
+    }
+    let count = doubt.torn_count();
     if is_degraded && count > 0 && !config.force {
         let name = &config.name;
         return Err(format!(
             "array {name}: a member is missing and the array was not stopped cleanly, and no \
              stripe log tells what was being written: in {count} chunks parity may not fit the \
              data, and what the missing member held there can't be recovered. Bring the member \
-             back; or start with force, then reads of what is lost fail"
+             back; or start with force: reads of what is lost fail then, and a rebuild takes what \
+             parity says for it"
         ));
     }
     Ok(doubt)

@@ -15,9 +15,11 @@
 //! 4. The home core of a row gives out numbers with its lock: a row's records are in one ring, in
 //!    the order of its writes ([`super::stripe::ring`]).
 //! 5. At the start, before anything is served and before the superblocks are touched, live records
-//!    are first made as many as rule 1 asks for, then written in place in order. A crash on the way
-//!    begins anew. Only then a new run begins, of which the old records are none, and only when it
-//!    is durable that who is not there now is out: in its columns the records were not written.
+//!    are first made as many as rule 1 asks for (of *w* are also those that are not here now and
+//!    may be next time, as no superblock says that they are out), then written in place in order. A
+//!    crash on the way begins anew. Only then a new run begins, of which the old records are none,
+//!    and only when it is durable that who is not there now is out: in its columns the records were
+//!    not written.
 //! 6. Chunks that were discarded get new parity by zeroing, which no record tells of: before the
 //!    first write every ring makes sure that no record of what was there can be live.
 //! 7. A member that joins makes *w* larger than it was for earlier records, of which a newer one

@@ -201,7 +201,21 @@ impl<'a> Guest<'a> {
     }
 
     /// Runs it; returns what it printed.
-    pub(crate) fn run(mut self) -> String {
+    pub(crate) fn run(self) -> String {
+        let (text, code) = self.output();
+        assert!(code == Some(0) && text.contains("all done"), "the guest did not finish");
+        text
+    }
+
+    /// Runs it until it has its power cut; returns what it printed.
+    pub(crate) fn run_until_cut(mut self) -> String {
+        self.command.arg("--cut");
+        let (text, code) = self.output();
+        assert_eq!(code, Some(137), "the guest was to lose its power");
+        text
+    }
+
+    fn output(mut self) -> (String, Option<i32>) {
         let file = |name: &str, text: &str| -> PathBuf {
             let path = self.dir.file(name);
             fs::write(&path, text).unwrap();
@@ -212,8 +226,7 @@ impl<'a> Guest<'a> {
         let output = self.command.arg(file("takeover.sh", self.script)).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         println!("{text}{}", String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success() && text.contains("all done"), "the guest did not finish");
-        text
+        (text, output.status.code())
     }
 }
 

@@ -394,12 +394,44 @@ fn dirty_and_degraded_starts_by_force_only() {
     array.stop();
 }
 
+/// What the configuration says and what the members carry must be the same array.
+#[test]
+fn another_level_layout_or_strip_is_refused() {
+    let Some(images) = images() else { return };
+    let mut rig = Rig::unpack(&images, "layout-raid5-4-left-asymmetric", 512);
+    for (keys, words) in [
+        ("layout = \"left-symmetric\"", "its members carry left-asymmetric"),
+        ("strip_size_kib = 4", "strips of 4 KiB, but its members carry"),
+    ] {
+        rig.keys = keys.to_owned();
+        let text = rig.refused();
+        assert!(text.contains(words) && text.contains("nothing was started"), "{text}");
+    }
+    rig.keys = "layout = \"left-asymmetric\"".to_owned();
+    let array = rig.start();
+    let again = serde_json::json!({
+        "name": "r", "raid_level": "raid1", "base_bdevs": ["m0", "m1", "m2", "m3"],
+    });
+    array.mdof.rpc("bdev_raid_delete", &serde_json::json!({ "name": "r" })).unwrap_err();
+    let nqn = serde_json::json!({ "nqn": "nqn.2026-01.io.mdof:interop" });
+    array.mdof.rpc("nvmf_delete_subsystem", &nqn).unwrap();
+    array.mdof.rpc("bdev_raid_delete", &serde_json::json!({ "name": "r" })).unwrap();
+    let mut named = again.clone();
+    named["uuid"] = uuid_of(&rig).into();
+    let error = array.mdof.rpc("bdev_raid_create", &named).unwrap_err();
+    assert!(error.contains("said to be a raid1, but its members carry a raid5"), "{error}");
+    array.stop();
+}
+
+fn uuid_of(rig: &Rig) -> String {
+    uuid::Uuid::from_bytes(superblock(&rig.member(0)).set_uuid).to_string()
+}
+
 #[test]
 fn what_is_not_run_is_refused_by_name() {
     let Some(images) = images() else { return };
     for (name, words) in [
         ("feat-raid5-journal-cut", "JOURNAL"),
-        ("feat-raid5-ppl-cut", "PPL"),
         ("feat-raid5-reshape-half", "RESHAPE_ACTIVE|NEW_OFFSET"),
         ("layout-raid1-meta09", "0.90"),
     ] {

@@ -184,6 +184,7 @@ pub(super) fn create(target: &mut Target, params: Option<Value>) -> Result<Value
     let wish = NewArrayWish {
         members: params.base_bdevs.clone(),
         uuid,
+        level: Some(create.level),
         create: is_new.then_some(create),
         options,
         takeover: Takeover {

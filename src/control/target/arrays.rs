@@ -80,7 +80,7 @@ impl Permit {
         Self { any: true, ..Self::default() }
     }
 
-    fn allows(&self, slot: usize) -> bool {
+    pub(super) fn allows(&self, slot: usize) -> bool {
         self.any || MemberSlot::try_from(slot).is_ok_and(|slot| self.slots.contains(&slot))
     }
 }
@@ -173,7 +173,7 @@ impl Target {
             LevelCreation::Bitmap(creation) => {
                 self.create_with_bitmap(name, &members, creation, options, before_writing)
             }
-            LevelCreation::Plain { superblocks, log: _ } => {
+            LevelCreation::Plain { superblocks } => {
                 if options.external.is_some() {
                     let text = format!("array {name}: it has no bitmap that could lie elsewhere");
                     return Err(TargetError::Invalid(text));
@@ -254,7 +254,7 @@ impl Target {
         let members = self.check_members(name, members)?;
         self.check_place(&members, options)?;
         let given = self.read_members(&members)?;
-        let given = self.take_over(name, given, permit.any, takeover)?;
+        let given = self.take_over(name, given, permit, takeover)?;
         let assembly = given.assemble(name, takeover)?;
         let Given { names, candidates } = &given;
         let mut how = StartedHow {
@@ -289,6 +289,7 @@ impl Target {
         self.find_log(&mut config, &assembly, &given);
         self.keep_log(&mut config, options);
         config.force = permit.force;
+        config.accepts_loss = permit.force;
         let started = self.start(config, external.clone());
         if let (Err(_), Some(external)) = (&started, &external) {
             self.close_external(external);

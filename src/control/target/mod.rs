@@ -10,6 +10,7 @@ mod members;
 mod metadata;
 mod nvmf;
 mod paths;
+mod ppl;
 mod settings;
 mod spares;
 mod stripe_log;

@@ -1,8 +1,10 @@
 //! What has to be written before an array of Linux md can run: a lockless bitmap in place of a
-//! classic one, and the data that a member's bad-block log says it lacks.
+//! classic one, and the data that a member's bad-block log says it lacks. Partial parity logs are
+//! replayed in [`super::ppl`].
 
 use uuid::Uuid;
 
+use super::arrays::Permit;
 use super::{Target, TargetError};
 use crate::control::carried::Carried;
 use crate::md::{
@@ -86,9 +88,15 @@ impl Target {
         &mut self,
         name: &str,
         mut given: Given,
-        start_degraded: bool,
+        permit: &Permit,
         takeover: &Takeover,
     ) -> Result<Given, TargetError> {
+        let start_degraded = permit.any;
+        if let Ok(assembly) = given.plan(takeover)
+            && self.replay_ppl(name, &given, &assembly, permit)?
+        {
+            given = self.read_members(&given.names)?;
+        }
         if self.repair_bad_blocks(name, &given, start_degraded)? {
             given = self.read_members(&given.names)?;
         }

@@ -12,11 +12,12 @@ use super::bdevs::BdevSpec;
 use super::takeover::Takeover;
 use super::{ArrayShape, Backing, NewNamespace, Target, TargetError};
 use crate::control::carried::{Carried, short_name};
+use crate::control::level::LevelChoice;
 use crate::control::names;
 use crate::control::policy::DegradedStart;
 use crate::limits::MEMBERS_MAX;
 use crate::md::{Features, Level, Role, Superblock};
-use crate::raid::MemberSlot;
+use crate::raid::{Command, MemberSlot};
 
 /// An array that is wanted.
 #[derive(Debug, Clone)]
@@ -25,6 +26,8 @@ pub struct NewArrayWish {
     pub members: Vec<String>,
     /// Its identity, where it is known.
     pub uuid: Option<Uuid>,
+    /// Level, layout and strip as the operator has said; `None`: whatever its members carry.
+    pub level: Option<LevelChoice>,
     /// How it is made, if all its members turn out to be blank.
     pub create: Option<CreateOptions>,
     /// How it runs.
@@ -363,19 +366,31 @@ impl Target {
                     let without = names::list(&without);
                     return invalid(format!("{without} carry no superblock, others do"));
                 }
+                if let (Some(level), Some((slots, shape))) = (wish.level, &waiting.seen)
+                    && let Err(text) = level.check_carried(wish.members.len(), *slots, shape)
+                {
+                    return invalid(format!(
+                        "{text}; nothing was started or written. Say what they carry, or give \
+                         other members"
+                    ));
+                }
                 let Waiting { found, .. } = waiting;
                 self.assemble_array(name, found, permit, &wish.options, &wish.takeover)
             }
         }
     }
 
-    /// The operator has an array start, with `force` whatever members are missing.
+    /// The operator has an array start, with `force` whatever members are missing. To one that runs
+    /// and has rows with torn parity `force` says that their loss is accepted.
     ///
     /// # Errors
     /// Why it still waits.
     pub fn start_waiting(&mut self, name: &str, force: bool) -> Result<(), TargetError> {
         if !self.waiting.contains_key(name) {
             self.array(name)?;
+            if force {
+                return self.member_command(name, Command::AcceptLoss).map(drop);
+            }
             return Err(TargetError::Exists(format!("array {name} runs already")));
         }
         self.try_start_with(name, force, force).map(drop)
@@ -601,6 +616,7 @@ impl Target {
         let wish = NewArrayWish {
             members: Vec::new(),
             uuid: Some(uuid),
+            level: None,
             create: None,
             options: ArrayOptions::default(),
             takeover: Takeover::default(),

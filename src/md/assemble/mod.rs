@@ -25,9 +25,10 @@ const ARRAY_FEATURES_REFUSED: Features = Features::RESHAPE_ACTIVE
     .union(Features::RESHAPE_BACKWARDS)
     .union(Features::NEW_OFFSET)
     .union(Features::CLUSTERED)
-    .union(Features::JOURNAL)
-    .union(Features::PPL)
-    .union(Features::MULTIPLE_PPLS);
+    .union(Features::JOURNAL);
+
+/// The partial parity log is replayed and taken away before the array starts; md has it for raid5.
+const PARTIAL_PARITY: Features = Features::PPL.union(Features::MULTIPLE_PPLS);
 
 /// Features of a single member that mdof does not run yet; the others may do without it.
 const MEMBER_FEATURES_REFUSED: Features = Features::BAD_BLOCKS.union(Features::REPLACEMENT);
@@ -136,7 +137,10 @@ fn freshest(candidates: &[Candidate]) -> Result<usize, AssembleError> {
 
 fn check_supported(superblock: &Superblock) -> Result<(), AssembleError> {
     let uuid = superblock.set_uuid_text();
-    let refused = superblock.features & ARRAY_FEATURES_REFUSED;
+    let mut refused = superblock.features & ARRAY_FEATURES_REFUSED;
+    if superblock.level != Level::Raid5 {
+        refused |= superblock.features & PARTIAL_PARITY;
+    }
     if !refused.is_empty() {
         return Err(AssembleError::UnsupportedFeatures { uuid, features: refused.names() });
     }

@@ -1,9 +1,7 @@
 //! Positions as mdadm and the kernel left them in the reference images, and what is refused.
 
 use super::*;
-use crate::md::{
-    BITMAP_HEAD_BYTES, BitmapSuperblock, MAX_SECTOR, NewMember, PplArray, Timestamp, Unverified,
-};
+use crate::md::{BITMAP_HEAD_BYTES, BitmapSuperblock, NewMember, Timestamp, Unverified};
 
 fn array(members: usize, device_sectors: u64) -> NewArray {
     let member = |index: usize| NewMember {
@@ -37,18 +35,10 @@ fn data_lies_where_mdadm_puts_it() {
         (with_strips(Level::Raid10, 0x102, 64, none), 3, 65_536, 2048, 63_488, 95_232),
         (with_strips(Level::Raid10, 0x10201, 64, none), 4, 65_536, 2048, 63_488, 126_976),
         (with_strips(Level::Raid0, 1, 64, none), 3, 65_536, 2048, 0, 0),
-        // raid10-fresh, raid5-fresh, raid6-fresh, feat-raid5-ppl-cut
+        // raid10-fresh, raid5-fresh, raid6-fresh
         (with_strips(Level::Raid10, 0x102, 512, map), 4, 524_288, 4096, 520_192, 1_040_384),
         (with_strips(Level::Raid5, 2, 64, map), 3, 524_288, 2048, 522_240, 522_240),
         (with_strips(Level::Raid6, 2, 64, map), 4, 524_288, 2048, 522_240, 522_240),
-        (
-            with_strips(Level::Raid5, 2, 64, NewLog::PartialParity),
-            3,
-            524_288,
-            4096,
-            520_192,
-            520_192,
-        ),
     ] {
         let creation = create_level(&array(members, device), &new).unwrap();
         for superblock in creation.superblocks() {
@@ -90,7 +80,7 @@ fn the_bitmap_covers_what_the_level_syncs() {
 #[test]
 fn every_level_reads_back_as_it_was_made() {
     let log = |level| match level {
-        Level::Raid5 => vec![NewLog::PartialParity, NewLog::Bitmap { chunk_bytes: Some(1 << 20) }],
+        Level::Raid5 => vec![NewLog::None, NewLog::Bitmap { chunk_bytes: Some(1 << 20) }],
         Level::Raid0 | Level::Linear => vec![NewLog::None],
         _ => vec![NewLog::None, NewLog::Bitmap { chunk_bytes: None }],
     };
@@ -122,21 +112,6 @@ fn every_level_reads_back_as_it_was_made() {
 }
 
 #[test]
-fn a_partial_parity_log_is_placed_as_mdadm_does() {
-    let new = NewLevel { log: NewLog::PartialParity, ..NewLevel::new(Level::Raid5) };
-    let mut plan = array(3, 524_288);
-    plan.assume_clean = true;
-    let created = create_level(&plan, &new).unwrap();
-    let LevelCreation::Plain { superblocks, log: Some(log) } = &created else { panic!("no log") };
-    assert_eq!((log.sector, log.sectors, log.is_ring()), (16, 2048, true));
-    assert_eq!(superblocks[0].features, Features::MULTIPLE_PPLS);
-    // As in the image feat-raid5-ppl-cut.
-    assert_eq!(superblocks[0].bitmap_offset_sectors, 134_217_736);
-    assert_eq!(superblocks[0].resync_offset_sectors, MAX_SECTOR);
-    assert!(PplArray::new(&superblocks[0]).is_ok());
-}
-
-#[test]
 fn what_cannot_be_had_is_said() {
     let text = |members: usize, new: NewLevel| {
         create_level(&array(members, 1 << 21), &new).unwrap_err().to_string()
@@ -164,7 +139,6 @@ fn what_cannot_be_had_is_said() {
     let map = NewLog::Bitmap { chunk_bytes: None };
     let logged = |level, log| text(4, NewLevel { log, ..of(level) });
     assert_eq!(logged(Level::Raid0, map), "a raid0 has no use for a bitmap");
-    assert!(logged(Level::Raid6, NewLog::PartialParity).contains("no use for a partial parity"));
     let tiny = create_level(&array(3, 4096), &NewLevel::new(Level::Raid5)).unwrap_err();
     assert!(tiny.to_string().starts_with("member 0 is too small"), "{tiny}");
     let huge = create_level(&array(64, 1 << 53), &NewLevel::new(Level::Raid5)).unwrap_err();

@@ -23,7 +23,9 @@ mod tests;
 pub use entry::{PplArray, PplEntry, PplSpan};
 pub use error::PplError;
 pub use header::{PplHeader, PplWriter};
-pub use place::{PplPlace, PplRing, PplSearch};
+#[cfg(test)]
+pub(crate) use place::PplRing;
+pub use place::{PplPlace, PplSearch};
 
 use super::SECTOR_BYTES;
 

@@ -120,23 +120,24 @@ impl PplSearch {
     }
 }
 
-/// Where the next header goes.
+/// Where Linux puts the next header.
+#[cfg(test)]
 #[derive(Debug, Clone, Copy)]
-pub struct PplRing {
+pub(crate) struct PplRing {
     place: PplPlace,
     next: u64,
 }
 
+#[cfg(test)]
 impl PplRing {
     /// A log that begins anew: an empty header must be at its start, and zeroes behind it.
-    #[must_use]
-    pub fn new(place: PplPlace) -> PplRing {
+    pub(crate) fn new(place: PplPlace) -> PplRing {
         PplRing { place, next: 0 }
     }
 
     /// The sector of the member for a header with so much partial parity, of which there is at most
     /// [`PplPlace::space_bytes`].
-    pub fn take(&mut self, parity_bytes: u32) -> u64 {
+    pub(crate) fn take(&mut self, parity_bytes: u32) -> u64 {
         assert!(parity_bytes <= self.place.space_bytes(), "more than the log can take");
         let need = u64::from(HEADER_SECTORS) + u64::from(parity_bytes).div_ceil(SECTOR_BYTES);
         // Who searches does not look for a header in the very last sectors.

@@ -37,6 +37,10 @@ pub(in crate::raid) struct Question {
     pub(in crate::raid) writable: SlotMask,
     /// Parity and data of the row may not fit each other.
     pub(in crate::raid) in_doubt: bool,
+    /// Not even where data were written: nothing can be recovered.
+    pub(in crate::raid) is_torn: bool,
+    /// The operator goes on without what is lost so: a write takes what parity says for it.
+    pub(in crate::raid) is_accepted: bool,
 }
 
 /// What to do.
@@ -51,7 +55,7 @@ pub(in crate::raid) struct Plan {
 
 impl Question {
     /// The members to read to recover all data that can't be read; `None` if they are too few.
-    fn survivors(&self) -> Option<SlotMask> {
+    fn survivors(&self, may_be_torn: bool) -> Option<SlotMask> {
         let lost = (self.data & !self.readable).count_ones();
         let parity = [self.p, self.q].into_iter().filter(|&slot| slot & self.readable != 0);
         let (mut reads, mut left) = (self.data & self.readable, lost);
@@ -59,7 +63,7 @@ impl Question {
             reads |= slot;
             left -= 1;
         }
-        (left == 0 && (lost == 0 || !self.in_doubt)).then_some(reads)
+        (left == 0 && (lost == 0 || !self.is_torn || may_be_torn)).then_some(reads)
     }
 
     /// The best way to write, `None` if there is none that leaves all data readable.
@@ -84,7 +88,7 @@ impl Question {
         let candidates = [
             (Method::Reconstruct, reconstruct),
             (Method::Modify, modify),
-            (Method::Recover, self.survivors()),
+            (Method::Recover, self.survivors(self.is_accepted)),
         ];
         let plans = candidates
             .into_iter()
@@ -98,7 +102,7 @@ impl Question {
         if self.touched & !self.readable == 0 {
             return Some(plan(Method::Plain, self.touched));
         }
-        self.survivors().map(|reads| plan(Method::Recover, reads))
+        self.survivors(false).map(|reads| plan(Method::Recover, reads))
     }
 }
 
@@ -117,9 +121,12 @@ mod tests {
                 for full in subsets(touched) {
                     for writable in subsets((1 << slots) - 1) {
                         for readable in subsets(writable) {
-                            for in_doubt in [false, true] {
+                            for doubt in 0..4 {
                                 let sets = Question { data, p, q, touched, full, ..<_>::default() };
-                                look(&Question { readable, writable, in_doubt, ..sets });
+                                let sets = Question { readable, writable, ..sets };
+                                let (in_doubt, is_torn) = (doubt > 0, doubt > 1);
+                                let is_accepted = doubt > 2;
+                                look(&Question { in_doubt, is_torn, is_accepted, ..sets });
                             }
                         }
                     }
@@ -144,7 +151,7 @@ mod tests {
                 }
                 Method::Recover => {
                     let lost = (ask.data & !plan.reads).count_ones();
-                    assert!(lost == 0 || !ask.in_doubt, "{ask:?}");
+                    assert!(lost == 0 || !ask.is_torn || ask.is_accepted, "{ask:?}");
                     let parity = plan.reads & (ask.p | ask.q);
                     assert!(parity.count_ones() >= lost, "{ask:?} {plan:?}");
                 }
@@ -158,7 +165,8 @@ mod tests {
             let parity = (ask.p | ask.q).count_ones();
             let lost = |have: SlotMask| ((ask.data | ask.p | ask.q) & !have).count_ones();
             let is_hopeless = lost(ask.writable) > parity
-                || (lost(ask.readable) > parity || ask.in_doubt) && lost(ask.readable) > 0;
+                || (lost(ask.readable) > parity || ask.is_torn && !ask.is_accepted)
+                    && lost(ask.readable) > 0;
             assert!(ask.plan_write().is_some() || is_hopeless, "{ask:?}");
         });
     }
@@ -187,7 +195,7 @@ mod tests {
             let lost = (ask.data & !ask.readable).count_ones();
             let parity = ((ask.p | ask.q) & ask.readable).count_ones();
             let needs = ask.touched & !ask.readable != 0;
-            assert_eq!(plan.is_some(), !needs || lost <= parity && !ask.in_doubt, "{ask:?}");
+            assert_eq!(plan.is_some(), !needs || lost <= parity && !ask.is_torn, "{ask:?}");
             if let (Some(plan), true) = (plan, needs) {
                 assert_eq!(plan.reads.count_ones(), ask.data.count_ones(), "{ask:?}");
             }

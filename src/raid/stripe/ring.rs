@@ -87,7 +87,11 @@ impl Ring {
     /// waits for a slot, or for oblivion, and the floor would help.
     pub(in crate::raid) fn take_note(&mut self, starved: bool) -> Option<Ticket> {
         let helps = |it: &Oblivion| it.until <= self.low;
-        let is_wanted = starved && self.low > self.durable || self.oblivions.iter().any(helps);
+        // A note that failed holds the floor itself: whoever waits, waits for it.
+        let holds = self.failed_note.is_some() && !mutant!(FailedNoteHoldsFloor);
+        let helps_starved = starved && (self.low > self.durable || holds);
+        let helps_oblivion = self.oblivions.iter().any(|it| helps(it) || holds);
+        let is_wanted = helps_starved || helps_oblivion;
         if is_wanted && let Some(sequence) = self.failed_note.take() {
             // What members have of it says an older floor, which is as true.
             let floor = self.low;
@@ -194,6 +198,29 @@ mod tests {
         let note = ring.take_note(true).unwrap();
         ring.end_note(note, true);
         assert_eq!(ring.take(2, 1).map(|it| it.floor), Some(4));
+    }
+
+    #[test]
+    fn a_note_that_failed_holds_nobody_up() {
+        let mut ring = Ring::new(8, 1);
+        let first = ring.take(0, 1).unwrap();
+        ring.end(first, true, true);
+        assert!(!ring.forget(1, 0..1));
+        let note = ring.take_note(false).unwrap();
+        assert_eq!(note.sequence, 2);
+        ring.end_note(note, false);
+        assert_eq!(ring.refused(), Some(1));
+        // Later records are above it; who waits for them waits for the note first.
+        let second = ring.take(5, 1).unwrap();
+        ring.end(second, true, true);
+        assert!(!ring.forget(2, 5..6));
+        let again = ring.take_note(false).unwrap();
+        assert_eq!(again.sequence, 2);
+        ring.end_note(again, true);
+        let note = ring.take_note(false).unwrap();
+        assert_eq!((note.sequence, note.floor), (4, 4));
+        ring.end_note(note, true);
+        assert_eq!(ring.forgotten(), Some(2));
     }
 
     #[test]

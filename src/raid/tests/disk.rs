@@ -135,6 +135,8 @@ pub(super) struct Disk {
     /// Blocks of the member's data that can't be read, and whether a write makes them good.
     pub(super) rotten: Vec<usize>,
     pub(super) heals: bool,
+    /// May be given what nobody ever wrote, from parity that fits nothing.
+    pub(super) takes_guesses: bool,
 }
 
 impl Disk {
@@ -163,6 +165,7 @@ impl Disk {
             live: data,
             cached: Vec::new(),
             dead: false,
+            takes_guesses: false,
             rotten: Vec::new(),
             heals: true,
         }
@@ -173,7 +176,8 @@ impl Disk {
         assert_eq!(data.len(), self.live.len());
         let mut data = data.into_iter();
         let fill = || data.next().expect("as many as there are blocks");
-        Self::new(self.block, self.data_lba, meta, self.places.clone(), fill)
+        let new = Self::new(self.block, self.data_lba, meta, self.places.clone(), fill);
+        Self { takes_guesses: self.takes_guesses, ..new }
     }
 
     /// A block of the array is not on the medium what it was.
@@ -372,7 +376,7 @@ impl Disk {
         } else {
             let at = cell - self.meta_cells();
             self.live[at] = io.buf.as_ref().map_or([0; 3], |buf| get_cell(buf, self.block, index));
-            if let Some(lba) = self.places.array[at] {
+            if let Some(lba) = self.places.array[at].filter(|_| !self.takes_guesses) {
                 version_of(self.live[at], lba).expect("a sound block");
             }
         }

@@ -56,12 +56,13 @@ pub(crate) mod mutant;
 mod oracle;
 mod parity;
 mod rejoin;
-mod rng;
+pub(in crate::raid) mod rng;
 mod row_members;
 mod rows;
 mod run;
 mod scenario;
 mod stale;
+mod torn;
 mod trace;
 mod world;
 

@@ -188,6 +188,12 @@ pub(crate) enum Mutant {
     SlotReusedEarly,
     /// A row is written in place after a crash from a record that one member has alone.
     ReplayWithoutCopies,
+    /// A record that only says the floor, and could not be written, is not tried again while the
+    /// floor waits for itself.
+    FailedNoteHoldsFloor,
+    /// A row is written in place after a crash from too few records for a member that is not here
+    /// and will be believed when it comes.
+    ReplayForgetsAbsent,
     /// A chunk is zeroed for its first write while records of what it held before may be live.
     ZeroedUnderLog,
     /// A row is changed while a member that is out would still come back as equal.
@@ -199,7 +205,7 @@ pub(crate) enum Mutant {
 }
 
 /// Bugs of the stripe log, found in the lives of levels with parity or in stories of their own.
-pub(super) const OF_LOG: [Mutant; 10] = [
+pub(super) const OF_LOG: [Mutant; 12] = [
     Mutant::JoinedUnderOldLog,
     Mutant::LogForgottenEarly,
     Mutant::LogWaitSkipped,
@@ -208,6 +214,8 @@ pub(super) const OF_LOG: [Mutant; 10] = [
     Mutant::ReplayIgnoresFloor,
     Mutant::SlotReusedEarly,
     Mutant::ReplayWithoutCopies,
+    Mutant::ReplayForgetsAbsent,
+    Mutant::FailedNoteHoldsFloor,
     Mutant::ZeroedUnderLog,
     Mutant::RowChangedWhileUnrecorded,
 ];

@@ -231,6 +231,20 @@ impl World {
         }
     }
 
+    /// Parity of a chunk fits the data, whatever they are.
+    pub(super) fn check_parity_of(&self, chunk: usize) {
+        let shared = &self.running.as_ref().unwrap().shared;
+        if shared.chunk_state(chunk) == Some(ChunkState::Unwritten) {
+            return;
+        }
+        for at in self.blocks_of(chunk) {
+            let column = self.column(at, false);
+            let all = shared.geometry.all_slots();
+            let data = column.data(all).expect("all are there");
+            assert_eq!(column.wrong_parity(&data, all), None, "block {at}");
+        }
+    }
+
     /// Parity of every chunk ever written fits the data.
     pub(super) fn check_rows_right(&self) {
         let shared = &self.running.as_ref().unwrap().shared;

@@ -1,10 +1,10 @@
 //! Chance, seeded: splitmix64, small and the same everywhere.
 
 #[derive(Clone, Debug)]
-pub(super) struct Rng(pub(super) u64);
+pub(in crate::raid) struct Rng(pub(in crate::raid) u64);
 
 impl Rng {
-    pub(super) fn next(&mut self) -> u64 {
+    pub(in crate::raid) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -12,16 +12,16 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    pub(super) fn below(&mut self, n: usize) -> usize {
+    pub(in crate::raid) fn below(&mut self, n: usize) -> usize {
         usize::try_from(self.next() % n as u64).unwrap()
     }
 
-    pub(super) fn between(&mut self, from: usize, to: usize) -> usize {
+    pub(in crate::raid) fn between(&mut self, from: usize, to: usize) -> usize {
         from + self.below(to - from + 1)
     }
 
     /// True once in `n` times; never for 0.
-    pub(super) fn one_in(&mut self, n: usize) -> bool {
+    pub(in crate::raid) fn one_in(&mut self, n: usize) -> bool {
         n != 0 && self.below(n) == 0
     }
 }

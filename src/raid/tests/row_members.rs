@@ -11,7 +11,7 @@ use crate::raid::{Command, Pace, ScrubAction, ScrubStatus};
 const CHUNKS: usize = 40;
 
 /// Strips of 8 blocks, 40 chunks of 16.
-fn shape(level: i32, members: usize) -> Shape {
+pub(super) fn shape(level: i32, members: usize) -> Shape {
     let data = match level {
         6 => members - 2,
         10 => 1,
@@ -27,7 +27,7 @@ fn shape(level: i32, members: usize) -> Shape {
 
 impl World {
     /// Everything is read and right, also without any members that the level can do without.
-    fn check_rows_whole(&mut self) {
+    pub(super) fn check_rows_whole(&mut self) {
         self.read_all();
         if self.shape.parity.is_some() {
             self.check_rows_right();

@@ -199,7 +199,7 @@ fn a_dirty_degraded_array_is_started_by_force_only() {
 
 impl World {
     /// Stopped: as if Linux md had written the superblocks last.
-    fn linux_was_here(&mut self) {
+    pub(super) fn linux_was_here(&mut self) {
         for disk in &mut self.disks {
             // The oracle knows of zeroes only where nothing was written.
             for cell in disk.live.iter_mut().chain(&mut disk.durable) {
@@ -235,7 +235,7 @@ fn a_degraded_array_of_linux_is_written_where_nothing_was() {
             world.wait_host();
         }
         assert_eq!(world.host.failed, 0, "a write was refused");
-        assert_eq!(world.running.as_ref().unwrap().shared.doubt.count(), 0);
+        assert_eq!(world.running.as_ref().unwrap().shared.doubt.torn_count(), 0);
         world.stop();
         raid::prepare(&world.config_of_present(), BdevId(100)).unwrap();
     }

@@ -53,11 +53,18 @@ const FOUND: [u64; 8] =
 ///   had held there (oracle 3).
 /// - 6217: members 0 and 1 of a RAID6 were used alone, then 2 and 3, and the simulator's operator
 ///   thought only of one that was (world).
-const FOUND_OF_PARITY: [u64; 4] = [
+/// - 26505: after a crash a row was written in place without a member that was away for the first
+///   time, from the only record; the next power cut brought that one back and took the record
+///   away (oracle 3).
+/// - 42697: a note of the log's floor could not be written by the last member, and was not tried
+///   again, as the floor it would say was its own; a discard waited for it for ever (oracle 0).
+const FOUND_OF_PARITY: [u64; 6] = [
     (PARITY | MEMBER_SEEDS) + 143,
     (PARITY | MEMBER_SEEDS) + 191,
     (PARITY | MEMBER_SEEDS) + 900_004_285,
     PARITY + 6217,
+    PARITY + 26505,
+    PARITY + 42697,
 ];
 
 thread_local! {
