@@ -39,10 +39,10 @@ pub const CONNECTIONS_PER_CORE_MAX: usize = 2048;
 pub const CONNECTIONS_TO_REFUSE: usize = 64;
 
 /// Memory of a connection at most, beside the buffers of the core's pool that its commands hold.
-pub const CONNECTION_BYTES_MAX: usize = 128 * 1024;
+pub const CONNECTION_BYTES_MAX: usize = 160 * 1024;
 
 /// Memory of all connections of a core at most.
-pub const CONNECTIONS_BYTES_MAX: usize = 256 * 1024 * 1024;
+pub const CONNECTIONS_BYTES_MAX: usize = 320 * 1024 * 1024;
 
 /// Members of an array at most. md's superblock as mdadm writes it has 128 role entries; a
 /// membership set is one `u64`, so mdof stops at 64.

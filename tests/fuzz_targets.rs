@@ -67,7 +67,8 @@ fn files(folder: &Path, ending: &str) -> Vec<Vec<u8>> {
     paths.iter().map(|path| std::fs::read(path).expect("readable")).collect()
 }
 
-/// Seeds, inputs that once failed (`tests/fuzz/found/TARGET/`), and changed seeds.
+/// Seeds, what fuzzing has found of interest (`tests/fuzz/corpus/TARGET/`) and what once failed
+/// (`tests/fuzz/found/TARGET/`), and changed seeds.
 fn exercise(target: &str, seeds: &[Vec<u8>], run: fn(&[u8])) {
     exercise_some(target, seeds, run, CASES);
 }
@@ -75,6 +76,8 @@ fn exercise(target: &str, seeds: &[Vec<u8>], run: fn(&[u8])) {
 fn exercise_some(target: &str, seeds: &[Vec<u8>], run: fn(&[u8]), cases: u32) {
     assert!(!seeds.is_empty());
     let found = files(&root().join("tests/fuzz/found").join(target), "");
+    let corpus = files(&root().join("tests/fuzz/corpus").join(target), "");
+    let seeds = &[seeds, &corpus].concat();
     seeds.iter().chain(&found).for_each(|input| run(input));
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     for case in 0..cases {

@@ -4,6 +4,8 @@
 
 #[path = "interop/auth.rs"]
 mod auth;
+#[path = "interop/grow.rs"]
+mod grow;
 #[path = "interop/images.rs"]
 mod images;
 #[path = "interop/kernel.rs"]

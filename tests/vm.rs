@@ -7,6 +7,7 @@
 #![allow(clippy::tests_outside_test_module, reason = "an integration test is all test")]
 #![allow(clippy::unwrap_used, reason = "a test's panic is its verdict")]
 
+#[allow(dead_code, reason = "several tests share it and use parts of it")]
 mod host;
 
 use host::members::{assert_same_data, examine};

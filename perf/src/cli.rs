@@ -12,6 +12,7 @@ use crate::pattern::Access;
 use crate::place::{Address, Level, Place, parse_raid1};
 use crate::table;
 use crate::units::{parse_duration, parse_size};
+use crate::versus;
 
 const ABOUT: &str = "Measures mdof: bdevs in this process, or any NVMe/TCP namespace";
 
@@ -23,6 +24,7 @@ Examples:
   mdof-perf --addr 127.0.0.1:4420 --nqn nqn.2026-01.io.mdof:demo --rw randrw --core 1 --json
   mdof-perf ab raid1-bitmap                       with the bitmap against without, in turns
   mdof-perf ab --a nvme:HOST:4420/NQN --b nvme:HOST:4421/NQN
+  mdof-perf versus --ours 127.0.0.1:4420 --ours-pid 100 --peer 127.0.0.1:4430 --peer-pid 101
   mdof-perf idle; mdof-perf ready                 target/release/mdof with the demo's array
 
 Writing over NVMe/TCP destroys what the namespace holds.";
@@ -42,6 +44,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Compare two variants in turns
     Ab(Box<AbArgs>),
+    /// A target against another, job by job, in turns: a table
+    Versus(Box<VersusArgs>),
     /// 4 KiB random writes without, with a classic and with the lockless bitmap: a table
     LlbitmapTable(Box<TableArgs>),
     /// Small random and large sequential requests on every level of RAID: a table
@@ -358,6 +362,103 @@ impl TableArgs {
             level: self.level,
             classic: !self.no_classic,
         }
+    }
+}
+
+/// Two targets.
+#[derive(Debug, Args)]
+pub(crate) struct VersusArgs {
+    /// Listener of the target that is judged
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    ours: SocketAddr,
+    /// Its process, if on this machine. With both processes each is stopped (SIGSTOP) while the
+    /// other is measured, so that both may poll on the same CPU
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(2..))]
+    ours_pid: Option<i32>,
+    /// Listener of the target that it is compared with
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    peer: SocketAddr,
+    /// Its process, if on this machine
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(2..))]
+    peer_pid: Option<i32>,
+    /// Devices to measure, each with the subsystem that has it as namespace 1 at both targets.
+    /// What begins with raid is expected to be an array with bitmap at the first and without at
+    /// the second
+    #[arg(long, value_name = "NAME=NQN,...", value_delimiter = ',', value_parser = parse_device)]
+    #[arg(default_value = "null=nqn.2026-01.io.mdof:null,malloc=nqn.2026-01.io.mdof:malloc,\
+                           raid1=nqn.2026-01.io.mdof:raid1")]
+    device: Vec<(String, String)>,
+    /// What to do
+    #[arg(long, value_enum, value_name = "RW,...", value_delimiter = ',')]
+    #[arg(default_value = "randread,randwrite,randrw")]
+    rw: Vec<Access>,
+    /// Requests in flight on each connection. A queue of 128 entries takes 127
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1,32,127")]
+    qd: Vec<u16>,
+    /// Connections
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1,4")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    connections: Vec<u16>,
+    /// Leave out sequential requests of 128 KiB
+    #[arg(long)]
+    no_sequential: bool,
+    /// CPUs of the polling threads [default: one thread, not pinned]
+    #[arg(long, value_name = "CPU,...", value_delimiter = ',')]
+    core: Vec<usize>,
+    /// NQN of this host
+    #[arg(long, value_name = "NQN", default_value = "nqn.2026-01.io.mdof:perf")]
+    hostnqn: String,
+    /// Header digests
+    #[arg(long)]
+    hdgst: bool,
+    /// Data digests
+    #[arg(long)]
+    ddgst: bool,
+    /// Rounds, in each of which both have their turn
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    rounds: u32,
+    /// How long to measure one in a round
+    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = parse_duration)]
+    time: Duration,
+    /// How long to run before
+    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = parse_duration)]
+    warm_up: Duration,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn parse_device(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, nqn)) if !name.is_empty() && !nqn.is_empty() => {
+            Ok((name.to_owned(), nqn.to_owned()))
+        }
+        _ => Err(format!("{text:?} is no device: write NAME=NQN")),
+    }
+}
+
+impl VersusArgs {
+    /// What to measure.
+    pub(crate) fn options(&self) -> Result<versus::Options, PerfError> {
+        let job = Job { time: self.time, warm_up: self.warm_up, ..Job::default() };
+        for &queue_depth in &self.qd {
+            Job { queue_depth, ..job.clone() }.check()?;
+        }
+        Ok(versus::Options {
+            ours: versus::Target { addr: self.ours, pid: self.ours_pid },
+            peer: versus::Target { addr: self.peer, pid: self.peer_pid },
+            devices: self.device.clone(),
+            host_nqn: self.hostnqn.clone(),
+            cores: self.core.clone(),
+            header_digest: self.hdgst,
+            data_digest: self.ddgst,
+            rw: self.rw.clone(),
+            queue_depths: self.qd.clone(),
+            connections: self.connections.clone(),
+            no_sequential: self.no_sequential,
+            rounds: self.rounds,
+            job,
+        })
     }
 }
 

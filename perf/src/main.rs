@@ -5,8 +5,9 @@
 //! - `pattern` and `random`: which request comes next. `load`: one stream of them, its depth, its
 //!   times. `stats`: what they come to. `report`: how it is shown.
 //! - `nvme` and `inproc` carry loads to a namespace and to a bdev. `ab` lets two places take turns.
-//! - `target_process` runs the target's program. `table` compares bitmaps, `levels` the levels of
-//!   RAID; `daemon_pass` looks at one part of the lockless bitmap, `rebuild` at rebuilds.
+//! - `versus` compares two targets on the network. `target_process` runs the target's program.
+//! - `table` compares bitmaps, `levels` the levels of RAID; `daemon_pass` looks at one part of the
+//!   lockless bitmap, `rebuild` at rebuilds.
 
 mod ab;
 #[cfg(test)]
@@ -30,6 +31,7 @@ mod stats;
 mod table;
 mod target_process;
 mod units;
+mod versus;
 
 use std::process::ExitCode;
 
@@ -48,6 +50,14 @@ fn main() -> ExitCode {
     let result = match cli.command {
         None => run(&cli.run),
         Some(Command::Ab(args)) => compare(&args),
+        Some(Command::Versus(args)) => args.options().and_then(|options| {
+            let report = versus::run(&options, |line| {
+                if !args.json {
+                    print!("{line}");
+                }
+            })?;
+            show(&report, args.json, String::new)
+        }),
         Some(Command::LlbitmapTable(args)) => table::run(&args.options())
             .and_then(|table| show(&table, args.json, || table.as_text())),
         Some(Command::Levels { member_size: member_size_bytes, rounds, time, json }) => {

@@ -48,7 +48,7 @@ impl Shard {
             return;
         }
         match self.connections.insert(stream, peer, local, core.io.now_ms()) {
-            Some(index) => self.receive_more(core, index),
+            Some(index) => self.watch(core, index),
             None => {
                 self.connections.counts.refused += 1;
                 if self.connections.log.allows() {
@@ -157,6 +157,9 @@ impl Shard {
             _ => counts.io_queues += 1,
         }
         let conn = self.connections.get(index).expect("it is being connected");
+        if matches!(role, Role::Admin(_)) {
+            conn.protocol.set_admin();
+        }
         conn.role = role;
         let depth = u16::try_from(depth).expect("checked against the limits at parse");
         conn.protocol.set_queue_depth(depth);
@@ -269,6 +272,8 @@ impl Shard {
         if !conn.socket.begin_close() {
             return;
         }
+        self.unwatch(core, index);
+        let conn = self.connections.get(index).expect("it exists");
         let who = if why.is_empty() { String::new() } else { conn.describe() };
         conn.protocol.abort();
         self.end_authentication(index);

@@ -324,6 +324,11 @@ impl EngineHandle {
         let row = shared.geometry.full_stripe_blocks().unwrap_or(0);
         known.geometry.optimal_io_blocks = u32::try_from(row).unwrap_or(0);
         known.geometry.io_boundary_blocks = known.geometry.optimal_io_blocks;
+        if let raid::geometry::Geometry::Parity(_) = shared.geometry {
+            // Less than a strip reads before it writes, and md says the same (io_min).
+            let strip = shared.geometry.strip_blocks().unwrap_or(0);
+            known.geometry.write_unit_blocks = u32::try_from(strip).unwrap_or(0);
+        }
         let config = Arc::new(config);
         let (c, s) = (config.clone(), shared.clone());
         let opened = self.ask_all(|| Ask::OpenArray { bdev, config: c.clone(), shared: s.clone() });

@@ -78,6 +78,8 @@ pub(super) struct Conn {
     pub(super) fused_first: Option<RequestId>,
     /// It stands in the list of connections that have something to send.
     pub(super) listed_to_send: bool,
+    /// It stands in the list of connections that have something to receive.
+    pub(super) listed_to_receive: bool,
     /// It stands in the list of connections that wait for a buffer.
     pub(super) listed_for_buffer: bool,
     /// Milliseconds of the reactor's clock when it was accepted.
@@ -122,6 +124,7 @@ pub(super) struct Connections {
     free: Vec<u16>,
     next_generation: u32,
     pub(super) to_send: Vec<u16>,
+    pub(super) to_receive: VecDeque<u16>,
     pub(super) for_buffer: VecDeque<u16>,
     /// Buffers that had come back when these were last looked at, and how many of them have not
     /// been tried with what was free then.
@@ -142,6 +145,7 @@ impl Connections {
             free: Vec::with_capacity(CONNECTIONS_PER_CORE_MAX),
             next_generation: 0,
             to_send: Vec::with_capacity(CONNECTIONS_PER_CORE_MAX),
+            to_receive: VecDeque::with_capacity(CONNECTIONS_PER_CORE_MAX),
             for_buffer: VecDeque::with_capacity(CONNECTIONS_PER_CORE_MAX),
             returns_seen: 0,
             to_try: 0,
@@ -180,6 +184,7 @@ impl Connections {
             executing: vec![IDLE; IO_QUEUE_DEPTH_MAX].into_boxed_slice(),
             fused_first: None,
             listed_to_send: false,
+            listed_to_receive: false,
             listed_for_buffer: false,
             accepted_ms: now_ms,
             auth: None,
@@ -194,6 +199,9 @@ impl Connections {
         let conn = self.slots[usize::from(index)].take().expect("the connection exists");
         if conn.listed_to_send {
             self.to_send.retain(|&one| one != index);
+        }
+        if conn.listed_to_receive {
+            self.to_receive.retain(|&one| one != index);
         }
         if conn.listed_for_buffer {
             self.for_buffer.retain(|&one| one != index);
@@ -308,6 +316,9 @@ impl Shard {
         let owned = controllers[slot].as_deref_mut().expect("it lives as long as its connection");
         let now_ms = core.io.now_ms();
         let up_ms = now_ms.saturating_sub(self.started_ms);
+        if conn.protocol.replaces_events(id) {
+            owned.controller.forget_async_events();
+        }
         let context = AdminContext { table: &self.table, now_ms, up_ms };
         let data = conn.protocol.request_data_mut(id).unwrap_or(&mut []);
         let outcome = owned.controller.admin(&context, sqe, data);
@@ -513,7 +524,11 @@ impl Shard {
                 TableChange::Admitted => self.report_events(slot),
                 TableChange::Revoked => {
                     let index = owned.connection;
-                    self.close_connection(core, index, "its host may no longer use the subsystem");
+                    self.close_connection(
+                        core,
+                        index,
+                        "its host may no longer use the subsystem, or not at this address",
+                    );
                 }
             }
         }

@@ -12,7 +12,7 @@ use crate::target::tcp::CONNECTION_MEMORY_BYTES_MAX;
 
 /// What the engine adds to a connection's own memory.
 const ENGINE_BYTES_MAX: usize = size_of::<Conn>()
-    + super::socket::HEAP_BYTES
+    + super::socket::HEAP_BYTES_MAX
     + IO_QUEUE_DEPTH_MAX * EXECUTING_BYTES
     + AUTH_BYTES_MAX;
 const EXECUTING_BYTES: usize = size_of::<super::queue::Executing>();
@@ -109,7 +109,7 @@ impl Conn {
     fn memory_bytes(&self) -> usize {
         size_of::<Self>()
             + self.protocol.memory_bytes()
-            + super::socket::HEAP_BYTES
+            + self.socket.heap_bytes()
             + self.executing.len() * EXECUTING_BYTES
             + if self.auth.is_some() { AUTH_BYTES_MAX } else { 0 }
     }

@@ -11,7 +11,7 @@ use super::gate_home::GateHome;
 use super::message::{Answer, Message};
 use super::queue::Connections;
 use super::reserve::ReservationHome;
-use super::socket::Listeners;
+use super::socket::{Listeners, STAGING_SIZE_BYTES};
 use super::steps::StepTable;
 use crate::bdev::{BdevId, BdevIo, IoQueue, IoStatus, Station, Tag};
 use crate::raid::Mail;
@@ -26,7 +26,7 @@ pub(super) type ShardCore = Core<Message>;
 pub(super) const KIND_ARRAY: u8 = KIND_FREE;
 /// Completions of accept: `object` = the listener.
 pub(super) const KIND_ACCEPT: u8 = KIND_FREE + 1;
-/// Completions of receives: `object` = the connection.
+/// What has arrived for connections: `object` = the connection.
 pub(super) const KIND_RECEIVE: u8 = KIND_FREE + 2;
 /// Completions of sends: `object` = the connection.
 pub(super) const KIND_SEND: u8 = KIND_FREE + 3;
@@ -61,6 +61,8 @@ pub(super) struct Shard {
     /// Arrays whose channel goes on when the turn ends.
     pub(super) gathering: Vec<BdevId>,
     pub(super) connections: Connections,
+    /// Where connections receive to, one after the other.
+    pub(super) staging: Box<[u8]>,
     pub(super) listeners: Listeners,
     pub(super) table: Arc<SubsystemTable>,
     pub(super) control: ControlPort,
@@ -86,6 +88,7 @@ impl Shard {
             arrays_opened: 0,
             gathering: Vec::with_capacity(8),
             connections: Connections::new(),
+            staging: vec![0; STAGING_SIZE_BYTES].into_boxed_slice(),
             listeners: Listeners::default(),
             table: Arc::new(SubsystemTable::new()),
             control: ControlPort::default(),
@@ -253,7 +256,7 @@ impl Program for Shard {
                 let channel = channel.expect("a bdev was closed with requests in flight");
                 channel.ring_done(data.op, res, &mut core.io, &mut self.queue);
             }
-            KIND_RECEIVE => self.received(core, data.object, res),
+            KIND_RECEIVE => self.arrived(core, data.object, res, flags),
             KIND_SEND => self.sent(core, data.object, res),
             KIND_ACCEPT => self.accepted(core, data, res, flags),
             KIND_CANCEL => {}
@@ -277,7 +280,8 @@ impl Program for Shard {
     }
 
     fn on_turn(&mut self, core: &mut ShardCore) -> bool {
-        let mut worked = self.poll_arrays(core);
+        let mut worked = self.receive_arrivals(core);
+        worked |= self.poll_arrays(core);
         worked |= self.drain(core);
         worked |= self.end_turn_of_arrays(core);
         worked |= self.drain(core);

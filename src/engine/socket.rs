@@ -1,28 +1,41 @@
 //! The only file that sees a connection's descriptor: receives and sends through the ring.
 //!
-//! Receiving goes to a staging buffer, from which the protocol cuts its PDUs; a payload of which
-//! much is still to come is received straight into its request's buffer. What a connection has to
-//! send goes out in one send a turn.
+//! The ring tells what has something to receive. It is received to a staging buffer of the core,
+//! from which the protocol cuts its PDUs; a payload of which much is still to come is received
+//! straight into its request's buffer. What a connection has to send goes out in one send a turn.
 
+use std::io::IoSliceMut;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use io_uring::{cqueue, opcode, types};
-use rustix::net::{Shutdown, sockopt};
+use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, Shutdown, recv, recvmsg, sockopt};
 
 use super::message::{Answer, Message, NewConnection};
 use super::shard::{KIND_ACCEPT, KIND_CANCEL, KIND_RECEIVE, KIND_SEND, Shard, ShardCore};
 use crate::reactor::ring::UserData;
+use crate::target::tcp::RxState;
 use crate::wire::tcp::TransmitVec;
 
-/// Bytes received at a time, unless they are payload of a request.
-const STAGING_SIZE_BYTES: usize = 16 * 1024;
+/// Bytes received at a time, beside the payload of a request.
+pub(super) const STAGING_SIZE_BYTES: usize = 64 * 1024;
 
-/// What a connection's socket takes beside itself.
-pub(super) const HEAP_BYTES: usize =
-    STAGING_SIZE_BYTES + size_of::<TransmitVec>() + size_of::<libc::msghdr>();
+/// The same where headers of large payload are expected: the payload itself goes to its buffer.
+const HEADERS_SIZE_BYTES: usize = 4096;
+
+/// Receives of large payload that a connection may do in a turn.
+const RECEIVES_PER_TURN: usize = 4;
+
+const _: () = assert!(HEADERS_SIZE_BYTES <= STAGING_SIZE_BYTES);
+
+/// What a connection's socket takes beside itself, without what it has to keep.
+const HEAP_BYTES: usize = size_of::<TransmitVec>() + size_of::<libc::msghdr>();
+
+/// The same at most.
+pub(super) const HEAP_BYTES_MAX: usize = HEAP_BYTES + STAGING_SIZE_BYTES;
 
 /// Connections in a row that get no buffer before the others are left for the next turn.
 const VAIN_TRIES_MAX: u32 = 8;
@@ -40,24 +53,20 @@ const UNACKNOWLEDGED_MS_MAX: u32 = 30_000;
 /// cheaper than a receive of its own.
 const DIRECT_SIZE_BYTES_MIN: usize = 4096;
 
-/// What the kernel is receiving into.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Receiving {
-    /// Nothing.
-    Idle,
-    /// The staging buffer.
-    Staging,
-    /// A request's buffer.
-    Direct,
-}
-
 /// The driver's part of a connection.
 pub(super) struct Socket {
     stream: TcpStream,
-    staging: Box<[u8]>,
-    /// Bytes in the staging buffer that the protocol has not taken.
-    staged: Range<usize>,
-    receiving: Receiving,
+    /// Bytes that were received and that the protocol could not take yet. Made when it is first
+    /// needed.
+    spill: Box<[u8]>,
+    /// Where in it they lie.
+    spilled: Range<usize>,
+    /// The ring tells of each arrival.
+    watched: bool,
+    /// There may be something to receive.
+    readable: bool,
+    /// The peer will send no more, or the connection has failed: receiving says which.
+    hung_up: bool,
     sending: bool,
     /// Milliseconds of the reactor's clock when the send in flight began.
     send_began_ms: u64,
@@ -73,8 +82,8 @@ impl std::fmt::Debug for Socket {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "Socket({:?}, sending {}, closing {})",
-            self.receiving, self.sending, self.closing
+            "Socket(readable {}, sending {}, closing {})",
+            self.readable, self.sending, self.closing
         )
     }
 }
@@ -85,9 +94,11 @@ impl Socket {
         let header = unsafe { std::mem::zeroed() };
         Self {
             stream,
-            staging: vec![0; STAGING_SIZE_BYTES].into_boxed_slice(),
-            staged: 0..0,
-            receiving: Receiving::Idle,
+            spill: Box::default(),
+            spilled: 0..0,
+            watched: false,
+            readable: false,
+            hung_up: false,
             sending: false,
             send_began_ms: 0,
             transmit: Box::new(TransmitVec::new()),
@@ -115,7 +126,12 @@ impl Socket {
 
     /// It is closed, and the kernel uses no memory of the connection any more.
     pub(super) fn is_drained(&self) -> bool {
-        self.closing && self.receiving == Receiving::Idle && !self.sending
+        self.closing && !self.watched && !self.sending
+    }
+
+    /// What it takes beside itself.
+    pub(super) fn heap_bytes(&self) -> usize {
+        HEAP_BYTES + self.spill.len()
     }
 
     /// How long the send in flight has taken.
@@ -128,80 +144,181 @@ impl Socket {
         self.linger_from_ms.map_or(0, |from_ms| now_ms.saturating_sub(from_ms))
     }
 
+    /// Keeps what the protocol cannot take now.
+    fn spill(&mut self, bytes: &[u8]) {
+        assert!(self.spilled.is_empty(), "nothing is received before the rest has been taken");
+        if self.spill.is_empty() {
+            self.spill = vec![0; STAGING_SIZE_BYTES].into_boxed_slice();
+        }
+        self.spill[..bytes.len()].copy_from_slice(bytes);
+        self.spilled = 0..bytes.len();
+    }
+
     fn fd(&self) -> types::Fd {
         types::Fd(self.stream.as_raw_fd())
     }
 }
 
 impl Shard {
-    /// Lets the kernel receive, if nothing is being received and there is use for it.
-    pub(super) fn receive_more(&mut self, core: &mut ShardCore, index: u16) {
-        let Some(conn) = self.connections.get(index) else { return };
-        let socket = &mut conn.socket;
-        let idle = socket.receiving == Receiving::Idle && socket.staged.is_empty();
-        if !idle || socket.closing || !conn.protocol.wants_bytes() {
-            return;
-        }
-        let fd = socket.fd();
-        let direct = conn.protocol.payload_left_bytes() >= DIRECT_SIZE_BYTES_MIN;
-        let region = if direct { conn.protocol.direct_target() } else { None };
-        let (region, receiving) = match region {
-            Some(region) => (region, Receiving::Direct),
-            None => (&mut socket.staging[..], Receiving::Staging),
-        };
-        let len = u32::try_from(region.len()).expect("a buffer's length fits u32");
-        let entry = opcode::Recv::new(fd, region.as_mut_ptr(), len).build();
-        socket.receiving = receiving;
-        let data = UserData { kind: KIND_RECEIVE, extra: 0, object: index, op: 0 };
-        // SAFETY: staging buffer and descriptor live until the connection is dropped, which waits
-        // for this receive; a request's buffer is kept by the protocol until `handle_direct`.
-        unsafe { core.io.ring.push(entry, data) };
+    /// Lets the ring tell of every arrival from now on.
+    pub(super) fn watch(&mut self, core: &mut ShardCore, index: u16) {
+        let conn = self.connections.get(index).expect("it exists");
+        let events = u32::from((libc::POLLIN | libc::POLLRDHUP).cast_unsigned());
+        let entry = opcode::PollAdd::new(conn.socket.fd(), events).multi(true).build();
+        conn.socket.watched = true;
+        // SAFETY: the entry points to no memory; the descriptor stays open until the connection is
+        // dropped, which waits for the last completion.
+        unsafe { core.io.ring.push(entry, receive_data(index)) };
     }
 
-    /// A receive has ended.
-    pub(super) fn received(&mut self, core: &mut ShardCore, index: u16, res: i32) {
-        let conn = self.connections.get(index).expect("it waits for its receive");
-        let received = usize::try_from(res).unwrap_or(0);
-        match std::mem::replace(&mut conn.socket.receiving, Receiving::Idle) {
-            Receiving::Direct => conn.protocol.handle_direct(received),
-            Receiving::Staging => conn.socket.staged = 0..received,
-            Receiving::Idle => unreachable!("nothing was being received"),
+    /// Lets the ring tell no more of arrivals.
+    pub(super) fn unwatch(&mut self, core: &mut ShardCore, index: u16) {
+        let conn = self.connections.get(index).expect("it exists");
+        if conn.socket.watched {
+            // Not PollRemove: that finds nothing while an arrival is just being told of.
+            let entry = opcode::AsyncCancel::new(receive_data(index).pack()).build();
+            let data = UserData { kind: KIND_CANCEL, extra: 0, object: 0, op: 0 };
+            // SAFETY: the entry points to no memory.
+            unsafe { core.io.ring.push(entry, data) };
         }
-        if conn.socket.closing {
+    }
+
+    /// Something has arrived, or the ring tells no more of it.
+    pub(super) fn arrived(&mut self, core: &mut ShardCore, index: u16, res: i32, flags: u32) {
+        let conn = self.connections.get(index).expect("it waits for the last of these");
+        let socket = &mut conn.socket;
+        socket.watched = cqueue::more(flags);
+        if socket.closing {
             return self.drop_if_drained(core, index);
         }
-        match res {
-            1.. => self.feed(core, index),
-            0 => self.close_connection(core, index, ""),
-            _ if matches!(-res, libc::EAGAIN | libc::EINTR) => self.receive_more(core, index),
-            _ => {
-                let error = std::io::Error::from_raw_os_error(-res);
+        if res < 0 && !matches!(-res, libc::EAGAIN | libc::EINTR | libc::ECANCELED) {
+            let error = std::io::Error::from_raw_os_error(-res);
+            let why = format!("waiting for data failed: {error}");
+            return self.close_connection(core, index, &why);
+        }
+        let ends = i32::from(libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR);
+        socket.hung_up |= res > 0 && res & ends != 0;
+        socket.readable = true;
+        let watched = socket.watched;
+        self.receive_later(index);
+        if !watched {
+            self.watch(core, index);
+        }
+    }
+
+    /// The connection has its turn to receive, if there may be something and there is use for it.
+    fn receive_later(&mut self, index: u16) {
+        let Some(conn) = self.connections.get(index) else { return };
+        let Socket { readable, closing, ref spilled, .. } = conn.socket;
+        if !readable || closing || !spilled.is_empty() || !conn.protocol.wants_bytes() {
+            return;
+        }
+        if !std::mem::replace(&mut conn.listed_to_receive, true) {
+            self.connections.to_receive.push_back(index);
+        }
+    }
+
+    /// Receives on connections for which something has arrived, once on each. Says whether there
+    /// was one.
+    pub(super) fn receive_arrivals(&mut self, core: &mut ShardCore) -> bool {
+        let count = self.connections.to_receive.len();
+        let mut staging = std::mem::take(&mut self.staging);
+        for _ in 0..count {
+            let Some(index) = self.connections.to_receive.pop_front() else { break };
+            let conn = self.connections.get(index).expect("it is removed from the list first");
+            conn.listed_to_receive = false;
+            for _ in 0..RECEIVES_PER_TURN {
+                if !self.receive(core, index, &mut staging) {
+                    break;
+                }
+            }
+            self.receive_later(index);
+        }
+        self.staging = staging;
+        count > 0
+    }
+
+    /// Receives once. Says whether it may receive again in this turn: large payload only.
+    fn receive(&mut self, core: &mut ShardCore, index: u16, staging: &mut [u8]) -> bool {
+        let Some(conn) = self.connections.get(index) else { return false };
+        let socket = &mut conn.socket;
+        let is_ready = socket.readable && !socket.closing && socket.spilled.is_empty();
+        if !is_ready || !conn.protocol.wants_bytes() {
+            return false;
+        }
+        let awaits_data = conn.protocol.awaits_data();
+        let staging = if awaits_data { &mut staging[..HEADERS_SIZE_BYTES] } else { staging };
+        let is_direct = conn.protocol.payload_left_bytes() >= DIRECT_SIZE_BYTES_MIN;
+        let region = if is_direct { conn.protocol.direct_target() } else { None };
+        let is_direct = region.is_some();
+        let region = region.unwrap_or(&mut []);
+        let direct_bytes = region.len();
+        let result = receive_into(&socket.stream, region, staging);
+        let received = *result.as_ref().unwrap_or(&0);
+        if is_direct {
+            conn.protocol.handle_direct(received.min(direct_bytes));
+        }
+        match result {
+            Ok(1..) => {
+                // Where less came than there was room for, there was no more. The end of the
+                // stream, though, may have been told of before.
+                socket.readable = received == direct_bytes + staging.len() || socket.hung_up;
+                let staged = received.saturating_sub(direct_bytes);
+                self.feed(core, index, &staging[..staged]);
+                return awaits_data;
+            }
+            Ok(0) => self.close_connection(core, index, ""),
+            Err(Errno::AGAIN) => socket.readable = false,
+            Err(Errno::INTR) => {}
+            Err(errno) => {
+                let error = std::io::Error::from(errno);
                 self.close_connection(core, index, &format!("receiving failed: {error}"));
             }
         }
+        false
     }
 
-    /// Gives the protocol what was received, executes what it makes of it, and receives more.
-    pub(super) fn feed(&mut self, core: &mut ShardCore, index: u16) {
-        loop {
-            let Some(conn) = self.connections.get(index) else { return };
-            if conn.socket.closing {
-                return;
-            }
-            let socket = &mut conn.socket;
-            if socket.receiving == Receiving::Direct {
-                break;
-            }
-            let bytes = &socket.staging[socket.staged.clone()];
-            let taken = conn.protocol.handle_bytes(bytes, &core.io.pool);
-            socket.staged.start += taken;
-            self.execute_commands(core, index);
-            if taken == 0 {
-                break;
-            }
+    /// Gives the protocol what was received and executes what it makes of it. What it cannot take
+    /// now is kept.
+    fn feed(&mut self, core: &mut ShardCore, index: u16, bytes: &[u8]) {
+        let taken = self.digest(core, index, bytes);
+        let rest = &bytes[taken..];
+        let Some(conn) = self.connections.get(index) else { return };
+        if !rest.is_empty() && !conn.socket.closing {
+            conn.socket.spill(rest);
         }
         self.after_feeding(core, index);
-        self.receive_more(core, index);
+    }
+
+    /// Something that the protocol waited for is there: it goes on with what was kept for it.
+    pub(super) fn feed_on(&mut self, core: &mut ShardCore, index: u16) {
+        let Some(conn) = self.connections.get(index) else { return };
+        let spill = std::mem::take(&mut conn.socket.spill);
+        let spilled = conn.socket.spilled.clone();
+        let taken = self.digest(core, index, &spill[spilled.clone()]);
+        if let Some(conn) = self.connections.get(index) {
+            conn.socket.spill = spill;
+            conn.socket.spilled = spilled.start + taken..spilled.end;
+        }
+        self.after_feeding(core, index);
+        self.receive_later(index);
+    }
+
+    /// Returns how many of the bytes the protocol took.
+    fn digest(&mut self, core: &mut ShardCore, index: u16, bytes: &[u8]) -> usize {
+        let mut at = 0;
+        loop {
+            let Some(conn) = self.connections.get(index) else { return at };
+            if conn.socket.closing {
+                return at;
+            }
+            let taken = conn.protocol.handle_bytes(&bytes[at..], &core.io.pool);
+            at += taken;
+            self.execute_commands(core, index);
+            if taken == 0 || at == bytes.len() {
+                return at;
+            }
+        }
     }
 
     fn after_feeding(&mut self, core: &mut ShardCore, index: u16) {
@@ -256,7 +373,7 @@ impl Shard {
             if conn.protocol.retry_buffers(&core.io.pool) {
                 (worked, in_vain) = (true, 0);
                 self.execute_commands(core, index);
-                self.feed(core, index);
+                self.feed_on(core, index);
                 continue;
             }
             in_vain += 1;
@@ -268,7 +385,8 @@ impl Shard {
         worked
     }
 
-    /// Sends what connections have gathered in this turn, one send each.
+    /// Sends what connections have gathered in this turn, one send each. The ring makes one system
+    /// call of them, which also lets it see what has arrived.
     pub(super) fn send_responses(&mut self, core: &mut ShardCore) {
         while let Some(index) = self.connections.to_send.pop() {
             let conn = self.connections.get(index).expect("it is removed from the list first");
@@ -318,10 +436,24 @@ impl Shard {
         self.end_if_protocol_ended(core, index);
         // Slots came free, for which a capsule may have waited.
         let conn = self.connections.get(index).expect("it exists");
-        if conn.socket.receiving == Receiving::Idle {
-            self.feed(core, index);
+        if conn.protocol.rx_state() == RxState::AwaitSlot {
+            self.feed_on(core, index);
         }
     }
+}
+
+/// Receives what is there, first to `region`, then to `staging`.
+fn receive_into(stream: &TcpStream, region: &mut [u8], staging: &mut [u8]) -> Result<usize, Errno> {
+    if region.is_empty() {
+        return recv(stream, staging, RecvFlags::DONTWAIT).map(|(n, _)| n);
+    }
+    let mut parts = [IoSliceMut::new(region), IoSliceMut::new(staging)];
+    let mut control = RecvAncillaryBuffer::default();
+    recvmsg(stream, &mut parts, &mut control, RecvFlags::DONTWAIT).map(|message| message.bytes)
+}
+
+fn receive_data(index: u16) -> UserData {
+    UserData { kind: KIND_RECEIVE, extra: 0, object: index, op: 0 }
 }
 
 /// A listening socket.

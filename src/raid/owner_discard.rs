@@ -23,7 +23,7 @@
 //! absent member learns nothing now: when it comes back it is given all that is not Unwritten.
 
 use std::collections::VecDeque;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 use super::channel::DISCARD_WINDOW;
 use super::message::{BlockRange, Discard, Mail, Out, ToChannel};
@@ -111,6 +111,13 @@ impl Discarder {
     /// Whether the chunk is held: nobody else may change it or its bytes.
     pub(super) fn holds(&self, chunk: usize) -> bool {
         self.piece.as_ref().is_some_and(|piece| piece.contains(&chunk))
+    }
+
+    /// The first of the chunks that is held.
+    pub(super) fn first_held(&self, chunks: &Range<usize>) -> Option<usize> {
+        let piece = self.piece.as_ref()?;
+        let first = chunks.start.max(*piece.start());
+        (first < chunks.end && piece.contains(&first)).then_some(first)
     }
 
     fn held(&self) -> RangeInclusive<usize> {

@@ -283,18 +283,12 @@ impl Owner {
         let (from, lacks) = (pass.next, pass.lacks);
         let end = self.chunk_count().min(from + CHUNKS_PER_POLL);
         let wanted = |chunk: usize| self.wanted(chunk, lacks);
-        // A window that works there may have begun without the member. What is held for a discard
-        // will be Unwritten, but until that is durable a power cut leaves it as it was, and a
-        // member called whole would lack it.
-        let is_worked = |chunk: usize| {
-            self.walker.works_in(&self.shared.blocks_of_chunk(chunk)) || self.discarder.holds(chunk)
-        };
-        // A chunk that is being zeroed without the member is Unwritten still, and in doubt when it
-        // opens: were it passed over, the member would be called whole with old data in it.
-        let zeroing = self.first_zeroing_without(from..end);
-        let end = zeroing.unwrap_or(end);
+        // A window that works there may have begun without the member.
+        let is_worked = |chunk: usize| self.walker.works_in(&self.shared.blocks_of_chunk(chunk));
+        let barrier = self.first_on_its_way(from..end);
+        let end = barrier.unwrap_or(end);
         let first = (from..end).find(|&chunk| wanted(chunk) != Wanted::Nothing);
-        let is_blocked = first.map_or(zeroing.is_some(), is_worked);
+        let is_blocked = first.map_or(barrier.is_some(), is_worked);
         let found = first.filter(|_| !is_blocked).map(|first| {
             let alike = |chunk: &usize| wanted(*chunk) == wanted(first) && !is_worked(*chunk);
             let more = first + 1..end.min(first + self.run_chunks_max());
@@ -306,9 +300,17 @@ impl Owner {
         found
     }
 
-    fn first_zeroing_without(&self, chunks: Range<usize>) -> Option<usize> {
-        let bitmap = self.bitmap.as_ref().filter(|_| !mutant!(RebuildPassesZeroing))?;
-        bitmap.zeroing_without_last().filter(|chunk| chunks.contains(chunk)).min()
+    /// The first chunk that is Unwritten, or about to be, and may yet be in doubt with what the
+    /// member held there before: were it passed over, the member would be called whole.
+    fn first_on_its_way(&self, chunks: Range<usize>) -> Option<usize> {
+        // What is held for a discard is as it was after a power cut, until that is durable.
+        let held = self.discarder.first_held(&chunks).filter(|_| !mutant!(RebuildPassesDiscard));
+        let bitmap = self.bitmap.as_ref().filter(|_| !mutant!(RebuildPassesZeroing));
+        // What is zeroed for its first write, not on the member, is in doubt when it opens.
+        let zeroing = bitmap.and_then(|bitmap| {
+            bitmap.zeroing_without_last().filter(|chunk| chunks.contains(chunk)).min()
+        });
+        held.into_iter().chain(zeroing).min()
     }
 
     /// A poll will find chunks to rebuild without another event.

@@ -53,6 +53,7 @@ const METHODS: &[(&str, Method)] = &[
     ("bdev_raid_get_bitmap", raid::get_bitmap),
     ("bdev_raid_get_scrub", raid_scrub::get_scrub),
     ("bdev_raid_get_spares", raid_members::get_spares),
+    ("bdev_raid_grow", raid_start::grow),
     ("bdev_raid_grow_base_bdev", raid_start::grow_base_bdev),
     ("bdev_raid_remove_base_bdev", raid_members::remove),
     ("bdev_raid_remove_spare", raid_members::remove_spare),

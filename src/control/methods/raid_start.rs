@@ -64,6 +64,20 @@ pub(super) fn set_options(target: &mut Target, params: Option<Value>) -> Result<
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct GrowMembers {
+    name: String,
+}
+
+/// Ours: the array takes all of its members, which are larger than they were. It is named so
+/// because SPDK's call with `_base_bdev` behind it adds a member.
+pub(super) fn grow(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
+    let GrowMembers { name } = decode(params)?;
+    let (before, after) = target.grow_array(&name)?;
+    Ok(json!({ "name": name, "old_num_blocks": before, "num_blocks": after }))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Grow {
     raid_name: String,
     base_name: String,

@@ -136,6 +136,7 @@ impl Target {
             ArrayEvent::ScrubStarted { .. } => array.scrub_began_s = now_s(),
             _ => {}
         }
+        let news = lost.filter(|lost| *lost != array.is_degraded);
         match lost {
             Some(true) if !array.is_degraded => {
                 array.is_degraded = true;
@@ -148,6 +149,9 @@ impl Target {
                 self.notices.add("raid_whole", name, None, text.to_owned());
             }
             _ => {}
+        }
+        if let Some(degraded) = news {
+            self.show_health(name, degraded);
         }
     }
 }

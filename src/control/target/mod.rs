@@ -5,6 +5,7 @@ mod arrays;
 mod bdevs;
 mod events;
 mod external;
+mod grow;
 mod keys;
 mod members;
 mod metadata;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::{Target, TargetError};
+use super::{Backing, Target, TargetError};
 use crate::bdev::BdevId;
 use crate::engine::CoreReport;
 use crate::target::subsystem::{
@@ -174,6 +174,10 @@ impl Target {
             }
             Ok(nsid)
         })?;
+        if let Some(Backing::Array(array)) = self.bdevs.get(&geometry.name).map(|it| &it.backing) {
+            let degraded = array.is_degraded;
+            self.show_health(&geometry.name, degraded);
+        }
         self.set_user(&geometry.name, Some(format!("namespace {nsid} of subsystem {nqn}")));
         Ok(nsid)
     }
@@ -201,6 +205,14 @@ impl Target {
     /// What each core tells of its hosts.
     pub fn host_reports(&mut self) -> Vec<CoreReport> {
         self.engine.reports()
+    }
+
+    /// Hosts of the bdev, if it is exported, see in their health log whether it is degraded.
+    pub(super) fn show_health(&mut self, name: &str, degraded: bool) {
+        let Some(bdev) = self.bdevs.get(name).map(|bdev| bdev.id) else { return };
+        if self.table.set_degraded(bdev, degraded) {
+            self.engine.publish(Arc::new(self.table.clone()));
+        }
     }
 
     /// Forbids a host again.

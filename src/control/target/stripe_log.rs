@@ -10,6 +10,9 @@ use crate::md::{Assembly, SECTOR_BYTES};
 use crate::raid::assembly_log::{self, has_log};
 use crate::raid::{ArrayConfig, BitmapConfig, LogConfig};
 
+/// Why an array has none whose operator wants none.
+pub(super) const TURNED_OFF: &str = "it was turned off";
+
 /// What an operator sees of it; `None` for levels that have none.
 pub(super) fn state(config: &ArrayConfig) -> Option<Result<(), String>> {
     let member = config.members.iter().flatten().next()?;
@@ -69,7 +72,7 @@ impl Target {
             return;
         }
         if options.without_log {
-            "it was turned off".clone_into(&mut config.log.why_off);
+            TURNED_OFF.clone_into(&mut config.log.why_off);
         } else {
             let bitmap = match &config.bitmap {
                 BitmapConfig::Lockless { superblock, external: None, .. } => {

@@ -92,6 +92,9 @@ impl Target {
         takeover: &Takeover,
     ) -> Result<Given, TargetError> {
         let start_degraded = permit.any;
+        if self.finish_growth(name, &given)? {
+            given = self.read_members(&given.names)?;
+        }
         if let Ok(assembly) = given.plan(takeover)
             && self.replay_ppl(name, &given, &assembly, permit)?
         {

@@ -86,8 +86,8 @@ pub(crate) enum Mutant {
     JoinWithoutDrain,
     /// Units of the bitmap that are under way when a member joins are not written to it.
     JoinForgetsUnitsInFlight,
-    /// A member joins while a chunk is zeroed, and nobody tells it.
-    ZeroedWithoutNewcomer,
+    /// A rebuild passes over a chunk that is held for a discard and counts as Unwritten by now.
+    RebuildPassesDiscard,
     /// A rebuild passes over a chunk that is being zeroed without the member.
     RebuildPassesZeroing,
     /// Dirty chunks are not copied to a member that was away.
@@ -244,6 +244,7 @@ pub(super) const OF_PARITY: [Mutant; 15] = [
 pub(super) const ALL: [Mutant; 63] = [
     Mutant::AheadKeptWhenWritten,
     Mutant::AheadKeptForNewcomer,
+    Mutant::RebuildPassesDiscard,
     Mutant::CopyingNeverYields,
     Mutant::ReadErrorsForgiven,
     Mutant::RepairNotReread,
@@ -279,7 +280,6 @@ pub(super) const ALL: [Mutant; 63] = [
     Mutant::EventsClearedForgotten,
     Mutant::JoinWithoutDrain,
     Mutant::JoinForgetsUnitsInFlight,
-    Mutant::ZeroedWithoutNewcomer,
     Mutant::RebuildForgetsDirty,
     Mutant::WholeBeforeCopied,
     Mutant::WholeBeforeFlushed,

@@ -39,8 +39,11 @@ const SEEDS: u64 = 300;
 /// - 3777 with parity: not the array but the simulator's operator was at fault. Member 1 alone had
 ///   recorded a start that the power ended, 2 and 3 another one without it; then 2 or 3 was left
 ///   out, too, and with what was given nobody could start.
-const FOUND: [u64; 8] =
-    [215, 326, 560, 620, 1152, EXTERNAL_SEEDS + 2395, MEMBER_SEEDS + 31565, PARITY + 3777];
+/// - 81126 (of a mirror): a rebuild passed over a chunk that a discard held and that counted as
+///   Unwritten already, and called the member whole; a power cut before the discard was durable
+///   (oracle 3).
+const FOUND: [u64; 9] =
+    [215, 326, 560, 620, 1152, 81126, EXTERNAL_SEEDS + 2395, MEMBER_SEEDS + 31565, PARITY + 3777];
 
 /// The same of levels with parity.
 ///

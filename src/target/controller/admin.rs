@@ -114,8 +114,8 @@ pub struct AsyncCompletion {
 pub enum TableChange {
     /// The controller goes on; see [`Controller::next_async_event`].
     Admitted,
-    /// The subsystem is gone, or the host is no longer allowed: end all connections of the
-    /// controller.
+    /// The subsystem or the listener is gone, or the host is no longer allowed: end all
+    /// connections of the controller.
     Revoked,
 }
 
@@ -281,6 +281,11 @@ impl Controller {
         self.events.abort_held();
     }
 
+    /// The host has given up its Asynchronous Event Requests: they are not answered.
+    pub fn forget_async_events(&mut self) {
+        self.events.give_up();
+    }
+
     /// The next held Asynchronous Event Request that ends. To be asked after every
     /// [`Controller::admin`] and [`Controller::table_changed`], until `None`.
     pub fn next_async_event(&mut self) -> Option<AsyncCompletion> {
@@ -299,7 +304,9 @@ impl Controller {
         let Some(new) = table.find_uid(self.subsystem.uid()) else {
             return TableChange::Revoked;
         };
-        if !new.allows(&self.hostnqn) {
+        // Whoever came by a listener that was removed goes with it: its paths have no ANA state.
+        let came_by = self.is_discovery() || new.listens_on(self.local_address);
+        if !new.allows(&self.hostnqn) || !came_by {
             return TableChange::Revoked;
         }
         if self.is_discovery() && self.generation != table.generation() {
@@ -308,6 +315,9 @@ impl Controller {
         let new = &new.seen_by(&self.hostnqn, self.local_address);
         if self.note_changed_namespaces(new) {
             self.notify(EventKind::NamespaceAttribute);
+        }
+        if !self.is_degraded() && new.namespaces().any(|namespace| namespace.degraded) {
+            self.notify(EventKind::Health);
         }
         if self.note_changed_paths(new) {
             self.notify(EventKind::AnaChange);
@@ -324,6 +334,11 @@ impl Controller {
         }
     }
 
+    /// Something behind a namespace of this host has lost redundancy.
+    pub(super) fn is_degraded(&self) -> bool {
+        self.subsystem.namespaces().any(|namespace| namespace.degraded)
+    }
+
     fn note_changed_paths(&mut self, new: &Subsystem) -> bool {
         let changed = new.namespaces().any(|namespace| {
             let before = self.subsystem.namespace(namespace.nsid);
@@ -336,9 +351,12 @@ impl Controller {
     fn note_changed_namespaces(&mut self, new: &Subsystem) -> bool {
         let mut any = false;
         for nsid in 1..=new.max_namespaces() {
-            // How it is reached is no attribute of the namespace.
-            let plain =
-                |namespace: &Namespace| Namespace { ana: AnaState::Optimized, ..*namespace };
+            // How it is reached, and how well it is, are no attributes of the namespace.
+            let plain = |namespace: &Namespace| Namespace {
+                ana: AnaState::Optimized,
+                degraded: false,
+                ..*namespace
+            };
             let before = self.subsystem.namespace(nsid).map(plain);
             if before != new.namespace(nsid).map(plain) {
                 let bit = usize::try_from(nsid - 1).expect("bounded by NAMESPACES_MAX");

@@ -17,6 +17,8 @@ const _: () = assert!(AERL as usize + 1 == HELD_MAX);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub(super) enum EventKind {
+    /// What is behind a namespace has lost redundancy.
+    Health,
     /// Namespaces came, went or changed.
     NamespaceAttribute,
     /// A namespace is reached by this path in another way than before.
@@ -28,8 +30,13 @@ pub(super) enum EventKind {
 }
 
 impl EventKind {
-    const ALL: [Self; 4] =
-        [Self::NamespaceAttribute, Self::AnaChange, Self::Reservation, Self::DiscoveryLog];
+    const ALL: [Self; 5] = [
+        Self::Health,
+        Self::NamespaceAttribute,
+        Self::AnaChange,
+        Self::Reservation,
+        Self::DiscoveryLog,
+    ];
 
     /// The event whose log page is `lid`.
     pub(super) fn of_log(lid: u8) -> Option<Self> {
@@ -39,6 +46,7 @@ impl EventKind {
     /// The log page that tells more, and that clears the event when it is read.
     fn log(self) -> u8 {
         match self {
+            Self::Health => lid::SMART_HEALTH,
             Self::NamespaceAttribute => lid::CHANGED_NAMESPACES,
             Self::AnaChange => lid::ANA,
             Self::Reservation => lid::RESERVATION,
@@ -50,6 +58,7 @@ impl EventKind {
     /// and is masked by a feature of its own.
     pub(super) fn config_bit(self) -> u32 {
         match self {
+            Self::Health => async_event::SMART_RELIABILITY,
             Self::NamespaceAttribute => async_event::NAMESPACE_ATTRIBUTE,
             Self::AnaChange => async_event::ANA_CHANGE,
             Self::Reservation => 0,
@@ -60,9 +69,11 @@ impl EventKind {
     /// Dword 0 (Base 2.1, section 5.1.2.1): type in bits 2:0, information in bits 15:8, log page
     /// in bits 23:16.
     pub(super) fn result(self) -> u64 {
+        const HEALTH: u64 = 1;
         const NOTICE: u64 = 2;
         const IO_COMMAND_SET: u64 = 6;
         let (event_type, information) = match self {
+            Self::Health => (HEALTH, 0x00),
             Self::NamespaceAttribute => (NOTICE, 0x00),
             Self::AnaChange => (NOTICE, 0x03),
             Self::Reservation => (IO_COMMAND_SET, 0x00),
@@ -119,6 +130,11 @@ impl AsyncEvents {
         self.held[self.held_count] = cid;
         self.held_count += 1;
         true
+    }
+
+    /// Holds no request any more.
+    pub(super) fn give_up(&mut self) {
+        (self.held_count, self.abort_count) = (0, 0);
     }
 
     /// There is news.

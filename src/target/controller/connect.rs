@@ -114,7 +114,7 @@ impl ConnectRequest {
         }
         let subnqn = Nqn::from_field(&data.subnqn)
             .map_err(|_| Refusal::in_data(offset_of!(ConnectData, subnqn)))?;
-        let hostnqn = Nqn::from_field(&data.hostnqn)
+        let hostnqn = Nqn::from_host_field(&data.hostnqn)
             .map_err(|_| Refusal::in_data(offset_of!(ConnectData, hostnqn)))?;
         let cntlid = data.cntlid.get();
         // Only the dynamic controller model: the target chooses.

@@ -91,7 +91,7 @@ fn entry(port: u16, address: SocketAddr, subnqn: &Nqn) -> DiscoveryEntry {
         IpAddr::V4(_) => DiscoveryEntry::ADRFAM_IPV4,
         IpAddr::V6(_) => DiscoveryEntry::ADRFAM_IPV6,
     };
-    entry.treq = DiscoveryEntry::TREQ_NO_SECURE_CHANNEL_NO_FLOW_CONTROL;
+    entry.treq = DiscoveryEntry::TREQ_UNSPECIFIED_NO_FLOW_CONTROL;
     entry.portid.set(port);
     entry.cntlid.set(CNTLID_DYNAMIC);
     entry.asqsz.set(ASQSZ);

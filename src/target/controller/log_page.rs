@@ -12,7 +12,7 @@ use super::{Controller, NamespaceSet, ana};
 use crate::wire::nvme::identify::{CSI_NVM, NSID_BROADCAST, controller};
 use crate::wire::nvme::log_page::{
     CHANGED_NAMESPACES_MAX, ERROR_ENTRY_BYTES, EffectsLog, FirmwareSlotLog, GetLogPage,
-    ID_LIST_BYTES, SmartLog, effects, id_list, lid, smart,
+    ID_LIST_BYTES, SMART_WARNING_RELIABILITY, SmartLog, effects, id_list, lid, smart,
 };
 use crate::wire::nvme::opcode::nvm;
 use crate::wire::nvme::reservation::ReservationNotification;
@@ -211,6 +211,9 @@ impl Controller {
         }
         let traffic = self.traffic.totals();
         let mut log = SmartLog::new_zeroed();
+        if self.is_degraded() {
+            log.critical_warning = SMART_WARNING_RELIABILITY;
+        }
         log.available_spare = 100;
         for (counter, value) in [
             (smart::DATA_UNITS_READ, traffic.read_bytes.div_ceil(DATA_UNIT_BYTES)),

@@ -47,6 +47,8 @@ pub struct Namespace {
     pub ana: AnaState,
     /// A reservation can persist through power loss.
     pub persistent_reservations: bool,
+    /// What is behind it has less redundancy than it should have.
+    pub degraded: bool,
     /// Preferred I/O size in logical blocks; 0: none.
     pub optimal_io_blocks: u32,
     /// See [`crate::bdev::Geometry::io_boundary_blocks`].

@@ -89,6 +89,18 @@ impl Nqn {
         Self::from_bytes(&field[..len])
     }
 
+    /// The same for a host, which may have no name: some initiators send none, and a subsystem
+    /// that allows any host allows those.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn from_host_field(field: &[u8]) -> Result<Self, NqnError> {
+        match Self::from_field(field) {
+            Err(NqnError::Empty) => Ok(Self { len: 0, bytes: [0; NQN_BYTES_MAX] }),
+            other => other,
+        }
+    }
+
     fn from_bytes(text: &[u8]) -> Result<Self, NqnError> {
         if text.is_empty() {
             return Err(NqnError::Empty);
@@ -160,6 +172,13 @@ impl fmt::Display for Nqn {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_may_have_no_name() {
+        assert_eq!(Nqn::from_host_field(&[0; 256]).unwrap().as_str(), "");
+        assert_eq!(Nqn::from_field(&[0; 256]), Err(NqnError::Empty));
+        assert_eq!(Nqn::from_host_field(&[b'x'; 256]), Err(NqnError::Unterminated));
+    }
 
     #[test]
     fn well_formed_names() {

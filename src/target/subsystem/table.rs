@@ -278,6 +278,7 @@ impl SubsystemTable {
             anagrpid: nsid,
             ana: AnaState::Optimized,
             persistent_reservations: false,
+            degraded: false,
             optimal_io_blocks: geometry.optimal_io_blocks,
             io_boundary_blocks: geometry.io_boundary_blocks,
             write_unit_blocks: geometry.write_unit_blocks,
@@ -304,6 +305,27 @@ impl SubsystemTable {
         namespace.persistent_reservations = true;
         subsystem.persistences[slot] = Some(Arc::new(place));
         Ok(())
+    }
+
+    /// Whether the bdev, if it is exported, has less redundancy than it should have. Says whether
+    /// that is news.
+    pub fn set_degraded(&mut self, bdev: BdevId, degraded: bool) -> bool {
+        let is_it = |namespace: &Namespace| namespace.bdev == bdev;
+        for subsystem in &mut self.subsystems {
+            let Some(found) = subsystem.namespaces().find(|namespace| is_it(namespace)) else {
+                continue;
+            };
+            if found.degraded == degraded {
+                return false;
+            }
+            // The discovery log does not tell of it: the generation stays.
+            let namespaces = &mut Arc::make_mut(subsystem).namespaces;
+            for namespace in namespaces.iter_mut().flatten().filter(|namespace| is_it(namespace)) {
+                namespace.degraded = degraded;
+            }
+            return true;
+        }
+        false
     }
 
     /// Every exported bdev and its namespace.

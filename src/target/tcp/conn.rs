@@ -120,6 +120,8 @@ pub struct Connection {
     pub(super) cids: CidSet,
     pub(super) sq: SubmissionQueue,
     pub(super) fused_next: FusedNext,
+    /// It is an admin queue.
+    pub(super) is_admin: bool,
     /// Bytes of the buffers that its commands hold.
     pub(super) held_bytes: usize,
     /// Commands whose data have all come, so far.
@@ -160,6 +162,7 @@ impl Connection {
             cids: CidSet::new(),
             sq: SubmissionQueue::default(),
             fused_next: FusedNext::Any,
+            is_admin: false,
             held_bytes: 0,
             transfers_ended: 0,
         };
@@ -204,6 +207,11 @@ impl Connection {
     /// carry no SQHD from here on.
     pub fn set_flow_control_disabled(&mut self, disabled: bool) {
         self.sq.flow_control_disabled = disabled;
+    }
+
+    /// Connect has made it an admin queue.
+    pub fn set_admin(&mut self) {
+        self.is_admin = true;
     }
 
     /// Where the connection is in its life.

@@ -71,6 +71,13 @@ impl Connection {
         }
     }
 
+    /// Whether the host was asked for data: the next PDUs may be large ones, whose payload is
+    /// better not received before their header has been looked at.
+    #[must_use]
+    pub fn awaits_data(&self) -> bool {
+        self.population(RequestState::AwaitH2cData) > 0
+    }
+
     /// What the receiving side waits for.
     #[must_use]
     pub fn rx_state(&self) -> RxState {

@@ -3,9 +3,10 @@
 use super::conn::Connection;
 use super::conn_fused::{FUSE_MASK, Fused, FusedNext};
 use super::conn_recv::RxState;
-use super::request::{RequestState, Transfer};
+use super::request::{Request, RequestId, RequestState, Transfer};
 use crate::limits::IN_CAPSULE_DATA_BYTES;
 use crate::reactor::buf::{BufPool, CLASS_COUNTS, CLASS_SIZES_BYTES};
+use crate::wire::nvme::opcode::admin;
 use crate::wire::nvme::{Cqe, Sqe, Status};
 
 /// SGL descriptor: data block (type 0h), address is an offset into the capsule (sub type 1h).
@@ -96,7 +97,9 @@ impl Connection {
         payload_bytes: u32,
         pool: &BufPool,
     ) {
-        let owns_cid = self.cids.insert(sqe.cid.get());
+        let is_new = self.cids.insert(sqe.cid.get());
+        let replaces_events = !is_new && self.give_up_events(sqe.cid.get());
+        let owns_cid = is_new || replaces_events;
         let plan = if owns_cid {
             plan_transfer(sqe, payload_bytes, self.config.io_size_bytes_max)
         } else {
@@ -110,6 +113,7 @@ impl Connection {
         let request = self.request_at(slot);
         request.sqe = *sqe;
         request.owns_cid = owns_cid;
+        request.replaces_events = replaces_events;
         request.received_bytes = 0;
         (request.transfer, request.data_bytes) = plan.unwrap_or((Transfer::None, 0));
         request.error = plan.err();
@@ -130,6 +134,32 @@ impl Connection {
                 self.expect_payload(slot, 0);
             }
         }
+    }
+
+    /// On an admin queue a command has the CID of an Asynchronous Event Request: SPDK's host ends
+    /// all of those for itself before it shuts a controller down, and uses their CIDs again. They
+    /// are forgotten, and the new command has its CID. `false`: nothing of that kind.
+    #[cold]
+    fn give_up_events(&mut self, cid: u16) -> bool {
+        let is_event = |request: &Request| {
+            request.state == RequestState::Executing
+                && request.owns_cid
+                && request.sqe.opcode == admin::ASYNC_EVENT_REQUEST
+        };
+        if !self.is_admin || !self.requests.iter().any(|one| is_event(one) && one.cid() == cid) {
+            return false;
+        }
+        while let Some(slot) = self.requests.iter().position(is_event) {
+            self.release(u16::try_from(slot).expect("slots fit u16"));
+        }
+        self.cids.insert(cid)
+    }
+
+    /// Whether the command has shown that the host has given up all Asynchronous Event Requests
+    /// before it: the controller must not answer them any more.
+    #[must_use]
+    pub fn replaces_events(&self, id: RequestId) -> bool {
+        self.request(self.executing_slot(id)).replaces_events
     }
 
     /// Gets the buffer of the command in `slot`; `false`: none now.

@@ -112,6 +112,8 @@ pub(super) struct Request {
     pub(super) transfer: Transfer,
     /// The slot's entry in the set of CIDs in flight is this command's.
     pub(super) owns_cid: bool,
+    /// Its CID was that of an Asynchronous Event Request: the host has given those up.
+    pub(super) replaces_events: bool,
     pub(super) sqe: Sqe,
     pub(super) buf: Option<IoBuf>,
     /// Data of the command in bytes, from its SGL.
@@ -131,6 +133,7 @@ impl Request {
             generation: 0,
             transfer: Transfer::None,
             owns_cid: false,
+            replaces_events: false,
             sqe: Sqe::new_zeroed(),
             buf: None,
             data_bytes: 0,

@@ -400,6 +400,34 @@ fn bad_data_pointers_fail_the_command_only() {
 }
 
 #[test]
+fn a_host_may_give_up_an_event_request_and_use_its_cid_again() {
+    use crate::wire::nvme::opcode::admin::ASYNC_EVENT_REQUEST;
+    let mut peer = Peer::established(0);
+    let event = peer.capsule(ASYNC_EVENT_REQUEST, 9, 0x5a, 0, &[]);
+    peer.send(&event);
+    let (held, _) = peer.conn.next_command().unwrap();
+    assert!(!peer.conn.replaces_events(held));
+    let another = peer.capsule(ASYNC_EVENT_REQUEST, 10, 0x5a, 0, &[]);
+    peer.send(&another);
+    peer.conn.next_command().unwrap();
+    // On an I/O queue that opcode is another command's, which is not forgotten.
+    let other = peer.capsule(FLUSH, 9, 0x5a, 0, &[]);
+    peer.send(&other);
+    peer.expect_status(9, Status::COMMAND_ID_CONFLICT);
+    peer.conn.set_admin();
+    peer.send(&other);
+    let (id, sqe) = peer.conn.next_command().unwrap();
+    assert_eq!((sqe.opcode, peer.conn.find_cid(9)), (FLUSH, Some(id)));
+    assert!(peer.conn.replaces_events(id));
+    assert_eq!(peer.conn.executing_count(), 1, "both event requests are gone");
+    peer.conn.complete(id, Cqe::new(0, Status::SUCCESS, 0), 0);
+    peer.expect_status(9, Status::SUCCESS);
+    peer.send(&event);
+    let (held, _) = peer.conn.next_command().unwrap();
+    assert!(!peer.conn.replaces_events(held), "the CID is free");
+}
+
+#[test]
 fn duplicate_cid_conflicts_and_does_not_disturb_the_first() {
     let mut peer = Peer::established(0);
     let capsule = peer.capsule(READ, 9, 0x5a, 512, &[]);

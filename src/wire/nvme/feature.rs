@@ -46,6 +46,8 @@ pub mod capability {
 pub mod async_event {
     /// SMART / health critical warnings, bits 7:0.
     pub const SMART_MASK: u32 = 0xff;
+    /// Of these: reliability is degraded.
+    pub const SMART_RELIABILITY: u32 = 1 << 2;
     /// Attached Namespace Attribute Notices.
     pub const NAMESPACE_ATTRIBUTE: u32 = 1 << 8;
     /// Asymmetric Namespace Access Change Notices.

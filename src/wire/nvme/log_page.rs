@@ -132,6 +132,9 @@ pub struct SmartLog {
     pub reserved232: [u8; 280],
 }
 
+/// [`SmartLog::critical_warning`]: an internal error makes the subsystem less reliable.
+pub const SMART_WARNING_RELIABILITY: u8 = 1 << 2;
+
 /// Indexes of [`SmartLog::counters`].
 #[allow(missing_docs)]
 pub mod smart {
@@ -283,8 +286,10 @@ impl DiscoveryEntry {
     pub const SUBTYPE_REFERRAL: u8 = 1;
     pub const SUBTYPE_NVM: u8 = 2;
     pub const SUBTYPE_CURRENT_DISCOVERY: u8 = 3;
-    /// TREQ: secure channel not required (10b) and SQ flow control may be disabled (bit 2).
-    pub const TREQ_NO_SECURE_CHANNEL_NO_FLOW_CONTROL: u8 = 2 | 1 << 2;
+    /// TREQ: secure channel not specified (00b) and SQ flow control may be disabled (bit 2).
+    /// libnvme takes "not required" (10b) to mean that it must use TLS; Linux's target says the
+    /// same as this.
+    pub const TREQ_UNSPECIFIED_NO_FLOW_CONTROL: u8 = 1 << 2;
     /// EFLAGS: Explicit Persistent Connection Support for Discovery.
     pub const EFLAGS_EPCSD: u16 = 1 << 1;
 }

@@ -132,6 +132,9 @@ fn abort_finds_held_requests_and_is_limited() {
     let ended = c.next_async_event().unwrap();
     assert_eq!((ended.cid, ended.status), (31, Status::ABORT_REQUESTED));
     assert_eq!(c.next_async_event(), None, "the others are still held");
+    c.forget_async_events();
+    c.abort_async_events();
+    assert_eq!(c.next_async_event(), None, "the host has given up the others");
     assert_eq!(run(c, &table, &abort(1, 5), 0), Ok((vec![], 1)), "no such queue");
     let _grant = c.attach_io_queue(&request(NQN, 1, 1)).unwrap();
     for _ in 0..4 {

@@ -22,8 +22,11 @@ fn admin_connect_is_checked_field_by_field() {
     assert_eq!(refused(|_, data| data.cntlid.set(1)), (INVALID, 0x1_0010), "static controller");
     assert_eq!(refused(|_, data| data.subnqn[20] = b'x'), (INVALID, 0x1_0100), "unknown NQN");
     assert_eq!(refused(|_, data| data.subnqn = [b'x'; 256]), (INVALID, 0x1_0100));
-    assert_eq!(refused(|_, data| data.hostnqn = [0; 256]), (INVALID, 0x1_0200));
+    assert_eq!(refused(|_, data| data.hostnqn = [b'x'; 256]), (INVALID, 0x1_0200));
     let (sqe, data) = connect_bytes(NQN, 0, CNTLID_DYNAMIC);
+    let nameless = ConnectData { hostnqn: [0; 256], ..data };
+    let request = ConnectRequest::parse(&sqe, nameless.as_bytes()).unwrap();
+    assert_eq!(request.hostnqn.as_str(), "", "a host need not have a name");
     for len in [0, 1023] {
         let refusal = ConnectRequest::parse(&sqe, &data.as_bytes()[..len]).unwrap_err();
         assert_eq!(refusal.status, Status::DATA_SGL_LENGTH_INVALID.dnr());

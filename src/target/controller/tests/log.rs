@@ -95,6 +95,26 @@ fn smart_counts_what_the_queues_did() {
 }
 
 #[test]
+fn smart_warns_of_what_has_lost_redundancy() {
+    let mut table = table_with(&[geometry(512), geometry(512)]);
+    let c = &mut ready(&table, NQN);
+    enable_events(c, &table, 1 << 2 | 1 << 8);
+    assert_eq!(hold(c, &table, 7), AdminOutcome::HoldAsyncEvent);
+    assert_eq!(read(c, &table, 2, 512, 0)[0], 0);
+    assert!(table.set_degraded(BdevId(1), true));
+    assert!(!table.set_degraded(BdevId(1), true) && !table.set_degraded(BdevId(9), true));
+    assert_eq!(c.table_changed(&table), TableChange::Admitted);
+    // SMART / Health Status, reliability, log page 02h; and no attribute has changed.
+    let event = c.next_async_event().unwrap();
+    assert_eq!((event.cid, event.result), (7, 0x02_0001));
+    assert_eq!(c.next_async_event(), None);
+    assert_eq!(read(c, &table, 2, 512, 0)[0], 1 << 2);
+    assert!(table.set_degraded(BdevId(1), false));
+    assert_eq!(c.table_changed(&table), TableChange::Admitted);
+    assert_eq!(read(c, &table, 2, 512, 0)[0], 0);
+}
+
+#[test]
 fn reservation_notices_are_read_one_by_one() {
     let table = table_with(&[geometry(512), geometry(512)]);
     let c = &mut ready(&table, NQN);
@@ -267,8 +287,8 @@ fn discovery_log_lists_what_the_host_may_use() {
     let all = read(c, &table, 0x70, 4096, 0);
     assert_eq!(all[..1024], header);
     let records: Vec<_> = all[1024..].chunks_exact(1024).collect();
-    assert_eq!(records[0][..12], [3, 1, 2, 6, 1, 0, 0xff, 0xff, 128, 0, 0, 0]);
-    assert_eq!(records[1][..12], [3, 2, 2, 6, 2, 0, 0xff, 0xff, 128, 0, 0, 0]);
+    assert_eq!(records[0][..12], [3, 1, 2, 4, 1, 0, 0xff, 0xff, 128, 0, 0, 0]);
+    assert_eq!(records[1][..12], [3, 2, 2, 4, 2, 0, 0xff, 0xff, 128, 0, 0, 0]);
     let named =
         |record: &[u8]| (text(&record[256..512]), text(&record[512..768]), text(&record[32..64]));
     let expected = |nqn: &str, at: &str, port: &str| (nqn.into(), at.into(), port.into());
@@ -299,7 +319,7 @@ fn discovery_log_lists_what_the_host_may_use() {
     assert!(table.add_referral(other, DISCOVERY_NQN).is_err(), "twice");
     assert_eq!(read(c, &table, 0x70, 1024, 0)[8], 6);
     let referral = read(c, &table, 0x70, 1024, 6 * 1024);
-    assert_eq!(referral[..12], [3, 1, 1, 6, 0, 0, 0xff, 0xff, 128, 0, 0, 0]);
+    assert_eq!(referral[..12], [3, 1, 1, 4, 0, 0, 0xff, 0xff, 128, 0, 0, 0]);
     assert_eq!(named(&referral), expected(DISCOVERY_NQN, "192.0.2.77", "8009"));
     table.remove_referral(other, DISCOVERY_NQN).unwrap();
     assert_eq!(read(c, &table, 0x70, 1024, 0)[8], 5);
