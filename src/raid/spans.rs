@@ -95,7 +95,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_block_is_in_one_range(order in Just((0..40u64).collect::<Vec<_>>()).prop_shuffle()) {
+        fn every_block_is_in_one_range(
+            order in Just((0..40u64).collect::<Vec<_>>()).prop_shuffle(),
+        ) {
             // Every third run is left out.
             let runs: Vec<(u64, u64)> =
                 order.iter().filter(|&run| run % 3 != 0).map(|&run| (run * 4, 4)).collect();
