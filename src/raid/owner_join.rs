@@ -180,6 +180,7 @@ impl Owner {
             bdev: newcomer.bdev,
             data_lba: own.data_offset_sectors / sectors_per_block,
             unmap: newcomer.unmap,
+            cheap_zeroes: newcomer.cheap_zeroes,
         };
         self.push_join(plan, place, bitmap_sector / sectors_per_block);
         self.go_on(out);

@@ -83,7 +83,7 @@ impl Owner {
         let kernels = self.parity_work.as_ref().expect("a level with parity").kernels;
         let parity = self.shared.parity().expect("a level with parity");
         let row = parity.row(columns.lba / parity.strip_blocks());
-        Computer { kernels, row, data: parity.data_members() }
+        Computer { kernels, row }
     }
 
     /// Whether resync has anything to do it with. With parity: while a member is away and not
@@ -126,7 +126,7 @@ impl Owner {
         let all = self.in_sync & !excluded;
         let reads = if all & own != 0 { all & own } else { all };
         let is_copy = reads == own && own != 0;
-        let lost = (computer.data_slots() & !reads).count_ones();
+        let lost = (computer.row.data_mask() & !reads).count_ones();
         let parity_read = (reads & computer.row.parity_mask()).count_ones();
         // What parity says of a torn row is taken only when the operator has been told.
         let is_guess = lost > 0 && self.shared.is_torn(&columns);

@@ -111,6 +111,7 @@ impl Target {
         Ok(Newcomer {
             bdev: bdev.id,
             unmap: bdev.geometry.unmap,
+            cheap_zeroes: bdev.geometry.cheap_zeroes,
             device_sectors: bdev.geometry.size_bytes() / SECTOR_BYTES,
             superblock,
             device_uuid: Uuid::new_v4().into_bytes(),

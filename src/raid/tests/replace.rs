@@ -159,6 +159,7 @@ impl World {
         let newcomer = Newcomer {
             bdev: self.new_twin_bdev(),
             unmap: self.shape.unmap,
+            cheap_zeroes: self.shape.cheap_zeroes,
             device_sectors: 1 << 16,
             superblock: None,
             device_uuid: [self.devices | 0x80; 16],
