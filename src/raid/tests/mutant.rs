@@ -84,6 +84,8 @@ pub(crate) enum Mutant {
     JoinForgetsUnitsInFlight,
     /// A member joins while a chunk is zeroed, and nobody tells it.
     ZeroedWithoutNewcomer,
+    /// A member joins whose superblock is only one event behind as it is.
+    NewcomerNearlyCurrent,
     /// A rebuild passes over a chunk that is held for a discard and counts as Unwritten by now.
     RebuildPassesDiscard,
     /// A rebuild passes over a chunk that is being zeroed without the member.
@@ -219,7 +221,8 @@ pub(super) const OF_LOG: [Mutant; 12] = [
 ];
 
 /// Bugs of levels with parity, found in their lives.
-pub(super) const OF_PARITY: [Mutant; 15] = [
+pub(super) const OF_PARITY: [Mutant; 16] = [
+    Mutant::NewcomerNearlyCurrent,
     Mutant::RebuildPassesZeroing,
     Mutant::DepartedTrusted,
     Mutant::UpdateNotFinished,
