@@ -523,7 +523,7 @@ fn create_subsystem(
         target.add_namespace(&config.nqn, new)?;
     }
     for &address in &config.listen {
-        target.add_listener(&config.nqn, address)?;
+        target.add_listener(&config.nqn, address, config.secure_listen.contains(&address))?;
     }
     Ok(())
 }

@@ -48,6 +48,7 @@ impl Shard {
             return;
         }
         match self.connections.insert(stream, peer, local, core.io.now_ms()) {
+            Some(index) if self.table.is_secure(local) => self.open_secured(core, index),
             Some(index) => self.watch(core, index),
             None => {
                 self.connections.counts.refused += 1;
@@ -77,6 +78,9 @@ impl Shard {
             Err(refusal) => return self.refuse(index, id, refusal),
         };
         let generation = conn.generation;
+        if let Err(refusal) = self.check_channel(index, &request) {
+            return self.refuse(index, id, refusal);
+        }
         if self.connections.is_crowded() {
             self.connections.counts.refused += 1;
             return self.refuse(index, id, Refusal::controller_busy());

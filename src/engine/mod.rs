@@ -15,6 +15,7 @@
 //! - `report`: what a core tells of its connections and controllers.
 //! - `reserve`, `saver`: reservation commands and the files that keep reservations.
 //! - `steps`: commands that take several requests to a bdev.
+//! - `tls`: connections under TLS.
 //! - `message`: what cores and the control plane tell each other.
 //! - `control_port`: the control plane's requests on a core.
 //! - `handle`: the control plane's side of it.
@@ -38,6 +39,7 @@ mod saver;
 mod shard;
 mod socket;
 mod steps;
+mod tls;
 pub mod workload;
 
 pub use handle::{EngineConfig, EngineError, EngineHandle};

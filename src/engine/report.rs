@@ -111,6 +111,7 @@ impl Conn {
             + self.protocol.memory_bytes()
             + self.socket.heap_bytes()
             + self.executing.len() * EXECUTING_BYTES
+            + if self.socket.tls.is_some() { super::tls::BYTES_MAX } else { 0 }
             + if self.auth.is_some() { AUTH_BYTES_MAX } else { 0 }
     }
 

@@ -16,6 +16,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvFlags, Shutdown, recv, recvmsg, socko
 
 use super::message::{Answer, Message, NewConnection};
 use super::shard::{KIND_ACCEPT, KIND_CANCEL, KIND_RECEIVE, KIND_SEND, Shard, ShardCore};
+use super::tls::TlsSocket;
 use crate::reactor::ring::UserData;
 use crate::target::tcp::RxState;
 use crate::wire::tcp::TransmitVec;
@@ -25,6 +26,9 @@ pub(super) const STAGING_SIZE_BYTES: usize = 64 * 1024;
 
 /// The same where headers of large payload are expected: the payload itself goes to its buffer.
 const HEADERS_SIZE_BYTES: usize = 4096;
+
+/// The same under TLS: one record.
+const SECURED_SIZE_BYTES: usize = 16 * 1024;
 
 /// Receives of large payload that a connection may do in a turn.
 const RECEIVES_PER_TURN: usize = 4;
@@ -67,15 +71,17 @@ pub(super) struct Socket {
     readable: bool,
     /// The peer will send no more, or the connection has failed: receiving says which.
     hung_up: bool,
-    sending: bool,
+    pub(super) sending: bool,
     /// Milliseconds of the reactor's clock when the send in flight began.
-    send_began_ms: u64,
-    transmit: Box<TransmitVec>,
+    pub(super) send_began_ms: u64,
+    pub(super) transmit: Box<TransmitVec>,
     header: Box<libc::msghdr>,
     closing: bool,
     /// When the protocol ended the connection and the peer was left to close it.
-    linger_from_ms: Option<u64>,
+    pub(super) linger_from_ms: Option<u64>,
     error_is_logged: bool,
+    /// TLS, if it is due here.
+    pub(super) tls: Option<Box<TlsSocket>>,
 }
 
 impl std::fmt::Debug for Socket {
@@ -106,6 +112,7 @@ impl Socket {
             closing: false,
             linger_from_ms: None,
             error_is_logged: false,
+            tls: None,
         }
     }
 
@@ -144,6 +151,16 @@ impl Socket {
         self.linger_from_ms.map_or(0, |from_ms| now_ms.saturating_sub(from_ms))
     }
 
+    /// Who the peer has proven to be, under TLS.
+    pub(super) fn tls_identity(&self) -> Option<String> {
+        self.tls.as_ref().and_then(|tls| tls.identity())
+    }
+
+    /// Something that was encrypted has not left.
+    pub(super) fn has_unsent(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.has_unsent())
+    }
+
     /// Keeps what the protocol cannot take now.
     fn spill(&mut self, bytes: &[u8]) {
         assert!(self.spilled.is_empty(), "nothing is received before the rest has been taken");
@@ -154,7 +171,7 @@ impl Socket {
         self.spilled = 0..bytes.len();
     }
 
-    fn fd(&self) -> types::Fd {
+    pub(super) fn fd(&self) -> types::Fd {
         types::Fd(self.stream.as_raw_fd())
     }
 }
@@ -242,6 +259,9 @@ impl Shard {
     fn receive(&mut self, core: &mut ShardCore, index: u16, staging: &mut [u8]) -> bool {
         let Some(conn) = self.connections.get(index) else { return false };
         let socket = &mut conn.socket;
+        if socket.tls.is_some() {
+            return self.receive_secured(core, index, &mut staging[..SECURED_SIZE_BYTES]);
+        }
         let is_ready = socket.readable && !socket.closing && socket.spilled.is_empty();
         if !is_ready || !conn.protocol.wants_bytes() {
             return false;
@@ -278,6 +298,62 @@ impl Shard {
         false
     }
 
+    /// Receives once under TLS. Says whether there may be more.
+    fn receive_secured(&mut self, core: &mut ShardCore, index: u16, staging: &mut [u8]) -> bool {
+        if !self.decrypt_all(core, index, staging) {
+            return false;
+        }
+        let conn = self.connections.get(index).expect("it takes more");
+        let socket = &mut conn.socket;
+        if !socket.readable {
+            return false;
+        }
+        match receive_into(&socket.stream, &mut [], staging) {
+            Ok(0) => self.close_connection(core, index, ""),
+            Ok(received) => {
+                socket.readable = received == staging.len() || socket.hung_up;
+                let more = socket.readable;
+                let tls = socket.tls.as_deref_mut().expect("the caller has looked");
+                tls.feed(&staging[..received]);
+                return self.decrypt_all(core, index, staging) && more;
+            }
+            Err(Errno::AGAIN) => socket.readable = false,
+            Err(Errno::INTR) => {}
+            Err(errno) => {
+                let error = std::io::Error::from(errno);
+                self.close_connection(core, index, &format!("receiving failed: {error}"));
+            }
+        }
+        false
+    }
+
+    /// Decrypts what was received and gives it to the protocol. Says whether that takes more.
+    fn decrypt_all(&mut self, core: &mut ShardCore, index: u16, staging: &mut [u8]) -> bool {
+        loop {
+            let Some(conn) = self.connections.get(index) else { return false };
+            let socket = &mut conn.socket;
+            let tls = socket.tls.as_deref_mut().expect("the caller has looked");
+            let takes = socket.spilled.is_empty() && conn.protocol.wants_bytes();
+            if socket.closing || tls.has_ended || !takes {
+                return false;
+            }
+            match tls.decrypt(staging) {
+                Ok(0) => {
+                    // The handshake may have something to say.
+                    if tls.has_unsent() {
+                        self.connections.wants_to_send(index);
+                    }
+                    return true;
+                }
+                Ok(len) => self.feed(core, index, &staging[..len]),
+                Err(error) => {
+                    self.tls_ended(core, index, &error);
+                    return false;
+                }
+            }
+        }
+    }
+
     /// Gives the protocol what was received and executes what it makes of it. What it cannot take
     /// now is kept.
     fn feed(&mut self, core: &mut ShardCore, index: u16, bytes: &[u8]) {
@@ -299,6 +375,8 @@ impl Shard {
         if let Some(conn) = self.connections.get(index) {
             conn.socket.spill = spill;
             conn.socket.spilled = spilled.start + taken..spilled.end;
+            // What TLS still holds is told of by nobody.
+            conn.socket.readable |= conn.socket.tls.is_some();
         }
         self.after_feeding(core, index);
         self.receive_later(index);
@@ -345,7 +423,8 @@ impl Shard {
     /// time to take what was sent and to close.
     fn end_if_protocol_ended(&mut self, core: &mut ShardCore, index: u16) {
         let Some(conn) = self.connections.get(index) else { return };
-        if conn.protocol.is_closing() && conn.socket.linger_from_ms.is_none() {
+        let ended = conn.protocol.is_closing() && !conn.socket.has_unsent();
+        if ended && conn.socket.linger_from_ms.is_none() {
             conn.socket.linger_from_ms = Some(core.io.now_ms());
             // An error says that the peer was first.
             let _ = rustix::net::shutdown(&conn.socket.stream, Shutdown::Write);
@@ -395,6 +474,10 @@ impl Shard {
             if socket.sending || socket.closing {
                 continue;
             }
+            if socket.tls.is_some() {
+                self.send_secured(core, index);
+                continue;
+            }
             if conn.protocol.poll_transmit(&mut socket.transmit) == 0 {
                 continue;
             }
@@ -422,7 +505,11 @@ impl Shard {
     pub(super) fn sent(&mut self, core: &mut ShardCore, index: u16, res: i32) {
         let conn = self.connections.get(index).expect("it waits for its send");
         conn.socket.sending = false;
-        conn.protocol.transmitted(usize::try_from(res).unwrap_or(0));
+        let sent = usize::try_from(res).unwrap_or(0);
+        match conn.socket.tls.as_deref_mut() {
+            Some(tls) => tls.sent(sent),
+            None => conn.protocol.transmitted(sent),
+        }
         if conn.socket.closing {
             return self.drop_if_drained(core, index);
         }
@@ -430,7 +517,11 @@ impl Shard {
             let error = std::io::Error::from_raw_os_error(-res);
             return self.close_connection(core, index, &format!("sending failed: {error}"));
         }
-        if conn.protocol.wants_transmit() {
+        let has_unsent = conn.socket.has_unsent();
+        if conn.socket.tls.as_ref().is_some_and(|tls| tls.has_ended) && !has_unsent {
+            return self.close_connection(core, index, "");
+        }
+        if conn.protocol.wants_transmit() || has_unsent {
             self.connections.wants_to_send(index);
         }
         self.end_if_protocol_ended(core, index);

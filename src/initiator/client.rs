@@ -10,6 +10,7 @@ use super::command;
 use super::conn::{Data, HostCompletion, HostConfig};
 use super::queue_pair::{ClientError, QueuePair, WAIT_STEP};
 use crate::reactor::buf::BufPool;
+use crate::secure::psk::TlsPsk;
 use crate::wire::fabrics::auth::{AuthCommand, CONNECT_ATR};
 use crate::wire::fabrics::{
     CNTLID_DYNAMIC, ConnectCommand, ConnectData, NQN_BYTES_MAX, PropertyCommand,
@@ -44,6 +45,8 @@ pub struct ClientOptions {
     pub admin_depth: u16,
     /// What the host proves itself with, if the controller wants it.
     pub auth: Option<HostAuth>,
+    /// Come under TLS with this key.
+    pub tls: Option<TlsPsk>,
     /// Patience with every step.
     pub limit: Duration,
 }
@@ -63,6 +66,7 @@ impl ClientOptions {
             kato_ms: 0,
             admin_depth: 32,
             auth: None,
+            tls: None,
             limit: Duration::from_secs(5),
         }
     }
@@ -127,7 +131,8 @@ impl Client {
             }
         }
         let config = options.host_config(options.admin_depth, ADMIN_IN_CAPSULE_BYTES);
-        let mut admin = QueuePair::open(options.addr, config, options.limit)?;
+        let mut admin =
+            QueuePair::open_secured(options.addr, config, options.tls.clone(), options.limit)?;
         let cqe = fabrics_connect(&mut admin, &options, pool, 0, CNTLID_DYNAMIC)?;
         let [a, b, ..] = cqe.result.to_bytes();
         let info = ControllerInfo {
@@ -272,7 +277,12 @@ impl Client {
     pub fn open_io_queue(&mut self, queue_id: u16, depth: u16) -> Result<QueuePair, ClientError> {
         assert!(depth >= 2, "an I/O queue has two entries at least");
         let config = self.options.host_config(depth, self.info.in_capsule_data_bytes);
-        let mut queue = QueuePair::open(self.options.addr, config, self.options.limit)?;
+        let mut queue = QueuePair::open_secured(
+            self.options.addr,
+            config,
+            self.options.tls.clone(),
+            self.options.limit,
+        )?;
         let options = ClientOptions { admin_depth: depth, ..self.options.clone() };
         fabrics_connect(&mut queue, &options, self.pool, queue_id, self.info.cntlid)?;
         Ok(queue)

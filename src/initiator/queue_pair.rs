@@ -10,6 +10,8 @@ use super::auth::HostAuthError;
 use super::command;
 use super::conn::{Data, HostCompletion, HostConfig, HostConnection, HostPhase};
 use crate::reactor::buf::IoBuf;
+use crate::secure::psk::TlsPsk;
+use crate::secure::tls::{TlsChannel, TlsError, TlsState};
 use crate::wire::nvme::{Sqe, Status, opcode};
 use crate::wire::tcp::transmit::SEGMENTS_MAX;
 use crate::wire::tcp::{PduError, TransmitVec};
@@ -75,6 +77,14 @@ pub enum ClientError {
         /// Why.
         error: HostAuthError,
     },
+    /// TLS failed.
+    #[error("TLS with {addr} failed: {error}")]
+    Tls {
+        /// The target.
+        addr: SocketAddr,
+        /// Why.
+        error: TlsError,
+    },
     /// The controller wants to be convinced, and there is no key for it.
     #[error("the controller at {0} wants authentication, for which there is no key")]
     NoKey(SocketAddr),
@@ -92,6 +102,10 @@ fn terminated(fes: &Option<(u16, u32)>) -> String {
     })
 }
 
+fn tls_failed(addr: SocketAddr, error: TlsError) -> ClientError {
+    ClientError::Tls { addr, error }
+}
+
 /// One queue: a connection and its socket.
 #[derive(Debug)]
 pub struct QueuePair {
@@ -100,6 +114,7 @@ pub struct QueuePair {
     conn: HostConnection,
     staging: Box<[u8]>,
     out: Box<TransmitVec>,
+    tls: Option<TlsChannel>,
 }
 
 impl QueuePair {
@@ -112,6 +127,19 @@ impl QueuePair {
         config: HostConfig,
         limit: Duration,
     ) -> Result<Self, ClientError> {
+        Self::open_secured(addr, config, None, limit)
+    }
+
+    /// The same under TLS, if there is a key for it.
+    ///
+    /// # Errors
+    /// Besides: if the controller has another key.
+    pub fn open_secured(
+        addr: SocketAddr,
+        config: HostConfig,
+        tls: Option<TlsPsk>,
+        limit: Duration,
+    ) -> Result<Self, ClientError> {
         let io = |source| ClientError::Io { addr, source };
         let stream = TcpStream::connect_timeout(&addr, limit).map_err(io)?;
         stream.set_nodelay(true).map_err(io)?;
@@ -122,12 +150,103 @@ impl QueuePair {
             conn: HostConnection::new(config),
             staging: vec![0; STAGING_BYTES].into_boxed_slice(),
             out: Box::default(),
+            tls: tls
+                .map(TlsChannel::client)
+                .transpose()
+                .map_err(|error| tls_failed(addr, error))?,
         };
         let end = Instant::now() + limit;
         while queue.conn.phase() == HostPhase::AwaitIcResp {
             queue.poll_or_wait(end, "ICReq", limit)?;
         }
         Ok(queue)
+    }
+
+    fn tls_failed(&self, error: TlsError) -> ClientError {
+        match error {
+            TlsError::Closed => self.closed(),
+            error => tls_failed(self.addr, error),
+        }
+    }
+
+    /// Under TLS: encrypts what waits, and sends what was encrypted.
+    fn send_secured(&mut self) -> Result<bool, ClientError> {
+        let mut tls = self.tls.take().expect("the caller has looked");
+        let result = self.send_through(&mut tls);
+        self.tls = Some(tls);
+        result
+    }
+
+    fn send_through(&mut self, tls: &mut TlsChannel) -> Result<bool, ClientError> {
+        let mut moved = false;
+        let mut is_open = tls.state() == TlsState::Open;
+        if tls.state() == TlsState::Handshake {
+            tls.read(&mut []).map_err(|error| self.tls_failed(error))?;
+        }
+        loop {
+            while is_open && tls.outgoing().len() < STAGING_BYTES {
+                if self.conn.poll_transmit(&mut self.out) == 0 {
+                    is_open = false;
+                    break;
+                }
+                let mut taken = 0;
+                for segment in self.out.segments() {
+                    // SAFETY: the connection keeps the memory of its segments in place and
+                    // unchanged until `transmitted`, which comes after this.
+                    let data = unsafe { std::slice::from_raw_parts(segment.ptr, segment.len) };
+                    let mut done = 0;
+                    while done < data.len() {
+                        let more = tls.write(&data[done..]);
+                        done += more.map_err(|error| tls_failed(self.addr, error))?;
+                    }
+                    taken += done;
+                }
+                self.conn.transmitted(taken);
+            }
+            if tls.outgoing().is_empty() {
+                return Ok(moved);
+            }
+            match self.stream.write(tls.outgoing()) {
+                Ok(n) => {
+                    tls.sent(n);
+                    moved |= n > 0;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(moved),
+                Err(source) => return Err(ClientError::Io { addr: self.addr, source }),
+            }
+        }
+    }
+
+    /// Under TLS: reads once, and takes what that makes readable.
+    fn receive_secured(&mut self) -> Result<bool, ClientError> {
+        let mut tls = self.tls.take().expect("the caller has looked");
+        let result = self.receive_through(&mut tls);
+        self.tls = Some(tls);
+        result
+    }
+
+    fn receive_through(&mut self, tls: &mut TlsChannel) -> Result<bool, ClientError> {
+        let moved = match self.stream.read(&mut self.staging) {
+            Ok(0) => return Err(self.closed()),
+            Ok(n) => {
+                tls.feed(&self.staging[..n]);
+                true
+            }
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
+                false
+            }
+            Err(source) => return Err(ClientError::Io { addr: self.addr, source }),
+        };
+        loop {
+            let n = tls.read(&mut self.staging).map_err(|error| self.tls_failed(error))?;
+            if n == 0 {
+                return Ok(moved);
+            }
+            self.conn.handle_bytes(&self.staging[..n]);
+        }
     }
 
     /// The protocol side, to look at.
@@ -192,7 +311,7 @@ impl QueuePair {
     /// If the connection is over.
     pub fn poll(&mut self) -> Result<bool, ClientError> {
         let sent = self.send()?;
-        let received = self.receive()?;
+        let received = if self.tls.is_some() { self.receive_secured()? } else { self.receive()? };
         if let Some(error) = self.conn.error() {
             // What H2CTermReq says leaves if the socket takes it.
             self.send()?;
@@ -209,6 +328,9 @@ impl QueuePair {
     }
 
     fn send(&mut self) -> Result<bool, ClientError> {
+        if self.tls.is_some() {
+            return self.send_secured();
+        }
         let mut moved = false;
         while self.conn.poll_transmit(&mut self.out) > 0 {
             let mut slices = [IoSlice::new(&[]); SEGMENTS_MAX];

@@ -9,15 +9,20 @@
 //!   milliseconds: not for a reactor's thread.
 //! - `key`: secrets as operators have them, `DHHC-1:...`.
 //! - `chap`: the responses of DH-HMAC-CHAP.
+//! - `psk`: pre-shared keys of TLS, `NVMeTLSkey-1:...`.
+//! - `tls`: a secure channel between two buffers.
 
 pub mod chap;
 pub mod dh;
 pub mod hash;
 pub mod key;
+pub mod psk;
+pub mod tls;
 
 pub use dh::{Group, GroupSet};
 pub use hash::{Hash, HashSet};
 pub use key::{ChapKey, KeyError};
+pub use psk::Psk;
 
 use zeroize::Zeroizing;
 

@@ -31,7 +31,7 @@ fn rig(host: Option<u8>, controller: Option<u8>) -> Rig {
 
 fn set_keys(rig: &mut Rig, host: Option<u8>, controller: Option<u8>) {
     let named = |byte: u8| NamedKey { name: format!("key{byte}"), key: key(byte) };
-    let keys = HostKeys { dhchap: host.map(named), dhchap_ctrlr: controller.map(named) };
+    let keys = HostKeys { dhchap: host.map(named), dhchap_ctrlr: controller.map(named), psk: None };
     rig.table.set_keys(NQN, HOST, keys).unwrap();
     rig.publish();
 }

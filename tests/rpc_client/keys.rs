@@ -110,6 +110,46 @@ fn restarted(dir: &TestDir, mdof: Mdof) {
     assert_eq!(hosts(&mdof), json!([]));
 }
 
+const PSK: &str = "NVMeTLSkey-1:01:VRLbtnN9AQb2WXW3c9+wEf/DRLz0QuLdbYvEhwtdWwNf9LrZ:";
+
+#[test]
+fn listeners_under_tls_and_their_hosts() {
+    let dir = TestDir::new("rpc-psk");
+    let mdof = Mdof::start(&dir, &dir.config(""), &[]);
+    for (name, text) in [("psk", PSK), ("chap", KEY)] {
+        let path = key_file(&dir, name, text, 0o600);
+        ok(&mdof, "keyring_file_add_key", json!({ "name": name, "path": path }));
+    }
+    ok(&mdof, "nvmf_create_transport", json!({ "trtype": "TCP" }));
+    ok(&mdof, "nvmf_create_subsystem", json!({ "nqn": NQN, "allow_any_host": true }));
+    let port = crate::mdof::free_port().to_string();
+    let address = json!({ "trtype": "TCP", "traddr": "127.0.0.1", "trsvcid": port });
+    let listener = json!({ "nqn": NQN, "listen_address": address, "secure_channel": true });
+    let allow = |any: bool| json!({ "nqn": NQN, "allow_any_host": any });
+    refused(&mdof, "nvmf_subsystem_add_listener", listener.clone(), "allow_any_host");
+    ok(&mdof, "nvmf_subsystem_allow_any_host", allow(false));
+    ok(&mdof, "nvmf_subsystem_add_listener", listener);
+    refused(&mdof, "nvmf_subsystem_allow_any_host", allow(true), "secure_channel");
+    let plain = json!({ "nqn": "discovery", "listen_address": address });
+    refused(&mdof, "nvmf_subsystem_add_listener", plain, "with and one without");
+    let add_host = "nvmf_subsystem_add_host";
+    refused(&mdof, add_host, host(json!({ "psk": "chap" })), "NVMeTLSkey-1");
+    ok(&mdof, add_host, host(json!({ "psk": "psk" })));
+    // What is set of DH-HMAC-CHAP leaves the key for TLS as it is.
+    ok(&mdof, "nvmf_subsystem_set_keys", host(json!({ "dhchap_key": "chap" })));
+    let both = json!([{ "nqn": HOST, "dhchap_key": "chap", "psk": "psk" }]);
+    assert_eq!(hosts(&mdof), both);
+    mdof.signal("KILL");
+    drop(mdof);
+    let mdof = Mdof::start(&dir, &dir.file("mdof.toml"), &[]);
+    assert_eq!(hosts(&mdof), both);
+    let config = ok(&mdof, "framework_get_config", json!({ "name": "nvmf" }));
+    let entries = config.as_array().unwrap();
+    let found = entries.iter().find(|one| one["method"] == "nvmf_subsystem_add_listener").unwrap();
+    assert_eq!(found["params"]["secure_channel"], true);
+    assert!(!config.to_string().contains("NVMeTLSkey"), "{config}");
+}
+
 #[test]
 fn the_configuration_file_names_keys() {
     let dir = TestDir::new("config-keys");
@@ -125,7 +165,9 @@ fn the_configuration_file_names_keys() {
     fs::set_permissions(dir.file("host.key"), Permissions::from_mode(0o640)).unwrap();
     let said = crate::mdof::refused(&dir, &dir.config(&text), &[]);
     assert!(said.contains("others may read") && !said.contains("DHHC"), "{said}");
+    let secure = "listen = [{ address = \"127.0.0.1:1\", secure_channel = true }]\nallow_any_host";
     for (from, to, expected) in [
+        ("hosts = ", &format!("{secure} = true\nhosts = ")[..], "secure_channel needs hosts"),
         ("dhchap_key = \"k\"", "dhchap_key = \"l\"", "which no [[key]] names"),
         ("dhchap_key = ", "dhchap_ctrlr_key = ", "needs a dhchap_key"),
         ("dhchap_key = ", "dhchap = ", "a host is its NQN, or"),

@@ -183,6 +183,8 @@ pub struct SubsystemConfig {
     pub namespaces: Vec<(String, Option<u32>)>,
     /// NVMe/TCP listen addresses.
     pub listen: Vec<SocketAddr>,
+    /// Those of them that take connections under TLS only.
+    pub secure_listen: Vec<SocketAddr>,
 }
 
 /// Serial number of a subsystem that was given none.

@@ -112,7 +112,7 @@ pub(super) struct RawSubsystem {
     #[serde(default)]
     pub(super) namespaces: Vec<RawNamespace>,
     #[serde(default)]
-    pub(super) listen: Vec<Spanned<String>>,
+    pub(super) listen: Vec<Spanned<RawListen>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -126,7 +126,7 @@ pub(super) struct RawKey {
 #[serde(
     untagged,
     expecting = "a host is its NQN, or { nqn = \"...\", dhchap_key = \"...\", \
-                 dhchap_ctrlr_key = \"...\" }"
+                 dhchap_ctrlr_key = \"...\", psk = \"...\" }"
 )]
 pub(super) enum RawHost {
     Name(String),
@@ -139,6 +139,25 @@ pub(super) struct RawHostKeys {
     pub(super) nqn: String,
     pub(super) dhchap_key: Option<String>,
     pub(super) dhchap_ctrlr_key: Option<String>,
+    pub(super) psk: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "a listener is its address, or { address = \"...\", secure_channel = true }"
+)]
+pub(super) enum RawListen {
+    Address(String),
+    Channel(RawListenChannel),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawListenChannel {
+    pub(super) address: String,
+    #[serde(default)]
+    pub(super) secure_channel: bool,
 }
 
 #[derive(Debug, Deserialize)]

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use toml::Spanned;
 
 use super::raw::{
-    RawArray, RawBdev, RawConfig, RawCores, RawHost, RawHostKeys, RawLevel, RawSubsystem, RawTarget,
+    RawArray, RawBdev, RawConfig, RawCores, RawHost, RawHostKeys, RawLevel, RawListen,
+    RawSubsystem, RawTarget,
 };
 use super::{
     ArrayConfig, BdevConfig, BdevKind, Config, DelayLatency, Fault, MODEL_DEFAULT, SERIAL_DEFAULT,
@@ -512,6 +513,7 @@ fn subsystem(
     if let Some(last) = raw.namespaces.get(NAMESPACES_MAX) {
         return fault(&last.bdev, format!("{user} has more than {NAMESPACES_MAX} namespaces"));
     }
+    let (listen, secure) = listen(raw)?;
     Ok(SubsystemConfig {
         nqn,
         serial,
@@ -519,23 +521,24 @@ fn subsystem(
         allow_any_host: raw.allow_any_host,
         hosts,
         namespaces,
-        listen: listen(raw)?,
+        listen,
+        secure_listen: secure,
     })
 }
 
 /// A host and its keys.
 fn host(raw: &Spanned<RawHost>, keys: &[(String, PathBuf)]) -> Result<(String, KeyNames), Fault> {
     let none = &None;
-    let (nqn, dhchap, dhchap_ctrlr) = match raw.get_ref() {
-        RawHost::Name(nqn) => (nqn, none, none),
-        RawHost::Keys(RawHostKeys { nqn, dhchap_key, dhchap_ctrlr_key }) => {
-            (nqn, dhchap_key, dhchap_ctrlr_key)
+    let (nqn, dhchap, dhchap_ctrlr, psk) = match raw.get_ref() {
+        RawHost::Name(nqn) => (nqn, none, none, none),
+        RawHost::Keys(RawHostKeys { nqn, dhchap_key, dhchap_ctrlr_key, psk }) => {
+            (nqn, dhchap_key, dhchap_ctrlr_key, psk)
         }
     };
     if let Err(reason) = names::check_nqn(nqn) {
         return fault(raw, reason);
     }
-    for key in [dhchap, dhchap_ctrlr].into_iter().flatten() {
+    for key in [dhchap, dhchap_ctrlr, psk].into_iter().flatten() {
         if !keys.iter().any(|(known, _)| known == key) {
             return fault(raw, format!("host {nqn} has key \"{key}\", which no [[key]] names"));
         }
@@ -543,7 +546,8 @@ fn host(raw: &Spanned<RawHost>, keys: &[(String, PathBuf)]) -> Result<(String, K
     if dhchap.is_none() && dhchap_ctrlr.is_some() {
         return fault(raw, format!("host {nqn}: dhchap_ctrlr_key needs a dhchap_key beside it"));
     }
-    let names = KeyNames { dhchap: dhchap.clone(), dhchap_ctrlr: dhchap_ctrlr.clone() };
+    let [dhchap, dhchap_ctrlr, psk] = [dhchap, dhchap_ctrlr, psk].map(Clone::clone);
+    let names = KeyNames { dhchap, dhchap_ctrlr, psk };
     Ok((nqn.clone(), names))
 }
 
@@ -589,23 +593,34 @@ fn checked(
     }
 }
 
-fn listen(raw: &RawSubsystem) -> Result<Vec<SocketAddr>, Fault> {
-    let mut addresses = Vec::with_capacity(raw.listen.len());
-    for text in &raw.listen {
-        let Ok(address) = text.get_ref().parse::<SocketAddr>() else {
+/// Listen addresses, and those of them that are under TLS only.
+fn listen(raw: &RawSubsystem) -> Result<(Vec<SocketAddr>, Vec<SocketAddr>), Fault> {
+    let (mut addresses, mut secure) = (Vec::with_capacity(raw.listen.len()), Vec::new());
+    for one in &raw.listen {
+        let (text, is_secure) = match one.get_ref() {
+            RawListen::Address(text) => (text, false),
+            RawListen::Channel(channel) => (&channel.address, channel.secure_channel),
+        };
+        let Ok(address) = text.parse::<SocketAddr>() else {
             let message = format!(
-                "\"{}\" is no listen address; one looks like 127.0.0.1:4420 or [::1]:4420",
-                text.get_ref()
+                "\"{text}\" is no listen address; one looks like 127.0.0.1:4420 or [::1]:4420"
             );
-            return fault(text, message);
+            return fault(one, message);
         };
         if address.port() == 0 {
-            return fault(text, format!("\"{address}\" has no port; NVMe/TCP's own is 4420"));
+            return fault(one, format!("\"{address}\" has no port; NVMe/TCP's own is 4420"));
         }
         if addresses.contains(&address) {
-            return fault(text, format!("listen address {address} is given twice"));
+            return fault(one, format!("listen address {address} is given twice"));
+        }
+        if is_secure && raw.allow_any_host {
+            let message = "secure_channel needs hosts with a psk: allow_any_host must be false";
+            return fault(one, message.to_owned());
         }
         addresses.push(address);
+        if is_secure {
+            secure.push(address);
+        }
     }
-    Ok(addresses)
+    Ok((addresses, secure))
 }

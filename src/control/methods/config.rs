@@ -391,7 +391,11 @@ fn listener_entries(subsystem: &Subsystem, entries: &mut Vec<Value>) {
             "nqn": subsystem.nqn().as_str(),
             "listen_address": super::nvmf::address_value(address),
         });
-        entries.push(entry("nvmf_subsystem_add_listener", &params));
+        let mut add = params.clone();
+        if subsystem.is_secure(address) {
+            add["secure_channel"] = json!(true);
+        }
+        entries.push(entry("nvmf_subsystem_add_listener", &add));
         let state = |group| subsystem.ana_state(index, group);
         let groups = 1..=if subsystem.ana_reporting() { subsystem.max_namespaces() } else { 0 };
         for group in groups.filter(|&group| state(group) != AnaState::Optimized) {

@@ -203,11 +203,14 @@ fn describe(target: &Target, subsystem: &Subsystem) -> Value {
 /// A host and the names of its keys.
 pub(super) fn host_value(host: &AllowedHost) -> Value {
     let mut value = json!({ "nqn": host.nqn.as_str() });
-    let HostKeys { dhchap, dhchap_ctrlr } = &*host.keys;
+    let HostKeys { dhchap, dhchap_ctrlr, psk } = &*host.keys;
     for (word, key) in [("dhchap_key", dhchap), ("dhchap_ctrlr_key", dhchap_ctrlr)] {
         if let Some(key) = key {
             value[word] = json!(key.name);
         }
+    }
+    if let Some(key) = psk {
+        value["psk"] = json!(key.name);
     }
     value
 }
@@ -324,12 +327,11 @@ pub(super) struct ListenAddress {
 }
 
 impl Listener {
-    fn decode(params: Option<Value>) -> Result<(String, SocketAddr), RpcError> {
+    fn decode(params: Option<Value>) -> Result<(String, SocketAddr, bool), RpcError> {
         let params: Self = decode(params)?;
         is_our_target(params.tgt_name.as_deref())?;
-        refuse_unless(params.secure_channel.as_ref(), &false, "secure_channel")?;
         let address = params.listen_address.parse()?;
-        Ok((subsystem_name(params.nqn), address))
+        Ok((subsystem_name(params.nqn), address, params.secure_channel.unwrap_or(false)))
     }
 }
 
@@ -367,8 +369,8 @@ pub(super) fn subsystem_add_listener(
     target: &mut Target,
     params: Option<Value>,
 ) -> Result<Value, RpcError> {
-    let (nqn, address) = Listener::decode(params)?;
-    target.add_listener(&nqn, address)?;
+    let (nqn, address, is_secure) = Listener::decode(params)?;
+    target.add_listener(&nqn, address, is_secure)?;
     Ok(json!(true))
 }
 
@@ -376,7 +378,7 @@ pub(super) fn subsystem_remove_listener(
     target: &mut Target,
     params: Option<Value>,
 ) -> Result<Value, RpcError> {
-    let (nqn, address) = Listener::decode(params)?;
+    let (nqn, address, _) = Listener::decode(params)?;
     target.remove_listener(&nqn, address)?;
     Ok(json!(true))
 }
@@ -424,14 +426,14 @@ pub(super) fn subsystem_allow_any_host(
 mod tests {
     use super::*;
 
-    fn listener(text: &str) -> Result<(String, SocketAddr), String> {
+    fn listener(text: &str) -> Result<(String, SocketAddr, bool), String> {
         let params = serde_json::from_str(text).unwrap();
         Listener::decode(Some(params)).map_err(|error| error.message)
     }
 
     #[test]
     fn listeners_as_spdks_client_sends_them() {
-        let (nqn, address) = listener(
+        let (nqn, address, _) = listener(
             r#"{"nqn":"discovery","secure_channel":false,"listen_address":
                 {"trtype":"tcp","adrfam":"ipv4","traddr":"127.0.0.1","trsvcid":"8009"}}"#,
         )

@@ -26,9 +26,11 @@ impl Host {
     fn decode(params: Option<Value>) -> Result<(String, String, KeyNames), RpcError> {
         let params: Self = decode(params)?;
         is_our_target(params.tgt_name.as_deref())?;
-        // A host that was to prove itself must not be let in without.
-        refuse_unless(params.psk.map(|_| 1).as_ref(), &0, "psk")?;
-        let keys = KeyNames { dhchap: params.dhchap_key, dhchap_ctrlr: params.dhchap_ctrlr_key };
+        let keys = KeyNames {
+            dhchap: params.dhchap_key,
+            dhchap_ctrlr: params.dhchap_ctrlr_key,
+            psk: params.psk,
+        };
         Ok((params.nqn, params.host, keys))
     }
 }

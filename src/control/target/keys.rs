@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{Target, TargetError};
 use crate::control::keyring::{Keyring, KeyringError};
-use crate::secure::ChapKey;
+use crate::secure::{ChapKey, Psk};
 use crate::target::subsystem::{AuthPolicy, HostKeys, NamedKey};
 
 impl From<KeyringError> for TargetError {
@@ -32,6 +32,8 @@ pub struct KeyNames {
     pub dhchap: Option<String>,
     /// The subsystem's, for DH-HMAC-CHAP.
     pub dhchap_ctrlr: Option<String>,
+    /// The host's and subsystem's common one, for TLS.
+    pub psk: Option<String>,
 }
 
 impl Target {
@@ -57,9 +59,11 @@ impl Target {
         let mut uses = BTreeMap::new();
         for subsystem in self.table.subsystems() {
             for host in subsystem.hosts() {
-                let HostKeys { dhchap, dhchap_ctrlr } = &*host.keys;
-                for key in [dhchap, dhchap_ctrlr].into_iter().flatten() {
-                    *uses.entry(key.name.clone()).or_default() += 1;
+                let HostKeys { dhchap, dhchap_ctrlr, psk } = &*host.keys;
+                let chap = [dhchap, dhchap_ctrlr].map(|key| key.as_ref().map(|key| &key.name));
+                let psk = psk.as_ref().map(|key| &key.name);
+                for name in chap.into_iter().chain([psk]).flatten() {
+                    *uses.entry(name.clone()).or_default() += 1;
                 }
             }
         }
@@ -73,7 +77,13 @@ impl Target {
             let key = self.keyring.read(name, ChapKey::parse)?;
             Ok::<_, TargetError>(Some(NamedKey { name: name.clone(), key }))
         };
-        Ok(HostKeys { dhchap: chap(&names.dhchap)?, dhchap_ctrlr: chap(&names.dhchap_ctrlr)? })
+        let (dhchap, dhchap_ctrlr) = (chap(&names.dhchap)?, chap(&names.dhchap_ctrlr)?);
+        let mut psk = None;
+        if let Some(name) = &names.psk {
+            let key = self.keyring.read(name, Psk::parse)?;
+            psk = Some(NamedKey { name: name.clone(), key });
+        }
+        Ok(HostKeys { dhchap, dhchap_ctrlr, psk })
     }
 
     /// Allows a host that has these keys.
@@ -91,15 +101,20 @@ impl Target {
         })
     }
 
-    /// Gives a host other keys, or none.
+    /// Gives a host other keys for DH-HMAC-CHAP, or none; and another one for TLS, if it is named.
     pub fn set_host_keys(
         &mut self,
         nqn: &str,
         host: &str,
         names: &KeyNames,
     ) -> Result<(), TargetError> {
-        self.subsystem(nqn)?;
-        let keys = self.read_keys(names)?;
+        let subsystem = self.subsystem(nqn)?;
+        let mut keys = self.read_keys(names)?;
+        if keys.psk.is_none() {
+            // The call is about DH-HMAC-CHAP.
+            let known = subsystem.hosts().iter().find(|known| known.nqn.as_str() == host);
+            keys.psk = known.and_then(|known| known.keys.psk.clone());
+        }
         self.change(|table| table.set_keys(nqn, host, keys))
     }
 

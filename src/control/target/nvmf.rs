@@ -228,7 +228,13 @@ impl Target {
     }
 
     /// Lets a subsystem be reached at an address; the first to use it opens it.
-    pub fn add_listener(&mut self, nqn: &str, address: SocketAddr) -> Result<(), TargetError> {
+    /// If it is secure, under TLS only.
+    pub fn add_listener(
+        &mut self,
+        nqn: &str,
+        address: SocketAddr,
+        is_secure: bool,
+    ) -> Result<(), TargetError> {
         if self.transport.is_none() {
             return Err(TargetError::Invalid(
                 "there is no TCP transport; call nvmf_create_transport first".to_owned(),
@@ -237,7 +243,10 @@ impl Target {
         self.subsystem(nqn)?;
         let open = self.is_listening(address);
         // The table first: a connection that arrives at once must find its subsystem there.
-        self.change(|table| table.add_listener(nqn, address))?;
+        self.change(|table| match is_secure {
+            true => table.add_secure_listener(nqn, address),
+            false => table.add_listener(nqn, address),
+        })?;
         if open {
             return Ok(());
         }

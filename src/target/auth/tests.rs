@@ -26,6 +26,7 @@ fn terms(both: bool) -> AuthTerms {
         keys: Arc::new(HostKeys {
             dhchap: named("host", key(1)),
             dhchap_ctrlr: if both { named("subsystem", key(2)) } else { None },
+            psk: None,
         }),
         policy: AuthPolicy::default(),
     }

@@ -62,6 +62,12 @@ impl Refusal {
         Self::in_data(offset_of!(ConnectData, cntlid))
     }
 
+    /// The answer to a host that may not connect in this way.
+    #[must_use]
+    pub fn invalid_host() -> Self {
+        Self::new(Status::CONNECT_INVALID_HOST)
+    }
+
     /// The answer when this core can own no more controllers.
     #[must_use]
     pub fn controller_busy() -> Self {

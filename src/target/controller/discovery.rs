@@ -48,8 +48,13 @@ impl Controller {
         let mut at = HEADER_BYTES;
         for (subsystem, port, address) in self.records(table) {
             if window.wants(at, size_of::<DiscoveryEntry>()) {
+                let is_secure = subsystem.is_secure(address);
                 let address = reachable(address, self.local_address);
                 let mut entry = entry(port, address, subsystem.nqn());
+                if is_secure {
+                    entry.treq = DiscoveryEntry::TREQ_SECURE_CHANNEL_NO_FLOW_CONTROL;
+                    entry.tsas[0] = DiscoveryEntry::SECTYPE_TLS_1_3;
+                }
                 match subsystem.kind() {
                     SubsystemKind::Nvm => entry.subtype = DiscoveryEntry::SUBTYPE_NVM,
                     SubsystemKind::Discovery => {

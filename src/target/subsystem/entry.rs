@@ -109,6 +109,8 @@ pub struct Subsystem {
     /// By the same index.
     pub(super) persistences: Vec<Option<Arc<Persistence>>>,
     pub(super) listeners: Vec<SocketAddr>,
+    /// Those of them that take connections under TLS only.
+    pub(super) secure_listeners: Vec<SocketAddr>,
     /// By the same index.
     pub(super) ana: Vec<ListenerAna>,
     pub(super) ana_reporting: bool,
@@ -212,6 +214,12 @@ impl Subsystem {
     #[must_use]
     pub fn allows(&self, host: &Nqn) -> bool {
         self.allow_any_host || self.hosts.iter().any(|known| known.nqn == *host)
+    }
+
+    /// Whether the listener at this address takes connections under TLS only.
+    #[must_use]
+    pub fn is_secure(&self, listener: SocketAddr) -> bool {
+        self.secure_listeners.contains(&listener)
     }
 
     /// Whether a connection that arrived at `local` may use this subsystem: it must be one of the

@@ -77,6 +77,13 @@ pub enum TableError {
     #[error("subsystem {nqn} does not know host {host}")]
     NoHost { nqn: String, host: String },
     #[error(
+        "subsystem {0} can't have both allow_any_host and a listener with secure_channel: hosts \
+         without a psk could not connect there"
+    )]
+    SecureForAnyHost(String),
+    #[error("{0} is a listener of another subsystem, one with and one without secure_channel")]
+    ListenerMixed(SocketAddr),
+    #[error(
         "dhchap_ctrlr_key needs a dhchap_key: a host that has no key of its own can't ask for it"
     )]
     ControllerKeyAlone,

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::entry::{Namespace, NamespaceKey, Persistence, Subsystem, SubsystemKind};
+use super::entry::{
+    Namespace, NamespaceKey, Persistence, Subsystem, SubsystemKind, listener_covers,
+};
 use super::error::{CNTLID_MAX, HOSTS_MAX, LISTENERS_MAX, TableError};
 use super::keys::{AllowedHost, AuthPolicy, HostKeys};
 use super::nqn::Nqn;
@@ -113,6 +115,7 @@ impl SubsystemTable {
             masks: Vec::new(),
             persistences: Vec::new(),
             listeners: Vec::new(),
+            secure_listeners: Vec::new(),
             ana: Vec::new(),
             ana_reporting: false,
             min_cntlid: 1,
@@ -200,6 +203,7 @@ impl SubsystemTable {
             masks: vec![None; namespace_count],
             persistences: vec![None; namespace_count],
             listeners: Vec::new(),
+            secure_listeners: Vec::new(),
             ana: Vec::new(),
             ana_reporting: spec.ana_reporting,
             min_cntlid: min,
@@ -365,9 +369,46 @@ impl SubsystemTable {
     /// # Errors
     /// An unknown subsystem, an address that it has already, or too many.
     pub fn add_listener(&mut self, nqn: &str, address: SocketAddr) -> Result<(), TableError> {
+        self.add_listener_of(nqn, address, false)
+    }
+
+    /// The same for connections under TLS only.
+    ///
+    /// # Errors
+    /// Besides: a subsystem that every host may use, of which hosts without a key could not.
+    pub fn add_secure_listener(
+        &mut self,
+        nqn: &str,
+        address: SocketAddr,
+    ) -> Result<(), TableError> {
+        self.add_listener_of(nqn, address, true)
+    }
+
+    /// Whether connections that arrive at `local` must be under TLS.
+    #[must_use]
+    pub fn is_secure(&self, local: SocketAddr) -> bool {
+        let covers = |listener: &SocketAddr| listener_covers(*listener, local);
+        self.subsystems.iter().any(|one| one.secure_listeners.iter().any(covers))
+    }
+
+    fn add_listener_of(
+        &mut self,
+        nqn: &str,
+        address: SocketAddr,
+        is_secure: bool,
+    ) -> Result<(), TableError> {
         let index = self.index_of(nqn)?;
         let subsystem = &self.subsystems[index];
         let nqn = subsystem.nqn.to_string();
+        if is_secure && subsystem.allow_any_host && subsystem.kind == SubsystemKind::Nvm {
+            return Err(TableError::SecureForAnyHost(nqn));
+        }
+        let other = |one: &Arc<Subsystem>| {
+            one.listeners.contains(&address) && one.is_secure(address) != is_secure
+        };
+        if self.subsystems.iter().any(other) {
+            return Err(TableError::ListenerMixed(address));
+        }
         if subsystem.listeners.contains(&address) {
             return Err(TableError::ListenerExists { nqn, address });
         }
@@ -376,6 +417,9 @@ impl SubsystemTable {
         }
         let subsystem = self.change(index);
         subsystem.listeners.push(address);
+        if is_secure {
+            subsystem.secure_listeners.push(address);
+        }
         subsystem.ana.push(ListenerAna::default());
         self.generation += 1;
         Ok(())
@@ -393,6 +437,7 @@ impl SubsystemTable {
         let found = found.ok_or(TableError::NoListener { nqn, address })?;
         let subsystem = self.change(index);
         subsystem.listeners.remove(found);
+        subsystem.secure_listeners.retain(|listener| *listener != address);
         subsystem.ana.remove(found);
         self.generation += 1;
         Ok(())
@@ -467,9 +512,12 @@ impl SubsystemTable {
     /// Lets every host connect, or only the named ones.
     ///
     /// # Errors
-    /// An unknown subsystem.
+    /// An unknown subsystem, or one that listens for connections under TLS.
     pub fn allow_any_host(&mut self, nqn: &str, allow: bool) -> Result<(), TableError> {
         let index = self.index_of_nvm(nqn)?;
+        if allow && !self.subsystems[index].secure_listeners.is_empty() {
+            return Err(TableError::SecureForAnyHost(nqn.to_owned()));
+        }
         self.change(index).allow_any_host = allow;
         self.generation += 1;
         Ok(())

@@ -24,7 +24,7 @@ fn terms() -> AuthTerms {
     AuthTerms {
         hostnqn: Nqn::parse(HOST).expect("a name"),
         subnqn: Nqn::parse(SUBSYSTEM).expect("a name"),
-        keys: Arc::new(HostKeys { dhchap: named(1), dhchap_ctrlr: named(2) }),
+        keys: Arc::new(HostKeys { dhchap: named(1), dhchap_ctrlr: named(2), psk: None }),
         policy,
     }
 }

@@ -1,0 +1,227 @@
+//! Pre-shared keys of TLS (NVMe/TCP Transport 1.1, section 3.6.1): the form in which operators have
+//! them, what is made of them for a host and a subsystem, and the identities that name them.
+
+use zerocopy::big_endian::U16;
+
+use super::key::{KeyError, decode};
+use super::{Hash, Secret, same};
+
+/// Bytes of a key that there are: a hash value of SHA-256 or of SHA-384.
+const PSK_BYTES: [usize; 2] = [32, 48];
+
+/// A configured key: `NVMeTLSkey-1:<hash>:<base64 of key and CRC>:`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Psk {
+    /// The key is to be transformed with the host's name and this hash function.
+    transform: Option<Hash>,
+    key: Secret,
+}
+
+impl std::fmt::Debug for Psk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Psk({:?})", self.transform)
+    }
+}
+
+/// A key for TLS itself, with the identity under which it is offered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsPsk {
+    /// What is sent in the clear.
+    pub identity: String,
+    /// The hash function of the cipher suite.
+    pub hash: Hash,
+    /// The key.
+    pub key: Secret,
+}
+
+/// Who an identity names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Party<'a> {
+    /// Host.
+    pub hostnqn: &'a str,
+    /// Subsystem.
+    pub subnqn: &'a str,
+}
+
+/// Reads the names off an identity; `None`: it is no NVMe identity of a retained key.
+#[must_use]
+pub fn party(identity: &str) -> Option<Party<'_>> {
+    let mut words = identity.split(' ');
+    let kind = words.next()?;
+    if !matches!(kind, "NVMe0R01" | "NVMe0R02" | "NVMe1R01" | "NVMe1R02") {
+        return None;
+    }
+    let (hostnqn, subnqn) = (words.next()?, words.next()?);
+    Some(Party { hostnqn, subnqn }).filter(|_| !hostnqn.is_empty() && !subnqn.is_empty())
+}
+
+impl Psk {
+    /// Reads the interchange form.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, KeyError> {
+        const FORM: KeyError = KeyError::Form("NVMeTLSkey-1:<hash>:<base64>:");
+        let rest = text.strip_prefix("NVMeTLSkey-1:").ok_or(FORM)?;
+        let (hash, rest) = rest.split_once(':').ok_or(FORM)?;
+        let body = rest.strip_suffix(':').ok_or(FORM)?;
+        let transform = match hash {
+            "00" => None,
+            "01" => Some(Hash::Sha256),
+            "02" => Some(Hash::Sha384),
+            _ => return Err(KeyError::Hash),
+        };
+        let key = decode(body, &PSK_BYTES)?;
+        let len = key.bytes().len();
+        // A key is as long as the values of its hash function.
+        if transform.is_some_and(|hash| hash.len_bytes() != len) {
+            return Err(KeyError::Length(len));
+        }
+        Ok(Self { transform, key })
+    }
+
+    /// The hash function of all that is derived from it.
+    fn hash(&self) -> Hash {
+        if self.key.bytes().len() == PSK_BYTES[0] { Hash::Sha256 } else { Hash::Sha384 }
+    }
+
+    /// The retained key of a host.
+    fn retained(&self, hostnqn: &str) -> Secret {
+        match self.transform {
+            None => self.key.clone(),
+            Some(hash) => derive(hash, &self.key, b"HostNQN", hostnqn.as_bytes()),
+        }
+    }
+
+    /// The keys for TLS between two, under the identity of version 1 and that of version 0.
+    #[must_use]
+    pub fn tls_keys(&self, of: Party<'_>) -> [TlsPsk; 2] {
+        let hash = self.hash();
+        let retained = self.retained(of.hostnqn);
+        let Party { hostnqn, subnqn } = of;
+        let digest = digest(hash, &retained, of);
+        let id = hash as u8;
+        let newer = format!("NVMe1R{id:02} {hostnqn} {subnqn} {digest}");
+        let older = format!("NVMe0R{id:02} {hostnqn} {subnqn}");
+        let context = format!("{id:02} {digest}");
+        let key = |context: &str| derive(hash, &retained, b"nvme-tls-psk", context.as_bytes());
+        [
+            TlsPsk { key: key(&context), identity: newer, hash },
+            TlsPsk { key: key(&older), identity: older, hash },
+        ]
+    }
+
+    /// The key for TLS that a peer names with `identity`; `None`: it means another one.
+    #[must_use]
+    pub fn find(&self, identity: &str) -> Option<TlsPsk> {
+        let keys = self.tls_keys(party(identity)?);
+        keys.into_iter().find(|key| same(key.identity.as_bytes(), identity.as_bytes()))
+    }
+}
+
+/// The digest in an identity of version 1.
+fn digest(hash: Hash, retained: &Secret, of: Party<'_>) -> String {
+    let parts: [&[u8]; 5] =
+        [of.hostnqn.as_bytes(), b" ", of.subnqn.as_bytes(), b" ", b"NVMe-over-Fabrics"];
+    openssl::base64::encode_block(hash.hmac(retained.bytes(), &parts).bytes())
+}
+
+/// HKDF-Extract without salt, then HKDF-Expand-Label (RFC 5869; RFC 8446, section 7.1) to as many
+/// bytes as the hash function gives: one step of the expansion.
+fn derive(hash: Hash, key: &Secret, label: &[u8], context: &[u8]) -> Secret {
+    let salt = vec![0; hash.len_bytes()];
+    let extracted = hash.hmac(&salt, &[key.bytes()]);
+    let length = U16::new(u16::try_from(hash.len_bytes()).expect("at most 64")).to_bytes();
+    let label_len = [u8::try_from(6 + label.len()).expect("labels are short")];
+    let context_len = [u8::try_from(context.len()).unwrap_or(u8::MAX)];
+    // What is longer than one byte can say is cut off; names of hosts are at most 223 bytes.
+    let context = &context[..usize::from(context_len[0])];
+    let parts: [&[u8]; 7] = [&length, &label_len, b"tls13 ", label, &context_len, context, &[1]];
+    hash.hmac(extracted.bytes(), &parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// libnvme's own (test/psk.c).
+    const KEY: &str = "NVMeTLSkey-1:01:VRLbtnN9AQb2WXW3c9+wEf/DRLz0QuLdbYvEhwtdWwNf9LrZ:";
+
+    fn hex(secret: &Secret) -> String {
+        secret.bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn the_interchange_form_is_libnvmes() {
+        let psk = Psk::parse(KEY).unwrap();
+        assert!(hex(&psk.key).starts_with("5512dbb6737d0106f65975b773dfb011"));
+        assert_eq!((psk.transform, psk.hash()), (Some(Hash::Sha256), Hash::Sha256));
+        assert_eq!(format!("{psk:?}"), "Psk(Some(Sha256))");
+        for (from, to, error) in [
+            ("NVMeTLSkey-1", "NVMeTLSkey-2", KeyError::Form("NVMeTLSkey-1:<hash>:<base64>:")),
+            (":01:", ":03:", KeyError::Hash),
+            (":01:", ":02:", KeyError::Length(32)),
+            ("VRLb", "VRLc", KeyError::Checksum),
+            ("VRLb", "VRL!", KeyError::Base64),
+        ] {
+            assert_eq!(Psk::parse(&KEY.replace(from, to)), Err(error));
+        }
+    }
+
+    /// The kernel's (drivers/nvme/common/tests/auth_kunit.c): from a key to digest and TLS key.
+    #[test]
+    fn digests_and_tls_keys_are_the_kernels() {
+        let of = Party { hostnqn: "hostnqn", subnqn: "subsysnqn" };
+        let secret = |hex: &str| {
+            let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+            Secret::new((0..hex.len()).step_by(2).map(byte).collect())
+        };
+        for (hash, key, expected_digest, tls_key) in [
+            (
+                Hash::Sha256,
+                "1733c59fa7f48fcf37f5f26fc4ff0268ad4f78e030f4f3b0bfd1d47e7bb1447a",
+                "OldoKuTfKddMuyCznAZojkWD7P4D9/AtzDzLimtOxqI=",
+                "3c17da628474a04d2247c4cab47968c915388193f7c071bd9489cc3666cd7cc8",
+            ),
+            (
+                Hash::Sha384,
+                "f14b2dd3234c459694d3bc63f8968bd6b37c2c6de849e22e118749001ce4bbe8\
+                 640b9e3a748cb11ce4b1d71d359cce39",
+                "cffMWk8TSS7HOQebjgYEIkrPrjWPV4JE5cdPB8WhEvY4JBW5YynKyv66XscN4A9n",
+                "2774753233537b3fa50eb7d16a8e43457d85f4906c005b2236616c5d80939d08\
+                 98fff15bb8b77119d2be0aac423e7590",
+            ),
+        ] {
+            let psk = Psk { transform: None, key: secret(key) };
+            assert_eq!(digest(hash, &psk.key, of), expected_digest);
+            let [newer, older] = psk.tls_keys(of);
+            assert_eq!(hex(&newer.key), tls_key);
+            let id = hash as u8;
+            assert_eq!(
+                newer.identity,
+                format!("NVMe1R{id:02} hostnqn subsysnqn {expected_digest}")
+            );
+            assert_eq!(older.identity, format!("NVMe0R{id:02} hostnqn subsysnqn"));
+            assert_eq!(psk.find(&newer.identity), Some(newer));
+            assert_eq!(psk.find(&older.identity), Some(older));
+        }
+    }
+
+    #[test]
+    fn identities_of_others_name_nothing() {
+        let psk = Psk::parse(KEY).unwrap();
+        let [newer, _] = psk.tls_keys(Party { hostnqn: "h", subnqn: "s" });
+        assert_eq!(party(&newer.identity), Some(Party { hostnqn: "h", subnqn: "s" }));
+        for bad in
+            ["", "NVMe0R01", "NVMe0R01 h", "NVMe0R01  s", "NVMe0G01 h s", "NVMe2R01 h s", "x h s"]
+        {
+            assert_eq!(party(bad), None, "{bad}");
+        }
+        for other in ["NVMe0R02 h s", "NVMe0R01 h s more", "NVMe1R01 h s", "NVMe1R01 h s AAAA"] {
+            assert_eq!(psk.find(other), None, "{other}");
+        }
+        // The host's name is part of its keys.
+        let of_other = psk.tls_keys(Party { hostnqn: "g", subnqn: "s" });
+        assert_ne!(of_other[0].key, newer.key);
+    }
+}
