@@ -11,7 +11,7 @@ count() { # mode, writes
         sed -n 's/.*Collected : //p'
 }
 # The difference of two runs leaves out what a run costs at all.
-for mode in none lockless windows; do
+for mode in none lockless read windows; do
     more=$(count $mode 200000)
     less=$(count $mode 100000)
     eval "$mode=$(( (more - less) * 100 / 100000 ))"
@@ -19,4 +19,7 @@ done
 show() { printf '%d.%02d\n' $(($1 / 100)) $(($1 % 100)); }
 echo "instructions per write: none $(show "$none"), lockless $(show "$lockless")," \
     "added $(show $((lockless - none)))"
+if [ $((lockless - none)) -le 2000 ]; then kept='kept'; else kept='NOT KEPT'; fi
+echo "promised: at most 20 added: $kept"
+echo "instructions per read: $(show "$read")"
 echo "instructions per window taken and freed: $(show "$windows")"

@@ -40,7 +40,7 @@ fn target(level: md::Level, slots: u8) -> (EngineHandle, SocketAddr) {
             let name = format!("member{slot}");
             let null = NullDevice::new(&name, Uuid::new_v4(), 4096, MEMBER_BLOCKS, true).unwrap();
             let bdev = engine.add_bdev(Device::Null(null)).unwrap();
-            CandidateBdev { bdev, unmap: false }
+            CandidateBdev::plain(bdev)
         })
         .collect();
     let mut creation = md::create(&md::NewArray {

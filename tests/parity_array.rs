@@ -45,7 +45,7 @@ fn target(level: md::Level, slots: u8) -> Target {
         let name = format!("member{slot}");
         let device = MallocDevice::new(&name, Uuid::new_v4(), 512, MEMBER_BLOCKS).unwrap();
         let bdev = engine.add_bdev(Device::Malloc(device)).unwrap();
-        CandidateBdev { bdev, unmap: true }
+        CandidateBdev { unmap: true, ..CandidateBdev::plain(bdev) }
     };
     let members: Vec<CandidateBdev> = (0..slots).map(&mut member).collect();
     let mut creation = md::create(&md::NewArray {

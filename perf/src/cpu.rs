@@ -26,7 +26,17 @@ pub(crate) fn usable() -> Vec<usize> {
 
 /// CPU time of the calling thread.
 pub(crate) fn thread_time_ns() -> u64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time_ns(ClockId::ThreadCPUTime)
+}
+
+/// CPU time of all threads of this program, those among them that the kernel makes for its
+/// io_urings.
+pub(crate) fn process_time_ns() -> u64 {
+    time_ns(ClockId::ProcessCPUTime)
+}
+
+fn time_ns(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     seconds * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
 }

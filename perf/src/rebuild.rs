@@ -145,6 +145,7 @@ fn begin_rebuild(host: &mut Host, array: BdevId, member: BdevId) -> Result<(), P
     let newcomer = Newcomer {
         bdev: member,
         unmap: geometry.unmap,
+        cheap_zeroes: geometry.cheap_zeroes,
         device_sectors: geometry.size_bytes() / mdof::md::SECTOR_BYTES,
         superblock: None,
         device_uuid: Uuid::new_v4().into_bytes(),

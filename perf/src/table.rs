@@ -211,17 +211,21 @@ struct Measured {
     /// In the first second, where an array opens its chunks.
     first_iops: Option<f64>,
     iops: f64,
-    /// By the CPU time of the core's thread, which leaves out what other programs took. Not for
-    /// files: there the kernel's threads do the work.
+    /// By the CPU time of whoever does the work, which leaves out what other programs took: of the
+    /// core's thread, and for files in memory of the kernel's threads, which are behindhand while
+    /// the core waits for them. Not for files on a disk: there both wait.
     cpu_iops: Option<f64>,
     p99_us: f64,
     resyncing: bool,
 }
 
 impl Measured {
-    /// What cells are compared by.
-    fn speed(&self) -> f64 {
-        self.cpu_iops.unwrap_or(self.iops)
+    /// How fast it is by the speed of another: by CPU time, if that is known of both.
+    fn against(&self, other: &Self) -> f64 {
+        match (self.cpu_iops, other.cpu_iops) {
+            (Some(own), Some(other)) => own / other,
+            _ => self.iops / other.iops,
+        }
     }
 }
 
@@ -235,6 +239,8 @@ fn measure(
     let (_, count) =
         LEVELS.into_iter().find(|it| it.0 == cell.level).expect("a level of the table");
     let (members, all) = members(host, options, backing, count)?;
+    // Not known of the classic bitmap, whose first second can't be left out.
+    let mut spent_ns = 0;
     let (first, tallies, resyncing) = match cell.bitmap {
         Bitmap::Classic => {
             let members = members[..].try_into().expect("a mirror of two");
@@ -252,7 +258,9 @@ fn measure(
                 Job { warm_up: Duration::ZERO, time: FIRST.min(job.time), ..job.clone() };
             let first = Outcome::new(&host.run(array, &first_job)?, job.block_size_bytes);
             let long = Job { warm_up: Duration::ZERO, ..job.clone() };
+            let before_ns = cpu::process_time_ns();
             let tallies = host.run(array, &long)?;
+            spent_ns = cpu::process_time_ns() - before_ns;
             let resyncing = host.status(array)?.resync.is_some();
             host.remove(array, &[])?;
             (Some(first.total.iops), tallies, resyncing)
@@ -264,8 +272,26 @@ fn measure(
         return Err(PerfError("a cell ended without a request; use a longer --time".to_owned()));
     }
     let p99_us = outcome.total.latency_ns.p99 as f64 / 1e3;
-    let cpu_iops = outcome.ios_per_cpu_s.filter(|_| backing == Backing::Memory);
+    let cpu_iops = match backing {
+        Backing::Memory => outcome.ios_per_cpu_s,
+        Backing::Files if is_memory(&options.dir) => kernel_iops(&outcome, spent_ns),
+        Backing::Files => None,
+    };
     Ok(Measured { first_iops: first, iops: outcome.total.iops, cpu_iops, p99_us, resyncing })
+}
+
+/// Requests by the CPU time that the kernel's threads spent, of what the whole program did.
+fn kernel_iops(outcome: &Outcome, spent_ns: u64) -> Option<f64> {
+    let ios = outcome.total.ios as f64;
+    let kernel_s = spent_ns as f64 / 1e9 - ios / outcome.ios_per_cpu_s?;
+    (kernel_s > 0.0).then(|| ios / kernel_s)
+}
+
+/// Whether files in a folder are in memory (tmpfs).
+fn is_memory(dir: &Path) -> bool {
+    const TMPFS_MAGIC: u64 = 0x0102_1994;
+    let stat = rustix::fs::statfs(dir);
+    stat.is_ok_and(|stat| u64::try_from(stat.f_type).is_ok_and(|kind| kind == TMPFS_MAGIC))
 }
 
 /// New members, and every bdev of them, those above before those below.
@@ -342,7 +368,7 @@ fn ratios(level: Level, cells: &[Cell], found: &[Vec<Measured>]) -> Vec<Ratio> {
     };
     let ratio = |what, (b, b_clean), (a, a_clean), promise| {
         let pairs = of(b, b_clean)?.iter().zip(of(a, a_clean)?);
-        let figures: Vec<f64> = pairs.map(|(b, a)| b.speed() / a.speed()).collect();
+        let figures: Vec<f64> = pairs.map(|(b, a)| b.against(a)).collect();
         Some(Ratio { level, what, ratio: Spread::new(&figures), promise })
     };
     use Bitmap::{Classic, Lockless, None};

@@ -51,6 +51,7 @@ impl MallocDevice {
             // A power cut loses everything, flushed or not: nothing a flush could change.
             volatile_write_cache: false,
             unmap: true,
+            cheap_zeroes: false,
         };
         Ok(Arc::new(Self { geometry, memory }))
     }

@@ -48,6 +48,8 @@ pub struct Geometry {
     pub volatile_write_cache: bool,
     /// `Unmap` is worth sending: it frees space. After it the range reads as zeroes.
     pub unmap: bool,
+    /// Zeroing a range takes about as long whatever its length: nothing is written for it.
+    pub cheap_zeroes: bool,
 }
 
 impl Geometry {

@@ -37,6 +37,7 @@ impl NullDevice {
             unmap_unit_blocks: 0,
             volatile_write_cache: false,
             unmap: true,
+            cheap_zeroes: true,
         };
         Ok(Arc::new(Self { geometry, zero_reads }))
     }

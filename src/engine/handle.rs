@@ -367,6 +367,7 @@ impl EngineHandle {
             // With a bitmap the array knows by itself what reads as zeroes; without, members that
             // can't free space are written with zeroes.
             unmap: matches!(config.bitmap, raid::BitmapConfig::Lockless { .. }),
+            cheap_zeroes: false,
         };
         for member in config.members.iter().flatten() {
             let Some(Known { geometry: known, .. }) = self.known(member.bdev) else { continue };

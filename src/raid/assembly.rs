@@ -57,6 +57,22 @@ pub struct CandidateBdev {
     pub bdev: BdevId,
     /// It frees space on unmap and then reads zeroes.
     pub unmap: bool,
+    /// It zeroes a range of any length in about the same time.
+    pub cheap_zeroes: bool,
+}
+
+impl CandidateBdev {
+    /// A bdev with this geometry.
+    #[must_use]
+    pub fn of(bdev: BdevId, geometry: &crate::bdev::Geometry) -> Self {
+        Self { bdev, unmap: geometry.unmap, cheap_zeroes: geometry.cheap_zeroes }
+    }
+
+    /// A bdev of which nothing but its place is known.
+    #[must_use]
+    pub fn plain(bdev: BdevId) -> Self {
+        Self { bdev, unmap: false, cheap_zeroes: false }
+    }
 }
 
 /// The configuration of an array that has just been created and written to its members.
@@ -97,7 +113,8 @@ fn created(superblocks: &[Superblock], bdevs: &[CandidateBdev]) -> Vec<Option<Me
     assert_eq!(bdevs.len(), superblocks.len());
     let member = |(bdev, superblock): (&CandidateBdev, &Superblock)| {
         let superblock = superblock.clone();
-        Some(MemberConfig { bdev: bdev.bdev, unmap: bdev.unmap, superblock, lacks: None })
+        let CandidateBdev { bdev, unmap, cheap_zeroes } = *bdev;
+        Some(MemberConfig { bdev, unmap, cheap_zeroes, superblock, lacks: None })
     };
     bdevs.iter().zip(superblocks).map(member).collect()
 }
@@ -214,8 +231,8 @@ fn members(
         if let Some(reads_zero) = unwritten_reads_zero {
             superblock.updated_at(superblock.utime.seconds(), reads_zero);
         }
-        let CandidateBdev { bdev, unmap } = bdevs[candidate];
-        Some(MemberConfig { bdev, unmap, superblock, lacks })
+        let CandidateBdev { bdev, unmap, cheap_zeroes } = bdevs[candidate];
+        Some(MemberConfig { bdev, unmap, cheap_zeroes, superblock, lacks })
     };
     assembly.slots.iter().map(member).collect()
 }
@@ -402,7 +419,7 @@ mod tests {
             })
             .collect();
         let assembly = assemble(&candidates).unwrap();
-        let bdevs = [1, 2, 3].map(|id| CandidateBdev { bdev: BdevId(id), unmap: false });
+        let bdevs = [1, 2, 3].map(|id| CandidateBdev::plain(BdevId(id)));
         let states = vec![Some(vec![0, 1, 2, 3, 7]); 3];
         let options = ArrayOptions {
             name: "r".to_owned(),

@@ -10,8 +10,8 @@ use super::latency::LatencyLog;
 use super::message::{BlockRange, Mail, Out, SlotMask, ToChannel, ToOwner};
 use super::stripe::log::NOTE;
 use super::stripe::{STRIPE_TAG, Stripes};
-use super::{CHANNEL_OPS_MAX, MemberPlace, MemberSlot, Seniority, Shared, bit};
-use crate::bdev::{BdevId, BdevIo, Completion, IoOp, IoStatus, Station, Tag};
+use super::{CHANNEL_OPS_MAX, MemberPlace, MemberSlot, Seniority, Shared, bit, slots};
+use crate::bdev::{BdevId, BdevIo, IoOp, IoStatus};
 
 /// Windows that resync can hold at once.
 pub(super) const WINDOWS: usize = 16;
@@ -193,7 +193,7 @@ impl Channel {
     #[inline(never)]
     fn legs_of(&self, op: u32) -> SlotMask {
         let this = &self.ops[op as usize];
-        self.shared.run(this.range.lba, this.io().op.modifies()).legs
+        self.shared.holders(this.range.lba, this.io().op.modifies())
     }
 
     /// A member has answered, or a piece of a request has ended.
@@ -347,26 +347,22 @@ impl Channel {
     pub(super) fn send(&mut self, op: u32, slot: MemberSlot, member_lba: u64, out: &mut Out<'_>) {
         let place = self.places[usize::from(slot)].expect("the member takes part");
         let this = &mut self.ops[op as usize];
-        let io = this.io.as_ref().expect("the slot is in use");
-        let kind = if io.op == IoOp::Unmap && !place.unmap { IoOp::WriteZeroes } else { io.op };
-        let member_io = BdevIo {
-            op: kind,
-            fua: io.fua,
-            lba: match io.op {
-                IoOp::Flush => 0,
-                _ => place.data_lba + member_lba,
-            },
-            blocks: u32::try_from(this.range.blocks).expect("a part of a u32"),
-            buf: io.buf.clone(),
-            completion: Completion::new(Tag {
-                station: Station::RaidChannel,
-                part: slot,
-                object: self.shared.bdev.0,
-                op,
-            }),
-        };
         this.pending |= bit(slot);
+        let member_io = this.for_member((op, slot), &place, member_lba, self.shared.bdev);
         out.io.submit(place.bdev, member_io);
+    }
+
+    /// Sends it to members that all have it at the same place.
+    #[inline]
+    pub(super) fn send_to_all(&mut self, op: u32, members: SlotMask, out: &mut Out<'_>) {
+        let (places, bdev) = (&self.places[..], self.shared.bdev);
+        let this = &mut self.ops[op as usize];
+        this.pending |= members;
+        for slot in slots(members) {
+            let place = places[usize::from(slot)].as_ref().expect("the member takes part");
+            let member_io = this.for_member((op, slot), place, this.range.lba, bdev);
+            out.io.submit(place.bdev, member_io);
+        }
     }
 
     /// Ends a host request and frees its slot.
@@ -389,6 +385,7 @@ impl Channel {
     }
 
     /// What `op` has sent to members has ended: it holds up nobody any more.
+    #[inline]
     pub(super) fn end_write(&mut self, op: u32, out: &mut Out<'_>) {
         let this = &mut self.ops[op as usize];
         let (parity, holds_up) = (this.parity, std::mem::take(&mut this.holds_up));
@@ -415,6 +412,7 @@ impl Channel {
         self.counted[usize::from(self.parity)] += 1;
     }
 
+    #[inline]
     fn uncount(&mut self, parity: u8, out: &mut Out<'_>) {
         let count = &mut self.counted[usize::from(parity)];
         *count -= 1;

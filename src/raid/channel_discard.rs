@@ -54,7 +54,7 @@ impl Later {
     fn next_run(&mut self, shared: &Shared) -> Option<BlockRange> {
         let part = if self.head.is_some() { &mut self.head } else { &mut self.tail };
         let BlockRange { lba, blocks } = (*part)?;
-        let run = shared.run(lba, true).blocks.min(blocks);
+        let run = shared.run_blocks(lba, true).min(blocks);
         let rest = BlockRange { lba: lba + run, blocks: blocks - run };
         *part = (rest.blocks > 0).then_some(rest);
         Some(BlockRange { lba, blocks: run })
@@ -84,7 +84,7 @@ impl Channel {
         let this = &mut self.ops[op as usize];
         if let Some(part) = this.later.next_run(&self.shared) {
             this.set_range(part, &self.shared);
-            this.legs = self.shared.run(part.lba, true).legs;
+            this.legs = self.shared.holders(part.lba, true);
             this.forget_answers();
             return self.start_write(op, out);
         }

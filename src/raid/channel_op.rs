@@ -1,8 +1,8 @@
 //! A host request inside a channel: its states, and what it has to remember.
 
 use super::message::{BlockRange, SlotMask};
-use super::{CHANNEL_OPS_MAX, Shared};
-use crate::bdev::{BdevIo, IoStatus};
+use super::{CHANNEL_OPS_MAX, MemberPlace, MemberSlot, Shared};
+use crate::bdev::{BdevId, BdevIo, Completion, IoOp, IoStatus, Station, Tag};
 
 /// Where a host request stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,6 +158,33 @@ impl Op {
     /// The request.
     pub(super) fn io(&self) -> &BdevIo {
         self.io.as_ref().expect("the slot is in use")
+    }
+
+    /// The request to one member, which has it at `member_lba` of its data. `who`: the operation,
+    /// and the member's slot.
+    #[inline]
+    pub(super) fn for_member(
+        &self,
+        who: (u32, MemberSlot),
+        place: &MemberPlace,
+        member_lba: u64,
+        array: BdevId,
+    ) -> BdevIo {
+        let io = self.io();
+        let (op, lba) = match io.op {
+            IoOp::Flush => (IoOp::Flush, 0),
+            IoOp::Unmap if !place.unmap => (IoOp::WriteZeroes, place.data_lba + member_lba),
+            op => (op, place.data_lba + member_lba),
+        };
+        let (station, object) = (Station::RaidChannel, array.0);
+        BdevIo {
+            op,
+            fua: io.fua,
+            lba,
+            blocks: u32::try_from(self.range.blocks).expect("a part of a u32"),
+            buf: io.buf.clone(),
+            completion: Completion::new(Tag { station, part: who.1, object, op: who.0 }),
+        }
     }
 
     /// Notes a member's answer.

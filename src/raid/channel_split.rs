@@ -45,7 +45,7 @@ impl Channel {
         match io.op {
             IoOp::Flush => false,
             IoOp::WriteZeroes | IoOp::Unmap if self.discards_chunks(io) => false,
-            _ => self.shared.run(io.lba, io.op.modifies()).blocks < u64::from(io.blocks),
+            _ => self.shared.run_blocks(io.lba, io.op.modifies()) < u64::from(io.blocks),
         }
     }
 
@@ -68,7 +68,7 @@ impl Channel {
                 return;
             }
             let lba = this.next;
-            let blocks = self.shared.run(lba, io.op.modifies()).blocks.min(end - lba);
+            let blocks = self.shared.run_blocks(lba, io.op.modifies()).min(end - lba);
             let block = u64::from(self.shared.block_size_bytes);
             let part = |blocks: u64| usize::try_from(blocks * block).expect("inside a buffer");
             let piece = BdevIo {

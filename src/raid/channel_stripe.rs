@@ -4,7 +4,7 @@ use super::channel::Channel;
 use super::channel_op::OpState;
 use super::message::{BlockRange, Mail, Out, RowEnd, SlotMask, Ticket, ToChannel};
 use super::stripe::plan::{Method, Plan, Question};
-use super::stripe::{Kind, OpList, StripeState, Stripes};
+use super::stripe::{Kind, OpList, RowAt, Sole, StripeState, Stripes};
 use super::{bit, slots};
 use crate::bdev::{IoOp, IoStatus};
 use crate::reactor::buf::BufPool;
@@ -194,11 +194,12 @@ impl Channel {
         }
         stripe.hull = BlockRange { lba: first, blocks: end - first };
         stripe.writable = self.writable;
-        stripes.survey.look(stripe.batch, stripe.hull, &self.ops, parity);
-        let row = parity.row(first / parity.strip_blocks());
-        let (p, q) = (bit(row.p()), row.q().map_or(0, bit));
+        let at = RowAt::new(parity, first);
+        stripe.at = Some(at);
+        stripes.survey.look(index, stripe, &self.ops);
+        let (p, q) = (bit(at.row.p()), at.row.q().map_or(0, bit));
         Question {
-            data: self.shared.geometry.all_slots() & !(p | q),
+            data: at.row.data_mask(),
             p,
             q,
             touched: stripes.survey.touched,
@@ -218,7 +219,7 @@ impl Channel {
         let mut wanted = plan.reads | plan.parity | lost;
         if stripes.stripes[index as usize].kind == Kind::Write {
             // What comes from one request as a whole is written from its buffer.
-            let has_buf = |op: u32| self.ops[op as usize].io().buf.is_some();
+            let has_buf = |sole: Sole| self.ops[sole.op as usize].io().buf.is_some();
             for slot in slots(ask.touched & !wanted) {
                 if !stripes.survey.sole[usize::from(slot)].is_some_and(has_buf) {
                     wanted |= bit(slot);

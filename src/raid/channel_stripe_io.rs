@@ -5,7 +5,7 @@ use super::channel_op::Op;
 use super::message::{BlockRange, Mail, Out, SlotMask, ToOwner};
 use super::stripe::compute::{Bufs, Computer};
 use super::stripe::plan::Method;
-use super::stripe::{Kind, OpList, STRIPE_TAG, Segment, StripeState, segments};
+use super::stripe::{Kind, OpList, STRIPE_TAG, Segment, Sole, StripeState};
 use super::{MemberSlot, bit, slots};
 use crate::bdev::{BdevIo, Completion, IoOp, IoStatus, Station, Tag};
 use crate::reactor::buf::IoBuf;
@@ -89,11 +89,9 @@ impl Channel {
     }
 
     fn computer(&mut self, index: u32) -> Computer {
-        let kernels = self.rows().kernels;
-        let lba = self.rows().stripes[index as usize].hull.lba;
-        let parity = self.shared.parity().expect("a level with parity");
-        let row = parity.row(lba / parity.strip_blocks());
-        Computer { kernels, row, data: parity.data_members() }
+        let stripes = self.rows();
+        let row = stripes.stripes[index as usize].at().row;
+        Computer { kernels: stripes.kernels, row }
     }
 
     /// Members that failed to read what was served or written all the same.
@@ -120,10 +118,9 @@ impl Channel {
             let stripes = self.stripes.as_ref().expect("a level with parity");
             let stripe = &stripes.stripes[index as usize];
             let this = &self.ops[op as usize];
-            let parity = self.shared.parity().expect("a level with parity");
             let host = this.io().buf.as_ref().expect("a read has a buffer");
             let mut is_same = true;
-            for segment in segments(parity, this.range) {
+            for segment in stripe.at().segments(this.range) {
                 let buf = stripe.bufs[usize::from(segment.slot)].as_ref().expect("read");
                 let bytes = part(buf, stripe.hull, &segment, block);
                 let at = offset_bytes(segment.offset, block);
@@ -150,10 +147,9 @@ impl Channel {
         }
         let computer = self.computer(index);
         let stripes = self.stripes.as_mut().expect("a level with parity");
-        let parity = self.shared.parity().expect("a level with parity");
         let stripe = &mut stripes.stripes[index as usize];
         let mut bufs = std::mem::take(&mut stripe.bufs);
-        stripes.survey.look(stripe.batch, stripe.hull, &self.ops, parity);
+        stripes.survey.look_again(index, stripe, &self.ops);
         self.compute_row(index, computer, &mut bufs);
         let stripes = self.rows();
         let stripe = &mut stripes.stripes[index as usize];
@@ -213,12 +209,9 @@ impl Channel {
         let columns = if is_parity { &survey.all } else { &survey.columns[usize::from(slot)] };
         let (first, count) = columns.run(from)?;
         let sole = if is_parity { None } else { survey.sole[usize::from(slot)] };
-        let host = sole.and_then(|op| self.ops[op as usize].io().buf.as_ref().map(|it| (op, it)));
+        let host = sole.and_then(|sole| Some((self.host_buf(sole)?, sole.offset)));
         let buf = match host {
-            Some((op, host)) => {
-                let segment = self.segment(op, slot);
-                host.slice(offset_bytes(segment.offset, block), count * block)
-            }
+            Some((host, offset)) => host.slice(offset_bytes(offset, block), count * block),
             None => {
                 let buf = stripe.bufs[usize::from(slot)].as_ref().expect("an image");
                 buf.slice(first * block, count * block)
@@ -227,22 +220,21 @@ impl Channel {
         Some((buf, first, count))
     }
 
-    /// The part of an operation that a slot has.
-    fn segment(&self, op: u32, slot: MemberSlot) -> Segment {
-        let parity = self.shared.parity().expect("a level with parity");
-        let mut parts = segments(parity, self.ops[op as usize].range);
-        parts.find(|segment| segment.slot == slot).expect("the operation touches the slot")
+    /// What the only operation that touches a slot brings; `None` if that is zeroes.
+    fn host_buf(&self, sole: Sole) -> Option<&IoBuf> {
+        self.ops[sole.op as usize].io().buf.as_ref()
     }
 
     /// The bytes that change all of a slot's columns, where they are in one request's buffer.
-    fn host_strip(&self, slot: MemberSlot) -> Option<&[u8]> {
-        let survey = &self.stripes.as_ref().expect("a level with parity").survey;
-        let op = survey.sole[usize::from(slot)].filter(|_| survey.full & bit(slot) != 0)?;
+    fn host_strip(&self, index: u32, slot: MemberSlot) -> Option<&[u8]> {
+        let stripes = self.stripes.as_ref().expect("a level with parity");
+        let survey = &stripes.survey;
+        let sole = survey.sole[usize::from(slot)].filter(|_| survey.full & bit(slot) != 0)?;
         let block = self.shared.block_size_bytes as usize;
-        let host = self.ops[op as usize].io().buf.as_ref()?;
-        let segment = self.segment(op, slot);
-        let at = offset_bytes(segment.offset, block);
-        Some(&host.as_slice()[at..at + offset_bytes(segment.blocks, block)])
+        let host = self.host_buf(sole)?;
+        let at = offset_bytes(sole.offset, block);
+        let blocks = stripes.stripes[index as usize].hull.blocks;
+        Some(&host.as_slice()[at..at + offset_bytes(blocks, block)])
     }
 
     fn compute_row(&self, index: u32, computer: Computer, bufs: &mut Bufs) {
@@ -253,7 +245,7 @@ impl Channel {
             computer.recover(bufs, plan.reads);
         }
         for slot in slots(touched) {
-            let host = self.host_strip(slot);
+            let host = self.host_strip(index, slot);
             match plan.method {
                 Method::Modify if host.is_some() => {
                     computer.update(bufs, plan.parity, slot, host);
@@ -270,7 +262,7 @@ impl Channel {
         }
         match plan.method {
             Method::Reconstruct => {
-                computer.generate(bufs, plan.parity, |slot| self.host_strip(slot));
+                computer.generate(bufs, plan.parity, |slot| self.host_strip(index, slot));
             }
             Method::Recover => computer.generate(bufs, plan.parity, |_| None),
             Method::Modify | Method::Plain => {}
@@ -284,12 +276,12 @@ impl Channel {
         let Some(image) = &mut bufs[usize::from(slot)] else { return };
         let stripes = self.stripes.as_ref().expect("a level with parity");
         let stripe = &stripes.stripes[index as usize];
-        let parity = self.shared.parity().expect("a level with parity");
         let block = self.shared.block_size_bytes as usize;
         let bytes = image.as_mut_slice();
         for op in in_order(stripe.batch, &self.ops) {
             let this = &self.ops[op as usize];
-            for segment in segments(parity, this.range).filter(|segment| segment.slot == slot) {
+            let parts = stripe.at().segments(this.range);
+            for segment in parts.filter(|segment| segment.slot == slot) {
                 let at = offset_bytes(segment.column - stripe.hull.lba, block);
                 let target = &mut bytes[at..at + offset_bytes(segment.blocks, block)];
                 match &this.io().buf {
@@ -306,10 +298,10 @@ impl Channel {
     /// All members have answered the writes of a batch.
     fn row_written(&mut self, index: u32, out: &mut Out<'_>) {
         self.report_unread(index, out);
-        let parity = self.shared.parity().expect("a level with parity");
         let stripes = self.stripes.as_mut().expect("a level with parity");
         let stripe = &mut stripes.stripes[index as usize];
-        let row = parity.row(stripe.hull.lba / parity.strip_blocks());
+        let at = *stripe.at();
+        let row = at.row;
         let (ok, failed) = (stripe.sent & !stripe.failed, stripe.failed);
         let failure = if failed == 0 { IoStatus::Removed } else { stripe.failure };
         let mut batch = std::mem::replace(&mut stripe.batch, OpList::EMPTY);
@@ -320,9 +312,9 @@ impl Channel {
             slots(failed).for_each(|slot| self.report_member(slot, out));
         }
         while let Some(op) = batch.pop(&self.ops) {
-            let parity = self.shared.parity().expect("a level with parity");
             let this = &mut self.ops[op as usize];
-            let legs = segments(parity, this.range)
+            let legs = at
+                .segments(this.range)
                 .fold(row.parity_mask(), |mask, segment| mask | bit(segment.slot));
             let legs = legs & concerned;
             touched |= legs;

@@ -5,7 +5,7 @@ use super::channel::Channel;
 use super::message::{BlockRange, Mail, Out, RowEnd, SlotMask, Ticket, ToOwner};
 use super::stripe::log::{NOTE, Note, Packer, Starved};
 use super::stripe::ring::Ring;
-use super::stripe::{Kind, OpList, STRIPE_TAG, StripeState, segments};
+use super::stripe::{Kind, OpList, STRIPE_TAG, StripeState};
 use super::stripe_log::{holders, parity_count};
 use super::{MemberSlot, SharedLog, bit, slots};
 use crate::bdev::{BdevIo, Completion, IoOp, IoStatus, Station, Tag};
@@ -44,7 +44,10 @@ impl Channel {
         let this = &self.ops[op as usize];
         load.data_blocks += this.range.blocks;
         load.columns += this.sync.blocks;
-        load.fragments += segments(parity, this.range).count() as u64 + parity_count(parity);
+        let strip_blocks = parity.strip_blocks();
+        let BlockRange { lba, blocks } = this.range;
+        let strips = (lba % strip_blocks + blocks).div_ceil(strip_blocks);
+        load.fragments += strips + parity_count(parity);
     }
 
     fn records_for(&self, load: &Load) -> u64 {
@@ -275,9 +278,8 @@ impl Channel {
 
     fn write_logged(&mut self, index: u32, out: &mut Out<'_>) {
         let stripes = self.stripes.as_mut().expect("a level with parity");
-        let parity = self.shared.parity().expect("a level with parity");
-        let stripe = &mut stripes.stripes[index as usize];
-        stripes.survey.look(stripe.batch, stripe.hull, &self.ops, parity);
+        let stripe = &stripes.stripes[index as usize];
+        stripes.survey.look_again(index, stripe, &self.ops);
         self.write_in_place(index, out);
     }
 

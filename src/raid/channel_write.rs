@@ -74,10 +74,7 @@ impl Channel {
         let this = &self.ops[op as usize];
         let lba = this.range.lba;
         if self.is_mirror || this.io().op == IoOp::Flush {
-            for slot in slots(members) {
-                self.send(op, slot, lba, out);
-            }
-            return;
+            return self.send_to_all(op, members, out);
         }
         self.fan_out_strip(op, lba, members, out);
     }
@@ -121,10 +118,10 @@ impl Channel {
         for slot in slots(failed_on) {
             self.report_member(slot, out);
         }
-        if self.may_acknowledge(op).is_none() {
-            return self.ops[op as usize].set_state(OpState::RecordWait);
+        match self.may_acknowledge(op) {
+            Some(status) => self.acknowledge(op, status, out),
+            None => self.ops[op as usize].set_state(OpState::RecordWait),
         }
-        self.acknowledge(op, out);
     }
 
     /// Tells the owner of a write that the host will hear has failed, and that members may have
@@ -167,8 +164,8 @@ impl Channel {
         self.is_failed().then_some(IoStatus::MediaError)
     }
 
-    fn acknowledge(&mut self, op: u32, out: &mut Out<'_>) {
-        let status = self.may_acknowledge(op).expect("asked before");
+    #[inline]
+    fn acknowledge(&mut self, op: u32, status: IoStatus, out: &mut Out<'_>) {
         if !status.is_ok() {
             self.report_lost(op, out);
         }
@@ -185,9 +182,9 @@ impl Channel {
     pub(super) fn recheck_recorded(&mut self, out: &mut Out<'_>) {
         for op in 0..u32::try_from(self.ops.len()).expect("a small constant") {
             if self.ops[op as usize].state() == OpState::RecordWait
-                && self.may_acknowledge(op).is_some()
+                && let Some(status) = self.may_acknowledge(op)
             {
-                self.acknowledge(op, out);
+                self.acknowledge(op, status, out);
             }
         }
         self.settle_stripes(out);

@@ -40,30 +40,33 @@ impl Shared {
         self.map.as_ref().map(|map| map.state(chunk))
     }
 
-    /// The run that a block begins, to be read or to be changed as a whole.
-    pub(super) fn run(&self, lba: u64, modifies: bool) -> Run {
-        if self.is_mirror() {
-            return Run { blocks: self.blocks - lba, legs: self.geometry.all_slots() };
-        }
+    /// Blocks of the run that a block begins, to be read or to be changed as a whole.
+    pub(super) fn run_blocks(&self, lba: u64, modifies: bool) -> u64 {
         match &self.geometry {
-            Geometry::Copies(copies) => {
-                Run { blocks: copies.run_blocks(lba), legs: copies.holders(lba) }
-            }
+            Geometry::Copies(_) if self.is_mirror() => self.blocks - lba,
+            Geometry::Copies(copies) => copies.run_blocks(lba),
             Geometry::Parity(parity) => {
-                let strip = parity.strip(lba);
-                let slice = self.slice_blocks();
-                let blocks = match modifies {
-                    true if slice == parity.strip_blocks() => {
+                let (slice, strip) = (self.slice_blocks(), parity.strip_blocks());
+                match modifies {
+                    true if slice == strip => {
                         parity.full_stripe_blocks() - lba % parity.full_stripe_blocks()
                     }
-                    false if mutant!(ReadCrossesSlices) => strip.blocks,
+                    false if mutant!(ReadCrossesSlices) => strip - lba % strip,
                     // A read, too: if its member fails, it is recovered in one slice.
-                    _ => slice - strip.offset % slice,
-                };
-                // Of a change also the parity, where there is some.
-                let legs = if modifies { parity.row(strip.row).parity_mask() } else { 0 };
-                Run { blocks, legs: legs | bit(strip.slot) }
+                    _ => slice - lba % slice,
+                }
             }
+        }
+    }
+
+    /// Members that hold the run that a block begins. Where there is parity a change concerns
+    /// others as well, which the row knows when it is written: none are named.
+    pub(super) fn holders(&self, lba: u64, modifies: bool) -> SlotMask {
+        match &self.geometry {
+            Geometry::Copies(_) if self.is_mirror() => self.geometry.all_slots(),
+            Geometry::Copies(copies) => copies.holders(lba),
+            Geometry::Parity(_) if modifies => 0,
+            Geometry::Parity(parity) => bit(parity.strip(lba).slot),
         }
     }
 
@@ -72,11 +75,12 @@ impl Shared {
         match &self.geometry {
             Geometry::Copies(_) => range,
             Geometry::Parity(parity) => {
-                let strip = parity.strip(range.lba);
-                if range.blocks <= strip.blocks {
-                    return BlockRange { lba: strip.member_lba, blocks: range.blocks };
+                let member_lba = parity.member_lba(range.lba);
+                let (strip, offset) = (parity.strip_blocks(), range.lba % parity.strip_blocks());
+                if range.blocks <= strip - offset {
+                    return BlockRange { lba: member_lba, blocks: range.blocks };
                 }
-                BlockRange { lba: strip.member_lba - strip.offset, blocks: parity.strip_blocks() }
+                BlockRange { lba: member_lba - offset, blocks: strip }
             }
         }
     }
@@ -131,7 +135,7 @@ impl Shared {
             Geometry::Copies(copies) => {
                 copies.legs(lba).on(slot).expect("the member holds the run")
             }
-            Geometry::Parity(parity) => parity.strip(lba).member_lba,
+            Geometry::Parity(parity) => parity.member_lba(lba),
         }
     }
 
@@ -139,7 +143,9 @@ impl Shared {
     /// done run by run.
     pub(super) fn sync_run(&self, lba: u64) -> Run {
         match &self.geometry {
-            Geometry::Copies(_) => self.run(lba, true),
+            Geometry::Copies(_) => {
+                Run { blocks: self.run_blocks(lba, true), legs: self.holders(lba, true) }
+            }
             Geometry::Parity(_) => {
                 Run { blocks: self.sync_blocks - lba, legs: self.geometry.all_slots() }
             }

@@ -37,6 +37,7 @@
 //!    in doubt: a row is written in place only when what is to be written is durable on one member
 //!    more than may still fail.
 
+mod ahead;
 pub mod assembly;
 pub mod assembly_log;
 mod channel;
@@ -72,6 +73,7 @@ mod owner_yield;
 mod owner_zero;
 mod pace;
 pub mod ppl_replay;
+mod spans;
 mod stripe;
 mod stripe_log;
 #[cfg(test)]
@@ -174,6 +176,8 @@ pub struct MemberConfig {
     pub bdev: BdevId,
     /// The member frees space on unmap and then reads zeroes.
     pub unmap: bool,
+    /// It zeroes a range of any length in about the same time.
+    pub cheap_zeroes: bool,
     /// Its superblock as read or created; the array's common fields are the same on all members.
     pub superblock: Superblock,
     /// What it lacks, if it is being rebuilt.
@@ -290,6 +294,8 @@ pub struct MemberPlace {
     pub data_lba: u64,
     /// `Unmap` may be sent to it.
     pub unmap: bool,
+    /// It zeroes a range of any length in about the same time.
+    pub cheap_zeroes: bool,
 }
 
 /// Since when each slot's member has been in sync, by membership change; 0 from the start. The

@@ -28,6 +28,8 @@ pub struct Newcomer {
     pub bdev: BdevId,
     /// It frees space on unmap and then reads zeroes.
     pub unmap: bool,
+    /// It zeroes a range of any length in about the same time.
+    pub cheap_zeroes: bool,
     /// Its size.
     pub device_sectors: u64,
     /// What it carries, if that is a superblock of this array; all else is overwritten.
@@ -303,6 +305,7 @@ mod tests {
             let mut newcomer = Newcomer {
                 bdev: BdevId(1),
                 unmap: false,
+                cheap_zeroes: false,
                 device_sectors: 1 << 21,
                 superblock: Some(self.own.clone()),
                 device_uuid: [0x77; 16],

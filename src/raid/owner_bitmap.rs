@@ -5,6 +5,7 @@
 
 use std::ops::RangeInclusive;
 
+use super::ahead::Ahead;
 use super::message::{Mail, Out, SlotMask, StartWrite, ToChannel};
 use super::owner::{Life, MemberRequest, Owner, OwnerOp};
 use super::owner_zero::{ZERO_JOBS, ZeroJob};
@@ -75,6 +76,7 @@ pub(super) struct BitmapKeeper {
     copies: Copies,
     flushes: Vec<Flush>,
     pub(super) zero_jobs: [ZeroJob; ZERO_JOBS],
+    pub(super) ahead: Ahead,
     /// Jobs that are zeroed and wait for a record.
     pub(super) zeroed: u32,
     pub(super) waiters: Vec<Waiter>,
@@ -97,7 +99,7 @@ impl BitmapKeeper {
     /// host requests hold buffers while they wait for the bitmap.
     pub(super) fn new(
         header: BitmapSuperblock,
-        chunks: usize,
+        (chunks, chunk_size_bytes): (usize, u64),
         unit_size_bytes: usize,
         copies: Copies,
         cores: u16,
@@ -132,6 +134,7 @@ impl BitmapKeeper {
             copies,
             flushes,
             zero_jobs: [ZeroJob::default(); ZERO_JOBS],
+            ahead: Ahead::new(chunks, chunk_size_bytes),
             zeroed: 0,
             waiters: Vec::with_capacity(waiters_max),
             free_waiters: Vec::with_capacity(waiters_max),
@@ -243,6 +246,7 @@ impl BitmapKeeper {
     /// Every unit is to be written, those under way once more: a member is written from now on
     /// that has none of them.
     pub(super) fn furnish(&mut self, slot: MemberSlot) {
+        self.ahead.joined();
         if self.is_external() {
             return;
         }
@@ -322,20 +326,18 @@ impl BitmapKeeper {
     }
 
     pub(super) fn zero_job_of(&self, chunk: usize) -> Option<usize> {
-        self.zero_jobs.iter().position(|job| job.busy && job.chunk == chunk)
+        self.zero_jobs.iter().position(|job| job.has(chunk))
     }
 
-    /// Chunks whose zeroing began without this member.
-    pub(super) fn zeroing_without(&self, slot: MemberSlot) -> impl Iterator<Item = usize> + Clone {
-        self.zero_jobs
-            .iter()
-            .filter(move |job| job.busy && !job.includes(slot))
-            .map(|job| job.chunk)
+    /// Chunks whose zeroing began before the last device joined.
+    pub(super) fn zeroing_without_last(&self) -> impl Iterator<Item = usize> {
+        let joins = self.ahead.joins();
+        self.zero_jobs.iter().filter(move |job| job.is_older_than(joins)).flat_map(ZeroJob::chunks)
     }
 
     /// Whether one of the chunks is being zeroed.
     pub(super) fn is_zeroing(&self, chunks: &RangeInclusive<usize>) -> bool {
-        self.zero_jobs.iter().any(|job| job.busy && chunks.contains(&job.chunk))
+        self.zero_jobs.iter().any(|job| job.meets(chunks))
     }
 }
 
@@ -402,7 +404,8 @@ impl Owner {
             // Also before a write of all of it: a power cut in its middle may leave either
             // zeroes or the new data, never what the members held before.
             let untouched = state == ChunkState::Unwritten && !mutant!(SkipZeroing);
-            if untouched && self.shared.unwritten_reads_zero {
+            let reads_zero = untouched && self.shared.unwritten_reads_zero;
+            if reads_zero && !self.keeper().ahead.take(chunk) {
                 blocked = Some(match self.zero_chunk(chunk, out) {
                     true => Blocked::Unit(self.keeper().ledger.unit_of(chunk)),
                     false => return Some(Blocked::ZeroJobs),
@@ -412,7 +415,10 @@ impl Owner {
             // Where Linux md has called it Unwritten, the rest of the chunk may hold data, or
             // differ: resync makes the members alike. Its parity is made column by column as
             // they are written, until resync or a rebuild has been there.
-            let next = if untouched {
+            let next = if reads_zero {
+                self.shared.doubt.clear(chunk);
+                state::on_write(ChunkState::Unwritten, degraded)
+            } else if untouched {
                 self.walker.look_again();
                 self.shared.doubt.is_unbuilt(chunk);
                 ChunkState::NeedSync

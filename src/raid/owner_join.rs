@@ -179,6 +179,7 @@ impl Owner {
             bdev: newcomer.bdev,
             data_lba: own.data_offset_sectors / sectors_per_block,
             unmap: newcomer.unmap,
+            cheap_zeroes: newcomer.cheap_zeroes,
         };
         let bitmap_lba = bitmap_sector / sectors_per_block;
         self.joiner.tasks.push_back(Task::Join { plan: Box::new(plan), place, bitmap_lba });

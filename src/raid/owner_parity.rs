@@ -80,7 +80,7 @@ impl Owner {
         let kernels = self.parity_work.as_ref().expect("a level with parity").kernels;
         let parity = self.shared.parity().expect("a level with parity");
         let row = parity.row(columns.lba / parity.strip_blocks());
-        Computer { kernels, row, data: parity.data_members() }
+        Computer { kernels, row }
     }
 
     /// Whether resync has anything to do it with. With parity: while a member is away and not
@@ -107,7 +107,7 @@ impl Owner {
         let computer = self.computer(columns);
         let excluded = if let Job::Repair { slot } = job { tried | bit(slot) } else { tried };
         let reads = self.in_sync & !excluded;
-        let lost = (computer.data_slots() & !reads).count_ones();
+        let lost = (computer.row.data_mask() & !reads).count_ones();
         let parity_read = (reads & computer.row.parity_mask()).count_ones();
         // What parity says of a torn row is taken only when the operator has been told.
         let is_guess = lost > 0 && self.shared.is_torn(&columns);

@@ -285,7 +285,7 @@ impl Owner {
         let wanted = |chunk: usize| self.wanted(chunk, lacks);
         // A window that works there may have begun without the member.
         let is_worked = |chunk: usize| self.walker.works_in(&self.shared.blocks_of_chunk(chunk));
-        let barrier = self.first_on_its_way(pass.slot, from..end);
+        let barrier = self.first_on_its_way(from..end);
         let end = barrier.unwrap_or(end);
         let first = (from..end).find(|&chunk| wanted(chunk) != Wanted::Nothing);
         let is_blocked = first.map_or(barrier.is_some(), is_worked);
@@ -302,13 +302,13 @@ impl Owner {
 
     /// The first chunk that is Unwritten, or about to be, and may yet be in doubt with what the
     /// member held there before: were it passed over, the member would be called whole.
-    fn first_on_its_way(&self, slot: MemberSlot, chunks: Range<usize>) -> Option<usize> {
+    fn first_on_its_way(&self, chunks: Range<usize>) -> Option<usize> {
         // What is held for a discard is as it was after a power cut, until that is durable.
         let held = self.discarder.first_held(&chunks).filter(|_| !mutant!(RebuildPassesDiscard));
         let bitmap = self.bitmap.as_ref().filter(|_| !mutant!(RebuildPassesZeroing));
         // What is zeroed for its first write, not on the member, is in doubt when it opens.
         let zeroing = bitmap.and_then(|bitmap| {
-            bitmap.zeroing_without(slot).filter(|chunk| chunks.contains(chunk)).min()
+            bitmap.zeroing_without_last().filter(|chunk| chunks.contains(chunk)).min()
         });
         held.into_iter().chain(zeroing).min()
     }

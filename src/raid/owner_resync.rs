@@ -475,7 +475,7 @@ impl Owner {
             true => self.part_blocks(),
             false => left,
         };
-        let run = self.shared.run(window.next, false).blocks;
+        let run = self.shared.run_blocks(window.next, false);
         let blocks = left.min(blocks_max).min(in_chunk).min(part).min(run);
         u32::try_from(blocks).expect("a piece fits a buffer")
     }
@@ -492,7 +492,7 @@ impl Owner {
         if self.parity_work.is_some() {
             return self.read_columns(index, out);
         }
-        let legs = self.shared.run(window.next, false).legs;
+        let legs = self.shared.holders(window.next, false);
         if matches!(window.job, Job::Rebuild { .. }) && rebuilt & legs == 0 {
             // The member has no part in this run.
             self.walker.windows[index].set_state(WindowState::Writing { pending: 0, failed: 0 });
@@ -598,7 +598,7 @@ impl Owner {
             window.set_state(WindowState::NeedBuffer);
             return self.read_piece(index, out);
         }
-        let legs = self.shared.run(window.next, false).legs;
+        let legs = self.shared.holders(window.next, false);
         let targets = match window.job {
             Job::Resync { .. }
                 if mutant!(ResyncForgetsMember) && self.writable.count_ones() > 2 =>
@@ -635,7 +635,7 @@ impl Owner {
     /// Asks the other members whether they hold the piece that was read.
     fn compare_piece(&mut self, index: usize, source: MemberSlot, out: &mut Out<'_>) {
         let (blocks, next) = (self.piece_blocks(index), self.walker.windows[index].next);
-        let others = self.in_sync & self.shared.run(next, false).legs & !bit(source);
+        let others = self.in_sync & self.shared.holders(next, false) & !bit(source);
         // What has come to be in doubt may differ.
         let mut chunks = self.shared.chunks(next, blocks.into());
         if others == 0 || !chunks.all(|chunk| self.is_comparable(chunk)) {

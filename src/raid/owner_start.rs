@@ -90,7 +90,8 @@ pub(super) fn shared(
             return Err(format!("array {name}: member {slot} is not aligned to its blocks"));
         }
         let data_lba = offset / sectors_per_block;
-        Ok(Some(MemberPlace { bdev: member.bdev, data_lba, unmap: member.unmap }))
+        let MemberConfig { bdev, unmap, cheap_zeroes, .. } = *member;
+        Ok(Some(MemberPlace { bdev, data_lba, unmap, cheap_zeroes }))
     });
     let unwritten_reads_zero = config
         .members
@@ -293,9 +294,10 @@ impl Owner {
                 let mut header = superblock.clone();
                 header.daemon_sleep_s = config.daemon_sleep_s;
                 header.settings = knobs::settings(config.barrier_idle_s, config.infection);
-                let mut keeper =
-                    BitmapKeeper::new(header, states.len(), block, copies, cores, &pool)
-                        .ok_or_else(no_buffers)?;
+                let chunk_size_bytes = u64::from(config.block_size_bytes) << shared.chunk_shift;
+                let chunks = (states.len(), chunk_size_bytes);
+                let mut keeper = BitmapKeeper::new(header, chunks, block, copies, cores, &pool)
+                    .ok_or_else(no_buffers)?;
                 keeper.set_infection(config.infection);
                 if (*stale || *rewrite) && !mutant!(NoRewriteAfterCrash) {
                     keeper.rewrite_all();

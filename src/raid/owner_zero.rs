@@ -3,10 +3,15 @@
 //! A chunk that is Unwritten reads as zeroes whatever the members hold. Before the first write
 //! opens it they are made to hold zeroes, durably, so that the rest of the chunk goes on to read
 //! as zeroes, and a power cut in the middle of the write leaves zeroes or the new data.
+//! Where many are zeroed at once, those behind them are zeroed with them: see [`super::ahead`].
 
+use std::ops::RangeInclusive;
+
+use super::ahead::CHUNKS_PER_JOB;
 use super::message::{Mail, Out, SlotMask, ToChannel};
 use super::owner::{MemberRequest, Owner, OwnerOp};
 use super::owner_bitmap::{Blocked, NONE, Waiter};
+use super::spans::{Span, Spans};
 use super::{MemberSlot, bit, slots};
 use crate::bdev::{IoOp, IoStatus};
 use crate::bitmap::{ChunkState, state};
@@ -14,19 +19,24 @@ use crate::bitmap::{ChunkState, state};
 /// Chunks that may be zeroed at a time before their first write.
 pub(super) const ZERO_JOBS: usize = 64;
 
-/// Requests of one job to members at a time: a chunk in small strips takes many.
+/// Runs of a chunk that are put together at a time: of small strips it has many.
+const RUNS_PER_STEP: usize = 1024;
+
+/// Requests of one job to members at a time, and those of the ranges that were put together last.
 const ZERO_REQUESTS_MAX: u32 = 64;
 
-const _: () = assert!(ZERO_REQUESTS_MAX as usize >= crate::limits::MEMBERS_MAX);
-
-/// Zeroing of a chunk on all members.
+/// Zeroing of chunks on all members.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct ZeroJob {
-    pub(super) busy: bool,
-    pub(super) chunk: usize,
-    /// Members when it began.
-    members: SlotMask,
-    /// First block that members have not been asked to zero, and first behind the chunk.
+    busy: bool,
+    /// The first chunk, and how many.
+    first: usize,
+    count: usize,
+    /// Bit i: chunk i of them is waited for.
+    wanted: u64,
+    /// How often devices had joined when it began.
+    joins: u32,
+    /// First block that members have not been asked to zero, and first behind the chunks.
     next: u64,
     end: u64,
     /// Requests that members have not answered, and who was sent any.
@@ -46,34 +56,62 @@ pub(super) struct ZeroJob {
     remembers: bool,
 }
 
+const _: () = assert!(CHUNKS_PER_JOB == u64::BITS as usize);
+
 impl ZeroJob {
+    /// It zeroes this chunk.
+    pub(super) fn has(&self, chunk: usize) -> bool {
+        self.busy && (self.first..self.first + self.count).contains(&chunk)
+    }
+
+    /// It zeroes one of these chunks.
+    pub(super) fn meets(&self, chunks: &RangeInclusive<usize>) -> bool {
+        self.busy && self.first <= *chunks.end() && self.first + self.count > *chunks.start()
+    }
+
+    fn want(&mut self, chunk: usize) {
+        self.wanted |= 1 << (chunk - self.first);
+    }
+
+    fn wants(&self, chunk: usize) -> bool {
+        self.wanted & 1 << (chunk - self.first) != 0
+    }
+
+    pub(super) fn chunks(&self) -> RangeInclusive<usize> {
+        self.first..=self.first + self.count - 1
+    }
+
     /// Requests to the slot's device are under way.
     pub(super) fn has_requests_at(&self, slot: MemberSlot) -> bool {
         self.pending > 0 && self.asked & bit(slot) != 0
     }
 
-    /// The slot's member is asked for all of it.
-    pub(super) fn includes(&self, slot: MemberSlot) -> bool {
-        self.members & bit(slot) != 0
+    /// A device has joined since it began, of all those that have by now.
+    pub(super) fn is_older_than(&self, joins: u32) -> bool {
+        self.busy && self.joins != joins
     }
 }
 
 impl Owner {
     /// Makes sure that a chunk never written is being zeroed. `false`: no job is free.
     pub(super) fn zero_chunk(&mut self, chunk: usize, out: &mut Out<'_>) -> bool {
-        let members = self.writable;
         let bitmap = self.keeper();
-        if bitmap.zero_job_of(chunk).is_some() {
+        if let Some(index) = bitmap.zero_job_of(chunk) {
+            bitmap.zero_jobs[index].want(chunk);
             return true;
         }
         let Some(index) = bitmap.zero_jobs.iter().position(|job| !job.busy) else {
             return false;
         };
-        let range = self.shared.blocks_of_chunk(chunk);
+        let count = 1 + self.chunks_ahead(chunk);
+        let range = self.shared.blocks_of_chunks(&(chunk..=chunk + count - 1));
+        let joins = self.keeper().ahead.joins();
         self.keeper().zero_jobs[index] = ZeroJob {
             busy: true,
-            chunk,
-            members,
+            first: chunk,
+            count,
+            wanted: 1,
+            joins,
             next: range.lba,
             end: range.lba + range.blocks,
             ..ZeroJob::default()
@@ -89,6 +127,25 @@ impl Owner {
         true
     }
 
+    /// Chunks behind this one that are to be zeroed with it.
+    fn chunks_ahead(&self, chunk: usize) -> usize {
+        let is_cheap = |slot: MemberSlot| self.place(slot).cheap_zeroes;
+        let (Some(bitmap), Some(map)) = (&self.bitmap, &self.shared.map) else { return 0 };
+        if !slots(self.writable).all(is_cheap) {
+            return 0;
+        }
+        let jobs = || bitmap.zero_jobs.iter().filter(|job| job.busy);
+        let behind = jobs().map(|job| job.first).filter(|&first| first > chunk);
+        let end = behind.fold(map.len(), usize::min);
+        let is_free = |&other: &usize| {
+            map.is_unwritten_for_good(other)
+                && !bitmap.ahead.has(other)
+                && !self.discarder.holds(other)
+        };
+        let most = bitmap.ahead.budget(jobs().count());
+        (chunk + 1..end).take(most).take_while(is_free).count()
+    }
+
     /// A channel's ring of the stripe log has no live record of a chunk any more, or can't tell.
     pub(super) fn forgotten(&mut self, id: u32, is_forgotten: bool) {
         self.log_renewed(id, is_forgotten);
@@ -101,33 +158,48 @@ impl Owner {
         }
     }
 
-    /// Sends as many requests of a job as may be under way.
+    /// Sends the next requests of a job, as many as may be under way, when none is.
     fn zero_runs(&mut self, index: usize, out: &mut Out<'_>) {
-        loop {
-            let members = self.writable;
-            let job = &mut self.keeper().zero_jobs[index];
-            let (lba, end, legs_max) = (job.next, job.end, members.count_ones());
-            let is_full = job.pending > 0 && job.pending + legs_max > ZERO_REQUESTS_MAX;
-            if lba == end || is_full {
-                return;
-            }
+        let members = self.writable;
+        let job = &self.keeper().zero_jobs[index];
+        let (mut lba, end) = (job.next, job.end);
+        if job.pending > 0 || lba == end {
+            return;
+        }
+        let mut spans = Spans::new();
+        let mut runs = 0;
+        while lba < end
+            && runs < RUNS_PER_STEP
+            && self.keeper().zero_jobs[index].pending < ZERO_REQUESTS_MAX
+        {
             let run = self.shared.sync_run(lba);
             let blocks = run.blocks.min(end - lba);
-            let targets = run.legs & members;
-            let job = &mut self.keeper().zero_jobs[index];
-            job.next += blocks;
-            job.pending += targets.count_ones();
-            job.asked |= targets;
-            for slot in slots(targets) {
-                let request = MemberRequest {
-                    op: IoOp::WriteZeroes,
-                    lba: self.place(slot).data_lba + self.shared.sync_leg_lba(lba, slot),
-                    blocks: u32::try_from(blocks).expect("a chunk's blocks fit u32"),
-                    buf: None,
-                };
-                self.send(slot, OwnerOp::Zero(index), request, out);
+            for slot in slots(run.legs & members) {
+                let at = Span { lba: self.shared.sync_leg_lba(lba, slot), blocks };
+                if let Some(span) = spans.add(slot, at) {
+                    self.zero_span(index, slot, span, out);
+                }
             }
+            lba += blocks;
+            runs += 1;
         }
+        self.keeper().zero_jobs[index].next = lba;
+        for (slot, span) in spans.into_rest() {
+            self.zero_span(index, slot, span, out);
+        }
+    }
+
+    fn zero_span(&mut self, index: usize, slot: MemberSlot, span: Span, out: &mut Out<'_>) {
+        let job = &mut self.keeper().zero_jobs[index];
+        job.pending += 1;
+        job.asked |= bit(slot);
+        let request = MemberRequest {
+            op: IoOp::WriteZeroes,
+            lba: self.place(slot).data_lba + span.lba,
+            blocks: u32::try_from(span.blocks).expect("a chunk's blocks fit u32"),
+            buf: None,
+        };
+        self.send(slot, OwnerOp::Zero(index), request, out);
     }
 
     /// A member has zeroed a part of a chunk, or has not.
@@ -151,12 +223,14 @@ impl Owner {
         if job.pending != 0 {
             return;
         }
-        let (failed, chunk, failure, is_whole) =
-            (job.failed, job.chunk, job.failure, job.next == job.end);
+        let (failed, failure, is_whole) = (job.failed, job.failure, job.next == job.end);
+        if failure.is_some() && job.count > 1 {
+            return self.zero_less(index, out);
+        }
         if !self.may_fail_all(failed) {
-            self.keeper().zero_jobs[index] = ZeroJob::default();
+            let job = std::mem::take(&mut self.keeper().zero_jobs[index]);
             self.rebuilder.unblock();
-            self.refuse_chunk(chunk, failure.unwrap_or(IoStatus::MediaError), out);
+            self.refuse_chunks(&job, failure.unwrap_or(IoStatus::MediaError), out);
             return self.advance_queue(Blocked::ZeroJobs, out);
         }
         for slot in slots(failed) {
@@ -169,6 +243,23 @@ impl Owner {
         }
         self.keeper().zero_jobs[index].zeroed = true;
         self.keeper().zeroed += 1;
+    }
+
+    /// Perhaps only what lies ahead could not be zeroed, which nobody has asked for: who waits asks
+    /// again.
+    #[cold]
+    fn zero_less(&mut self, index: usize, out: &mut Out<'_>) {
+        let bitmap = self.keeper();
+        bitmap.ahead.stop();
+        let job = std::mem::take(&mut bitmap.zero_jobs[index]);
+        self.rebuilder.unblock();
+        let bitmap = self.keeper();
+        let chunks = job.chunks();
+        let units = bitmap.ledger.unit_of(*chunks.start())..=bitmap.ledger.unit_of(*chunks.end());
+        for unit in units {
+            self.advance_queue(Blocked::Unit(unit), out);
+        }
+        self.advance_queue(Blocked::ZeroJobs, out);
     }
 
     /// Chunks that are zeroed and whose zeroes can't be taken back by a power cut become Dirty.
@@ -189,24 +280,43 @@ impl Owner {
             }
             let job = std::mem::take(&mut self.keeper().zero_jobs[index]);
             self.rebuilder.unblock();
-            if job.remembers {
-                self.refuse_chunk(job.chunk, IoStatus::MediaError, out);
-                continue;
+            match job.remembers {
+                true => self.refuse_chunks(&job, IoStatus::MediaError, out),
+                false => self.chunks_zeroed(&job),
             }
-            self.shared.doubt.clear(job.chunk);
-            let mut next = state::on_write(ChunkState::Unwritten, self.is_short());
-            if self.writable & !job.members != 0 && !mutant!(ZeroedWithoutNewcomer) {
-                // Somebody has joined while it was zeroed, and was not asked for all of it.
-                next = ChunkState::NeedSync;
-                self.walker.look_again();
-            }
-            self.turn(job.chunk, next);
         }
         self.advance_queue(Blocked::ZeroJobs, out);
         self.poll_bitmap(out);
     }
 
-    /// The writers that wait for a chunk which no member could zero fail; the others stay.
+    /// All members hold zeroes in the chunks: those that are waited for turn Dirty.
+    fn chunks_zeroed(&mut self, job: &ZeroJob) {
+        // Who has joined while they were zeroed was not asked for all of them.
+        let has_joined = self.keeper().ahead.joins() != job.joins;
+        for chunk in job.chunks() {
+            if !job.wants(chunk) {
+                if !has_joined {
+                    self.keeper().ahead.put(chunk);
+                }
+                continue;
+            }
+            self.shared.doubt.clear(chunk);
+            let mut next = state::on_write(ChunkState::Unwritten, self.is_short());
+            if has_joined {
+                next = ChunkState::NeedSync;
+                self.walker.look_again();
+            }
+            self.turn(chunk, next);
+        }
+    }
+
+    /// The writers that wait for chunks which no member could zero fail; the others stay.
+    fn refuse_chunks(&mut self, job: &ZeroJob, status: IoStatus, out: &mut Out<'_>) {
+        for chunk in job.chunks().filter(|&chunk| job.wants(chunk)) {
+            self.refuse_chunk(chunk, status, out);
+        }
+    }
+
     fn refuse_chunk(&mut self, chunk: usize, status: IoStatus, out: &mut Out<'_>) {
         let bitmap = self.keeper();
         let unit = Blocked::Unit(bitmap.ledger.unit_of(chunk));

@@ -31,6 +31,31 @@
 //! The log costs, for every batch of a row, *w - d + 1* writes of its data and parity with a page
 //! of header: `perf/PROMISES.md` has the figures. It is off by option, on levels without parity,
 //! and where an array that mdadm made leaves no room before its data.
+//!
+//! # What could be left out
+//!
+//! md's partial parity log has the XOR of the data that do *not* change, and for a full stripe
+//! nothing. That is not enough here. Say a full stripe is torn and the member with strip m is lost.
+//! Each block of the others is old or new, so their XOR with old or with new parity is neither the
+//! old nor the new strip m but garbage; md puts up with it, as nobody was promised these data, but
+//! a drive never answers with what nobody has written, and a host that reads an LBA after a write
+//! that was cut off may count on old or new. Nor do both parities and a checksum of every block
+//! help: they tell which blocks are new, but the XOR of the old ones and that of the new ones are
+//! each wanted as a whole, and each survivor has only one of its two contents. To change one strip
+//! after the other, with a parity for each step, would be enough, and as slow as it sounds. So the
+//! new content of a torn full stripe must be in the log, and can be there in fewer bytes:
+//!
+//! - *Parity need not be in it*: all data are, so it can be made of them. It is only of rows
+//!   written in part that parity has to be logged, as what is lost may be a strip that nobody
+//!   wrote. That would save a strip of `data + parity` for each copy.
+//! - *One copy spread as the row itself* instead of *w - d + 1* whole ones: each member logs its
+//!   own strip, data or parity, and of *w* records *d* make the others again. That is the least
+//!   possible, as what is lost with *w - d* members must follow from the rest. A full stripe would
+//!   be written twice instead of three times (RAID6: four). Records would then count by sets, and
+//!   a replay recover before it writes; a batch that touches few strips stays better off with
+//!   copies.
+//!
+//! Neither is built: both change what a record is, on disk and for the replay.
 
 use super::geometry::Parity;
 use super::message::SlotMask;

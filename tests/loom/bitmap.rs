@@ -75,7 +75,7 @@ fn mirror(blocks: u64) -> Geometry {
 impl World {
     #[allow(clippy::arc_with_non_send_sync, reason = "loom's threads share one of the system")]
     fn new(states: [ChunkState; CHUNKS]) -> Arc<Self> {
-        let place = MemberPlace { bdev: MEMBER, data_lba: 0, unmap: false };
+        let place = MemberPlace { bdev: MEMBER, data_lba: 0, unmap: false, cheap_zeroes: false };
         let shared = Shared {
             bdev: BdevId(0),
             block_size_bytes: 512,

@@ -18,7 +18,8 @@ const MEMBERS: u16 = 2;
 const BLOCK_SIZE_BYTES: u32 = 4096;
 const MEMBER_SIZE_BYTES: u64 = 8 << 30;
 
-fn config(with_bitmap: bool) -> ArrayConfig {
+/// An array without bitmap, or with one in which all chunks are in a state.
+fn config(all: Option<ChunkState>) -> ArrayConfig {
     let member = |slot: u16| md::NewMember {
         device_sectors: MEMBER_SIZE_BYTES / md::SECTOR_BYTES,
         logical_block_size: BLOCK_SIZE_BYTES,
@@ -40,14 +41,11 @@ fn config(with_bitmap: bool) -> ArrayConfig {
         barrier_idle_s: 5,
     };
     let bdevs: Vec<CandidateBdev> =
-        (0..MEMBERS).map(|slot| CandidateBdev { bdev: BdevId(slot), unmap: false }).collect();
+        (0..MEMBERS).map(|slot| CandidateBdev::plain(BdevId(slot))).collect();
     let mut config = from_creation(options, &creation, &bdevs);
-    match &mut config.bitmap {
-        // Dirty in a bitmap that is loaded means NeedSync, which is as open as Dirty.
-        BitmapConfig::Lockless { states, .. } if with_bitmap => {
-            states.fill(ChunkState::Dirty as u8);
-        }
-        bitmap => *bitmap = BitmapConfig::None { resync: false },
+    match (&mut config.bitmap, all) {
+        (BitmapConfig::Lockless { states, .. }, Some(state)) => states.fill(state as u8),
+        (bitmap, _) => *bitmap = BitmapConfig::None { resync: false },
     }
     config
 }
@@ -55,20 +53,20 @@ fn config(with_bitmap: bool) -> ArrayConfig {
 /// Host writes in flight while windows are taken and freed.
 const DEPTH: u64 = 32;
 
-/// A host write of one block.
-fn write(lba: u64) -> BdevIo {
+/// A host request of one block.
+fn request(op: IoOp, lba: u64) -> BdevIo {
     let tag = Tag { station: Station::App, part: 0, object: 0, op: 0 };
     let completion = Completion::new(tag);
-    BdevIo { op: IoOp::Write, fua: false, lba, blocks: 1, buf: None, completion }
+    BdevIo { op, fua: false, lba, blocks: 1, buf: None, completion }
 }
 
-/// Host writes to open chunks, one after the other.
-fn write_all(channel: &mut Channel, writes: u64, blocks: u64) {
+/// Host requests to open chunks, one after the other.
+fn serve_all(channel: &mut Channel, op: IoOp, count: u64, blocks: u64) {
     let mut io = IoQueue::with_capacity(64);
     let mut mail = VecDeque::new();
     let mut ended = 0;
-    for number in 0..writes {
-        let request = write(number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % blocks);
+    for number in 0..count {
+        let request = request(op, number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % blocks);
         channel.submit(request, &mut Out { io: &mut io, mail: &mut mail, wall_clock_s: 0 });
         while let Some((_, request)) = io.next_submit() {
             request.complete(IoStatus::Ok, &mut io);
@@ -83,7 +81,7 @@ fn write_all(channel: &mut Channel, writes: u64, blocks: u64) {
             }
         }
     }
-    assert!(ended == writes && mail.is_empty(), "every chunk is open and every write ends");
+    assert!(ended == count && mail.is_empty(), "every chunk is open and every request ends");
 }
 
 /// Windows taken and freed beside `DEPTH` writes in flight elsewhere.
@@ -91,7 +89,8 @@ fn hold_windows(channel: &mut Channel, windows: u64) {
     let mut io = IoQueue::with_capacity(128);
     let mut mail = VecDeque::new();
     for lba in 0..DEPTH {
-        channel.submit(write(lba), &mut Out { io: &mut io, mail: &mut mail, wall_clock_s: 0 });
+        let mut out = Out { io: &mut io, mail: &mut mail, wall_clock_s: 0 };
+        channel.submit(request(IoOp::Write, lba), &mut out);
     }
     let range = BlockRange { lba: 4 * DEPTH, blocks: 256 };
     for _ in 0..windows {
@@ -115,17 +114,23 @@ fn hold_windows(channel: &mut Channel, windows: u64) {
 
 fn main() {
     let mut args = std::env::args().skip(1);
-    let usage = "usage: gate-cost lockless|none|windows COUNT";
+    let usage = "usage: gate-cost lockless|none|read|windows COUNT";
     let mode = args.next().expect(usage);
     let count: u64 = args.next().and_then(|text| text.parse().ok()).expect(usage);
-    assert!(matches!(mode.as_str(), "lockless" | "none" | "windows"), "{usage}");
-    let config = config(mode != "none");
+    assert!(matches!(mode.as_str(), "lockless" | "none" | "read" | "windows"), "{usage}");
+    let config = config(match mode.as_str() {
+        "none" => None,
+        "read" => Some(ChunkState::Clean),
+        // In a bitmap that is loaded it means NeedSync, which is as open as Dirty.
+        _ => Some(ChunkState::Dirty),
+    });
     let shared = prepare(&config, BdevId(100)).expect("a plain array");
     let blocks = shared.blocks;
     let mut channel = Channel::new(shared, config.in_sync(), config.writable());
     match mode.as_str() {
         "windows" => hold_windows(&mut channel, count),
-        _ => write_all(&mut channel, count, blocks),
+        "read" => serve_all(&mut channel, IoOp::Read, count, blocks),
+        _ => serve_all(&mut channel, IoOp::Write, count, blocks),
     }
     println!("{mode}: {count}");
 }

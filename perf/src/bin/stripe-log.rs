@@ -55,7 +55,7 @@ fn config(level: md::Level, members: u8, with_log: bool) -> ArrayConfig {
         daemon_sleep_s: 30,
         barrier_idle_s: 5,
     };
-    let bdev = |slot: u8| CandidateBdev { bdev: BdevId(slot.into()), unmap: false };
+    let bdev = |slot: u8| CandidateBdev::plain(BdevId(slot.into()));
     let bdevs: Vec<CandidateBdev> = (0..members).map(bdev).collect();
     let mut config = from_creation(options, &creation, &bdevs);
     config.bitmap = BitmapConfig::None { resync: false };

@@ -119,7 +119,7 @@ impl World {
             daemon_sleep_s: 1,
             barrier_idle_s: 0,
         };
-        let candidate = |slot: u8| CandidateBdev { bdev: BdevId(slot.into()), unmap: false };
+        let candidate = |slot: u8| CandidateBdev::plain(BdevId(slot.into()));
         let candidates: Vec<CandidateBdev> = (0..MEMBERS).map(candidate).collect();
         let config = from_creation(options, &creation, &candidates);
         let shared = prepare(&config, BdevId(100))?;

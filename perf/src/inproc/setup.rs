@@ -153,7 +153,7 @@ pub(crate) fn add_array(
         logical_block_size: block_size_bytes,
         device_uuid: Uuid::new_v4().into_bytes(),
     };
-    let candidate = |bdev: &BdevId| CandidateBdev { bdev: *bdev, unmap: geometry(bdev).unmap };
+    let candidate = |bdev: &BdevId| CandidateBdev::of(*bdev, geometry(bdev));
     let array = NewArray {
         name: name.to_owned(),
         set_uuid: Uuid::new_v4().into_bytes(),

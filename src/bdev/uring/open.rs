@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, StatxFlags};
+use rustix::fs::{
+    AtFlags, FallocateFlags, FileType, FlockOperation, Mode, OFlags, Stat, StatxFlags,
+};
 use uuid::Uuid;
 
 use crate::bdev::{DeviceError, Geometry};
@@ -99,6 +101,10 @@ impl UringDevice {
             unmap_unit_blocks: 0,
             volatile_write_cache: !queue.as_deref().is_some_and(writes_through),
             unmap: queue.as_deref().is_none_or(discards),
+            cheap_zeroes: match &queue {
+                Some(queue) => zeroes_by_itself(queue),
+                None => !is_block && punches_holes(&file, size_bytes),
+            },
         };
         let memory_align_bytes = units.memory_bytes as usize;
         Ok(Arc::new(Self { geometry, path: options.path, file, direct, memory_align_bytes }))
@@ -276,12 +282,27 @@ fn queue_folder(stat: &Stat) -> Option<PathBuf> {
     ["queue", "../queue"].into_iter().map(|name| device.join(name)).find(|queue| queue.is_dir())
 }
 
+/// Whether a file's system can free ranges: then it need not write zeroes. Asked for a range behind
+/// the end, where nothing can be freed.
+fn punches_holes(file: &OwnedFd, size_bytes: u64) -> bool {
+    let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    rustix::fs::fallocate(file, mode, size_bytes, PAGE_SIZE_BYTES as u64).is_ok()
+}
+
+fn zeroes_by_itself(queue: &Path) -> bool {
+    is_above_zero(&queue.join("write_zeroes_max_bytes"))
+}
+
 fn writes_through(queue: &Path) -> bool {
     std::fs::read_to_string(queue.join("write_cache"))
         .is_ok_and(|value| value.trim() == "write through")
 }
 
 fn discards(queue: &Path) -> bool {
-    std::fs::read_to_string(queue.join("discard_max_bytes"))
-        .is_ok_and(|value| value.trim().parse().is_ok_and(|bytes: u64| bytes > 0))
+    is_above_zero(&queue.join("discard_max_bytes"))
+}
+
+fn is_above_zero(attribute: &Path) -> bool {
+    let value = std::fs::read_to_string(attribute);
+    value.is_ok_and(|value| value.trim().parse().is_ok_and(|number: u64| number > 0))
 }

@@ -343,7 +343,7 @@ impl<'a> Group<'a> {
             daemon_sleep_s: 1,
             barrier_idle_s: 1,
         };
-        let bdevs = vec![CandidateBdev { bdev: BdevId(0), unmap: false }; self.candidates.len()];
+        let bdevs = vec![CandidateBdev::plain(BdevId(0)); self.candidates.len()];
         let states: Vec<Option<Vec<u8>>> = (0..self.candidates.len())
             .map(|candidate| self.states(candidate).map(<[u8]>::to_vec))
             .collect();

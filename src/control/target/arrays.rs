@@ -350,7 +350,7 @@ impl Target {
     pub(super) fn candidates(&self, members: &[String]) -> Result<Vec<CandidateBdev>, TargetError> {
         let candidate = |name: &String| {
             let bdev = self.bdev(name)?;
-            Ok(CandidateBdev { bdev: bdev.id, unmap: bdev.geometry.unmap })
+            Ok(CandidateBdev::of(bdev.id, &bdev.geometry))
         };
         members.iter().map(candidate).collect()
     }

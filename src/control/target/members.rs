@@ -79,6 +79,7 @@ impl Target {
         let newcomer = Newcomer {
             bdev: self.bdev(bdev)?.id,
             unmap: geometry.unmap,
+            cheap_zeroes: geometry.cheap_zeroes,
             device_sectors: geometry.size_bytes() / SECTOR_BYTES,
             superblock,
             device_uuid: Uuid::new_v4().into_bytes(),

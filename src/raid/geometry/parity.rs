@@ -214,6 +214,15 @@ impl Parity {
         self.rows * self.strip_blocks
     }
 
+    /// Where an array block lies on its member. Costs less than [`Parity::strip`], which also says
+    /// which member that is.
+    #[must_use]
+    pub fn member_lba(&self, lba: u64) -> u64 {
+        assert!(lba < self.blocks(), "block {lba} is none of the array's {}", self.blocks());
+        let (strip, offset) = (lba / self.strip_blocks, lba % self.strip_blocks);
+        strip / u64::from(self.data) * self.strip_blocks + offset
+    }
+
     /// Where an array block lies.
     #[must_use]
     pub fn strip(&self, lba: u64) -> Strip {
@@ -313,6 +322,12 @@ impl Row {
     #[must_use]
     pub fn parity_mask(&self) -> SlotMask {
         1 << self.p | self.q.map_or(0, |q| 1 << q)
+    }
+
+    /// Slots of the data strips.
+    #[must_use]
+    pub fn data_mask(&self) -> SlotMask {
+        mask_below(self.slots) & !self.parity_mask()
     }
 
     /// Slot of the data strip with this index.

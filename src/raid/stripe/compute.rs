@@ -18,8 +18,6 @@ pub(in crate::raid) type Bufs = Box<[Option<IoBuf>]>;
 pub(in crate::raid) struct Computer {
     pub(in crate::raid) kernels: Kernels,
     pub(in crate::raid) row: Row,
-    /// Data strips of the row.
-    pub(in crate::raid) data: u8,
 }
 
 /// What is changed of the parity: buffers taken out of a row's.
@@ -29,11 +27,6 @@ struct Parity {
 }
 
 impl Computer {
-    /// Slots of the data.
-    pub(in crate::raid) fn data_slots(&self) -> SlotMask {
-        (0..self.data).fold(0, |mask, index| mask | bit(self.row.data_slot(index)))
-    }
-
     /// Where the data strip of a slot stands among the kernels' strips.
     fn position(&self, slot: MemberSlot) -> usize {
         let super::super::geometry::Part::Data { index } = self.row.part(slot) else {
@@ -50,7 +43,7 @@ impl Computer {
     ) -> Survivors<'a> {
         let mut strips: [Option<&[u8]>; MEMBERS_MAX] = [Some(&ZEROES[..len]); MEMBERS_MAX];
         let mut count = 0;
-        for slot in slots(self.data_slots()) {
+        for slot in slots(self.row.data_mask()) {
             let position = self.position(slot);
             strips[position] = content(slot);
             count = count.max(position + 1);
@@ -90,15 +83,29 @@ impl Computer {
                 Some(bytes) => Some(bytes),
                 None => inner[usize::from(slot)].as_ref().map(IoBuf::as_slice),
             };
-            let strips = self.arrange(len, content);
-            let strips: Strips<'_> =
-                strips.iter().map(|strip| strip.expect("all data are there")).collect();
+            let all = "all data are there";
+            let mut strips: [&[u8]; MEMBERS_MAX] = [&[]; MEMBERS_MAX];
+            let mut count = 0;
+            // P is the same in any order, and does not count members without data.
+            if q.is_none() {
+                for slot in slots(self.row.data_mask()) {
+                    strips[count] = content(slot).expect(all);
+                    count += 1;
+                }
+            } else {
+                let arranged = self.arrange(len, content);
+                count = arranged.len();
+                for (to, from) in strips.iter_mut().zip(arranged.iter()) {
+                    *to = from.expect(all);
+                }
+            }
+            let strips = &strips[..count];
             match (&mut p, &mut q) {
                 (Some(p), Some(q)) => {
-                    self.kernels.generate_pq(p.as_mut_slice(), q.as_mut_slice(), &strips);
+                    self.kernels.generate_pq(p.as_mut_slice(), q.as_mut_slice(), strips);
                 }
-                (Some(p), None) => self.kernels.xor(p.as_mut_slice(), &strips),
-                (None, Some(q)) => self.kernels.generate_q(q.as_mut_slice(), &strips),
+                (Some(p), None) => self.kernels.xor(p.as_mut_slice(), strips),
+                (None, Some(q)) => self.kernels.generate_q(q.as_mut_slice(), strips),
                 (None, None) => {}
             }
         }
@@ -133,7 +140,7 @@ impl Computer {
     /// Fills the buffers of the data that were not read from those in `reads`, which has as much
     /// parity as is needed.
     pub(in crate::raid) fn recover(&self, bufs: &mut Bufs, reads: SlotMask) {
-        let lost = self.data_slots() & !reads;
+        let lost = self.row.data_mask() & !reads;
         // In the kernels' order.
         let mut order = [0; 2];
         let mut count = 0;

@@ -77,6 +77,9 @@ impl Question {
         if parity == 0 {
             return Some(Plan { method: Method::Plain, reads: 0, parity });
         }
+        if self.data & !self.full == 0 {
+            return Some(Plan { method: Method::Reconstruct, reads: 0, parity });
+        }
         let trusts_parity = !self.in_doubt || mutant!(ModifyInDoubt);
         let old_data = self.data & !self.full;
         let reconstruct = (old_data & !self.readable == 0).then_some(old_data);

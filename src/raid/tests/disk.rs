@@ -219,15 +219,31 @@ impl Disk {
     /// First block of the sync space that a request means, that is of the array or, with parity, of
     /// the member; `None` for metadata.
     pub(super) fn data_block(&self, io: &BdevIo) -> Option<usize> {
+        self.data_hull(io).map(|(lba, _)| lba)
+    }
+
+    /// The first block that a request means, and the number of blocks to the last one. What is
+    /// zeroed may lie apart in the array; else there are no others between them.
+    pub(super) fn data_hull(&self, io: &BdevIo) -> Option<(usize, usize)> {
         let at = self.member_block(io)?;
-        if self.places.has_parity {
-            return Some(at);
-        }
-        let lba = self.places.array[at].expect("nobody asks for a block of no use");
         let blocks = io.blocks as usize;
-        let is_run = (0..blocks).all(|index| self.places.array[at + index] == Some(lba + index));
-        assert!(is_run, "a request for member block {at} crosses what lies apart in the array");
-        Some(lba)
+        if self.places.has_parity {
+            return Some((at, blocks));
+        }
+        let place = |at: usize| self.places.array[at].expect("nobody asks for a block of no use");
+        let (first, last) = (at..at + blocks)
+            .map(place)
+            .fold((usize::MAX, 0), |(first, last), lba| (lba.min(first), lba.max(last)));
+        if blocks == 0 {
+            return Some((place(at), 0));
+        }
+        let hull = last + 1 - first;
+        let is_run = (0..blocks).all(|index| self.places.array[at + index] == Some(first + index));
+        assert!(
+            is_run || io.op == IoOp::WriteZeroes,
+            "a request for member block {at} crosses what lies apart in the array"
+        );
+        Some((first, hull))
     }
 
     /// What the member holds of a block of the array now, if it does.

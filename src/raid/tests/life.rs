@@ -95,14 +95,17 @@ fn shape(rng: &mut Rng) -> Shape {
     // The last chunk may be short.
     let unit = 4096 / block;
     let short = rng.below(chunk_blocks.min(64)) / unit * unit;
+    let members = rng.between(2, 4);
+    let cores = u16::try_from(rng.between(1, 4)).unwrap();
     Shape {
-        members: rng.between(2, 4),
-        cores: u16::try_from(rng.between(1, 4)).unwrap(),
+        members,
+        cores,
         block,
         chunk_blocks,
         blocks: chunk_blocks * chunks - short,
         assume_clean: rng.one_in(4),
         unmap: rng.one_in(2),
+        cheap_zeroes: cores % 2 == 0,
         raid10: None,
         parity: None,
         external: false,
@@ -128,6 +131,10 @@ fn striped(seed: u64, shape: Shape) -> Shape {
 /// Lives of seeds with this bit are those of levels with parity.
 pub(super) const PARITY: u64 = 1 << 34;
 
+/// Below these bits a seed counts; the fixed ones are not above that number.
+const PARITY_FIXED: u64 = 1 << 32;
+const FIXED_MAX: u64 = 1000;
+
 fn parity(seed: u64, shape: Shape) -> Shape {
     if seed & PARITY == 0 {
         return shape;
@@ -149,7 +156,9 @@ fn parity(seed: u64, shape: Shape) -> Shape {
         let write_bytes = crate::raid::stripe_log::write_bytes_max(&parity, block);
         super::log::some_layout(rng, shape.cores, write_bytes)
     });
-    Shape { log, ..shape }
+    // The lives in which bugs of the log are found stay what they are.
+    let cheap_zeroes = shape.cheap_zeroes && (log.is_none() || seed % PARITY_FIXED > FIXED_MAX);
+    Shape { log, cheap_zeroes, ..shape }
 }
 
 fn habits(rng: &mut Rng, shape: &Shape) -> Habits {

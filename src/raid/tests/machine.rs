@@ -226,10 +226,9 @@ impl World {
     fn describe(&self, core: usize, member: usize, io: &BdevIo) -> Sent {
         let at = usize::try_from(io.lba).unwrap() * self.shape.block;
         let disk = self.disk(member);
-        let place = match disk.data_block(io) {
+        let place = match disk.data_hull(io) {
             _ if io.op == IoOp::Flush => Place::Member,
-            Some(lba) => {
-                let blocks = io.blocks as usize;
+            Some((lba, blocks)) => {
                 let (first, last) = (self.chunk_of(lba), self.chunk_of(lba + blocks - 1));
                 Place::Data { lba, blocks, first, last }
             }

@@ -102,6 +102,7 @@ impl World {
         let newcomer = Newcomer {
             bdev: BdevId(u16::try_from(slot).unwrap()),
             unmap: self.shape.unmap,
+            cheap_zeroes: self.shape.cheap_zeroes,
             device_sectors: 1 << 16,
             superblock: self.superblock(slot).filter(ours),
             device_uuid: [self.devices | 0x80; 16],

@@ -10,7 +10,8 @@
 //! - [`life`]: random lives. [`mutant`]: bugs planted on purpose, which must be found.
 //! - [`errors`]: members that can't read what they hold.
 //! - [`scenario`]: single stories with a name; [`copies`], [`discard`], [`infection`], [`stale`]:
-//!   more of them. [`crash_points`]: a cut at each event of a story.
+//!   more of them, [`ahead`] those of chunks zeroed before anybody writes to them.
+//!   [`crash_points`]: a cut at each event of a story.
 //!
 //! # Defects of others that must not be ours
 //!
@@ -37,6 +38,7 @@
 //! `scripts/sim` runs as many lives as there is time for.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod ahead;
 mod copies;
 mod crash_points;
 mod defects;

@@ -16,6 +16,10 @@ pub(crate) enum Mutant {
     OpenLaterChanges,
     /// One member's bitmap is not written, and nobody minds.
     ForgetMembersBitmapWrite,
+    /// A chunk that was zeroed ahead counts as zeroed once more when it is discarded.
+    AheadKeptWhenWritten,
+    /// A chunk that was zeroed ahead counts as zeroed on a member that has joined since.
+    AheadKeptForNewcomer,
     /// Idle chunks are cleared without asking whether writes are in flight.
     ClearWithoutQuiescence,
     /// A writer leaves the daemon's mark on the chunk.
@@ -82,8 +86,6 @@ pub(crate) enum Mutant {
     JoinWithoutDrain,
     /// Units of the bitmap that are under way when a member joins are not written to it.
     JoinForgetsUnitsInFlight,
-    /// A member joins while a chunk is zeroed, and nobody tells it.
-    ZeroedWithoutNewcomer,
     /// A member joins whose superblock is only one event behind as it is.
     NewcomerNearlyCurrent,
     /// A rebuild passes over a chunk that is held for a discard and counts as Unwritten by now.
@@ -242,7 +244,9 @@ pub(super) const OF_PARITY: [Mutant; 16] = [
 
 /// Every bug that random lives or a story of the simulator must find. Those that stand for a
 /// defect of the kernel's and that no oracle forbids are in `super::defects`.
-pub(super) const ALL: [Mutant; 62] = [
+pub(super) const ALL: [Mutant; 63] = [
+    Mutant::AheadKeptWhenWritten,
+    Mutant::AheadKeptForNewcomer,
     Mutant::RebuildPassesDiscard,
     Mutant::CopyingNeverYields,
     Mutant::ReadErrorsForgiven,
@@ -279,7 +283,6 @@ pub(super) const ALL: [Mutant; 62] = [
     Mutant::EventsClearedForgotten,
     Mutant::JoinWithoutDrain,
     Mutant::JoinForgetsUnitsInFlight,
-    Mutant::ZeroedWithoutNewcomer,
     Mutant::RebuildForgetsDirty,
     Mutant::WholeBeforeCopied,
     Mutant::WholeBeforeFlushed,

@@ -136,7 +136,7 @@ impl World {
             Place::Unit(unit) => self.check_unit(disk, unit, io),
             Place::Data { lba, blocks, first, last } => {
                 if io.op.modifies() {
-                    self.check_overlap(disk, lba, blocks);
+                    self.check_overlap(disk, io);
                 }
                 if sent.by_owner {
                     self.check_copy(disk, io, lba, blocks);
@@ -186,12 +186,13 @@ impl World {
 
     /// Two changes of one block under way on a member may end in either order: members that
     /// choose differently differ for good.
-    fn check_overlap(&self, disk: usize, lba: usize, blocks: usize) {
+    fn check_overlap(&self, disk: usize, io: &BdevIo) {
+        let end = |io: &BdevIo| io.lba + u64::from(io.blocks);
         for other in &self.running.as_ref().unwrap().in_flight {
-            let Some(at) = self.disk(other.disk).data_block(&other.io) else { continue };
-            let overlaps = at < lba + blocks && lba < at + other.io.blocks as usize;
+            let overlaps = other.io.lba < end(io) && io.lba < end(&other.io);
             if other.disk == disk && other.io.op.modifies() && overlaps {
-                violated(6, &format!("two writes at once to block {} of {disk}", at.max(lba)));
+                let at = other.io.lba.max(io.lba);
+                violated(6, &format!("two writes at once to block {at} of {disk}"));
             }
         }
     }
@@ -205,8 +206,10 @@ impl World {
         let shared = self.running.as_ref().unwrap().shared.clone();
         let (first, last) = (self.chunk_of(lba), self.chunk_of(lba + blocks - 1));
         if io.op == IoOp::WriteZeroes {
-            if shared.chunk_state(first) != Some(ChunkState::Unwritten) {
-                violated(6, &format!("zeroing of chunk {first}, which has been written"));
+            for chunk in first..=last {
+                if shared.chunk_state(chunk) != Some(ChunkState::Unwritten) {
+                    violated(6, &format!("zeroing of chunk {chunk}, which has been written"));
+                }
             }
             return;
         }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use super::life::{EXTERNAL_SEEDS, Figures, MEMBER_SEEDS, PARITY, life};
 use super::mutant::{self, Mutant};
 use super::{
-    copies, defects, discard, errors, external, infection, log, pool, row_members, rows, scenario,
-    trace,
+    ahead, copies, defects, discard, errors, external, infection, log, pool, row_members, rows,
+    scenario, trace,
 };
 
 use crate::raid::owner_yield;
@@ -170,7 +170,9 @@ fn the_same_seed_gives_the_same_log() {
 }
 
 /// Stories that find a bug which random lives meet seldom or have no oracle for.
-const STORIES: [(Mutant, fn()); 12] = [
+const STORIES: [(Mutant, fn()); 14] = [
+    (Mutant::AheadKeptWhenWritten, ahead::a_chunk_zeroed_ahead_is_so_once),
+    (Mutant::AheadKeptForNewcomer, ahead::a_newcomer_has_not_zeroed_ahead),
     (Mutant::CopyingNeverYields, owner_yield::tests::copying_goes_as_far_as_the_host_allows),
     (Mutant::ReadErrorsForgiven, errors::too_many_read_errors_put_a_member_out),
     (Mutant::RepairNotReread, errors::who_does_not_keep_what_it_is_given_is_out),

@@ -31,6 +31,8 @@ pub(super) struct Shape {
     /// The members are alike from the start, full of zeroes.
     pub(super) assume_clean: bool,
     pub(super) unmap: bool,
+    /// Members zero a range of any length in about the same time.
+    pub(super) cheap_zeroes: bool,
     /// md's layout word and the blocks of a strip; `None` is a mirror.
     pub(super) raid10: Option<(u32, usize)>,
     /// Level with parity, md's layout word and the blocks of a strip.
@@ -53,6 +55,7 @@ impl Shape {
         blocks: 320,
         assume_clean: false,
         unmap: true,
+        cheap_zeroes: false,
         raid10: None,
         parity: None,
         external: false,
@@ -198,6 +201,7 @@ fn bdevs(shape: &Shape) -> Vec<CandidateBdev> {
         .map(|slot| CandidateBdev {
             bdev: BdevId(u16::try_from(slot).unwrap()),
             unmap: shape.unmap,
+            cheap_zeroes: shape.cheap_zeroes,
         })
         .collect()
 }

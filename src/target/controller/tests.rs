@@ -36,6 +36,7 @@ pub(super) fn geometry(block_size_bytes: u32) -> Geometry {
         unmap_unit_blocks: 0,
         volatile_write_cache: true,
         unmap: true,
+        cheap_zeroes: true,
     }
 }
 

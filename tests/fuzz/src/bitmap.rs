@@ -85,7 +85,7 @@ fn start(assembly: &Assembly, candidate: Candidate, read: Option<Vec<u8>>) -> bo
         daemon_sleep_s: 30,
         barrier_idle_s: 5,
     };
-    let bdevs = [CandidateBdev { bdev: BdevId(1), unmap: false }];
+    let bdevs = [CandidateBdev::plain(BdevId(1))];
     let candidates = [candidate];
     from_assembly(options, assembly, &candidates, &bdevs, &[read])
         .is_ok_and(|config| mdof::raid::prepare(&config, BdevId(0)).is_ok())

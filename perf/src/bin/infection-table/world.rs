@@ -66,7 +66,7 @@ fn config(policy: Infection) -> (ArrayConfig, u64) {
         barrier_idle_s: 5,
     };
     let bdevs: Vec<CandidateBdev> =
-        (0..MEMBERS).map(|slot| CandidateBdev { bdev: BdevId(slot), unmap: false }).collect();
+        (0..MEMBERS).map(|slot| CandidateBdev::plain(BdevId(slot))).collect();
     let mut config = from_creation(options, &creation, &bdevs);
     config.infection = policy;
     (config, creation.bitmap_sector)
