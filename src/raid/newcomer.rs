@@ -88,9 +88,12 @@ pub(super) fn plan(array: &ArrayNow<'_>, newcomer: &Newcomer) -> Result<Plan, St
         Some(own) if !newcomer.as_new => former(array, newcomer, own),
         _ => fresh(array, newcomer),
     }?;
+    Ok(Plan { carries_events: carried_events(array, newcomer), ..plan })
+}
+
+fn carried_events(array: &ArrayNow<'_>, newcomer: &Newcomer) -> u64 {
     let own = newcomer.superblock.as_ref().filter(|it| it.set_uuid == array.superblock.set_uuid);
-    let carries_events = own.map_or(0, |own| own.events.min(array.events));
-    Ok(Plan { carries_events, ..plan })
+    own.map_or(0, |own| own.events.min(array.events))
 }
 
 /// A device with more events than the array was used without it.
@@ -187,7 +190,8 @@ pub(super) fn plan_replacement(
     if let Some(own) = newcomer.superblock.as_ref().filter(|_| !newcomer.as_new) {
         check_not_ahead(array, own)?;
     }
-    fresh(array, &Newcomer { slot: Some(twin), ..newcomer.clone() })
+    let plan = fresh(array, &Newcomer { slot: Some(twin), ..newcomer.clone() })?;
+    Ok(Plan { carries_events: carried_events(array, newcomer), ..plan })
 }
 
 /// A device joins as a new member.

@@ -373,11 +373,12 @@ impl Owner {
         let member = &self.members[index];
         let superblock = member.superblock.clone().expect("it takes part");
         let done = member.rebuild.map_or(0, |rebuild| rebuild.done);
+        let carries_events = member.events.max(superblock.events);
         let place = self.place(twin);
         let bitmap_lba = self.bitmap_lba(&superblock);
         self.replacer.is_orphaned = true;
         self.fail_member(twin, out);
-        let plan = Plan { slot, superblock, lacks: Lacks::AllFrom(done) };
+        let plan = Plan { slot, superblock, lacks: Lacks::AllFrom(done), carries_events };
         self.push_join(plan, place, bitmap_lba);
     }
 }
