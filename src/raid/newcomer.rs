@@ -67,6 +67,8 @@ pub(super) struct Plan {
     pub(super) slot: MemberSlot,
     pub(super) superblock: Superblock,
     pub(super) lacks: Lacks,
+    /// The event count of what the device carries of this array until it is furnished, or 0.
+    pub(super) carries_events: u64,
 }
 
 /// Decides how a device joins.
@@ -82,10 +84,13 @@ pub(super) fn plan(array: &ArrayNow<'_>, newcomer: &Newcomer) -> Result<Plan, St
     {
         return Err(format!("slot {slot} is not empty"));
     }
-    match &newcomer.superblock {
+    let plan = match &newcomer.superblock {
         Some(own) if !newcomer.as_new => former(array, newcomer, own),
         _ => fresh(array, newcomer),
-    }
+    }?;
+    let own = newcomer.superblock.as_ref().filter(|it| it.set_uuid == array.superblock.set_uuid);
+    let carries_events = own.map_or(0, |own| own.events.min(array.events));
+    Ok(Plan { carries_events, ..plan })
 }
 
 fn former(array: &ArrayNow<'_>, newcomer: &Newcomer, own: &Superblock) -> Result<Plan, String> {
@@ -122,7 +127,8 @@ fn former(array: &ArrayNow<'_>, newcomer: &Newcomer, own: &Superblock) -> Result
     superblock.features.remove(Features::PPL | Features::MULTIPLE_PPLS);
     superblock.bitmap_offset_sectors = array.superblock.bitmap_offset_sectors;
     let lacks = lacks(array, own);
-    Ok(Plan { slot, superblock: common(array, superblock), lacks })
+    let superblock = common(array, superblock);
+    Ok(Plan { slot, superblock, lacks, carries_events: 0 })
 }
 
 /// What a former member has to be given.
@@ -176,7 +182,8 @@ fn fresh(array: &ArrayNow<'_>, newcomer: &Newcomer) -> Result<Plan, String> {
     superblock.bblog.offset_sectors = 0;
     superblock.features.remove(Features::BAD_BLOCKS);
     place_superblock(&mut superblock, newcomer.device_sectors)?;
-    Ok(Plan { slot, superblock: common(array, superblock), lacks: Lacks::AllFrom(0) })
+    let superblock = common(array, superblock);
+    Ok(Plan { slot, superblock, lacks: Lacks::AllFrom(0), carries_events: 0 })
 }
 
 /// The superblock of a device that waits to become a member: its own word is that it is a spare,

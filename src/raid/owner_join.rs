@@ -4,6 +4,8 @@
 //!
 //! 1. *Drain.* No request of any core, nor of the owner, to an earlier device in the slot is under
 //!    way, and the absence of that one is durable. So an answer from the slot is the newcomer's.
+//!    And the superblocks are ahead of what the newcomer carries: after the next step it is two
+//!    events behind, so nobody takes it for current as it is.
 //! 2. *Announce.* The superblocks of the others give its number the slot. Only then is its own
 //!    written: were it first, and the power cut, it would speak of an array whose other members
 //!    say that it has failed, as if both had been used apart.
@@ -124,6 +126,14 @@ impl Joiner {
     /// The member in the slot is not yet written by every channel.
     pub(super) fn is_joining(&self, slot: MemberSlot) -> bool {
         self.slot() == Some(slot)
+    }
+
+    /// The event count of what the first task's newcomer carries, or 0.
+    fn carried_events(&self) -> u64 {
+        match self.tasks.front() {
+            Some(Task::Join { plan, .. }) if !mutant!(NewcomerNearlyCurrent) => plan.carries_events,
+            _ => 0,
+        }
     }
 
     /// Something is still to be done about the slot.
@@ -304,7 +314,8 @@ impl Owner {
             JoinState::Idle => true,
             JoinState::Draining { cores_left } => {
                 let is_quiet = !self.has_requests_at(slot) || mutant!(JoinWithoutDrain);
-                cores_left == 0 && is_quiet && self.recorder.is_recorded(slot)
+                let is_ahead = self.recorder.is_ahead_of(self.joiner.carried_events());
+                cores_left == 0 && is_quiet && self.recorder.is_recorded(slot) && is_ahead
             }
             JoinState::Announcing { update } => self.recorder.has_recorded(update),
             JoinState::Furnishing { update } => {
@@ -355,6 +366,9 @@ impl Owner {
         if self.writable & bit(slot) != 0 {
             // Two devices were meant for the slot, and the first one is there.
             return drop(self.joiner.tasks.pop_front());
+        }
+        if self.recorder.events() <= self.joiner.carried_events() {
+            self.want_superblock();
         }
         self.joiner.round += 1;
         self.joiner.set_state(JoinState::Draining { cores_left: self.cores });

@@ -168,6 +168,11 @@ impl Recorder {
         self.events
     }
 
+    /// All that was asked for is durable, with a higher count than this one (0: whatever it is).
+    pub(super) fn is_ahead_of(&self, events: u64) -> bool {
+        events == 0 || self.is_durable() && self.events > events
+    }
+
     /// The last update asked for is durable.
     pub(super) fn is_durable(&self) -> bool {
         self.durable == self.wanted

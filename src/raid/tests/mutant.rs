@@ -86,6 +86,8 @@ pub(crate) enum Mutant {
     JoinWithoutDrain,
     /// Units of the bitmap that are under way when a member joins are not written to it.
     JoinForgetsUnitsInFlight,
+    /// A member joins whose superblock is only one event behind as it is.
+    NewcomerNearlyCurrent,
     /// A rebuild passes over a chunk that is held for a discard and counts as Unwritten by now.
     RebuildPassesDiscard,
     /// A rebuild passes over a chunk that is being zeroed without the member.
@@ -221,7 +223,8 @@ pub(super) const OF_LOG: [Mutant; 12] = [
 ];
 
 /// Bugs of levels with parity, found in their lives.
-pub(super) const OF_PARITY: [Mutant; 15] = [
+pub(super) const OF_PARITY: [Mutant; 16] = [
+    Mutant::NewcomerNearlyCurrent,
     Mutant::RebuildPassesZeroing,
     Mutant::DepartedTrusted,
     Mutant::UpdateNotFinished,

@@ -61,13 +61,17 @@ const FOUND: [u64; 9] =
 ///   away (oracle 3).
 /// - 42697: a note of the log's floor could not be written by the last member, and was not tried
 ///   again, as the floor it would say was its own; a discard waited for it for ever (oracle 0).
-const FOUND_OF_PARITY: [u64; 6] = [
+/// - 206885 with members that come and go: a cut-off update had made a member one event newer than
+///   the others, which went on without it and took it back; a power cut when they said so, and it
+///   did not yet, left it one event behind, which is to be current (oracle 3).
+const FOUND_OF_PARITY: [u64; 7] = [
     (PARITY | MEMBER_SEEDS) + 143,
     (PARITY | MEMBER_SEEDS) + 191,
     (PARITY | MEMBER_SEEDS) + 900_004_285,
     PARITY + 6217,
     PARITY + 26505,
     PARITY + 42697,
+    (PARITY | MEMBER_SEEDS) + 206_885,
 ];
 
 thread_local! {
