@@ -66,7 +66,10 @@ const FOUND: [u64; 9] =
 ///   did not yet, left it one event behind, which is to be current (oracle 3).
 /// - 413369: a member that failed before the first start was over knew of no stripe log, and was
 ///   started alone, which the oracle did not foresee (oracle 8).
-const FOUND_OF_PARITY: [u64; 8] = [
+///
+/// The last three find planted bugs that the others pass by: JoinedUnderOldLog,
+/// FailedNoteHoldsFloor and RebuildPassesZeroing.
+const FOUND_OF_PARITY: [u64; 11] = [
     (PARITY | MEMBER_SEEDS) + 143,
     (PARITY | MEMBER_SEEDS) + 191,
     (PARITY | MEMBER_SEEDS) + 900_004_285,
@@ -75,6 +78,9 @@ const FOUND_OF_PARITY: [u64; 8] = [
     PARITY + 42697,
     (PARITY | MEMBER_SEEDS) + 206_885,
     PARITY + 413_369,
+    (PARITY | MEMBER_SEEDS) + 534,
+    PARITY + 10_100,
+    (PARITY | MEMBER_SEEDS) + 9378,
 ];
 
 thread_local! {
