@@ -20,11 +20,11 @@ use serde_json::{Value, json};
 use spdk::Client;
 
 const NQN: &str = "nqn.2016-06.io.spdk:raid";
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Members that a rebuild at 1 MiB/s is busy with for far longer than the calls of its test take
 /// on a slow machine.
-const REBUILD_MIB: u32 = 256;
+const REBUILD_MIB: u32 = 128;
 
 /// A running target and SPDK's client.
 struct Bench {

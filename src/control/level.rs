@@ -71,17 +71,12 @@ impl LevelChoice {
         ArrayShape { level: self.level, layout: self.layout, strip_bytes }
     }
 
-    /// Refuses members that carry another level, layout or strip than was said, or more members
-    /// than their array has slots.
+    /// Refuses members that carry another level, layout or strip than was said. There may be more
+    /// of them than slots: journals, replacements and spares are named with the rest.
     ///
     /// # Errors
     /// What they carry.
-    pub fn check_carried(
-        self,
-        members: usize,
-        slots: usize,
-        carried: &ArrayShape,
-    ) -> Result<(), String> {
+    pub fn check_carried(self, carried: &ArrayShape) -> Result<(), String> {
         let wanted = self.shape();
         let (name, found) = (wanted.level.name(), carried.level.name());
         if wanted.level != carried.level {
@@ -100,9 +95,6 @@ impl LevelChoice {
             return Err(format!(
                 "it is said to have strips of {wanted} KiB, but its members carry {found} KiB"
             ));
-        }
-        if members > slots {
-            return Err(format!("{members} members are named, but the array has {slots} slots"));
         }
         Ok(())
     }
@@ -186,20 +178,19 @@ mod tests {
     #[test]
     fn members_that_carry_something_else_are_refused() {
         let carried = LevelChoice::parse("raid5", Some("ra"), Some(64)).unwrap().shape();
-        let check = |level, layout, strip, members| {
-            LevelChoice::parse(level, layout, strip).unwrap().check_carried(members, 3, &carried)
+        let check = |level, layout, strip| {
+            LevelChoice::parse(level, layout, strip).unwrap().check_carried(&carried)
         };
         // What was not said is as it is found.
-        assert_eq!(check("raid5", None, None, 3), Ok(()));
-        assert_eq!(check("5", Some("right-asymmetric"), Some(64), 2), Ok(()));
-        let refused = |level, layout, strip, members, words: &str| {
-            let text = check(level, layout, strip, members).unwrap_err();
+        assert_eq!(check("raid5", None, None), Ok(()));
+        assert_eq!(check("5", Some("right-asymmetric"), Some(64)), Ok(()));
+        let refused = |level, layout, strip, words: &str| {
+            let text = check(level, layout, strip).unwrap_err();
             assert!(text.contains(words), "{text}");
         };
-        refused("raid1", None, None, 3, "said to be a raid1, but its members carry a raid5");
-        refused("raid5", Some("ls"), None, 3, "left-symmetric, but its members carry right-asymm");
-        refused("raid5", None, Some(128), 3, "128 KiB, but its members carry 64 KiB");
-        refused("raid5", None, None, 4, "4 members are named, but the array has 3 slots");
+        refused("raid1", None, None, "said to be a raid1, but its members carry a raid5");
+        refused("raid5", Some("ls"), None, "left-symmetric, but its members carry right-asymm");
+        refused("raid5", None, Some(128), "128 KiB, but its members carry 64 KiB");
     }
 
     #[test]

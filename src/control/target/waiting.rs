@@ -366,8 +366,8 @@ impl Target {
                     let without = names::list(&without);
                     return invalid(format!("{without} carry no superblock, others do"));
                 }
-                if let (Some(level), Some((slots, shape))) = (wish.level, &waiting.seen)
-                    && let Err(text) = level.check_carried(wish.members.len(), *slots, shape)
+                if let (Some(level), Some((_, shape))) = (wish.level, &waiting.seen)
+                    && let Err(text) = level.check_carried(shape)
                 {
                     return invalid(format!(
                         "{text}; nothing was started or written. Say what they carry, or give \

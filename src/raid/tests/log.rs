@@ -9,6 +9,7 @@ use crate::bdev::IoOp;
 use crate::md;
 use crate::md::stripe_log::{LogLayout, LogVoid};
 use crate::raid::assembly_log;
+use crate::raid::message::SlotMask;
 use crate::raid::{LogConfig, LogPlan};
 
 /// The log that a run of an array of this shape keeps.
@@ -67,7 +68,12 @@ impl World {
                 let may_doubt = self.faults.any() && void == LogVoid::Doubtful;
                 // Then nothing can be started anyway.
                 let is_short = matches!(void, LogVoid::TooFew { .. });
-                if self.shape.log.is_some() && self.log_served && !may_doubt && !is_short {
+                // One that failed before it knew of a log may be started alone.
+                let in_sync = assembly.slots.iter().enumerate().fold(0, |mask, (slot, state)| {
+                    mask | SlotMask::from(matches!(state, md::Slot::InSync { .. })) << slot
+                });
+                let has_served = in_sync & self.log_served != 0;
+                if self.shape.log.is_some() && has_served && !may_doubt && !is_short {
                     violated(8, &format!("the stripe log is of no use: {void}"));
                 }
             }
@@ -77,7 +83,9 @@ impl World {
 
     /// The array serves.
     pub(super) fn check_served(&mut self) {
-        self.log_served |= self.shape.log.is_some();
+        if self.shape.log.is_some() {
+            self.log_served |= self.in_sync();
+        }
         if std::mem::take(&mut self.looks_later) {
             self.check_assembled(self.in_sync());
         }
@@ -256,7 +264,7 @@ pub(super) fn what_another_system_wrote_stays() {
     world.read_all();
     world.write(2, 3);
     world.shape = with_log;
-    world.log_served = false;
+    world.log_served = 0;
     world.cut_and_assemble(&[]);
     assert!(world.wait_started());
     world.read_all();

@@ -64,7 +64,12 @@ const FOUND: [u64; 9] =
 /// - 206885 with members that come and go: a cut-off update had made a member one event newer than
 ///   the others, which went on without it and took it back; a power cut when they said so, and it
 ///   did not yet, left it one event behind, which is to be current (oracle 3).
-const FOUND_OF_PARITY: [u64; 7] = [
+/// - 413369: a member that failed before the first start was over knew of no stripe log, and was
+///   started alone, which the oracle did not foresee (oracle 8).
+///
+/// The last three find planted bugs that the others pass by: JoinedUnderOldLog,
+/// FailedNoteHoldsFloor and RebuildPassesZeroing.
+const FOUND_OF_PARITY: [u64; 11] = [
     (PARITY | MEMBER_SEEDS) + 143,
     (PARITY | MEMBER_SEEDS) + 191,
     (PARITY | MEMBER_SEEDS) + 900_004_285,
@@ -72,6 +77,10 @@ const FOUND_OF_PARITY: [u64; 7] = [
     PARITY + 26505,
     PARITY + 42697,
     (PARITY | MEMBER_SEEDS) + 206_885,
+    PARITY + 413_369,
+    (PARITY | MEMBER_SEEDS) + 534,
+    PARITY + 10_100,
+    (PARITY | MEMBER_SEEDS) + 9378,
 ];
 
 thread_local! {

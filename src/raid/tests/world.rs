@@ -181,8 +181,8 @@ pub(super) struct World {
     pub(super) is_doubtful: bool,
     /// Members that the operator gives to the next assembly.
     pub(super) present: Vec<bool>,
-    /// The array has served with a stripe log.
-    pub(super) log_served: bool,
+    /// Members that were in sync when the array served with a stripe log.
+    pub(super) log_served: SlotMask,
     /// What members hold is looked at when the log has been written in place.
     pub(super) looks_later: bool,
     /// By slot: a device that was a member once, and whether it has missed something.
@@ -339,7 +339,7 @@ impl World {
             split_brains: 0,
             is_doubtful: false,
             present: vec![true; shape.members],
-            log_served: false,
+            log_served: 0,
             looks_later: false,
             shelf: (0..shape.members).map(|_| None).collect(),
             devices: u8::try_from(shape.members).unwrap(),
