@@ -284,6 +284,7 @@ pub(super) fn a_member_is_replaced_while_it_serves() {
             world.assemble();
             assert!(world.wait_started());
             world.read_all();
+            world.run_until_quiet();
             assert_eq!(world.in_sync().count_ones() as usize, shape.members);
         }
     }
@@ -307,6 +308,27 @@ pub(super) fn who_was_replaced_is_given_everything() {
     world.check_members_agree();
 }
 
+/// The power goes when writes have ended that only the newcomer has; at the next start both devices
+/// are there.
+#[test]
+pub(super) fn who_was_replaced_never_serves_again() {
+    for seed in 0..24 {
+        let mut world = started(seed, SHAPES[0]);
+        world.write_chunks([0, 2, 3]);
+        world.replace(0).unwrap();
+        world.run_until("it is replaced", World::replacement_is_over);
+        world.write_chunks([2]);
+        world.cut_power();
+        let (old, _) = world.shelf[0].take().unwrap();
+        world.twins.disk = Some(std::mem::replace(&mut world.disks[0], old));
+        world.assemble();
+        assert!(world.wait_started());
+        world.read_all();
+        world.run_until_quiet();
+        assert_eq!(world.in_sync(), 0b11);
+    }
+}
+
 /// What was to replace a member fails: nothing else happens.
 #[test]
 fn a_replacement_that_fails_harms_nobody() {
@@ -324,6 +346,7 @@ fn a_replacement_that_fails_harms_nobody() {
         world.run_until("it is over", World::replacement_is_over);
         assert_eq!(world.in_sync().count_ones() as usize, shape.members, "{shape:?}");
         world.read_all();
+        world.run_until_quiet();
     }
 }
 
@@ -347,6 +370,7 @@ fn a_member_that_fails_is_rebuilt_on_what_was_to_replace_it() {
             assert_eq!(world.twins.replaced, 0);
             assert_eq!(world.in_sync().count_ones() as usize, shape.members, "{shape:?}");
             world.read_all();
+            world.run_until_quiet();
         }
     }
 }
@@ -373,6 +397,7 @@ pub(super) fn a_replacement_survives_every_stop() {
             world.run_until("the replacement is over", World::replacement_is_over);
             world.make_whole();
             world.read_all();
+            world.run_until_quiet();
         }
     }
 }

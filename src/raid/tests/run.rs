@@ -287,8 +287,10 @@ fn every_planted_bug_of_parity_is_found() {
     find_all(&mutant::OF_PARITY, &ROW_STORIES, parity_seeds);
 }
 
-const REPLACE_STORIES: [(Mutant, fn()); 1] =
-    [(Mutant::ReplacedTakenForRecent, replace::who_was_replaced_is_given_everything)];
+const REPLACE_STORIES: [(Mutant, fn()); 2] = [
+    (Mutant::ReplacedTakenForRecent, replace::who_was_replaced_is_given_everything),
+    (Mutant::ReplacedBeforeRecorded, replace::who_was_replaced_never_serves_again),
+];
 
 /// The bugs of replacement, in its fixed seeds.
 #[test]
