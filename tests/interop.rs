@@ -25,6 +25,8 @@ mod lost_bitmap;
 mod mdof;
 #[path = "interop/ppl.rs"]
 mod ppl;
+#[path = "interop/replace.rs"]
+mod replace;
 #[path = "interop/rig.rs"]
 mod rig;
 #[path = "interop/rows.rs"]

@@ -166,6 +166,106 @@ fn a_spare_takes_the_place_of_a_member_that_fails() {
     assert_alike(&dir, "a", "c");
 }
 
+fn replace(mdof: &Mdof, which: &Value, bdev: &str) -> Result<Value, String> {
+    let mut params = which.clone();
+    params["base_bdev"] = json!(bdev);
+    mdof.rpc("bdev_raid_replace_base_bdev", &params)
+}
+
+fn wait_for_place(mdof: &Mdof, slot: usize, bdev: &str) {
+    let since = Instant::now();
+    while array(mdof)["base_bdevs_list"][slot]["name"] != bdev
+        || array(mdof)["replacement"] != Value::Null
+    {
+        assert!(since.elapsed() < PATIENCE, "{bdev} is not in slot {slot}: {}", array(mdof));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The member serves until the newcomer has everything, also if the target is killed meanwhile.
+#[test]
+fn a_member_is_replaced_while_it_serves() {
+    let dir = TestDir::new("members-replaced");
+    fill(&dir);
+    let mdof = Mdof::start(&dir, &config(&dir, ""), &[]);
+    create(&mdof);
+    let slow = json!({ "name": "r", "max_mib_s": 1 });
+    mdof.rpc("bdev_raid_set_sync", &slow).unwrap();
+    replace(&mdof, &json!({ "name": "b" }), "c").unwrap();
+    let shown = array(&mdof);
+    assert_eq!(shown["replacement"]["slot"], 1, "{shown}");
+    assert_eq!([state(&mdof, 0), state(&mdof, 1)], ["in_sync", "in_sync"]);
+    let text = replace(&mdof, &json!({ "name": "a" }), "b").unwrap_err();
+    assert!(text.contains("in use by array r"), "{text}");
+    let since = Instant::now();
+    while array(&mdof)["process"]["type"] != "replace" {
+        assert!(since.elapsed() < PATIENCE, "{}", array(&mdof));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(array(&mdof)["process"]["target"], "c");
+    // A power cut, as good as: the copy goes on.
+    mdof.signal("KILL");
+    drop(mdof.wait());
+    let arrays = "[[array]]\nname = \"r\"\nlevel = 1\nmembers = [\"a\", \"b\"]\n";
+    let mdof = Mdof::start(&dir, &config(&dir, arrays), &[]);
+    mdof.rpc("bdev_raid_set_sync", &json!({ "name": "r" })).unwrap();
+    wait_for_place(&mdof, 1, "c");
+    assert_eq!([state(&mdof, 0), state(&mdof, 1)], ["in_sync", "in_sync"]);
+    // The bdev that was let go is free, and may take another member's place.
+    replace(&mdof, &json!({ "raid_bdev": "r", "slot": 0 }), "b").unwrap();
+    wait_for_place(&mdof, 0, "b");
+    let told = mdof.rpc("notify_get_notifications", &json!({ "id": 0, "max": 100 })).unwrap();
+    let replaced = told.as_array().unwrap().iter();
+    let replaced = replaced.filter(|it| it["type"] == "raid_member_replaced").count();
+    assert_eq!(replaced, 2, "{told}");
+    stop(mdof);
+    assert_alike(&dir, "b", "c");
+    let mdof = Mdof::start(&dir, &config(&dir, arrays), &[]);
+    assert_eq!([state(&mdof, 0), state(&mdof, 1)], ["in_sync", "in_sync"]);
+    assert_eq!(array(&mdof)["base_bdevs_list"][1]["name"], "c");
+    stop(mdof);
+}
+
+/// The newcomer is taken away, and later a spare is chosen by name.
+#[test]
+fn a_replacement_is_ended_and_a_spare_replaces() {
+    let dir = TestDir::new("members-replacement-ended");
+    fill(&dir);
+    let mdof = Mdof::start(&dir, &config(&dir, ""), &[]);
+    create(&mdof);
+    mdof.rpc("bdev_raid_set_sync", &json!({ "name": "r", "max_mib_s": 1 })).unwrap();
+    replace(&mdof, &json!({ "name": "b" }), "c").unwrap();
+    let text = mdof.rpc("bdev_raid_remove_base_bdev", &json!({ "name": "b" })).unwrap_err();
+    assert!(text.contains("being replaced"), "{text}");
+    let since = Instant::now();
+    while let Err(text) = mdof.rpc("bdev_raid_remove_base_bdev", &json!({ "name": "c" })) {
+        assert!(text.contains("just joining") && since.elapsed() < PATIENCE, "{text}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(array(&mdof)["replacement"], Value::Null);
+    assert_eq!([state(&mdof, 0), state(&mdof, 1)], ["in_sync", "in_sync"]);
+    // Its superblock says that it has failed: it is no spare, and is erased.
+    mdof.rpc("bdev_raid_set_sync", &json!({ "name": "r" })).unwrap();
+    replace(&mdof, &json!({ "name": "b" }), "c").unwrap();
+    wait_for_place(&mdof, 1, "c");
+    let text = replace(&mdof, &json!({ "raid_bdev": "r", "slot": 7 }), "b").unwrap_err();
+    assert!(text.contains("it has no slot 7"), "{text}");
+    let spare = json!({ "base_bdev": "b", "raid_bdev": "r" });
+    let text = mdof.rpc("bdev_raid_add_spare", &spare).unwrap_err();
+    assert!(text.contains("carries a superblock"), "{text}");
+    stop(mdof);
+    let blank = OpenOptions::new().write(true).open(dir.file("b.img")).unwrap();
+    blank.write_all_at(&vec![0; 2 * MIB], 0).unwrap();
+    let arrays = "[[array]]\nname = \"r\"\nlevel = 1\nmembers = [\"a\", \"c\"]\n";
+    let mdof = Mdof::start(&dir, &config(&dir, arrays), &[]);
+    mdof.rpc("bdev_raid_add_spare", &spare).unwrap();
+    replace(&mdof, &json!({ "name": "a" }), "b").unwrap();
+    assert_eq!(mdof.rpc("bdev_raid_get_spares", &json!({})).unwrap(), json!([]));
+    wait_for_place(&mdof, 0, "b");
+    stop(mdof);
+    assert_alike(&dir, "b", "c");
+}
+
 #[test]
 fn a_rebuild_goes_on_after_the_target_was_killed() {
     let dir = TestDir::new("members-kill");

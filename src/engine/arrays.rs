@@ -224,6 +224,8 @@ impl Shard {
         let name = &self.channels.array(bdev).expect("it has just acted").name;
         match event {
             ArrayEvent::MemberFailed { .. }
+            | ArrayEvent::ReplacementFailed { .. }
+            | ArrayEvent::ReplacementOrphaned { .. }
             | ArrayEvent::TooManyReadErrors { .. }
             | ArrayEvent::LastMemberKept { .. }
             | ArrayEvent::MetadataLost => tracing::error!("array {name}: {event}"),

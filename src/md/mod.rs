@@ -30,7 +30,7 @@ mod types;
 
 pub use assemble::{
     AssembleError, Assembly, BitmapPlan, Candidate, MissingReason, Rejection, RejectionReason,
-    Slot, assemble, assemble_lost_bitmap, check_member,
+    Replacing, Slot, assemble, assemble_lost_bitmap, check_member,
 };
 pub use bad_blocks::{BAD_BLOCK_LOG_SECTORS_MAX, BadBlockError, BadRange, parse_bad_blocks};
 pub use bitmap_superblock::{

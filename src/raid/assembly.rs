@@ -26,7 +26,7 @@
 
 use super::owner_bitmap::EVENTS_CLEARED_UNKNOWN;
 use super::owner_start::VOLATILE_CHUNK_SIZE_BYTES;
-use super::{ArrayConfig, BitmapConfig, Lacks, LogConfig, MemberConfig, newcomer};
+use super::{ArrayConfig, BitmapConfig, Lacks, LogConfig, MemberConfig, MemberSlot, newcomer};
 use crate::bdev::BdevId;
 use crate::bitmap::state::safer_byte;
 use crate::bitmap::{ChunkState, Infection};
@@ -155,7 +155,8 @@ pub fn from_assembly(
         superblock.events_cleared = EVENTS_CLEARED_UNKNOWN;
     }
     let members = members(assembly, candidates, bdevs, &mut bitmap, reads_zero);
-    Ok(config(options, members, bitmap))
+    let replacement = replacement(assembly, candidates, bdevs, &bitmap, reads_zero);
+    Ok(ArrayConfig { replacement, ..config(options, members, bitmap) })
 }
 
 /// The configuration of an assembled array whose bitmap is on the device `external`, where `plan`
@@ -198,7 +199,8 @@ pub fn from_external(
     };
     // A bitmap that is loaded has the mark behind it, the others call no chunk Unwritten.
     let members = members(assembly, candidates, bdevs, &mut bitmap, Some(true));
-    config(options, members, bitmap)
+    let replacement = replacement(assembly, candidates, bdevs, &bitmap, Some(true));
+    ArrayConfig { replacement, ..config(options, members, bitmap) }
 }
 
 /// The members that take part, by slot.
@@ -213,7 +215,7 @@ fn members(
     let is_rebuilding = |slot: &Slot| matches!(slot, Slot::Rebuilding { .. });
     if let BitmapConfig::Lockless { rewrite, .. } = bitmap {
         // The copy of one that is being rebuilt may be behind.
-        *rewrite |= assembly.slots.iter().any(is_rebuilding);
+        *rewrite |= assembly.slots.iter().any(is_rebuilding) || assembly.replacement.is_some();
     }
     let lacks = |own: &Superblock| lacks(bitmap, own);
     let member = |slot: &Slot| {
@@ -224,17 +226,48 @@ fn members(
             }
             Slot::Missing { .. } => return None,
         };
-        let mut superblock = candidates[candidate].superblock.clone();
-        superblock.roles.clone_from(&array.roles);
-        // One event behind it may not know yet where the bitmap is.
-        superblock.bitmap_offset_sectors = array.bitmap_offset_sectors;
-        if let Some(reads_zero) = unwritten_reads_zero {
-            superblock.updated_at(superblock.utime.seconds(), reads_zero);
-        }
-        let CandidateBdev { bdev, unmap, cheap_zeroes } = bdevs[candidate];
-        Some(MemberConfig { bdev, unmap, cheap_zeroes, superblock, lacks })
+        Some(member(array, candidates, bdevs, (candidate, lacks), unwritten_reads_zero))
     };
     assembly.slots.iter().map(member).collect()
+}
+
+/// What replaces a member, with what it has to be given yet.
+fn replacement(
+    assembly: &Assembly,
+    candidates: &[Candidate],
+    bdevs: &[CandidateBdev],
+    bitmap: &BitmapConfig,
+    unwritten_reads_zero: Option<bool>,
+) -> Option<(MemberSlot, MemberConfig)> {
+    let replacing = assembly.replacement?;
+    let own = &candidates[replacing.candidate].superblock;
+    let lacks = match own.is_rebuilding() {
+        true => lacks(bitmap, own),
+        // It is whole, but what was being written is copied all the same.
+        false if own.is_ours() => Lacks::AllFrom(usize::MAX),
+        false => Lacks::AllFrom(0),
+    };
+    let chosen = (replacing.candidate, Some(lacks));
+    let config = member(&assembly.superblock, candidates, bdevs, chosen, unwritten_reads_zero);
+    Some((MemberSlot::try_from(replacing.slot).ok()?, config))
+}
+
+fn member(
+    array: &Superblock,
+    candidates: &[Candidate],
+    bdevs: &[CandidateBdev],
+    (candidate, lacks): (usize, Option<Lacks>),
+    unwritten_reads_zero: Option<bool>,
+) -> MemberConfig {
+    let mut superblock = candidates[candidate].superblock.clone();
+    superblock.roles.clone_from(&array.roles);
+    // One event behind it may not know yet where the bitmap is.
+    superblock.bitmap_offset_sectors = array.bitmap_offset_sectors;
+    if let Some(reads_zero) = unwritten_reads_zero {
+        superblock.updated_at(superblock.utime.seconds(), reads_zero);
+    }
+    let CandidateBdev { bdev, unmap, cheap_zeroes } = bdevs[candidate];
+    MemberConfig { bdev, unmap, cheap_zeroes, superblock, lacks }
 }
 
 /// What a member that was being rebuilt has to be given yet.
@@ -368,6 +401,7 @@ fn config(
         barrier_idle_s: options.barrier_idle_s,
         infection: Infection::default(),
         members,
+        replacement: None,
         bitmap,
         force: false,
         accepts_loss: false,

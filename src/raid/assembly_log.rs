@@ -83,7 +83,9 @@ pub fn plan_log(
     cores: u16,
     run: [u8; 16],
 ) {
-    let members = || config.members.iter().flatten().map(|member| &member.superblock);
+    let replacement = config.replacement.as_ref().map(|(_, member)| member);
+    let own = || config.members.iter().flatten().chain(replacement);
+    let members = || own().map(|member| &member.superblock);
     let Some(first) = members().next().filter(|it| has_log(it.level)) else {
         return;
     };

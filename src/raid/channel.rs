@@ -80,6 +80,14 @@ pub struct Channel {
     counted: [u32; 2],
     parity: u8,
     quiesce: Option<u32>,
+    /// The member whose blocks go to the device that replaces it, too.
+    pub(super) replaced: Option<MemberSlot>,
+    /// The device that replaces a member, as a set: it has the number behind the slots.
+    pub(super) twin: SlotMask,
+    /// No request of the host begins; and the owner's name for the wait, until it is told that
+    /// none is under way.
+    paused: bool,
+    pause_round: Option<u32>,
     /// Outstanding reads by slot, to balance them.
     pub(super) reads: Vec<u32>,
     /// How long requests take.
@@ -97,9 +105,10 @@ impl Channel {
     #[must_use]
     pub fn new(shared: Arc<Shared>, in_sync: SlotMask, writable: SlotMask) -> Self {
         assert!(in_sync & !writable == 0, "who is in sync is written");
-        let shared_places = shared.members.clone().into_boxed_slice();
-        let slots = shared.members.len();
-        let all = if slots == 64 { SlotMask::MAX } else { (1 << slots) - 1 };
+        let places = shared.places().into_boxed_slice();
+        let (slots, twin) = (shared.places_len(), shared.twin_bit());
+        let all = shared.geometry.all_slots() | twin;
+        let replaced = shared.replacement.map(|(slot, _)| slot);
         let is_mirror = shared.is_mirror();
         let splits = if is_mirror { 0 } else { SPLITS_MAX };
         let ops_max = u32::try_from(CHANNEL_OPS_MAX).expect("a small constant");
@@ -111,7 +120,7 @@ impl Channel {
             splits: (0..splits).map(|_| Split::free()).collect(),
             free_splits: (0..u32::try_from(splits).expect("a small constant")).rev().collect(),
             waiting_splits: VecDeque::with_capacity(splits),
-            places: shared_places,
+            places,
             in_sync,
             writable,
             seniority: Seniority::new(slots),
@@ -129,6 +138,10 @@ impl Channel {
             counted: [0; 2],
             parity: 0,
             quiesce: None,
+            replaced,
+            twin,
+            paused: false,
+            pause_round: None,
             reads: vec![0; slots],
             latency: LatencyLog::default(),
             failed: false,
@@ -166,10 +179,47 @@ impl Channel {
     /// Takes a request that lies in one strip, or a piece that does.
     #[inline]
     pub(super) fn take(&mut self, io: BdevIo, out: &mut Out<'_>) {
-        match self.free.pop() {
+        match self.free.pop_if(|_| !self.paused) {
             Some(op) => self.begin(op, io, out),
             None if self.waiting.len() < WAITING_MAX => self.waiting.push_back(io),
             None => io.complete(IoStatus::Aborted, out.io),
+        }
+    }
+
+    /// The owner is about to let another device take a member's place: what is under way ends, so
+    /// that no answer of the old one can be taken for one of the new one.
+    #[cold]
+    fn pause(&mut self, round: u32, out: &mut Out<'_>) {
+        (self.paused, self.pause_round) = (true, Some(round));
+        self.report_paused(out);
+    }
+
+    #[cold]
+    fn resume(&mut self, out: &mut Out<'_>) {
+        (self.paused, self.pause_round) = (false, None);
+        while !self.free.is_empty() {
+            let Some(next) = self.waiting.pop_front() else { return };
+            self.take(next, out);
+        }
+    }
+
+    /// Tells the owner when nothing of the host is under way while it is to be so.
+    pub(super) fn report_paused(&mut self, out: &mut Out<'_>) {
+        let is_idle = self.free.len() == CHANNEL_OPS_MAX
+            && self.stripes.as_ref().is_none_or(|stripes| stripes.is_idle());
+        if is_idle && let Some(round) = self.pause_round.take() {
+            out.mail.push_back(Mail::Owner(ToOwner::Paused(round)));
+        }
+    }
+
+    /// The set, and if it has the member that is being replaced, what replaces it.
+    #[inline]
+    pub(super) fn with_twin(&self, members: SlotMask) -> SlotMask {
+        match self.replaced {
+            Some(slot) if members & bit(slot) != 0 && !mutant!(ReplacementForgotten) => {
+                members | self.twin & self.writable
+            }
+            _ => members,
         }
     }
 
@@ -241,8 +291,9 @@ impl Channel {
                 self.finish(op, status, out);
             }
             ToChannel::Place(slot, place) => self.places[usize::from(slot)] = Some(place),
-            ToChannel::Members { epoch, in_sync, writable } => {
+            ToChannel::Members { epoch, in_sync, writable, replaced } => {
                 if !mutant!(MembershipNotAdopted) {
+                    self.replaced = replaced;
                     self.adopt(epoch, in_sync, writable);
                 }
                 out.mail.push_back(Mail::Owner(ToOwner::Adopted(epoch)));
@@ -266,6 +317,8 @@ impl Channel {
                 let sample = self.latency.take();
                 out.mail.push_back(Mail::Owner(ToOwner::Latency(sample)));
             }
+            ToChannel::Pause(round) => self.pause(round, out),
+            ToChannel::Resume => self.resume(out),
             ToChannel::Quiesce(round) => self.begin_quiesce(round, out),
             ToChannel::Lock(window, range) => self.lock(window, range, out),
             ToChannel::Unlock(window) => self.unlock(window, out),
@@ -375,7 +428,9 @@ impl Channel {
         io.complete(status, out.io);
         self.end_write(op, out);
         self.free.push(op);
-        if let Some(next) = self.waiting.pop_front() {
+        if self.paused {
+            self.report_paused(out);
+        } else if let Some(next) = self.waiting.pop_front() {
             let op = self.free.pop().expect("a slot was just freed");
             self.begin(op, next, out);
         }
@@ -490,6 +545,9 @@ impl Channel {
     }
 
     pub(super) fn report_closed(&mut self, out: &mut Out<'_>) {
+        if self.paused {
+            self.report_paused(out);
+        }
         if !self.closing || self.in_flight() > 0 || !self.has_taken_leave(out) {
             return;
         }

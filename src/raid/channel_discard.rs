@@ -150,6 +150,7 @@ mod tests {
             map: None,
             discards,
             members: Vec::new(),
+            replacement: None,
             unwritten_reads_zero: true,
             doubt: crate::bitmap::Doubt::default(),
             log: None,

@@ -175,8 +175,9 @@ impl Channel {
         let data = touched & self.writable;
         let parity = parity & self.writable & !forgotten;
         let writable = self.writable;
+        let sent = self.with_twin(data | parity);
         let stripe = &mut self.rows().stripes[index as usize];
-        stripe.sent = data | parity;
+        stripe.sent = sent;
         stripe.writable &= writable;
         for slot in slots(data | parity) {
             let mut from = 0;
@@ -184,6 +185,11 @@ impl Channel {
                 from = first + count;
                 let hull = self.rows().stripes[index as usize].hull;
                 let columns = BlockRange { lba: hull.lba + first as u64, blocks: count as u64 };
+                if sent & self.twin != 0 && self.replaced == Some(slot) {
+                    let twin = self.shared.twin().expect("it is written");
+                    let request = RowRequest { op: IoOp::Write, fua, columns, buf: buf.clone() };
+                    self.send_row(index, twin, request, out);
+                }
                 let request = RowRequest { op: IoOp::Write, fua, columns, buf };
                 self.send_row(index, slot, request, out);
             }
@@ -307,15 +313,15 @@ impl Channel {
         let mut batch = std::mem::replace(&mut stripe.batch, OpList::EMPTY);
         // Who has joined since is given the row by its rebuild, which waits for what is counted.
         let concerned = !(self.writable & !stripe.writable);
-        let mut touched = row.parity_mask() & concerned;
+        let parity_mask = row.parity_mask() | stripe.sent & self.twin;
+        let mut touched = parity_mask & concerned;
         if ok != 0 {
             slots(failed).for_each(|slot| self.report_member(slot, out));
         }
         while let Some(op) = batch.pop(&self.ops) {
             let this = &mut self.ops[op as usize];
-            let legs = at
-                .segments(this.range)
-                .fold(row.parity_mask(), |mask, segment| mask | bit(segment.slot));
+            let legs =
+                at.segments(this.range).fold(parity_mask, |mask, segment| mask | bit(segment.slot));
             let legs = legs & concerned;
             touched |= legs;
             this.legs = legs;
@@ -327,7 +333,7 @@ impl Channel {
         }
         let settled = self.recorded | self.kept;
         let missed = touched & !ok & !settled;
-        let is_lost = ok == 0 || mutant!(RowFreedBeforeRecorded);
+        let is_lost = ok & !self.twin == 0 || mutant!(RowFreedBeforeRecorded);
         self.rows().stripes[index as usize].missed = if is_lost { 0 } else { missed };
         if self.is_settled(index) {
             return self.release_row(index, out);

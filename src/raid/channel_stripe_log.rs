@@ -134,7 +134,8 @@ impl Channel {
         let mut records = std::mem::take(&mut stripe.records);
         let (ticket, writable) = (stripe.ticket, stripe.writable);
         let parts = self.fill_records(index, ring, &mut records);
-        let holders = holders(writable & self.writable, data_members, ticket.sequence);
+        let members = writable & self.writable & !self.twin;
+        let holders = self.with_twin(holders(members, data_members, ticket.sequence));
         let stripe = &mut self.rows().stripes[index as usize];
         stripe.set_state(StripeState::Logging);
         stripe.holders = holders;
@@ -263,11 +264,11 @@ impl Channel {
     #[cold]
     pub(super) fn poll_unlogged(&mut self, index: u32, out: &mut Out<'_>) {
         let stripe = &self.rows().stripes[index as usize];
-        let (failed, holders) = (stripe.failed, stripe.holders);
+        let (failed, holders, twin) = (stripe.failed, stripe.holders, self.twin);
         let Some(is_logged) = self.is_logged_without(failed) else { return };
         self.rows().settling -= 1;
         let stripe = &mut self.rows().stripes[index as usize];
-        stripe.logged = is_logged && holders & !failed != 0;
+        stripe.logged = is_logged && holders & !failed & !twin != 0;
         if stripe.logged {
             return self.write_logged(index, out);
         }
@@ -347,14 +348,15 @@ impl Channel {
         if self.is_failed() || self.must_wait_for_record() {
             return;
         }
-        let (data_members, writable) = (self.data_members(), self.writable);
+        let (data_members, writable) = (self.data_members(), self.writable & !self.twin);
         let identity = self.log().identity;
         let Some(log) = &mut self.rows().log else { return };
         let ring = log.ring.as_mut().expect("asked before");
         let Some(ticket) = ring.take_note(!log.starved.is_empty()) else { return };
         let writer = RecordWriter::new(log.note_buf.as_mut_slice(), &identity, 0);
         writer.finish(log.index, ticket.sequence, ticket.floor, (0, 1));
-        let targets = holders(writable, data_members, ticket.sequence);
+        let targets = self.with_twin(holders(writable, data_members, ticket.sequence));
+        let log = self.rows().log.as_mut().expect("as above");
         log.note = Note::Writing { ticket, pending: targets, failed: 0 };
         let (index, buf) = (log.index, log.note_buf.clone());
         for slot in slots(targets) {

@@ -65,8 +65,11 @@ impl Channel {
             self.ops[op as usize].set_state(OpState::Members);
             return self.give_to_stripe(op, false);
         }
-        let members = self.ops[op as usize].legs & self.writable;
-        if members == 0 {
+        let legs = self.with_twin(self.ops[op as usize].legs);
+        let legs = if mutant!(ReplacementForgotten) { legs & !self.twin } else { legs };
+        self.ops[op as usize].legs = legs;
+        let members = legs & self.writable;
+        if members & !self.twin == 0 {
             return self.finish(op, IoStatus::Removed, out);
         }
         self.ops[op as usize].set_state(OpState::Members);
@@ -85,6 +88,10 @@ impl Channel {
         for leg in self.shared.legs(lba) {
             if members & bit(leg.slot) != 0 {
                 self.send(op, leg.slot, leg.member_lba, out);
+            }
+            if members & self.twin != 0 && self.replaced == Some(leg.slot) {
+                let twin = self.shared.twin().expect("it is written");
+                self.send(op, twin, leg.member_lba, out);
             }
         }
     }
@@ -109,7 +116,7 @@ impl Channel {
 
     pub(super) fn all_answered(&mut self, op: u32, out: &mut Out<'_>) {
         let this = &self.ops[op as usize];
-        if this.ok == 0 {
+        if this.ok & !self.twin == 0 {
             let failure = this.failure;
             self.report_lost(op, out);
             return self.finish(op, failure, out);

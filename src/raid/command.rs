@@ -11,6 +11,8 @@ use super::{ErrorPolicy, MemberSlot, Pace, ScrubAction};
 pub enum Command {
     /// Take this device as a member.
     Join(Box<Newcomer>),
+    /// Have this device take the place of the slot's member, which serves on until then.
+    Replace(MemberSlot, Box<Newcomer>),
     /// Throw this member out.
     Fail(MemberSlot),
     /// Throw it out and let its device go.
@@ -43,6 +45,9 @@ impl Owner {
         match command {
             Command::Join(newcomer) => {
                 return self.join(newcomer, out).map(Outcome::Joining);
+            }
+            Command::Replace(slot, newcomer) => {
+                return self.replace(*slot, newcomer, out).map(Outcome::Joining);
             }
             Command::Fail(slot) => self.fail(*slot, out)?,
             Command::Remove(slot) => self.remove(*slot, out)?,

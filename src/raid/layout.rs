@@ -2,9 +2,9 @@
 
 use super::geometry::{Geometry, Legs, Parity};
 use super::message::{BlockRange, SlotMask};
-use super::{MemberSlot, Shared, bit};
+use super::{MemberPlace, MemberSlot, Shared, bit};
 use crate::bitmap::ChunkState;
-use crate::limits::IO_SIZE_BYTES_MAX;
+use crate::limits::{IO_SIZE_BYTES_MAX, MEMBERS_MAX};
 
 /// What holds a block and those behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,6 +158,33 @@ impl Shared {
             Geometry::Copies(_) => self.leg_lba(lba, slot),
             Geometry::Parity(_) => lba,
         }
+    }
+
+    /// The number of a device that replaces a member, in sets and tables of slots: it follows the
+    /// slots. `None`: there are as many as a set holds.
+    pub(super) fn twin(&self) -> Option<MemberSlot> {
+        let twin = self.geometry.slots();
+        (usize::from(twin) < MEMBERS_MAX).then_some(twin)
+    }
+
+    /// The set with the device that replaces a member.
+    pub(super) fn twin_bit(&self) -> SlotMask {
+        self.twin().map_or(0, bit)
+    }
+
+    /// Entries of a table by slot, the device that replaces a member included.
+    pub(super) fn places_len(&self) -> usize {
+        usize::from(self.geometry.slots()) + usize::from(self.twin().is_some())
+    }
+
+    /// Where the members' data lie at the start, and those of the device that replaces one.
+    pub(super) fn places(&self) -> Vec<Option<MemberPlace>> {
+        let mut places = self.members.clone();
+        places.resize(self.places_len(), None);
+        if let (Some((_, place)), Some(twin)) = (self.replacement, self.twin()) {
+            places[usize::from(twin)] = Some(place);
+        }
+        places
     }
 
     /// Every member holds everything at the same place.

@@ -107,6 +107,9 @@ pub enum ToOwner {
     /// The answer to [`ToChannel::Forget`] with this id: none of the channel's records of the range
     /// can be live any more, or it can't be told.
     Forgotten(u32, bool),
+    /// In this round of pausing no request of the host is under way, and none will begin until
+    /// [`ToChannel::Resume`].
+    Paused(u32),
     /// The channel takes no more requests and has none.
     Closed,
 }
@@ -130,7 +133,14 @@ pub enum ToChannel {
         in_sync: SlotMask,
         /// Members that are written: those in sync and those being rebuilt.
         writable: SlotMask,
+        /// The member whose blocks are written to the device that replaces it, too.
+        replaced: Option<MemberSlot>,
     },
+    /// Begin no request of the host any more; answer [`ToOwner::Paused`] with the round's number
+    /// when none is under way.
+    Pause(u32),
+    /// Go on.
+    Resume,
     /// The absence of these members is durable on the others.
     Recorded(SlotMask),
     /// Say when no request to the slot is under way, which takes no part: answer
@@ -300,6 +310,28 @@ pub enum ArrayEvent {
         /// Chunks not copied.
         unreadable: u64,
     },
+    /// A device begins to take the place of a member, which serves on.
+    ReplacementStarted {
+        /// The member.
+        slot: MemberSlot,
+        /// Chunks to copy.
+        chunks: u64,
+    },
+    /// A device has taken the place of a member, whose own is let go.
+    MemberReplaced {
+        /// The slot.
+        slot: MemberSlot,
+    },
+    /// The device that was to take the place of a member has failed, or was taken away.
+    ReplacementFailed {
+        /// The member, which serves on.
+        slot: MemberSlot,
+    },
+    /// A member has failed before the device that was to take its place had everything.
+    ReplacementOrphaned {
+        /// The slot: the device is rebuilt in it from the other members.
+        slot: MemberSlot,
+    },
     /// A rebuild waits for chunks that parity may not fit, and for the operator's word.
     RebuildNeedsForce {
         /// The member.
@@ -435,6 +467,29 @@ impl ArrayEvent {
                  may not have fit the data, the first of them at block {lba} of the array. Parity \
                  fits now; what was being written when the array went down, and what lay beside it \
                  in its rows, may be damaged: check the file systems"
+            ),
+            ref other => other.fmt_replacement(f),
+        }
+    }
+
+    /// Members that are replaced.
+    fn fmt_replacement(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::ReplacementStarted { slot, chunks } => {
+                write!(f, "member {slot} is being replaced and serves on: {chunks} chunks to copy")
+            }
+            Self::MemberReplaced { slot } => {
+                write!(f, "member {slot} is replaced; the device that it was is let go")
+            }
+            Self::ReplacementFailed { slot } => write!(
+                f,
+                "what was to replace member {slot} is out; member {slot} serves on, nothing is \
+                 lost. Begin anew with another device"
+            ),
+            Self::ReplacementOrphaned { slot } => write!(
+                f,
+                "member {slot} failed while it was being replaced: the newcomer is rebuilt from \
+                 the other members, from its last checkpoint on"
             ),
             _ => unreachable!("the others are told above"),
         }

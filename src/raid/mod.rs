@@ -66,6 +66,7 @@ mod owner_log;
 mod owner_members;
 mod owner_parity;
 mod owner_rebuild;
+mod owner_replace;
 mod owner_resync;
 mod owner_scrub;
 mod owner_start;
@@ -98,6 +99,7 @@ pub use newcomer::Newcomer;
 pub use owner::Owner;
 pub use owner_errors::{ErrorPolicy, READ_ERRORS_MAX_DEFAULT};
 pub use owner_join::Joined;
+pub use owner_replace::ReplacementStatus;
 pub use owner_scrub::{ScrubAction, ScrubStatus};
 pub use owner_start::VOLATILE_CHUNK_SIZE_BYTES;
 pub use pace::{PACE_LATENCY_PERCENT, PACE_MIB_S_MAX, Pace};
@@ -133,6 +135,8 @@ pub struct ArrayConfig {
     pub infection: Infection,
     /// One entry a slot (role); `None` is a missing member.
     pub members: Vec<Option<MemberConfig>>,
+    /// The device that is to take the place of a member which is in sync, and that member's slot.
+    pub replacement: Option<(MemberSlot, MemberConfig)>,
     /// How the array remembers which chunks may differ.
     pub bitmap: BitmapConfig,
     /// Start although what missing members held can't be recovered everywhere: levels with parity
@@ -222,8 +226,10 @@ pub struct ArrayStatus {
     pub pace: Pace,
     /// The check that runs, or the last one.
     pub scrub: Option<ScrubStatus>,
-    /// Rebuild in progress.
+    /// Rebuild in progress, or the copy to a device that replaces a member.
     pub rebuild: Option<RebuildStatus>,
+    /// The device that is taking a member's place.
+    pub replacement: Option<ReplacementStatus>,
     /// The array refuses writes because it has lost its metadata.
     pub failed: bool,
     /// The bitmap's settings now; `None` without a bitmap.
@@ -244,6 +250,8 @@ pub struct ArrayStatus {
 pub struct RebuildStatus {
     /// The member.
     pub slot: MemberSlot,
+    /// It is in sync, and what is given its blocks is the device that replaces it.
+    pub replaces: bool,
     /// Chunks copied.
     pub done: u64,
     /// Chunks to copy in all.
@@ -276,6 +284,8 @@ pub struct Shared {
     /// Per slot: bdev and first data block at the start. Members come and go later: each machine
     /// keeps a list of its own, see [`ToChannel::Place`].
     pub members: Vec<Option<MemberPlace>>,
+    /// The member that is being replaced at the start, and where what replaces it has its data.
+    pub replacement: Option<(MemberSlot, MemberPlace)>,
     /// Chunks called Unwritten read as zeroes. Not so in an array that Linux md has run: there
     /// they may hold data, see [`Superblock::unwritten_reads_zero`].
     pub unwritten_reads_zero: bool,

@@ -88,12 +88,16 @@ pub(super) fn plan(array: &ArrayNow<'_>, newcomer: &Newcomer) -> Result<Plan, St
         Some(own) if !newcomer.as_new => former(array, newcomer, own),
         _ => fresh(array, newcomer),
     }?;
-    let own = newcomer.superblock.as_ref().filter(|it| it.set_uuid == array.superblock.set_uuid);
-    let carries_events = own.map_or(0, |own| own.events.min(array.events));
-    Ok(Plan { carries_events, ..plan })
+    Ok(Plan { carries_events: carried_events(array, newcomer), ..plan })
 }
 
-fn former(array: &ArrayNow<'_>, newcomer: &Newcomer, own: &Superblock) -> Result<Plan, String> {
+fn carried_events(array: &ArrayNow<'_>, newcomer: &Newcomer) -> u64 {
+    let own = newcomer.superblock.as_ref().filter(|it| it.set_uuid == array.superblock.set_uuid);
+    own.map_or(0, |own| own.events.min(array.events))
+}
+
+/// A device with more events than the array was used without it.
+fn check_not_ahead(array: &ArrayNow<'_>, own: &Superblock) -> Result<(), String> {
     if own.events > array.events {
         return Err(format!(
             "it is {} events ahead: it was used without this array and may hold the newer data. \
@@ -101,6 +105,11 @@ fn former(array: &ArrayNow<'_>, newcomer: &Newcomer, own: &Superblock) -> Result
             own.events - array.events
         ));
     }
+    Ok(())
+}
+
+fn former(array: &ArrayNow<'_>, newcomer: &Newcomer, own: &Superblock) -> Result<Plan, String> {
+    check_not_ahead(array, own)?;
     if array.present.iter().any(|(other, _)| other.device_uuid == own.device_uuid) {
         return Err("a member with its device uuid takes part already: it is a copy".to_owned());
     }
@@ -167,6 +176,22 @@ pub(super) fn recovering(own: &Superblock, chunk_sectors: u64) -> Lacks {
 /// member, and a RAID10's bitmap is one of the array's blocks.
 pub(super) fn counts_chunks(own: &Superblock) -> bool {
     own.level != md::Level::Raid10
+}
+
+/// Decides how a device comes to replace a member; `twin` is the number that it has meanwhile.
+///
+/// # Errors
+/// A sentence for the operator.
+pub(super) fn plan_replacement(
+    array: &ArrayNow<'_>,
+    newcomer: &Newcomer,
+    twin: MemberSlot,
+) -> Result<Plan, String> {
+    if let Some(own) = newcomer.superblock.as_ref().filter(|_| !newcomer.as_new) {
+        check_not_ahead(array, own)?;
+    }
+    let plan = fresh(array, &Newcomer { slot: Some(twin), ..newcomer.clone() })?;
+    Ok(Plan { carries_events: carried_events(array, newcomer), ..plan })
 }
 
 /// A device joins as a new member.

@@ -19,6 +19,7 @@ use super::owner_log::LogKeeper;
 use super::owner_members::{Member, MemberState, Recorder};
 use super::owner_parity::ParityWork;
 use super::owner_rebuild::Rebuilder;
+use super::owner_replace::Replacer;
 use super::owner_resync::Walker;
 use super::owner_scrub::Scrubber;
 use super::owner_yield::Yielder;
@@ -146,6 +147,7 @@ pub struct Owner {
     pub(super) discarder: Discarder,
     pub(super) joiner: Joiner,
     pub(super) rebuilder: Rebuilder,
+    pub(super) replacer: Replacer,
     pub(super) pacer: Pacer,
     pub(super) yielder: Yielder,
     pub(super) scrubber: Scrubber,
@@ -182,12 +184,13 @@ impl Owner {
         Self {
             joiner: Joiner::new(),
             rebuilder: Rebuilder::default(),
+            replacer: Replacer::new(shared.replacement.map(|(slot, _)| slot)),
             pacer: Pacer::default(),
             yielder: Yielder::default(),
             scrubber: Scrubber::default(),
             error_policy: ErrorPolicy::default(),
             seniority: Seniority::new(members.len()),
-            places: shared.members.clone(),
+            places: shared.places(),
             shared,
             pool,
             cores,
@@ -241,6 +244,7 @@ impl Owner {
             ToOwner::Locked(DISCARD_WINDOW) => self.piece_locked(),
             ToOwner::Locked(window) => self.window_locked(window),
             ToOwner::Forgotten(id, is_forgotten) => self.forgotten(id, is_forgotten),
+            ToOwner::Paused(round) => self.paused(round, out),
             ToOwner::Closed => self.closed_count += 1,
         }
         self.go_on(out);
@@ -276,7 +280,8 @@ impl Owner {
     /// A turn of the core: the next step of what nobody waits for, and only one, so that a host
     /// request of this core is not held up by it for longer than a microsecond or two.
     pub fn poll(&mut self, out: &mut Out<'_>) {
-        if self.daemon.is_walking() {
+        if self.is_swapping() {
+        } else if self.daemon.is_walking() {
             self.poll_daemon(out);
         } else {
             self.write_back(out);
@@ -294,6 +299,7 @@ impl Owner {
         self.poll_vouching(out);
         self.poll_zeroing(out);
         self.poll_rebuild(out);
+        self.poll_replace(out);
         self.poll_scrub(out);
         self.poll_resync(out);
         self.poll_discard(out);
@@ -303,14 +309,16 @@ impl Owner {
     /// Whether [`Self::poll`] has more to do without another event.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        self.daemon.is_walking()
+        self.daemon.is_walking() && !self.is_swapping()
             || self.may_write_back()
             || self.is_settling()
             || self.log.wants_buffer()
             || self.join_can_go_on()
             || self.rebuild_can_go_on()
+            || self.replace_can_go_on()
             || self.scrub_can_end()
             || self.may_copy()
+                && !self.is_swapping()
                 && (self.walker.is_searching()
                     || self.is_searching_rebuild()
                     || self.is_searching_scrub())
@@ -422,12 +430,12 @@ impl Owner {
 
     /// A slot has no member in sync: chunks that are written now must be copied to it later.
     pub(super) fn is_degraded(&self) -> bool {
-        self.in_sync.count_ones() as usize != self.members.len()
+        self.in_sync != self.shared.geometry.all_slots()
     }
 
     /// A slot has no member that is written: it misses what is written now.
     pub(super) fn is_short(&self) -> bool {
-        self.writable.count_ones() as usize != self.members.len()
+        self.writable & self.shared.geometry.all_slots() != self.shared.geometry.all_slots()
     }
 
     /// The array can no longer keep its promises: everything that changes data is refused.
@@ -483,7 +491,9 @@ impl Owner {
     /// What an operator sees.
     #[must_use]
     pub fn status(&self) -> ArrayStatus {
-        let members = self.members.iter().enumerate();
+        let slots = usize::from(self.shared.geometry.slots());
+        let members = self.members.iter().enumerate().take(slots);
+        let own = || self.members.iter().take(slots);
         ArrayStatus {
             members: members
                 .map(|(slot, member)| {
@@ -502,6 +512,8 @@ impl Owner {
                 checkpoint: self.members[usize::from(rebuild.slot)]
                     .rebuild
                     .map_or(0, |rebuild| rebuild.done as u64),
+                slot: self.origin(rebuild.slot),
+                replaces: self.origin(rebuild.slot) != rebuild.slot,
                 ..rebuild
             }),
             pace: self.pacer.pace(),
@@ -513,10 +525,9 @@ impl Owner {
                 infection: Some(bitmap.infection()),
             }),
             bitmap_writes: self.bitmap.as_ref().map_or(0, BitmapKeeper::writes),
-            read_errors: self.members.iter().map(|member| member.read_errors.total).collect(),
-            corrected_sectors: self
-                .members
-                .iter()
+            replacement: self.replacement_status(),
+            read_errors: own().map(|member| member.read_errors.total).collect(),
+            corrected_sectors: own()
                 .map(|it| it.superblock.as_ref().map_or(0, |own| own.corrected_reads))
                 .collect(),
             error_policy: self.error_policy,

@@ -276,6 +276,13 @@ impl BitmapKeeper {
         &self.header
     }
 
+    /// A device takes the place of a member: the two change places.
+    pub(super) fn swap_lbas(&mut self, slot: MemberSlot, twin: MemberSlot) {
+        if let Copies::Members(lbas) = &mut self.copies {
+            lbas.swap(usize::from(slot), usize::from(twin));
+        }
+    }
+
     /// Requests to the slot's device are under way.
     pub(super) fn has_requests_at(&self, slot: MemberSlot) -> bool {
         let on_members = !self.is_external();
@@ -529,6 +536,7 @@ impl Owner {
     /// clears chunks: it may still clear more of the unit.
     pub(super) fn may_write_back(&self) -> bool {
         !self.failed
+            && !self.is_swapping()
             && !self.daemon.is_walking()
             && self.bitmap.as_ref().is_some_and(|bitmap| bitmap.ledger.may_begin_lazy())
     }
@@ -634,7 +642,8 @@ impl Owner {
         flush.busy = false;
         let Flush { unit, ok, failed, events, opens, .. } = *flush;
         let in_sync = self.in_sync;
-        if ok & self.keeper().copies(in_sync) == 0 || !self.may_fail_all(failed) {
+        let is_lost = ok & self.keeper().copies(in_sync) == 0 || !self.may_fail_all(failed);
+        if is_lost && failed & self.replaceable_back() == 0 {
             return self.fail_array(out);
         }
         for slot in slots(failed) {

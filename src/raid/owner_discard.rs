@@ -259,10 +259,11 @@ impl Owner {
         while next < end && pending + members.count_ones() <= FREE_REQUESTS_MAX {
             let run = self.shared.sync_run(next);
             let blocks = run.blocks.min(end - next);
-            for slot in slots(run.legs & members) {
+            for slot in slots(self.with_twin(run.legs) & members) {
                 let request = MemberRequest {
                     op: IoOp::Unmap,
-                    lba: self.place(slot).data_lba + self.shared.sync_leg_lba(next, slot),
+                    lba: self.place(slot).data_lba
+                        + self.shared.sync_leg_lba(next, self.origin(slot)),
                     blocks: u32::try_from(blocks).expect("a piece's blocks fit u32"),
                     buf: None,
                 };

@@ -163,6 +163,17 @@ impl Owner {
             ..self.array_now(&present, &reserved, sectors_per_block)
         };
         let plan = newcomer::plan(&now, newcomer)?;
+        self.queue_join(plan, newcomer, out)
+    }
+
+    /// Has a device join as it is planned.
+    fn queue_join(
+        &mut self,
+        plan: Plan,
+        newcomer: &Newcomer,
+        out: &mut Out<'_>,
+    ) -> Result<Joined, String> {
+        let sectors_per_block = u64::from(self.shared.block_size_bytes) / SECTOR_BYTES;
         let own = &plan.superblock;
         let at_block = |sector: u64| sector.is_multiple_of(sectors_per_block);
         let bitmap_sector = own.bitmap_sector().unwrap_or(0);
@@ -181,10 +192,59 @@ impl Owner {
             unmap: newcomer.unmap,
             cheap_zeroes: newcomer.cheap_zeroes,
         };
-        let bitmap_lba = bitmap_sector / sectors_per_block;
-        self.joiner.tasks.push_back(Task::Join { plan: Box::new(plan), place, bitmap_lba });
+        self.push_join(plan, place, bitmap_sector / sectors_per_block);
         self.go_on(out);
         Ok(joined)
+    }
+
+    pub(super) fn push_join(&mut self, plan: Plan, place: MemberPlace, bitmap_lba: u64) {
+        self.joiner.tasks.push_back(Task::Join { plan: Box::new(plan), place, bitmap_lba });
+    }
+
+    /// Block of a member where its bitmap begins.
+    pub(super) fn bitmap_lba(&self, own: &Superblock) -> u64 {
+        let sectors_per_block = u64::from(self.shared.block_size_bytes) / SECTOR_BYTES;
+        own.bitmap_sector().unwrap_or(0) / sectors_per_block
+    }
+
+    /// What was to replace a member is let go when nothing of it is under way.
+    pub(super) fn let_twin_go(&mut self) {
+        let twin = self.shared.twin().expect("something replaces a member");
+        self.joiner.tasks.push_back(Task::Remove(twin));
+    }
+
+    /// The task at hand is to replace a member that has failed meanwhile: then it is to fill its
+    /// slot. Whether it was so.
+    fn retarget_orphan(&mut self, is_announced: bool, out: &mut Out<'_>) -> bool {
+        let (Some(slot), Some(twin)) = (self.replacer.replaced(), self.shared.twin()) else {
+            return false;
+        };
+        let is_twins = self
+            .joiner
+            .tasks
+            .front()
+            .is_some_and(|it| matches!(it, Task::Join { plan, .. } if plan.slot == twin));
+        if !is_twins || self.in_sync & bit(slot) != 0 {
+            return false;
+        }
+        let Some(Task::Join { mut plan, place, bitmap_lba }) = self.joiner.tasks.pop_front() else {
+            unreachable!("just seen")
+        };
+        self.joiner.set_state(JoinState::Idle);
+        out.mail.push_back(Mail::Event(ArrayEvent::ReplacementOrphaned { slot }));
+        if is_announced {
+            let number = plan.superblock.dev_number;
+            for superblock in self.members.iter_mut().filter_map(|it| it.superblock.as_mut()) {
+                superblock.set_role(number, Role::Faulty);
+            }
+            self.want_superblock();
+            self.let_twin_go();
+        } else {
+            self.end_replacing();
+        }
+        plan.slot = slot;
+        self.joiner.tasks.push_back(Task::Join { plan, place, bitmap_lba });
+        true
     }
 
     /// Takes a member out because the operator says so.
@@ -194,7 +254,7 @@ impl Owner {
     pub fn fail(&mut self, slot: MemberSlot, out: &mut Out<'_>) -> Result<(), String> {
         self.may_change_members()?;
         match self.members.get(usize::from(slot)).map(|member| member.state) {
-            None => Err(format!("it has no slot {slot}")),
+            _ if !self.is_slot(slot) => Err(format!("it has no slot {slot}")),
             Some(MemberState::InSync) if self.in_sync == bit(slot) => {
                 Err(format!("member {slot} is the last one in sync"))
             }
@@ -212,8 +272,38 @@ impl Owner {
             Some(_) if self.joiner.concerns(slot) => {
                 Err(format!("member {slot} is just joining; try again in a moment"))
             }
-            Some(_) => Err(format!("slot {slot} has no member that takes part")),
+            _ => Err(format!("slot {slot} has no member that takes part")),
         }
+    }
+
+    /// There is such a slot, or it is what replaces a member.
+    fn is_slot(&self, slot: MemberSlot) -> bool {
+        let is_replacing = self.replacer.replaced().is_some();
+        slot < self.shared.geometry.slots() || is_replacing && self.shared.twin() == Some(slot)
+    }
+
+    /// Has a device take the place of a member that is in sync and serves on meanwhile.
+    ///
+    /// # Errors
+    /// A sentence for the operator; nothing is changed then.
+    pub fn replace(
+        &mut self,
+        slot: MemberSlot,
+        newcomer: &Newcomer,
+        out: &mut Out<'_>,
+    ) -> Result<Joined, String> {
+        self.may_change_members()?;
+        let twin = self.may_replace(slot)?;
+        let sectors_per_block = u64::from(self.shared.block_size_bytes) / SECTOR_BYTES;
+        let (present, reserved) = (self.present(), self.reserved());
+        let now = self.array_now(&present, &reserved, sectors_per_block);
+        let plan = newcomer::plan_replacement(&now, newcomer, twin)?;
+        self.begin_replacing(slot);
+        let joined = self.queue_join(plan, newcomer, out);
+        if joined.is_err() {
+            self.end_replacing();
+        }
+        joined.map(|joined| Joined { slot, ..joined })
     }
 
     /// Lets a slot's member go. One that takes part fails first. When the slot's state is
@@ -223,7 +313,14 @@ impl Owner {
     /// A sentence for the operator; nothing is changed then.
     pub fn remove(&mut self, slot: MemberSlot, out: &mut Out<'_>) -> Result<(), String> {
         self.may_change_members()?;
+        if self.replacer.replaced() == Some(slot) {
+            return Err(format!(
+                "member {slot} is being replaced and is let go when that is done; to end that, \
+                 remove what replaces it"
+            ));
+        }
         match self.members.get(usize::from(slot)).map(|member| member.state) {
+            _ if !self.is_slot(slot) => return Err(format!("it has no slot {slot}")),
             Some(MemberState::InSync | MemberState::Rebuilding) => self.fail(slot, out)?,
             Some(MemberState::Faulty) => {}
             Some(MemberState::Joining) => return Err(format!("member {slot} is just joining")),
@@ -273,10 +370,10 @@ impl Owner {
         reserved: &'a [u32],
         sectors_per_block: u64,
     ) -> ArrayNow<'a> {
-        let all = (0u8..).zip(&self.members).fold(0, |all: SlotMask, (slot, _)| all | bit(slot));
+        let all = self.shared.geometry.all_slots();
         let pending = self.joiner.tasks.iter().fold(0, |mask, task| {
             mask | match task {
-                Task::Join { plan, .. } => bit(plan.slot),
+                Task::Join { plan, .. } => bit(self.origin(plan.slot)),
                 Task::Remove(_) => 0,
             }
         });
@@ -311,7 +408,7 @@ impl Owner {
         // It has failed meanwhile: that takes its usual course.
         let has_failed = self.members[usize::from(slot)].state != MemberState::Rebuilding;
         match self.joiner.state {
-            JoinState::Idle => true,
+            JoinState::Idle => !self.is_swapping(),
             JoinState::Draining { cores_left } => {
                 let is_quiet = !self.has_requests_at(slot) || mutant!(JoinWithoutDrain);
                 let is_ahead = self.recorder.is_ahead_of(self.joiner.carried_events());
@@ -336,7 +433,11 @@ impl Owner {
         match self.joiner.state {
             JoinState::Idle => self.drain_slot(slot, out),
             JoinState::Draining { .. } => self.slot_is_empty(slot, out),
-            JoinState::Announcing { .. } => self.furnish(slot),
+            JoinState::Announcing { .. } => {
+                if !self.retarget_orphan(true, out) {
+                    self.furnish(slot);
+                }
+            }
             JoinState::Furnishing { .. } | JoinState::Adopting { .. } if has_failed => {
                 self.end_task();
             }
@@ -347,6 +448,7 @@ impl Owner {
                 let epoch = self.announce_members(out);
                 self.joiner.set_state(JoinState::Adopting { epoch });
             }
+            JoinState::Adopting { .. } if self.shared.twin() == Some(slot) => self.end_task(),
             JoinState::Adopting { .. } => {
                 let lacks = self.members[usize::from(slot)].rebuild.map(|it| it.lacks);
                 let guided = lacks == Some(Lacks::Changed);
@@ -363,6 +465,9 @@ impl Owner {
     }
 
     fn drain_slot(&mut self, slot: MemberSlot, out: &mut Out<'_>) {
+        if self.retarget_orphan(false, out) {
+            return;
+        }
         if self.writable & bit(slot) != 0 {
             // Two devices were meant for the slot, and the first one is there.
             return drop(self.joiner.tasks.pop_front());
@@ -382,6 +487,10 @@ impl Owner {
         let Task::Join { plan, place, bitmap_lba } = task else {
             self.members[index] = Member::new(MemberState::Missing, None);
             self.places[index] = None;
+            if self.shared.twin() == Some(slot) {
+                self.end_replacing();
+                return self.end_task();
+            }
             out.mail.push_back(Mail::Event(ArrayEvent::MemberRemoved { slot }));
             return self.end_task();
         };
@@ -392,8 +501,9 @@ impl Owner {
         let superblock = plan.superblock.clone();
         let number = superblock.dev_number;
         self.members[index] = Member::new(MemberState::Joining, Some(superblock));
+        let role = self.origin(slot);
         for superblock in self.members.iter_mut().filter_map(|it| it.superblock.as_mut()) {
-            superblock.set_role(number, Role::Active(slot.into()));
+            superblock.set_role(number, Role::Active(role.into()));
         }
         self.want_superblock();
         self.joiner.set_state(JoinState::Announcing { update: self.recorder.wanted() });
@@ -426,7 +536,7 @@ impl Owner {
     }
 
     /// Requests of the owner to the slot's device are under way.
-    fn has_requests_at(&self, slot: MemberSlot) -> bool {
+    pub(super) fn has_requests_at(&self, slot: MemberSlot) -> bool {
         self.recorder.has_requests_at(slot)
             || self.bitmap.as_ref().is_some_and(|bitmap| bitmap.has_requests_at(slot))
             || self.walker.has_requests_at(slot)
@@ -439,7 +549,11 @@ impl Owner {
 
     /// Slots whose members are being rebuilt and are written by every channel.
     pub(super) fn rebuildable(&self) -> impl Iterator<Item = MemberSlot> + use<'_> {
-        slots(self.writable & !self.in_sync).filter(|&slot| !self.joiner.is_joining(slot))
+        let is_whole = |slot: MemberSlot| {
+            self.members[usize::from(slot)].rebuild.is_some_and(|it| it.whole_from.is_some())
+        };
+        slots(self.writable & !self.in_sync)
+            .filter(move |&slot| !self.joiner.is_joining(slot) && !is_whole(slot))
     }
 }
 

@@ -108,7 +108,7 @@ impl LogKeeper {
             idle: false,
             layout: log.layout,
         });
-        let bufs = if head.is_some() { config.members.len() } else { 0 };
+        let bufs = if head.is_some() { shared.places_len() } else { 0 };
         let none = LogLayout { rings: 1, slots: 1, slot_bytes: 1 };
         let found = config.log.replay.clone().filter(|_| config.log.trusted);
         let (old, records) = found.map_or((None, Vec::new()), |(old, all)| (Some(old), all));
@@ -244,7 +244,7 @@ impl Owner {
             return;
         }
         let (ok, failed) = (log.ok, log.failed);
-        if ok == 0 || !self.may_fail_all(failed) {
+        if (ok == 0 || !self.may_fail_all(failed)) && failed & self.replaceable_back() == 0 {
             return self.fail_array(out);
         }
         slots(failed).for_each(|slot| self.fail_member(slot, out));
@@ -354,7 +354,9 @@ impl Owner {
     /// `false`: not now.
     fn copy_record(&mut self, index: usize, out: &mut Out<'_>) -> bool {
         let parity = self.shared.parity().expect("a level with parity");
-        let (writable, data_members) = (self.writable, parity.data_members());
+        // What replaces a member is given these chunks by its copy.
+        let writable = self.writable & !self.shared.twin_bit();
+        let data_members = parity.data_members();
         let replay = &mut self.log.replay;
         let record = &mut replay.records[index];
         record.holders |= std::mem::take(&mut replay.asked) & !std::mem::take(&mut replay.failed);

@@ -242,11 +242,12 @@ impl Owner {
 
     /// A member failed a request that changes data or metadata: it is out, unless it is the last.
     pub(super) fn fail_member(&mut self, slot: MemberSlot, out: &mut Out<'_>) {
-        let member = &mut self.members[usize::from(slot)];
-        if self.writable & bit(slot) == 0 {
+        if self.writable & bit(slot) == 0 || self.swap_back(slot, out) {
             return;
         }
-        if !self.shared.geometry.may_fail(self.in_sync, slot) {
+        let is_twin = self.shared.twin() == Some(slot);
+        let member = &mut self.members[usize::from(slot)];
+        if !is_twin && !self.shared.geometry.may_fail(self.in_sync, slot) {
             out.mail.push_back(Mail::Channels(ToChannel::Kept(slot)));
             return out.mail.push_back(Mail::Event(ArrayEvent::LastMemberKept { slot }));
         }
@@ -267,11 +268,22 @@ impl Owner {
             superblock.set_role(dev_number, Role::Faulty);
         }
         self.want_recorded();
-        self.recorder.unrecorded |= bit(slot);
-        self.recorder.unrecorded_update = self.recorder.wanted;
+        self.unrecord(slot);
         self.announce_members(out);
+        if is_twin {
+            return self.replacement_is_out(out);
+        }
         let left = self.in_sync.count_ones();
         out.mail.push_back(Mail::Event(ArrayEvent::MemberFailed { slot, left }));
+        if self.replacer.replaced() == Some(slot) {
+            self.orphan_replacement(out);
+        }
+    }
+
+    /// The last update asked for is to say that the slot's device is out.
+    pub(super) fn unrecord(&mut self, slot: MemberSlot) {
+        self.recorder.unrecorded |= bit(slot);
+        self.recorder.unrecorded_update = self.recorder.wanted;
     }
 
     /// A member has failed before the update that repeats an earlier one was written: that one says
@@ -303,6 +315,7 @@ impl Owner {
             epoch: self.recorder.epoch,
             in_sync: self.in_sync,
             writable: self.writable & !self.joiner.hidden(),
+            replaced: self.replacer.replaced(),
         }));
         self.recorder.epoch
     }
@@ -331,9 +344,11 @@ impl Owner {
         let chunk_sectors = sectors_per_block << self.shared.chunk_shift;
         let rebuild = self.members[usize::from(slot)].rebuild;
         let rebuild = rebuild.filter(|rebuild| !self.is_called_whole(rebuild));
+        let is_twin = self.shared.twin() == Some(slot);
         let member = &mut self.members[usize::from(slot)];
         let superblock = member.superblock.as_mut().expect("it takes part");
         superblock.features.remove(Features::RECOVERY_OFFSET | Features::RECOVERY_BITMAP);
+        superblock.features.set(Features::REPLACEMENT, is_twin);
         superblock.recovery_offset_sectors = 0;
         let Some(rebuild) = rebuild else { return };
         superblock.features |= Features::RECOVERY_OFFSET;
@@ -355,7 +370,8 @@ impl Owner {
             }
             _ => false,
         };
-        self.is_degraded() && self.members.iter().all(is_there) && !mutant!(EventsClearedForgotten)
+        let mut own = self.members.iter().take(usize::from(self.shared.geometry.slots()));
+        self.is_degraded() && own.all(is_there) && !mutant!(EventsClearedForgotten)
     }
 
     /// Takes the update of the superblocks as far as it can go now.
@@ -381,7 +397,7 @@ impl Owner {
                 }
             } else {
                 self.recorder.events += 1;
-                let completes = self.completes_array();
+                let completes = self.completes_array() || self.replacer.lets_go();
                 if let Some(bitmap) = &mut self.bitmap {
                     bitmap.set_events(self.recorder.events, completes);
                 }
@@ -468,7 +484,7 @@ impl Owner {
             return;
         }
         let (ok, failed) = (self.recorder.ok, self.recorder.failed);
-        if ok == 0 || !self.may_fail_all(failed) {
+        if (ok == 0 || !self.may_fail_all(failed)) && failed & self.replaceable_back() == 0 {
             return self.fail_array(out);
         }
         self.recorder.durable = self.recorder.writing;
@@ -513,7 +529,7 @@ impl Owner {
         out.mail.push_back(Mail::Event(ArrayEvent::Started {
             chunks_need_sync: self.shared.map.as_ref().map_or(0, |map| map.histogram()[need_sync]),
             in_sync: self.in_sync.count_ones(),
-            slots: u32::try_from(self.members.len()).expect("few slots"),
+            slots: u32::from(self.shared.geometry.slots()),
         }));
     }
 }

@@ -26,6 +26,8 @@ struct Piece {
     /// Old parity while the new one is compared with it.
     old: [Option<IoBuf>; 2],
     reads: SlotMask,
+    /// What replaces a member is given what that has.
+    is_copy: bool,
     pending: SlotMask,
     failed: SlotMask,
 }
@@ -44,6 +46,7 @@ impl ParityWork {
             bufs: (0..parity.slots()).map(|_| None).collect(),
             old: [None, None],
             reads: 0,
+            is_copy: false,
             pending: 0,
             failed: 0,
         };
@@ -93,6 +96,15 @@ impl Owner {
         self.may_fail_all(0) && (is_whole || self.writable & !self.in_sync != 0)
     }
 
+    /// Whether chunks in doubt can be resynced: what replaces a member needs nobody else for it, so
+    /// the walker may walk without.
+    pub(super) fn can_resync(&self) -> bool {
+        let all = self.shared.geometry.all_slots();
+        self.parity_work.is_none()
+            || self.in_sync == all
+            || self.writable & !self.in_sync & all != 0
+    }
+
     /// Blocks of the piece that a window works on now.
     pub(super) fn columns_blocks(&mut self, index: usize) -> u32 {
         u32::try_from(self.piece(index).columns.blocks).expect("a piece fits a buffer")
@@ -106,13 +118,21 @@ impl Owner {
         let columns = BlockRange { lba: next, blocks: left.min(to_strip_end) };
         let computer = self.computer(columns);
         let excluded = if let Job::Repair { slot } = job { tried | bit(slot) } else { tried };
-        let reads = self.in_sync & !excluded;
+        // What replaces a member is given what that has, as long as it can be read.
+        let own = match job {
+            Job::Rebuild { .. } => self.replaced_by(self.rebuild_targets()),
+            _ => 0,
+        };
+        let all = self.in_sync & !excluded;
+        let reads = if all & own != 0 { all & own } else { all };
+        let is_copy = reads == own && own != 0;
         let lost = (computer.row.data_mask() & !reads).count_ones();
         let parity_read = (reads & computer.row.parity_mask()).count_ones();
         // What parity says of a torn row is taken only when the operator has been told.
         let is_guess = lost > 0 && self.shared.is_torn(&columns);
         let is_refused = is_guess && !self.shared.doubt.is_accepted();
-        if lost > parity_read || is_refused && !mutant!(RebuildFromDoubt) {
+        let is_unknown = lost > parity_read || is_refused && !mutant!(RebuildFromDoubt);
+        if is_unknown && !is_copy {
             let blocks = u32::try_from(columns.blocks).expect("a held range fits u32");
             return self.piece_unreadable(index, blocks, out);
         }
@@ -121,6 +141,7 @@ impl Owner {
         }
         let piece = self.piece(index);
         (piece.reads, piece.pending, piece.failed) = (reads, reads, 0);
+        piece.is_copy = is_copy;
         let columns = piece.columns;
         self.walker.window_begins(index, WindowState::Reading { source: 0 });
         for slot in slots(reads) {
@@ -235,6 +256,10 @@ impl Owner {
         let computer = self.computer(columns);
         let parity = computer.row.parity_mask();
         let (job, _, _, tried) = self.walker.piece_of(index, self.shared.chunk_shift);
+        if self.piece(index).is_copy {
+            let targets = self.rebuild_targets();
+            return self.send_made(index, targets, out);
+        }
         let piece = &mut self.parity_work.as_mut().expect("a level with parity").pieces[index];
         computer.recover(&mut piece.bufs, piece.reads);
         // The parity read changes places with the buffers that were got for the new one.
@@ -246,9 +271,18 @@ impl Owner {
         let targets = match job {
             Job::Resync { .. } => self.writable & (tried | wrong | !self.in_sync),
             Job::Rebuild { .. } => self.rebuild_targets(),
-            Job::Scrub { .. } => self.in_sync & (tried | self.note_wrong(index, wrong)),
-            Job::Repair { slot } => self.in_sync & bit(slot),
+            Job::Scrub { .. } => {
+                let wrong = self.note_wrong(index, wrong);
+                self.with_twin(self.in_sync & (tried | wrong))
+            }
+            Job::Repair { slot } => self.with_twin(self.in_sync & bit(slot)),
         };
+        self.send_made(index, targets, out);
+    }
+
+    /// Writes what a piece was made to be.
+    fn send_made(&mut self, index: usize, targets: SlotMask, out: &mut Out<'_>) {
+        let columns = self.piece(index).columns;
         let piece = self.piece(index);
         piece.pending = targets;
         self.walker.window_begins(index, WindowState::Writing { pending: targets, failed: 0 });
@@ -257,7 +291,8 @@ impl Owner {
             return self.piece_written(index, 0, out);
         }
         for slot in slots(targets) {
-            let buf = self.piece(index).bufs[usize::from(slot)].clone();
+            let origin = usize::from(self.origin(slot));
+            let buf = self.piece(index).bufs[origin].clone();
             self.send_columns(index, slot, IoOp::Write, columns, buf, out);
         }
     }

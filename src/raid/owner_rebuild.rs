@@ -100,7 +100,7 @@ impl Rebuilder {
         let pass = self.pass.as_ref()?;
         let total = pass.total.max(pass.done);
         let (slot, done, began_s) = (pass.slot, pass.done, pass.began_s);
-        Some(RebuildStatus { slot, done, total, began_s, checkpoint: 0 })
+        Some(RebuildStatus { slot, replaces: false, done, total, began_s, checkpoint: 0 })
     }
 
     /// A window has ended, a discard's hold, or the zeroing of a chunk.
@@ -164,10 +164,13 @@ impl Owner {
 
     /// A pass takes care of chunks in doubt from this one on.
     pub(super) fn rebuild_covers_from(&self) -> Option<usize> {
+        let own = self.shared.geometry.all_slots();
         match &self.rebuilder.pass {
+            // What replaces a member is given what that has; resync is another matter.
+            Some(pass) if own & bit(pass.slot) == 0 => None,
             Some(pass) => (pass.state == PassState::Copying).then_some(pass.next),
             // The next pass begins at once, or when the member has joined.
-            None => (self.writable != self.in_sync).then_some(0),
+            None => (self.writable & own != self.in_sync).then_some(0),
         }
     }
 
@@ -178,7 +181,9 @@ impl Owner {
         }
         let Some(pass) = &self.rebuilder.pass else { return self.begin_pass(out) };
         let (slot, state) = (pass.slot, pass.state);
-        if self.members[usize::from(slot)].state != MemberState::Rebuilding {
+        if self.members[usize::from(slot)].state != MemberState::Rebuilding
+            || self.gives_way(slot, state)
+        {
             self.rebuilder.pass = None;
             return;
         }
@@ -192,6 +197,20 @@ impl Owner {
         }
     }
 
+    /// The pass is a replacement's and a slot lacks its member: that goes first.
+    fn gives_way(&mut self, slot: MemberSlot, state: PassState) -> bool {
+        let is_twins = self.shared.twin() == Some(slot);
+        let may_wait = matches!(state, PassState::Copying | PassState::Stalled);
+        if !is_twins || !may_wait || self.rebuildable().all(|other| other == slot) {
+            return false;
+        }
+        // What it has counts from here on: all below, but what has been written since.
+        let rebuild = &mut self.members[usize::from(slot)].rebuild;
+        let rebuild = rebuild.as_mut().expect("it is being copied to");
+        rebuild.lacks = Lacks::AllFrom(rebuild.done);
+        true
+    }
+
     /// What the rebuild waits for has come about.
     pub(super) fn rebuild_can_go_on(&self) -> bool {
         if self.life() != Life::Running || self.failed {
@@ -200,7 +219,10 @@ impl Owner {
         let Some(pass) = &self.rebuilder.pass else {
             return self.rebuildable().next().is_some() && self.walker.first_chunk().is_none();
         };
-        if self.members[usize::from(pass.slot)].state != MemberState::Rebuilding {
+        let gives_way = self.shared.twin() == Some(pass.slot)
+            && matches!(pass.state, PassState::Copying | PassState::Stalled)
+            && self.rebuildable().any(|other| other != pass.slot);
+        if self.members[usize::from(pass.slot)].state != MemberState::Rebuilding || gives_way {
             return true;
         }
         match pass.state {
@@ -222,7 +244,9 @@ impl Owner {
         if tenths > pass.tenths_told && tenths < 10 {
             pass.tenths_told = tenths;
             let percent = u8::try_from(tenths * 10).expect("below 100");
-            let event = ArrayEvent::RebuildProgress { slot: pass.slot, percent };
+            let slot = pass.slot;
+            let slot = self.origin(slot);
+            let event = ArrayEvent::RebuildProgress { slot, percent };
             out.mail.push_back(Mail::Event(event));
         }
     }
@@ -234,7 +258,7 @@ impl Owner {
         }
         let Some(slot) = self.rebuildable().next() else { return };
         let rebuild = self.members[usize::from(slot)].rebuild.expect("it is being rebuilt");
-        let total = self.chunks_lacking(rebuild.lacks);
+        let total = self.chunks_lacking(slot, rebuild.lacks);
         self.rebuilder.pass = Some(Pass {
             slot,
             state: PassState::Copying,
@@ -253,22 +277,26 @@ impl Owner {
         if !std::mem::replace(&mut self.rebuilder.is_armed, true) {
             out.mail.push_back(Mail::Arm(ArrayTimer::Checkpoint, CHECKPOINT_MS));
         }
-        out.mail.push_back(Mail::Event(ArrayEvent::RebuildStarted { slot, chunks: total }));
+        out.mail.push_back(Mail::Event(match self.origin(slot) {
+            own if own == slot => ArrayEvent::RebuildStarted { slot, chunks: total },
+            slot => ArrayEvent::ReplacementStarted { slot, chunks: total },
+        }));
         self.renew_log(out);
     }
 
     /// Chunks that a member will be given, as of now.
-    fn chunks_lacking(&self, lacks: Lacks) -> u64 {
-        let wanted = |chunk: &usize| self.wanted(*chunk, lacks) != Wanted::Nothing;
+    fn chunks_lacking(&self, slot: MemberSlot, lacks: Lacks) -> u64 {
+        let wanted = |chunk: &usize| self.wanted(slot, *chunk, lacks) != Wanted::Nothing;
         (0..self.chunk_count()).filter(wanted).count() as u64
     }
 
-    fn wanted(&self, chunk: usize, lacks: Lacks) -> Wanted {
+    fn wanted(&self, slot: MemberSlot, chunk: usize, lacks: Lacks) -> Wanted {
+        let is_twins = self.shared.twin() == Some(slot);
         let in_full = chunk >= lacks.all_from();
         match self.shared.chunk_state(chunk) {
             Some(ChunkState::Unwritten) if self.shared.unwritten_reads_zero => Wanted::Nothing,
             Some(ChunkState::Unwritten | ChunkState::Clean) if !in_full => Wanted::Nothing,
-            Some(ChunkState::NeedSync | ChunkState::Syncing) => Wanted::Resync,
+            Some(ChunkState::NeedSync | ChunkState::Syncing) if !is_twins => Wanted::Resync,
             Some(ChunkState::Dirty) if mutant!(RebuildForgetsDirty) => Wanted::Nothing,
             _ => Wanted::Copy,
         }
@@ -280,9 +308,9 @@ impl Owner {
         if pass.state != PassState::Copying || pass.is_blocked {
             return None;
         }
-        let (from, lacks) = (pass.next, pass.lacks);
+        let (slot, from, lacks) = (pass.slot, pass.next, pass.lacks);
         let end = self.chunk_count().min(from + CHUNKS_PER_POLL);
-        let wanted = |chunk: usize| self.wanted(chunk, lacks);
+        let wanted = |chunk: usize| self.wanted(slot, chunk, lacks);
         // A window that works there may have begun without the member.
         let is_worked = |chunk: usize| self.walker.works_in(&self.shared.blocks_of_chunk(chunk));
         let barrier = self.first_on_its_way(from..end);
@@ -334,6 +362,7 @@ impl Owner {
         if pass.unreadable > 0 {
             let unreadable = pass.unreadable;
             pass.set_state(PassState::Stalled);
+            let slot = self.origin(slot);
             let event = ArrayEvent::RebuildStalled { slot, unreadable };
             out.mail.push_back(Mail::Event(event));
             let chunks = self.shared.doubt.torn_count() as u64;
@@ -394,8 +423,10 @@ impl Owner {
     fn is_whole(&mut self, slot: MemberSlot) {
         self.want_superblock();
         let update = self.recorder.wanted();
+        let chunks = self.chunk_count();
         let rebuild = &mut self.members[usize::from(slot)].rebuild;
-        rebuild.as_mut().expect("it is being rebuilt").whole_from = Some(update);
+        let rebuild = rebuild.as_mut().expect("it is being rebuilt");
+        (rebuild.whole_from, rebuild.done) = (Some(update), chunks);
         let pass = self.rebuilder.pass.as_mut().expect("its pass is at its end");
         pass.set_state(PassState::Recording { update });
     }
@@ -420,6 +451,9 @@ impl Owner {
 
     fn end_pass(&mut self, slot: MemberSlot, out: &mut Out<'_>) {
         let pass = self.rebuilder.pass.take().expect("there is a pass");
+        if self.shared.twin() == Some(slot) {
+            return;
+        }
         self.is_rebuilt(slot, out);
         if pass.guessed > 0 {
             let range = self.shared.blocks_of_chunk(pass.guessed_first);

@@ -308,6 +308,9 @@ impl Owner {
         if self.life() != Life::Running || self.failed || !self.can_walk() {
             return self.end_resync(out);
         }
+        if self.is_swapping() {
+            return;
+        }
         while let Some(index) = self.walker.windows.iter().position(Window::is_free) {
             if let Some((slot, range)) = self.walker.next_repair() {
                 if let Some(range) = self.repairable(&range) {
@@ -355,8 +358,12 @@ impl Owner {
 
     /// The next chunks to copy, looking at a bounded number of chunks.
     fn find_chunks(&mut self) -> Option<Run> {
-        let map = self.shared.map.as_ref()?;
         let from = self.walker.cursor?;
+        if !self.can_resync() {
+            self.walker.cursor = None;
+            return None;
+        }
+        let map = self.shared.map.as_ref()?;
         // The rest is the rebuild's, which comes by there.
         let last = self.rebuild_covers_from().map_or(map.len(), |from| from.min(map.len()));
         let end = last.min(from + CHUNKS_PER_POLL).max(from);
@@ -492,7 +499,7 @@ impl Owner {
         if self.parity_work.is_some() {
             return self.read_columns(index, out);
         }
-        let legs = self.shared.holders(window.next, false);
+        let legs = self.with_twin(self.shared.holders(window.next, false));
         if matches!(window.job, Job::Rebuild { .. }) && rebuilt & legs == 0 {
             // The member has no part in this run.
             self.walker.windows[index].set_state(WindowState::Writing { pending: 0, failed: 0 });
@@ -502,11 +509,19 @@ impl Owner {
             Job::Resync { .. } | Job::Rebuild { .. } | Job::Scrub { .. } => window.tried,
             Job::Repair { slot } => window.tried | bit(slot),
         };
+        let job = window.job;
         let blocks = self.piece_blocks(index);
-        let window = &mut self.walker.windows[index];
-        let Some(source) = self.seniority.source_of(self.in_sync & legs & !excluded) else {
+        // What replaces a member is given what that has, as long as it can be read.
+        let own = match job {
+            Job::Rebuild { .. } => self.replaced_by(rebuilt),
+            _ => 0,
+        };
+        let sources = self.in_sync & legs & !excluded;
+        let sources = if sources & own != 0 { sources & own } else { sources };
+        let Some(source) = self.seniority.source_of(sources) else {
             return self.piece_unreadable(index, blocks, out);
         };
+        let window = &mut self.walker.windows[index];
         if window.buf.is_none() {
             window.buf = self.pool.get(blocks as usize * self.shared.block_size_bytes as usize);
         }
@@ -598,8 +613,10 @@ impl Owner {
             window.set_state(WindowState::NeedBuffer);
             return self.read_piece(index, out);
         }
-        let legs = self.shared.holders(window.next, false);
-        let targets = match window.job {
+        let next = window.next;
+        let job = window.job;
+        let legs = self.with_twin(self.shared.holders(next, false));
+        let targets = match job {
             Job::Resync { .. }
                 if mutant!(ResyncForgetsMember) && self.writable.count_ones() > 2 =>
             {
@@ -609,7 +626,7 @@ impl Owner {
             Job::Resync { .. } => self.writable & !bit(source),
             Job::Rebuild { .. } => rebuilt,
             Job::Scrub { .. } => return self.compare_piece(index, source, out),
-            Job::Repair { slot } => self.in_sync & bit(slot),
+            Job::Repair { slot } => self.with_twin(self.in_sync & bit(slot)),
         };
         if targets == 0 {
             return self.end_window(index, false, out);
@@ -665,7 +682,7 @@ impl Owner {
         }
         self.scrubber.note(differ, lba);
         let differ = if self.scrubber.repairs() { differ } else { 0 };
-        let targets = (differ | unreadable) & self.in_sync;
+        let targets = self.with_twin((differ | unreadable) & self.in_sync);
         if targets == 0 {
             return self.piece_written(index, 0, out);
         }
@@ -685,7 +702,8 @@ impl Owner {
         }
         let buf = window.buf.clone();
         for slot in slots(targets) {
-            let lba = self.place(slot).data_lba + self.shared.leg_lba(next, slot);
+            let lba = self.shared.leg_lba(next, self.origin(slot));
+            let lba = self.place(slot).data_lba + lba;
             let request = MemberRequest { op, lba, blocks, buf: buf.clone() };
             self.send(slot, OwnerOp::Window(index), request, out);
         }

@@ -29,10 +29,20 @@ impl ArrayConfig {
         self.members_that(|member| member.lacks.is_none())
     }
 
-    /// The members that are written: those in sync and those being rebuilt.
+    /// The members that are written: those in sync, those being rebuilt, and what replaces one.
     #[must_use]
     pub fn writable(&self) -> SlotMask {
-        self.members_that(|_| true)
+        let twin = match self.replacement {
+            Some(_) => 1 << self.members.len(),
+            None => 0,
+        };
+        self.members_that(|_| true) | twin
+    }
+
+    /// Those that take part, what replaces one included.
+    fn all_members(&self) -> impl Iterator<Item = &MemberConfig> {
+        let replacement = self.replacement.as_ref().map(|(_, member)| member);
+        self.members.iter().flatten().chain(replacement)
     }
 
     fn all_slots(&self) -> SlotMask {
@@ -81,18 +91,14 @@ pub(super) fn shared(
         return Err(format!("array {name}: mdof does not run chunks of {chunk_size_bytes} bytes"));
     }
     let chunk_shift = (chunk_size_bytes / block).trailing_zeros();
-    let members = (0..).zip(&config.members).map(|(slot, member)| {
-        let Some(member) = member else { return Ok(None) };
-        let offset = member.superblock.data_offset_sectors;
-        if offset % sectors_per_block != 0
-            || member.superblock.super_offset_sectors % sectors_per_block != 0
-        {
-            return Err(format!("array {name}: member {slot} is not aligned to its blocks"));
-        }
-        let data_lba = offset / sectors_per_block;
-        let MemberConfig { bdev, unmap, cheap_zeroes, .. } = *member;
-        Ok(Some(MemberPlace { bdev, data_lba, unmap, cheap_zeroes }))
-    });
+    let place = |slot: usize, member: &MemberConfig| place(name, slot, member, sectors_per_block);
+    let members = (0..).zip(&config.members);
+    let members =
+        members.map(|(slot, member)| member.as_ref().map(|it| place(slot, it)).transpose());
+    let replacement = match &config.replacement {
+        Some((slot, member)) => Some((*slot, place(usize::from(*slot), member)?)),
+        None => None,
+    };
     let unwritten_reads_zero = config
         .members
         .iter()
@@ -115,10 +121,29 @@ pub(super) fn shared(
         chunk_shift,
         discards: unwritten_reads_zero,
         members: members.collect::<Result<_, String>>()?,
+        replacement,
         unwritten_reads_zero,
         doubt,
         log,
     })
+}
+
+/// Where a member's data lie.
+fn place(
+    name: &str,
+    slot: usize,
+    member: &MemberConfig,
+    sectors_per_block: u64,
+) -> Result<MemberPlace, String> {
+    let offset = member.superblock.data_offset_sectors;
+    if !offset.is_multiple_of(sectors_per_block)
+        || !member.superblock.super_offset_sectors.is_multiple_of(sectors_per_block)
+    {
+        return Err(format!("array {name}: member {slot} is not aligned to its blocks"));
+    }
+    let data_lba = offset / sectors_per_block;
+    let MemberConfig { bdev, unmap, cheap_zeroes, .. } = *member;
+    Ok(MemberPlace { bdev, data_lba, unmap, cheap_zeroes })
 }
 
 /// The size of the members' blocks, which must be that of the array's.
@@ -268,9 +293,7 @@ impl Owner {
             || format!("array {}: no buffers left for its metadata on its core", config.name);
         let events = config.first_superblock()?.events;
         let events = config
-            .members
-            .iter()
-            .flatten()
+            .all_members()
             .fold(events, |events, member| events.max(member.superblock.events));
         // A header from further ahead takes the place of one that other members went on with.
         let events = match &config.bitmap {
@@ -281,7 +304,7 @@ impl Owner {
             }
             _ => events,
         };
-        let slots = config.members.len();
+        let slots = shared.places_len();
         let block = config.block_size_bytes as usize;
         let recorder = Recorder::new(events, slots, cores, &pool).ok_or_else(no_buffers)?;
         let bitmap = match &config.bitmap {
@@ -289,7 +312,7 @@ impl Owner {
             BitmapConfig::Lockless { superblock, states, stale, rewrite, external } => {
                 let copies = match external {
                     Some(bdev) => Copies::External(*bdev),
-                    None => Copies::Members(bitmap_lbas(config)?),
+                    None => Copies::Members(bitmap_lbas(config, slots)?),
                 };
                 let mut header = superblock.clone();
                 header.daemon_sleep_s = config.daemon_sleep_s;
@@ -308,7 +331,8 @@ impl Owner {
         let daemon = Daemon::new(config.daemon_sleep_s, config.barrier_idle_s);
         let log = LogKeeper::new(config, &shared, &pool).ok_or_else(no_buffers)?;
         let metadata = (bitmap, log);
-        let mut owner = Self::new(shared, pool, cores, members(config), metadata, daemon, recorder);
+        let members = members(config, slots);
+        let mut owner = Self::new(shared, pool, cores, members, metadata, daemon, recorder);
         if is_behind(config, events) && !mutant!(UpdateNotFinished) {
             owner.recorder.finish_earlier();
         } else {
@@ -339,7 +363,7 @@ impl Owner {
 }
 
 /// Block of each member where its bitmap begins.
-fn bitmap_lbas(config: &ArrayConfig) -> Result<Vec<u64>, String> {
+fn bitmap_lbas(config: &ArrayConfig, slots: usize) -> Result<Vec<u64>, String> {
     let sectors_per_block = u64::from(config.block_size_bytes) / SECTOR_BYTES;
     let lba = |slot: usize, superblock: &Superblock| {
         let sector = superblock.bitmap_sector().filter(|sector| sector % sectors_per_block == 0);
@@ -348,9 +372,12 @@ fn bitmap_lbas(config: &ArrayConfig) -> Result<Vec<u64>, String> {
             format!("array {name}: the bitmap of member {slot} is not at a block boundary")
         })
     };
-    let members = config.members.iter().enumerate();
+    let members = config.members.iter().map(Option::as_ref);
+    let members = members.chain(std::iter::once(config.replacement.as_ref().map(|(_, it)| it)));
     members
-        .map(|(slot, member)| member.as_ref().map_or(Ok(0), |m| lba(slot, &m.superblock)))
+        .take(slots)
+        .enumerate()
+        .map(|(slot, member)| member.map_or(Ok(0), |m| lba(slot, &m.superblock)))
         .collect()
 }
 
@@ -362,8 +389,10 @@ fn is_behind(config: &ArrayConfig, events: u64) -> bool {
 }
 
 /// The members' state at the start.
-fn members(config: &ArrayConfig) -> Vec<Member> {
-    let slots = config.members.iter().map(|member| {
+fn members(config: &ArrayConfig, slots: usize) -> Vec<Member> {
+    let members = config.members.iter().map(Option::as_ref);
+    let members = members.chain(std::iter::once(config.replacement.as_ref().map(|(_, it)| it)));
+    let members = members.take(slots).map(|member| {
         let Some(member) = member else {
             return Member::new(MemberState::Missing, None);
         };
@@ -374,5 +403,5 @@ fn members(config: &ArrayConfig) -> Vec<Member> {
         let rebuild = Some(Rebuild::resumed(lacks));
         Member { rebuild, ..Member::new(MemberState::Rebuilding, superblock) }
     });
-    slots.collect()
+    members.collect()
 }

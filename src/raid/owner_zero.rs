@@ -174,8 +174,8 @@ impl Owner {
         {
             let run = self.shared.sync_run(lba);
             let blocks = run.blocks.min(end - lba);
-            for slot in slots(run.legs & members) {
-                let at = Span { lba: self.shared.sync_leg_lba(lba, slot), blocks };
+            for slot in slots(self.with_twin(run.legs & members)) {
+                let at = Span { lba: self.shared.sync_leg_lba(lba, self.origin(slot)), blocks };
                 if let Some(span) = spans.add(slot, at) {
                     self.zero_span(index, slot, span, out);
                 }

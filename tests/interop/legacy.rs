@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use ::mdof::md::Features;
+use ::mdof::md::{Features, Role};
 
 use crate::images::{agree_everywhere, assert_members_agree, expect, images};
 use crate::rig::{Pattern, Rig, superblock};
@@ -138,17 +138,37 @@ fn a_classic_bitmap_before_a_superblock_at_the_end() {
     rig.examine(0..2);
 }
 
+/// Linux was replacing member 0 by member 2.
 #[test]
-fn a_replacement_under_way_is_left_out() {
+fn a_replacement_under_way_goes_on() {
     let Some(images) = images() else { return };
     let mut rig = Rig::unpack(&images, "feat-raid1-replace-half", 512);
     rig.keys = CONVERT.to_owned();
+    rig.named = Some(2);
     let patterns = expect(&images, "feat-raid1-replace-half");
+    let own = superblock(&rig.member(2));
+    assert!(own.features.contains(Features::REPLACEMENT | Features::RECOVERY_OFFSET));
+    let Role::Active(slot) = own.own_role() else { panic!("it has a role: {own:?}") };
+    let (old, other) = (usize::from(slot), usize::from(1 - slot));
     let array = rig.start();
     array.host().verify(&patterns);
+    array.wait_for_replacement();
+    let names = array.describe()["base_bdevs_list"].clone();
+    assert_eq!(names[old]["name"], "m2", "{names}");
     array.stop();
-    assert_members_agree(&rig, &[0, 1], &patterns);
-    rig.examine(0..2);
+    assert_members_agree(&rig, &[other, 2], &patterns);
+    let own = superblock(&rig.member(2));
+    assert!(!own.features.intersects(Features::REPLACEMENT | Features::RECOVERY_OFFSET));
+    assert_eq!(own.own_role(), Role::Active(slot));
+    let former = superblock(&rig.member(old)).dev_number;
+    assert_eq!(superblock(&rig.member(other)).role_of(former), Role::Faulty);
+    rig.examine(2..3);
+    // The one that was let go is not taken back.
+    let array = rig.start();
+    array.host().verify(&patterns);
+    let names = array.describe()["base_bdevs_list"].clone();
+    assert_eq!(names[old]["name"], "m2", "{names}");
+    array.stop();
 }
 
 /// No fixture has a 1.1 superblock: a 1.2 array whose superblocks are moved to sector 0.

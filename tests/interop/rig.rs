@@ -52,7 +52,9 @@ pub(crate) fn records(first: u64, sectors: u64, tag: &str) -> Vec<u8> {
 #[derive(Debug)]
 pub(crate) struct Rig {
     pub(crate) dir: TestDir,
-    members: usize,
+    pub(crate) members: usize,
+    /// Members that the configuration names, if not all: the others are found.
+    pub(crate) named: Option<usize>,
     block_size_bytes: u64,
     /// Further lines of `[[array]]`.
     pub(crate) keys: String,
@@ -71,6 +73,7 @@ impl Rig {
         Self {
             dir: TestDir::new(&format!("interop-{number}-{name}")),
             members,
+            named: None,
             block_size_bytes,
             keys: String::new(),
             arguments: Vec::new(),
@@ -117,7 +120,8 @@ impl Rig {
                 text += &format!("[[bdev]]\nname = \"m{index}\"\nkind = \"error\"\n{base}");
             }
         }
-        let names: Vec<String> = (0..self.members).map(|index| format!("\"m{index}\"")).collect();
+        let named = self.named.unwrap_or(self.members);
+        let names: Vec<String> = (0..named).map(|index| format!("\"m{index}\"")).collect();
         let (names, keys, port) = (names.join(", "), &self.keys, self.port);
         let level = self.level();
         self.dir.config(&format!(
@@ -263,6 +267,15 @@ impl Running {
                 return;
             }
             assert!(Instant::now() < end, "the rebuild does not end: {own}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits until nothing is being replaced.
+    pub(crate) fn wait_for_replacement(&self) {
+        let end = Instant::now() + LIMIT;
+        while let Some(own) = Some(self.describe()).filter(|it| !it["replacement"].is_null()) {
+            assert!(Instant::now() < end, "the replacement does not end: {own}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }

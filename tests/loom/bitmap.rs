@@ -77,6 +77,7 @@ impl World {
     fn new(states: [ChunkState; CHUNKS]) -> Arc<Self> {
         let place = MemberPlace { bdev: MEMBER, data_lba: 0, unmap: false, cheap_zeroes: false };
         let shared = Shared {
+            replacement: None,
             bdev: BdevId(0),
             block_size_bytes: 512,
             geometry: mirror(8 * CHUNKS as u64),

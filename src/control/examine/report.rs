@@ -57,6 +57,8 @@ pub enum Health {
     InSync,
     /// Its rebuild was not finished.
     Rebuilding,
+    /// It is to take the place of a member in sync.
+    Replacing,
     /// The array went on without it.
     Stale,
     /// The array has recorded it as failed.
@@ -76,6 +78,7 @@ impl Health {
         match self {
             Self::InSync => "in_sync",
             Self::Rebuilding => "rebuilding",
+            Self::Replacing => "replacing",
             Self::Stale => "stale",
             Self::Faulty => "faulty",
             Self::Spare => "spare",
@@ -254,6 +257,12 @@ impl<'a> Group<'a> {
             let text = "its rebuild was not finished, so it stays out until it is rebuilt anew";
             let reason = (health == Health::Rebuilding).then(|| text.to_owned());
             return MemberReport { probe, slot: Some(slot), health, reason };
+        }
+        if let Some(replacing) = assembly.replacement.filter(|it| it.candidate == candidate) {
+            let text = "it takes the member's place when it has been given all that the member has";
+            let slot = Some(replacing.slot);
+            let reason = Some(text.to_owned());
+            return MemberReport { probe, slot, health: Health::Replacing, reason };
         }
         let rejected = assembly.rejected.iter().find(|rejection| rejection.candidate == candidate);
         let Rejection { reason, .. } = rejected.expect("who has no slot was rejected");

@@ -57,6 +57,7 @@ const METHODS: &[(&str, Method)] = &[
     ("bdev_raid_grow_base_bdev", raid_start::grow_base_bdev),
     ("bdev_raid_remove_base_bdev", raid_members::remove),
     ("bdev_raid_remove_spare", raid_members::remove_spare),
+    ("bdev_raid_replace_base_bdev", raid_members::replace),
     ("bdev_raid_scrub", raid_scrub::scrub),
     ("bdev_raid_set_bitmap", raid::set_bitmap),
     ("bdev_raid_set_errors", raid_members::set_errors),

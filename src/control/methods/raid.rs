@@ -319,6 +319,15 @@ fn describe_with(target: &Target, name: &str, status: &ArrayStatus) -> Result<Va
             Err(reason) => json!({ "state": "off", "reason": reason }),
         };
     }
+    if let Some(replacement) = &status.replacement {
+        let known = array.replacing.newcomer.as_ref();
+        value["replacement"] = json!({
+            "slot": replacement.slot,
+            "name": replacement.bdev.and_then(|id| target.name_of(id)),
+            "uuid": known.map_or_else(Uuid::nil, |member| member.uuid),
+            "state": replacement.state,
+        });
+    }
     if let Some(process) = process(target, name, status) {
         value["process"] = process;
     }
@@ -334,8 +343,10 @@ fn process(target: &Target, name: &str, status: &ArrayStatus) -> Option<Value> {
     };
     let (kind, subject, (done, total), began_s) = if let Some(rebuild) = &status.rebuild {
         let member = status.members.get(usize::from(rebuild.slot)).and_then(|(bdev, _)| *bdev);
-        let member = member.and_then(|id| target.name_of(id)).unwrap_or_default();
-        ("rebuild", member, (rebuild.done, rebuild.total), rebuild.began_s)
+        let replacing = status.replacement.filter(|_| rebuild.replaces).and_then(|it| it.bdev);
+        let member = replacing.or(member).and_then(|id| target.name_of(id)).unwrap_or_default();
+        let kind = if rebuild.replaces { "replace" } else { "rebuild" };
+        (kind, member, (rebuild.done, rebuild.total), rebuild.began_s)
     } else if let Some(progress) = status.resync {
         ("resync", name, progress, array.resync_began_s)
     } else {

@@ -64,6 +64,31 @@ pub(super) fn remove(target: &mut Target, params: Option<Value>) -> Result<Value
     Ok(json!(true))
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Replace {
+    /// The member's bdev; or the array, and its slot or UUID.
+    name: Option<String>,
+    raid_bdev: Option<String>,
+    slot: Option<MemberSlot>,
+    uuid: Option<Uuid>,
+    /// What takes its place: a free bdev or a spare.
+    base_bdev: String,
+    /// It may carry a superblock of this array that is ahead, or damaged.
+    #[serde(default)]
+    as_new: bool,
+}
+
+/// Ours: a bdev takes the place of a member, which serves on until the bdev has all that it has;
+/// then it is let go. Answered when the copy has been begun or queued. Removing the newcomer ends
+/// it.
+pub(super) fn replace(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
+    let Replace { name, raid_bdev, slot, uuid, base_bdev, as_new } = decode(params)?;
+    let which = Named { name, raid_bdev, slot, uuid }.which()?;
+    target.replace_member(&which, &base_bdev, as_new)?;
+    Ok(json!(true))
+}
+
 /// Ours: throws a member out of its array; its bdev stays the array's.
 pub(super) fn fail(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
     let which = decode::<Named>(params)?.which()?;

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::external::{BitmapPlace, External};
 use super::takeover::{Given, Takeover};
-use super::{Array, ArrayShape, Backing, Bdev, Member, Target, TargetError, io_error};
+use super::{Array, ArrayShape, Backing, Bdev, Member, Replacing, Target, TargetError, io_error};
 use crate::bdev::BdevId;
 use crate::control::carried::{Carried, short_name};
 use crate::control::level::LevelChoice;
@@ -399,10 +399,11 @@ impl Target {
         };
         let members: Vec<Option<Member>> =
             config.members.iter().map(|slot| slot.as_ref().map(member)).collect();
+        let newcomer = config.replacement.as_ref().map(|(_, it)| member(it));
         let stripe_log = super::stripe_log::state(&config);
         let id = self.engine.start_array(config)?;
         let geometry = self.engine.geometry(id).expect("a started array has a geometry").clone();
-        for member in members.iter().flatten() {
+        for member in members.iter().flatten().chain(&newcomer) {
             self.set_user(&member.name, Some(format!("array {name}")));
         }
         if let Some(external) = &external {
@@ -412,6 +413,7 @@ impl Target {
             uuid,
             shape,
             members,
+            replacing: Box::new(Replacing { newcomer, leaving: Vec::new() }),
             data_offset_blocks,
             bitmap,
             external,
@@ -461,7 +463,7 @@ impl Target {
         let name = self.resolve(name)?;
         let (id, array) = self.array(&name)?;
         let mut members: Vec<String> =
-            array.members.iter().flatten().map(|member| member.name.clone()).collect();
+            array.every_member().map(|member| member.name.clone()).collect();
         let external = array.external.clone();
         self.free_bdev(&name)?;
         // The engine lets go of the array in any case; what it could not write is reported below.

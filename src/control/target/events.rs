@@ -11,7 +11,7 @@ use crate::raid::{ArrayEvent, MemberSlot};
 pub const EVENTS_MAX: usize = 1024;
 
 /// Kinds of events by name.
-pub const EVENT_TYPES: [&str; 16] = [
+pub const EVENT_TYPES: [&str; 20] = [
     "bdev_register",
     "bdev_unregister",
     "raid_started",
@@ -24,6 +24,10 @@ pub const EVENT_TYPES: [&str; 16] = [
     "raid_member_joined",
     "raid_rebuild_started",
     "raid_rebuild_done",
+    "raid_replacement_started",
+    "raid_replacement_failed",
+    "raid_replacement_orphaned",
+    "raid_member_replaced",
     "raid_resync_started",
     "raid_resync_done",
     "raid_scrub_started",
@@ -88,6 +92,10 @@ fn kind(event: &ArrayEvent) -> Option<(&'static str, Option<MemberSlot>)> {
         ArrayEvent::MemberJoined { slot, .. } => ("raid_member_joined", Some(slot)),
         ArrayEvent::RebuildStarted { slot, .. } => ("raid_rebuild_started", Some(slot)),
         ArrayEvent::RebuildDone { slot, .. } => ("raid_rebuild_done", Some(slot)),
+        ArrayEvent::ReplacementStarted { slot, .. } => ("raid_replacement_started", Some(slot)),
+        ArrayEvent::ReplacementFailed { slot } => ("raid_replacement_failed", Some(slot)),
+        ArrayEvent::ReplacementOrphaned { slot } => ("raid_replacement_orphaned", Some(slot)),
+        ArrayEvent::MemberReplaced { slot } => ("raid_member_replaced", Some(slot)),
         ArrayEvent::ResyncStarted { .. } => ("raid_resync_started", None),
         ArrayEvent::ResyncDone { .. } => ("raid_resync_done", None),
         ArrayEvent::ScrubStarted { .. } => ("raid_scrub_started", None),
@@ -111,6 +119,7 @@ impl Target {
             if let Some((kind, slot)) = kind(&event) {
                 self.notices.add(kind, &name, slot, event.to_string());
             }
+            self.note_replaced(&name, &event);
             self.note_health(&name, &event);
         }
     }

@@ -50,6 +50,9 @@ impl Target {
         let Some(members) = members.filter(|_| is_whole && !status.failed) else {
             return invalid("it grows when all its members are in sync");
         };
+        if status.replacement.is_some() {
+            return invalid("a member is being replaced: it grows when that is done");
+        }
         let spares = self.spares.iter().filter(|it| it.array.as_ref() == Some(&name));
         let spares: Vec<String> = spares.map(|spare| spare.bdev.clone()).collect();
         self.delete_array(&name, false)?;

@@ -10,10 +10,10 @@ use crate::md::{SECTOR_BYTES, Superblock};
 use crate::raid::{Command, Joined, MemberSlot, Newcomer, Outcome};
 
 /// How long a call waits for requests to a removed member to end.
-const DRAIN_WAIT: Duration = Duration::from_secs(5);
+pub(super) const DRAIN_WAIT: Duration = Duration::from_secs(5);
 
 /// How often it looks.
-const DRAIN_LOOK: Duration = Duration::from_millis(2);
+pub(super) const DRAIN_LOOK: Duration = Duration::from_millis(2);
 
 /// A member as the operator names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +42,7 @@ impl Target {
         if self.waiting.contains_key(array) {
             return self.add_to_waiting(array, bdev);
         }
+        self.release_all_replaced();
         let array = self.resolve(array)?;
         let own = Which::Bdev(bdev.to_owned());
         if let Ok((of, at)) = self.find_member(&own)
@@ -75,17 +76,7 @@ impl Target {
             );
             return Err(TargetError::Invalid(text));
         }
-        let geometry = &self.bdev(bdev)?.geometry;
-        let newcomer = Newcomer {
-            bdev: self.bdev(bdev)?.id,
-            unmap: geometry.unmap,
-            cheap_zeroes: geometry.cheap_zeroes,
-            device_sectors: geometry.size_bytes() / SECTOR_BYTES,
-            superblock,
-            device_uuid: Uuid::new_v4().into_bytes(),
-            slot,
-            as_new,
-        };
+        let newcomer = self.newcomer_with(bdev, superblock, slot, as_new)?;
         let outcome = self.engine.command(id, Command::Join(Box::new(newcomer)));
         let refused = |error| TargetError::Invalid(format!("array {array}, bdev {bdev}: {error}"));
         let Outcome::Joining(joined) = outcome.map_err(refused)? else {
@@ -95,6 +86,38 @@ impl Target {
         let member = Member { name: bdev.to_owned(), uuid };
         self.array_mut(array).members[usize::from(joined.slot)] = Some(member);
         Ok(joined)
+    }
+
+    /// A bdev as it is offered to an array, whoever uses it.
+    pub(super) fn newcomer(
+        &mut self,
+        array: &str,
+        bdev: &str,
+        slot: Option<MemberSlot>,
+        as_new: bool,
+    ) -> Result<Newcomer, TargetError> {
+        let superblock = self.carried_for(array, bdev, as_new)?;
+        self.newcomer_with(bdev, superblock, slot, as_new)
+    }
+
+    fn newcomer_with(
+        &self,
+        bdev: &str,
+        superblock: Option<Superblock>,
+        slot: Option<MemberSlot>,
+        as_new: bool,
+    ) -> Result<Newcomer, TargetError> {
+        let bdev = self.bdev(bdev)?;
+        Ok(Newcomer {
+            bdev: bdev.id,
+            unmap: bdev.geometry.unmap,
+            cheap_zeroes: bdev.geometry.cheap_zeroes,
+            device_sectors: bdev.geometry.size_bytes() / SECTOR_BYTES,
+            superblock,
+            device_uuid: Uuid::new_v4().into_bytes(),
+            slot,
+            as_new,
+        })
     }
 
     /// What a bdev carries of this array. Another's superblock is a reason to refuse, a damaged
@@ -138,6 +161,9 @@ impl Target {
     pub fn find_member(&self, which: &Which) -> Result<(String, MemberSlot), TargetError> {
         let slot_of = |array: &Array, is_it: &dyn Fn(&Member) -> bool| {
             let at = array.members.iter().position(|it| it.as_ref().is_some_and(is_it));
+            // What replaces a member has the number behind the slots.
+            let is_replacing = array.replacing.newcomer.as_ref().is_some_and(is_it);
+            let at = at.or_else(|| is_replacing.then_some(array.members.len()));
             at.map(|slot| MemberSlot::try_from(slot).expect("few slots"))
         };
         match which {
@@ -187,7 +213,11 @@ impl Target {
             }
             _ => {}
         }
+        self.take_events();
         let (array, slot) = self.find_member(which)?;
+        if usize::from(slot) >= self.array(&array)?.1.members.len() {
+            return self.end_replacement(&array, slot);
+        }
         self.member_command(&array, Command::Remove(slot))?;
         let since = Instant::now();
         while self.member_state(&array, slot)? != "missing" {
@@ -218,7 +248,8 @@ impl Target {
     }
 
     /// Bdevs of slots that are empty by now have no user any more.
-    fn release_members(&mut self, array: &str) -> Result<(), TargetError> {
+    pub(super) fn release_members(&mut self, array: &str) -> Result<(), TargetError> {
+        self.release_replaced(array)?;
         let status = self.array_status(array)?;
         let mut released = Vec::new();
         let known = self.array_mut(array);
@@ -249,11 +280,13 @@ impl Target {
             || self.spares.iter().any(|spare| spare.refused.is_none())
             || !self.waiting.is_empty()
             || !self.absent.is_empty()
+            || self.replaces_members()
     }
 
     /// Does what is due.
     pub fn look(&mut self) {
         self.take_events();
+        self.release_all_replaced();
         self.look_for_members();
         self.use_spares();
         self.begin_due_checks();

@@ -12,6 +12,7 @@ mod metadata;
 mod nvmf;
 mod paths;
 mod ppl;
+mod replace;
 mod settings;
 mod spares;
 mod stripe_log;
@@ -30,6 +31,7 @@ pub use external::{BitmapPlace, External};
 pub use keys::KeyNames;
 pub use members::Which;
 pub use nvmf::{NewNamespace, Transport, listen_error};
+pub use replace::{Leaving, Replacing};
 pub use settings::{ProcessOptions, SCRUB_EVERY_HOURS_MAX, Settings};
 pub use spares::Spare;
 pub use takeover::Takeover;
@@ -176,6 +178,8 @@ pub struct Array {
     pub shape: ArrayShape,
     /// Member bdevs by slot, `None` where the array started without.
     pub members: Vec<Option<Member>>,
+    /// What takes the place of members, which are let go.
+    pub replacing: Box<Replacing>,
     /// First data block on the members, in their logical blocks.
     pub data_offset_blocks: u64,
     /// Whether there is a bitmap.
@@ -195,6 +199,14 @@ pub struct Array {
     pub is_degraded: bool,
     /// Nobody named it: it was found on its members, and will be again.
     pub is_found: bool,
+}
+
+impl Array {
+    /// The bdevs that it uses as members: those in slots, what replaces one, and those that leave.
+    pub(super) fn every_member(&self) -> impl Iterator<Item = &Member> {
+        let leaving = self.replacing.leaving.iter().map(|it| &it.member);
+        self.members.iter().flatten().chain(&self.replacing.newcomer).chain(leaving)
+    }
 }
 
 /// A member as control remembers it.

@@ -189,6 +189,10 @@ impl Target {
 
     fn use_spares_for(&mut self, array: &str) {
         let Ok(status) = self.array_status(array) else { return };
+        if status.replacement.is_some() {
+            // A slot that has lost its member may be about to get what was to replace it.
+            return;
+        }
         for (slot, (_, state)) in (0..).zip(&status.members) {
             if !matches!(*state, "faulty" | "missing") {
                 continue;

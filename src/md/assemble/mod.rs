@@ -8,7 +8,7 @@
 mod outcome;
 
 pub use outcome::{
-    AssembleError, Assembly, BitmapPlan, MissingReason, Rejection, RejectionReason, Slot,
+    AssembleError, Assembly, BitmapPlan, MissingReason, Rejection, RejectionReason, Replacing, Slot,
 };
 
 use super::bitmap_superblock::{BitmapSuperblock, BitmapVersion};
@@ -31,7 +31,7 @@ const ARRAY_FEATURES_REFUSED: Features = Features::RESHAPE_ACTIVE
 const PARTIAL_PARITY: Features = Features::PPL.union(Features::MULTIPLE_PPLS);
 
 /// Features of a single member that mdof does not run yet; the others may do without it.
-const MEMBER_FEATURES_REFUSED: Features = Features::BAD_BLOCKS.union(Features::REPLACEMENT);
+const MEMBER_FEATURES_REFUSED: Features = Features::BAD_BLOCKS;
 
 /// A device that carries a superblock, as read.
 #[derive(Debug, Clone)]
@@ -62,7 +62,8 @@ fn assemble_as(candidates: &[Candidate], replace: bool) -> Result<Assembly, Asse
     let superblock = candidates[freshest].superblock.clone();
     check_supported(&superblock)?;
     check_split_brain(candidates, freshest)?;
-    let (slots, rejected) = fill_slots(candidates, freshest);
+    let Filled { slots, replacement, rejected } = fill_slots(candidates, freshest);
+    let orphaned = orphaned(candidates, &superblock, &slots);
     let in_sync = |slot: &Slot| match slot {
         Slot::InSync { candidate } => Some(*candidate),
         _ => None,
@@ -84,6 +85,8 @@ fn assemble_as(candidates: &[Candidate], replace: bool) -> Result<Assembly, Asse
     Ok(Assembly {
         freshest,
         slots,
+        replacement,
+        orphaned,
         rejected,
         dirty,
         full_resync_needed: dirty
@@ -187,17 +190,44 @@ fn check_split_brain(candidates: &[Candidate], freshest: usize) -> Result<(), As
     Ok(())
 }
 
-fn fill_slots(candidates: &[Candidate], freshest: usize) -> (Vec<Slot>, Vec<Rejection>) {
+/// Who is what.
+struct Filled {
+    slots: Vec<Slot>,
+    replacement: Option<Replacing>,
+    rejected: Vec<Rejection>,
+}
+
+fn is_replacement(candidate: &Candidate) -> bool {
+    candidate.superblock.features.contains(Features::REPLACEMENT)
+}
+
+/// Slots with an unfinished replacement alone, though the array counts on the member itself.
+fn orphaned(candidates: &[Candidate], array: &Superblock, slots: &[Slot]) -> Vec<usize> {
+    let is_orphaned = |&at: &usize| {
+        let Slot::Rebuilding { candidate, .. } = slots[at] else { return false };
+        let own = candidates[candidate].superblock.dev_number;
+        let numbers = (0u32..).zip(&array.roles);
+        let mut others = numbers.filter(|(number, _)| *number != own);
+        let is_there = |role: &Role| matches!(role, Role::Active(slot) if usize::from(*slot) == at);
+        is_replacement(&candidates[candidate]) && others.any(|(_, role)| is_there(role))
+    };
+    (0..slots.len()).filter(is_orphaned).collect()
+}
+
+fn fill_slots(candidates: &[Candidate], freshest: usize) -> Filled {
     let count = usize::try_from(candidates[freshest].superblock.raid_disks).expect("checked");
     let mut slots = vec![Slot::Missing { reason: MissingReason::NotGiven }; count];
-    let mut rejected = Vec::new();
+    let (mut replacement, mut rejected) = (None, Vec::new());
     // The freshest first, so that a doubtful twin never takes its slot.
     let others = (0..candidates.len()).filter(|&index| index != freshest);
     let mut order: Vec<usize> = std::iter::once(freshest).chain(others).collect();
     order[1..].sort_by_key(|&index| std::cmp::Reverse(candidates[index].superblock.events));
+    // What replaces a member comes after those.
+    order.sort_by_key(|&index| is_replacement(&candidates[index]));
     for (position, &index) in order.iter().enumerate() {
         let seated = &order[..position];
-        if let Err((slot, reason)) = seat(candidates, freshest, seated, index, &mut slots) {
+        let chairs = (&mut slots[..], &mut replacement);
+        if let Err((slot, reason)) = seat(candidates, freshest, seated, index, chairs) {
             rejected.push(Rejection { candidate: index, reason });
             let slot = slot.and_then(|slot| slots.get_mut(usize::from(slot)));
             if let Some(Slot::Missing { reason: missing @ MissingReason::NotGiven }) = slot {
@@ -206,7 +236,7 @@ fn fill_slots(candidates: &[Candidate], freshest: usize) -> (Vec<Slot>, Vec<Reje
         }
     }
     rejected.sort_by_key(|rejection| rejection.candidate);
-    (slots, rejected)
+    Filled { slots, replacement, rejected }
 }
 
 /// Gives the candidate its slot, or says why not and which slot it would have had.
@@ -215,7 +245,7 @@ fn seat(
     freshest: usize,
     seated: &[usize],
     index: usize,
-    slots: &mut [Slot],
+    (slots, replacement): (&mut [Slot], &mut Option<Replacing>),
 ) -> Result<(), (Option<u16>, RejectionReason)> {
     let array = &candidates[freshest].superblock;
     let own = &candidates[index].superblock;
@@ -251,6 +281,12 @@ fn seat(
     let place = usize::from(slot);
     match slots.get(place) {
         None => no(RejectionReason::NoSuchSlot { slot, slots: array.raid_disks }),
+        Some(Slot::InSync { .. })
+            if is_replacement(&candidates[index]) && replacement.is_none() =>
+        {
+            *replacement = Some(Replacing { slot, candidate: index });
+            Ok(())
+        }
         Some(Slot::InSync { candidate: by } | Slot::Rebuilding { candidate: by, .. }) => {
             no(RejectionReason::SlotTaken { slot, by: *by })
         }

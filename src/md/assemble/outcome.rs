@@ -210,6 +210,15 @@ pub enum Slot {
     },
 }
 
+/// A device that is to take the place of a member, which is there and in sync.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replacing {
+    /// The slot of both.
+    pub slot: u16,
+    /// Index into the candidates.
+    pub candidate: usize,
+}
+
 /// What to do about the bitmap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BitmapPlan {
@@ -249,6 +258,11 @@ pub struct Assembly {
     pub superblock: Superblock,
     /// One a slot.
     pub slots: Vec<Slot>,
+    /// What is to take the place of one of the members in sync.
+    pub replacement: Option<Replacing>,
+    /// Slots in which there is nobody but what was to replace a member that is counted on, and is
+    /// not whole.
+    pub orphaned: Vec<usize>,
     /// Candidates that take no part.
     pub rejected: Vec<Rejection>,
     /// The array was in use when it was last written.
@@ -267,7 +281,8 @@ impl Assembly {
 
     /// A slot has nobody: redundancy is lost and nothing is under way that restores it.
     pub fn lacks_members(&self) -> bool {
-        self.slots.iter().any(|slot| matches!(slot, Slot::Missing { .. }))
+        let has_missing = self.slots.iter().any(|slot| matches!(slot, Slot::Missing { .. }));
+        has_missing || !self.orphaned.is_empty()
     }
 
     /// Slots that have nobody, though the freshest superblock counts on a member there: it has not
@@ -277,7 +292,9 @@ impl Assembly {
             let counts = |role: &Role| matches!(role, Role::Active(at) if usize::from(*at) == slot);
             self.superblock.roles.iter().any(counts)
         };
-        let is_missing = |&slot: &usize| matches!(self.slots[slot], Slot::Missing { .. });
+        let is_missing = |&slot: &usize| {
+            matches!(self.slots[slot], Slot::Missing { .. }) || self.orphaned.contains(&slot)
+        };
         (0..self.slots.len()).filter(is_missing).filter(is_counted_on).collect()
     }
 

@@ -194,6 +194,67 @@ fn a_stale_or_broken_bitmap_is_passed_over_for_a_good_one() {
     assert!(matches!(assemble(&pair), Err(AssembleError::Bitmap { candidate: 0, .. })));
 }
 
+/// A pair, and what is to replace its second member; it is not whole.
+fn replacing() -> Vec<Candidate> {
+    let mut trio = pair();
+    let mut third = trio[1].clone();
+    third.superblock.device_uuid = [0x33; 16];
+    third.superblock.dev_number = 2;
+    third.superblock.features |= Features::REPLACEMENT | Features::RECOVERY_OFFSET;
+    third.superblock.recovery_offset_sectors = 4096;
+    trio.push(third);
+    for candidate in &mut trio {
+        candidate.superblock.set_role(2, Role::Active(1));
+    }
+    trio
+}
+
+#[test]
+fn a_replacement_stands_beside_its_member() {
+    let trio = replacing();
+    let expected = Some(Replacing { slot: 1, candidate: 2 });
+    for reversed in [false, true] {
+        let mut given = trio.clone();
+        if reversed {
+            given.reverse();
+        }
+        let assembly = assemble(&given).unwrap();
+        let candidate = if reversed { 0 } else { 2 };
+        assert_eq!(assembly.replacement, expected.map(|it| Replacing { candidate, ..it }));
+        assert_eq!((assembly.in_sync_count(), assembly.rejected.len()), (2, 0));
+    }
+    let mut two = trio.clone();
+    let mut fourth = trio[2].clone();
+    fourth.superblock.device_uuid = [0x44; 16];
+    fourth.superblock.dev_number = 3;
+    two.push(fourth);
+    two.iter_mut().for_each(|it| it.superblock.set_role(3, Role::Active(1)));
+    let assembly = assemble(&two).unwrap();
+    assert_eq!(assembly.replacement, expected);
+    assert_eq!(only_reason(&assembly), &RejectionReason::SlotTaken { slot: 1, by: 1 });
+}
+
+#[test]
+fn a_replacement_fills_the_slot_of_a_member_that_is_not_there() {
+    let mut trio = replacing();
+    let without = |trio: &[Candidate]| vec![trio[0].clone(), trio[2].clone()];
+    let assembly = assemble(&without(&trio)).unwrap();
+    assert!(matches!(assembly.slots[1], Slot::Rebuilding { candidate: 1, .. }));
+    assert_eq!((assembly.orphaned.clone(), assembly.expected_slots()), (vec![1], vec![1]));
+    // The member has failed: nobody waits for it.
+    trio[0].superblock.set_role(1, Role::Faulty);
+    let assembly = assemble(&without(&trio)).unwrap();
+    assert!(assembly.orphaned.is_empty() && assembly.expected_slots().is_empty());
+    let assembly = assemble(&trio).unwrap();
+    assert!(matches!(assembly.slots[1], Slot::Rebuilding { candidate: 2, .. }));
+    assert_eq!(only_reason(&assembly), &RejectionReason::Faulty);
+    // It has everything.
+    trio[2].superblock.features.remove(Features::RECOVERY_OFFSET);
+    let assembly = assemble(&without(&trio)).unwrap();
+    assert_eq!(assembly.slots[1], Slot::InSync { candidate: 1 });
+    assert_eq!(assembly.replacement, None);
+}
+
 #[test]
 fn what_mdof_cannot_run_is_named() {
     let mut layout = pair();

@@ -16,6 +16,8 @@ fn assembly() -> Assembly {
         freshest: 0,
         superblock,
         slots: vec![Slot::InSync { candidate: 0 }, Slot::InSync { candidate: 1 }],
+        replacement: None,
+        orphaned: Vec::new(),
         rejected: Vec::new(),
         dirty: true,
         bitmap: BitmapPlan::None,

@@ -251,6 +251,11 @@ impl Disk {
         self.holds(lba).map(|(live, _)| live)
     }
 
+    /// The block of the sync space that a block of the member's data is, if it is of use.
+    pub(super) fn sync_block(&self, at: usize) -> Option<usize> {
+        if self.places.has_parity { Some(at) } else { self.places.array[at] }
+    }
+
     /// First block of the member's data that a request means; `None` for metadata.
     fn member_block(&self, io: &BdevIo) -> Option<usize> {
         usize::try_from(io.lba).unwrap().checked_sub(self.data_lba)

@@ -24,6 +24,7 @@ pub(super) struct Figures {
     pub(super) events: u64,
     pub(super) copied: u64,
     pub(super) split_brains: u64,
+    pub(super) replaced: u64,
     /// Of the log, if wanted.
     pub(super) digest: (u64, u64),
 }
@@ -33,7 +34,8 @@ impl fmt::Display for Figures {
         write!(
             f,
             "{} lives, {} host writes, {} power cuts, {} blocks read and checked, {} chunks \
-             resynced, {} member requests, {} requests failed by faults, {} split brains",
+             resynced, {} member requests, {} requests failed by faults, {} split brains, {} \
+             members replaced",
             self.lives,
             self.writes,
             self.cuts,
@@ -41,7 +43,8 @@ impl fmt::Display for Figures {
             self.copied,
             self.events,
             self.failed,
-            self.split_brains
+            self.split_brains,
+            self.replaced
         )
     }
 }
@@ -56,6 +59,7 @@ impl Figures {
         self.events += other.events;
         self.copied += other.copied;
         self.split_brains += other.split_brains;
+        self.replaced += other.replaced;
     }
 }
 
@@ -71,6 +75,8 @@ struct Habits {
     steps: usize,
     /// One step of work in so many, the operator changes something about the members.
     operator: usize,
+    /// One step of work in so many, the operator has a member replaced, or ends that.
+    replace: usize,
     /// The chunks that most requests go to.
     hot: usize,
     hot_chunks: usize,
@@ -194,6 +200,7 @@ fn habits(rng: &mut Rng, shape: &Shape) -> Habits {
         settings: if rng.one_in(2) { 150 } else { 0 },
         leave_out: if rng.one_in(3) { 3 } else { 0 },
         operator: [0, 0, 30, 100][rng.below(4)],
+        replace: 0,
         steps: [60, 300, 1500, 3000][rng.below(4)],
         hot,
         hot_chunks,
@@ -333,6 +340,9 @@ impl World {
             if self.rng.one_in(habits.operator) {
                 self.some_operator_act();
             }
+            if self.rng.one_in(habits.replace) {
+                self.some_replacement_act();
+            }
             if self.rng.one_in(40) {
                 self.fire_timer();
             }
@@ -435,6 +445,7 @@ impl World {
             events: self.events,
             copied: self.watch.copied_in_all,
             split_brains: self.split_brains,
+            replaced: self.twins.replaced,
             digest: trace::digest(),
         }
     }
@@ -445,6 +456,9 @@ pub(super) const EXTERNAL_SEEDS: u64 = 1 << 32;
 
 /// Seeds with this bit live with members that come and go all the time.
 pub(super) const MEMBER_SEEDS: u64 = 1 << 33;
+
+/// Seeds with this bit live with members that are replaced all the time.
+pub(super) const REPLACE_SEEDS: u64 = 1 << 35;
 
 /// One seed: an array lives through work, faults, stops and power cuts. Panics when a promise is
 /// broken; the story is in [`trace`] then.
@@ -474,6 +488,10 @@ pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
         habits.faults = Faults::default();
         habits.yields = seed % 8 == 3;
     }
+    if seed & REPLACE_SEEDS != 0 {
+        habits.replace = rng.between(10, 60);
+        habits.operator = [0, 40, 120][rng.below(3)];
+    }
     let mut world = World::create(rng.next(), shape, pool);
     world.faults = habits.faults;
     world.watch.may_be_stale = habits.old_copy > 0;
@@ -495,7 +513,7 @@ pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
     }
     world.read_all();
     // What is lost with a member in doubtful rows is given to nobody.
-    if habits.operator > 0 && !world.is_doubtful {
+    if habits.operator + habits.replace > 0 && !world.is_doubtful {
         world.make_whole();
         world.read_all();
     }

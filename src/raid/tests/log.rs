@@ -50,10 +50,10 @@ impl World {
             return config;
         }
         let block = u32::try_from(self.shape.block).unwrap();
-        let disks = &self.disks;
+        let world = &*self;
         let read = |candidate: usize, sector: u64, sectors: u64| {
             let at = usize::try_from(sector).unwrap() * 512;
-            let meta = &disks[present[candidate]].live_meta;
+            let meta = &world.disk(present[candidate]).live_meta;
             let bytes = meta.get(at..at + usize::try_from(sectors).unwrap() * 512);
             bytes.map(<[u8]>::to_vec).ok_or_else(|| "there is nothing".to_owned())
         };

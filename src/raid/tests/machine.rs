@@ -133,8 +133,9 @@ impl World {
         let is_host_write = io.op.modifies() && tag.station == Station::RaidChannel;
         if is_host_write && self.doomed.is_none() && self.rng.one_in(self.faults.lost) {
             let lba = self.disk(disk).data_block(io).expect("a host writes data");
-            let holders = slots(self.writable())
-                .filter(|&slot| self.disks[usize::from(slot)].holds(lba).is_some());
+            let owner = &self.running.as_ref().unwrap().owner;
+            let holders = slots(self.written())
+                .filter(|&slot| self.disks[usize::from(owner.origin(slot))].holds(lba).is_some());
             self.doomed = Some((core, tag.op, u32::try_from(holders.count()).unwrap()));
         }
     }
@@ -188,8 +189,10 @@ impl World {
     }
 
     fn on_disk<T>(&mut self, at: usize, act: impl FnOnce(&mut Disk, u64, &mut Rng) -> T) -> T {
-        let disk = self.disks.get_mut(at).or(self.external.as_mut()).expect("it exists");
-        act(disk, self.events, &mut self.rng)
+        let (now, mut rng) = (self.events, Rng(self.rng.0));
+        let result = act(self.disk_mut(at), now, &mut rng);
+        self.rng = rng;
+        result
     }
 
     /// A member has failed a request: another one may be asked from now on about chunks in
@@ -278,7 +281,7 @@ impl World {
             if let Some(mail) = self.mail.pop_front() {
                 self.carry(mail);
             } else if let Some((bdev, io)) = self.io[core].next_submit() {
-                let disk = usize::from(bdev.0);
+                let disk = self.disk_of_bdev(bdev);
                 self.events += 1;
                 let sent = self.describe(core, disk, &io);
                 trace::note(Event::Issued(sent));
@@ -332,6 +335,9 @@ impl World {
                 violated(6, "members in sync differ");
             }
             ArrayEvent::RebuildDone { slot, .. } => self.check_rebuilt(slot),
+            ArrayEvent::ReplacementStarted { .. } => self.watch.joined = true,
+            ArrayEvent::MemberReplaced { slot } => self.check_replaced(usize::from(slot)),
+            ArrayEvent::ReplacementOrphaned { slot } => self.twin_is_orphaned(usize::from(slot)),
             ArrayEvent::ResyncStarted { chunks } => self.watch.resync_started(chunks),
             ArrayEvent::ResyncDone { chunks, unreadable } => {
                 self.check_resync_done(chunks, unreadable);

@@ -6,7 +6,7 @@ use super::disk::{BITMAP_BYTE, Disk, SUPER_BYTE};
 use super::oracle::violated;
 use super::trace::{self, Event};
 use super::world::{World, noise};
-use crate::bdev::{BdevId, BdevIo, IoOp};
+use crate::bdev::{BdevIo, IoOp};
 use crate::bitmap::ChunkState;
 use crate::md;
 use crate::raid::owner_members::MemberState;
@@ -23,7 +23,7 @@ pub(super) enum Device {
     Blank,
 }
 
-fn parse(meta: &[u8]) -> Option<md::Superblock> {
+pub(super) fn parse(meta: &[u8]) -> Option<md::Superblock> {
     md::Unverified::parse(&meta[SUPER_BYTE..BITMAP_BYTE], 8).ok()
 }
 
@@ -69,7 +69,7 @@ impl World {
         result
     }
 
-    fn blank(&mut self, slot: usize) -> Disk {
+    pub(super) fn blank(&mut self, slot: usize) -> Disk {
         let meta = vec![0xdd; self.disks[slot].live_meta.len()];
         let Self { disks, rng, .. } = self;
         let data = disks[slot].live.iter().map(|_| noise(rng)).collect();
@@ -100,7 +100,7 @@ impl World {
         self.disks[slot].dead = false;
         self.devices = self.devices.wrapping_add(1);
         let newcomer = Newcomer {
-            bdev: BdevId(u16::try_from(slot).unwrap()),
+            bdev: self.bdev_of(slot),
             unmap: self.shape.unmap,
             cheap_zeroes: self.shape.cheap_zeroes,
             device_sectors: 1 << 16,
@@ -167,7 +167,9 @@ impl World {
         op: IoOp,
         mut chunks: RangeInclusive<usize>,
     ) -> bool {
-        let rebuilding = self.writable() & !self.in_sync();
+        // What replaces a member has the number behind the slots.
+        let disk = if disk == self.twin_at() { self.disks.len() } else { disk };
+        let rebuilding = self.written() & !self.in_sync();
         let shared = &self.running.as_ref().unwrap().shared;
         let agree = |chunk| match shared.chunk_state(chunk) {
             // A write lost on every member may have put it in doubt under the copy.
@@ -189,6 +191,9 @@ impl World {
     pub(super) fn check_says(&mut self, slot: usize, io: &BdevIo) {
         let bytes = io.buf.as_ref().unwrap().as_slice();
         let own = md::Unverified::parse(bytes, 8).expect("our own");
+        if slot == self.twin_at() {
+            return self.check_twin_says(&own);
+        }
         if !self.watch.missed[slot] || self.in_sync() & 1 << slot != 0 {
             return;
         }
@@ -281,6 +286,7 @@ impl World {
             }
             let done = |world: &Self| {
                 slots(world.writable() & !world.in_sync()).next().is_none()
+                    && world.replacement_is_over()
                     && world.is_quiet()
                     && (0..world.disks.len())
                         .all(|slot| world.member_state(slot) != MemberState::Joining)

@@ -56,6 +56,7 @@ pub(crate) mod mutant;
 mod oracle;
 mod parity;
 mod rejoin;
+mod replace;
 pub(in crate::raid) mod rng;
 mod row_members;
 mod rows;

@@ -202,9 +202,23 @@ pub(crate) enum Mutant {
     RowChangedWhileUnrecorded,
     /// The last run's log is void before it is on record who was not there to get what it had.
     LogForgottenEarly,
+    /// A host's write to a member that is being replaced forgets what replaces it.
+    ReplacementForgotten,
+    /// A member is let go, and written no more, before it is on record who has its place.
+    ReplacedBeforeRecorded,
+    /// A member that was replaced comes back as if it had seen all that became Clean since.
+    ReplacedTakenForRecent,
     /// A member is in sync while records count of which there were to be fewer without it.
     JoinedUnderOldLog,
 }
+
+/// Bugs of replacement, found in lives of their own.
+pub(super) const OF_REPLACEMENT: [Mutant; 4] = [
+    Mutant::ReplacementForgotten,
+    Mutant::ReplacedBeforeRecorded,
+    Mutant::ReplacedTakenForRecent,
+    Mutant::WholeBeforeCopied,
+];
 
 /// Bugs of the stripe log, found in the lives of levels with parity or in stories of their own.
 pub(super) const OF_LOG: [Mutant; 12] = [
@@ -323,7 +337,7 @@ impl Mutant {
 
 /// The bug of that name.
 pub(super) fn by_name(name: &str) -> Option<Mutant> {
-    let all = ALL.into_iter().chain(OF_PARITY).chain(OF_LOG);
+    let all = ALL.into_iter().chain(OF_PARITY).chain(OF_LOG).chain(OF_REPLACEMENT);
     all.into_iter().find(|mutant| format!("{mutant:?}") == name)
 }
 

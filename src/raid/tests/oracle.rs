@@ -39,6 +39,9 @@ pub(super) struct Watch {
     pub(super) chunks: usize,
     /// By slot: it has missed an acknowledged write.
     pub(super) missed: Vec<bool>,
+    /// By slot: it was to replace the member that was there, and has not got everything: what it
+    /// lacks it is given although it is Clean.
+    pub(super) incomplete: Vec<bool>,
     /// By slot: it was out when a write ended of which nobody can tell whether it has it.
     pub(super) may_lack: Vec<bool>,
     /// By chunk: somebody has missed an acknowledged write to it.
@@ -65,6 +68,7 @@ impl Watch {
         Self {
             chunks,
             missed: vec![false; members],
+            incomplete: vec![false; members],
             may_lack: vec![false; members],
             owed: vec![false; chunks],
             writing_data: vec![0; chunks],
@@ -94,6 +98,7 @@ impl Watch {
     /// The slot's device has been given everything.
     pub(super) fn is_given_all(&mut self, slot: usize) {
         self.missed[slot] = false;
+        self.incomplete[slot] = false;
         self.may_lack[slot] = false;
     }
 
@@ -101,6 +106,7 @@ impl Watch {
     pub(super) fn is_replaced(&mut self, slot: usize, lacks: bool) -> bool {
         let before = self.missed[slot] || self.may_lack[slot];
         self.missed[slot] = lacks;
+        self.incomplete[slot] = false;
         // Whatever was written while it lay on the shelf.
         self.may_lack[slot] = true;
         before
@@ -372,7 +378,7 @@ impl World {
                 }
                 self.check_nobody_reads(slot);
                 self.watch.missed[slot] = true;
-                self.watch.owed[chunk] = true;
+                self.watch.owed[chunk] |= !self.watch.incomplete[slot];
             }
         }
     }
@@ -393,7 +399,12 @@ impl World {
     /// Oracle 5 while the power is on: no channel goes on using a member that lacks something.
     pub(super) fn check_nobody_reads(&self, slot: usize) {
         let channels = &self.running.as_ref().unwrap().channels;
-        if let Some(core) = channels.iter().position(|it| it.in_sync & 1 << slot != 0) {
+        // Until it knows better a core may use the device that was there before.
+        let own = self.bdev_of(slot);
+        let uses = |it: &crate::raid::Channel| {
+            it.in_sync & 1 << slot != 0 && it.places[slot].is_some_and(|place| place.bdev == own)
+        };
+        if let Some(core) = channels.iter().position(uses) {
             let what = format!("core {core} uses member {slot}, which lacks what was acknowledged");
             violated(5, &what);
         }

@@ -296,7 +296,7 @@ impl World {
                 }
                 self.check_nobody_reads(slot);
                 self.watch.missed[slot] = true;
-                self.watch.owed[chunk] = true;
+                self.watch.owed[chunk] |= !self.watch.incomplete[slot];
             }
             self.check_written(lba, at, request.version);
         }

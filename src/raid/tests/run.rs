@@ -5,11 +5,11 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use super::life::{EXTERNAL_SEEDS, Figures, MEMBER_SEEDS, PARITY, life};
+use super::life::{EXTERNAL_SEEDS, Figures, MEMBER_SEEDS, PARITY, REPLACE_SEEDS, life};
 use super::mutant::{self, Mutant};
 use super::{
-    ahead, copies, defects, discard, errors, external, infection, log, pool, row_members, rows,
-    scenario, trace,
+    ahead, copies, defects, discard, errors, external, infection, log, pool, replace, row_members,
+    rows, scenario, trace,
 };
 
 use crate::raid::owner_yield;
@@ -167,6 +167,26 @@ fn random_lives_of_parity_break_no_promise() {
     assert!(sum.writes > 10_000 && sum.cuts > 1000 && sum.copied > 500, "{sum:?}");
 }
 
+/// The fixed seeds in which members are replaced, of every level.
+fn replace_seeds() -> impl Iterator<Item = u64> {
+    let of = |bits: u64, count: u64| (REPLACE_SEEDS | bits)..(REPLACE_SEEDS | bits) + count;
+    of(0, SEEDS / 3).chain(of(PARITY, SEEDS / 3)).chain(of(EXTERNAL_SEEDS, SEEDS / 15))
+}
+
+/// The same with members that are replaced while they serve.
+#[test]
+fn random_lives_with_replacements_break_no_promise() {
+    let mut sum = Figures::default();
+    for seed in replace_seeds() {
+        match try_life(seed, false) {
+            Ok(figures) => sum.add(&figures),
+            Err(what) => tell(seed, &what),
+        }
+    }
+    println!("{sum}");
+    assert!(sum.replaced > 300, "{sum:?}");
+}
+
 /// Oracle 7.
 #[test]
 fn the_same_seed_gives_the_same_log() {
@@ -267,6 +287,17 @@ fn every_planted_bug_of_parity_is_found() {
     find_all(&mutant::OF_PARITY, &ROW_STORIES, parity_seeds);
 }
 
+const REPLACE_STORIES: [(Mutant, fn()); 2] = [
+    (Mutant::ReplacedTakenForRecent, replace::who_was_replaced_is_given_everything),
+    (Mutant::ReplacedBeforeRecorded, replace::who_was_replaced_never_serves_again),
+];
+
+/// The bugs of replacement, in its fixed seeds.
+#[test]
+fn every_planted_bug_of_replacement_is_found() {
+    find_all(&mutant::OF_REPLACEMENT, &REPLACE_STORIES, replace_seeds);
+}
+
 /// Their stories, where random lives meet them seldom.
 const LOG_STORIES: [(Mutant, fn()); 3] = [
     (Mutant::LogForgottenEarly, log::members_that_miss_a_replay),
@@ -305,6 +336,8 @@ fn as_many_lives_as_there_is_time_for() {
             1 => seed | PARITY,
             5 => seed | PARITY | MEMBER_SEEDS,
             2 => seed | MEMBER_SEEDS,
+            4 => seed | REPLACE_SEEDS,
+            6 => seed | REPLACE_SEEDS | PARITY,
             _ => seed,
         };
         match try_life(seed, false) {

@@ -189,6 +189,9 @@ pub(super) struct World {
     pub(super) shelf: Vec<Option<(Disk, bool)>>,
     /// Devices made so far.
     pub(super) devices: u8,
+    pub(super) twins: super::replace::Twins,
+    /// The next assembly is given what was to replace a member.
+    pub(super) gives_twin: bool,
 }
 
 /// What simulated members hold before the array's first life: nobody's business.
@@ -340,6 +343,8 @@ impl World {
             looks_later: false,
             shelf: (0..shape.members).map(|_| None).collect(),
             devices: u8::try_from(shape.members).unwrap(),
+            twins: super::replace::Twins::default(),
+            gives_twin: false,
             shape,
             geometry,
         };
@@ -392,7 +397,11 @@ impl World {
         let present: Vec<usize> = (0..self.disks.len())
             .filter(|&slot| self.present[slot] && self.superblock(slot).is_some())
             .collect();
-        match self.assemble_from(&present) {
+        self.renumber();
+        self.gives_twin = true;
+        let result = self.assemble_from(&present);
+        self.gives_twin = false;
+        match result {
             Ok(assembly) => assembly,
             Err(Refused::Members(md::AssembleError::SplitBrain { .. })) => {
                 self.split_brains += 1;
@@ -457,10 +466,12 @@ impl World {
 
     fn read_members(&mut self, present: &[usize]) -> Result<(md::Assembly, ArrayConfig), Refused> {
         let mut states = Vec::new();
-        let candidates: Vec<md::Candidate> = present
+        let twin = if self.gives_twin { self.twin_candidate() } else { None };
+        let given: Vec<usize> = present.iter().copied().chain(twin.map(|(_, at)| at)).collect();
+        let candidates: Vec<md::Candidate> = given
             .iter()
-            .map(|&slot| {
-                let meta = &self.disks[slot].live_meta;
+            .map(|&at| {
+                let meta = &self.disk(at).live_meta;
                 let superblock = md::Unverified::parse(&meta[SUPER_BYTE..BITMAP_BYTE], 8).unwrap();
                 let bitmap = (!self.shape.external)
                     .then(|| md::BitmapSuperblock::parse(&meta[BITMAP_BYTE..], &superblock));
@@ -473,7 +484,8 @@ impl World {
             .collect();
         let assembly = md::assemble(&candidates).map_err(Refused::Members)?;
         let all = bdevs(&self.shape);
-        let bdevs: Vec<_> = present.iter().map(|&slot| all[slot]).collect();
+        let twin = twin.map(|(bdev, _)| CandidateBdev { bdev, ..bdevs(&self.shape)[0] });
+        let bdevs: Vec<_> = present.iter().map(|&slot| all[slot]).chain(twin).collect();
         let options = options(&self.shape);
         let config = if self.shape.external {
             self.config_external(options, &assembly, &candidates, &bdevs)?
@@ -481,7 +493,7 @@ impl World {
             self.check_plan(&assembly);
             assembly::from_assembly(options, &assembly, &candidates, &bdevs, &states).unwrap()
         };
-        let log = self.find_log(&assembly, &candidates, present);
+        let log = self.find_log(&assembly, &candidates, &given);
         Ok((assembly, ArrayConfig { log, ..config }))
     }
 
@@ -501,6 +513,8 @@ impl World {
             return self.assemble_from(&all);
         }
         let in_sync = config.in_sync();
+        let twin = has_candidate(&assembly, present.len()).then_some(present.len());
+        self.twin_assembled(&assembly, twin);
         self.start(config);
         let running = self.running.as_ref().unwrap();
         let need_sync = running.shared.map.as_ref().unwrap().histogram()[3];
@@ -557,16 +571,16 @@ impl World {
 
     /// A member's disk, or behind them that of the external bitmap.
     pub(super) fn disk(&self, at: usize) -> &Disk {
-        self.disks.get(at).or(self.external.as_ref()).expect("there is such a disk")
+        self.some_disk(at).expect("there is such a disk")
     }
 
     pub(super) fn disk_mut(&mut self, at: usize) -> &mut Disk {
-        self.disks.get_mut(at).or(self.external.as_mut()).expect("there is such a disk")
+        self.some_disk_mut(at).expect("there is such a disk")
     }
 
     /// The byte of a chunk on the medium that counts for a member.
     pub(super) fn state_byte(&self, slot: usize, chunk: usize) -> u8 {
-        self.external.as_ref().unwrap_or(&self.disks[slot]).state_byte(chunk)
+        self.external.as_ref().unwrap_or_else(|| self.disk(slot)).state_byte(chunk)
     }
 
     /// Cuts the power: caches lose what they like, requests in flight did or did not happen.
@@ -577,9 +591,9 @@ impl World {
         if let Some(mut running) = self.running.take() {
             for Flight { core, disk, io, .. } in running.in_flight.drain(..) {
                 if self.rng.one_in(2) {
-                    let (disks, external) = (&mut self.disks, &mut self.external);
-                    let disk = disks.get_mut(disk).or(external.as_mut()).unwrap();
-                    disk.execute_torn(&io, self.events, &mut self.rng);
+                    let (events, mut rng) = (self.events, Rng(self.rng.0));
+                    self.disk_mut(disk).execute_torn(&io, events, &mut rng);
+                    self.rng = rng;
                 }
                 io.complete(IoStatus::Aborted, &mut self.io[core]);
             }
@@ -587,7 +601,7 @@ impl World {
                 channel.abandon(&mut self.io[0]);
             }
         }
-        for disk in self.disks.iter_mut().chain(&mut self.external) {
+        for disk in self.disks.iter_mut().chain(&mut self.external).chain(&mut self.twins.disk) {
             disk.cut(&mut self.rng);
         }
         for io in &mut self.io {
@@ -608,7 +622,7 @@ impl World {
             self.host.stopped();
             self.watch.promised_without(running.owner.in_sync);
         }
-        for disk in self.disks.iter_mut().chain(&mut self.external) {
+        for disk in self.disks.iter_mut().chain(&mut self.external).chain(&mut self.twins.disk) {
             disk.dead = false;
         }
         self.host.power_cut();
@@ -617,6 +631,11 @@ impl World {
 
     /// The members that the owner writes.
     pub(super) fn writable(&self) -> SlotMask {
+        self.written() & self.geometry.all_slots()
+    }
+
+    /// Those, and what replaces one.
+    pub(super) fn written(&self) -> SlotMask {
         self.running.as_ref().map_or(0, |running| running.owner.writable)
     }
 
@@ -659,6 +678,17 @@ impl World {
         let data = self.shape.blocks / usize::try_from(self.geometry.sync_blocks()).unwrap();
         range.start * data..range.end * data
     }
+}
+
+/// Whether the assembly was given so many candidates and one more.
+fn has_candidate(assembly: &md::Assembly, candidate: usize) -> bool {
+    let in_slot = assembly.slots.iter().any(|slot| match *slot {
+        md::Slot::InSync { candidate: by } | md::Slot::Rebuilding { candidate: by, .. } => {
+            by == candidate
+        }
+        md::Slot::Missing { .. } => false,
+    });
+    in_slot || assembly.replacement.is_some_and(|it| it.candidate == candidate)
 }
 
 fn options(shape: &Shape) -> ArrayOptions {
