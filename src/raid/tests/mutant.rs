@@ -193,6 +193,8 @@ pub(crate) enum Mutant {
     /// A record that only says the floor, and could not be written, is not tried again while the
     /// floor waits for itself.
     FailedNoteHoldsFloor,
+    /// A row that was being read when the array failed waits for a record that nobody makes.
+    FailedRowWaits,
     /// A row is written in place after a crash from too few records for a member that is not here
     /// and will be believed when it comes.
     ReplayForgetsAbsent,
@@ -210,6 +212,9 @@ pub(crate) enum Mutant {
     ReplacedTakenForRecent,
     /// A member is in sync while records count of which there were to be fewer without it.
     JoinedUnderOldLog,
+    /// The only one whom an update reached before the power cut is believed, not those who went on
+    /// without it under the same count.
+    CutOffUpdateTrusted,
 }
 
 /// Bugs of replacement, found in lives of their own.
@@ -221,7 +226,7 @@ pub(super) const OF_REPLACEMENT: [Mutant; 4] = [
 ];
 
 /// Bugs of the stripe log, found in the lives of levels with parity or in stories of their own.
-pub(super) const OF_LOG: [Mutant; 12] = [
+pub(super) const OF_LOG: [Mutant; 13] = [
     Mutant::JoinedUnderOldLog,
     Mutant::LogForgottenEarly,
     Mutant::LogWaitSkipped,
@@ -232,12 +237,14 @@ pub(super) const OF_LOG: [Mutant; 12] = [
     Mutant::ReplayWithoutCopies,
     Mutant::ReplayForgetsAbsent,
     Mutant::FailedNoteHoldsFloor,
+    Mutant::FailedRowWaits,
     Mutant::ZeroedUnderLog,
     Mutant::RowChangedWhileUnrecorded,
 ];
 
 /// Bugs of levels with parity, found in their lives.
-pub(super) const OF_PARITY: [Mutant; 16] = [
+pub(super) const OF_PARITY: [Mutant; 17] = [
+    Mutant::CutOffUpdateTrusted,
     Mutant::NewcomerNearlyCurrent,
     Mutant::RebuildPassesZeroing,
     Mutant::DepartedTrusted,

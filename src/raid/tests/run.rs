@@ -66,10 +66,15 @@ const FOUND: [u64; 9] =
 ///   did not yet, left it one event behind, which is to be current (oracle 3).
 /// - 413369: a member that failed before the first start was over knew of no stripe log, and was
 ///   started alone, which the oracle did not foresee (oracle 8).
+/// - 854127: the first start was cut off when it had reached one member; the others went on without
+///   it under the same count, and it was believed when it came back (oracle 5).
+/// - 10100: the array failed while a row was being read, which then waited for a member's absence
+///   to be recorded (oracle 0).
 ///
 /// The last three find planted bugs that the others pass by: JoinedUnderOldLog,
 /// FailedNoteHoldsFloor and RebuildPassesZeroing.
-const FOUND_OF_PARITY: [u64; 11] = [
+const FOUND_OF_PARITY: [u64; 12] = [
+    PARITY + 854_127,
     (PARITY | MEMBER_SEEDS) + 143,
     (PARITY | MEMBER_SEEDS) + 191,
     (PARITY | MEMBER_SEEDS) + 900_004_285,

@@ -384,6 +384,11 @@ impl World {
             stopped_ok: false,
         });
         self.watch.joined = false;
+        let map = self.running.as_ref().unwrap().shared.map.as_ref();
+        if map.is_some_and(|map| map.histogram()[3] > 0) || config.log.replay.is_some() {
+            // What the crash left open is decided here, without those who are out.
+            self.watch.promised_without(config.in_sync());
+        }
         self.looks_later = config.log.replay.is_some();
         if !self.looks_later {
             self.check_assembled(config.in_sync());
