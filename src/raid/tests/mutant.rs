@@ -210,6 +210,9 @@ pub(crate) enum Mutant {
     ReplacedBeforeRecorded,
     /// A member that was replaced comes back as if it had seen all that became Clean since.
     ReplacedTakenForRecent,
+    /// A member that takes its place back is not given the unit of the bitmap that its replacement
+    /// failed to write.
+    TakenBackUntold,
     /// A member is in sync while records count of which there were to be fewer without it.
     JoinedUnderOldLog,
     /// The only one whom an update reached before the power cut is believed, not those who went on
@@ -218,7 +221,8 @@ pub(crate) enum Mutant {
 }
 
 /// Bugs of replacement, found in lives of their own.
-pub(super) const OF_REPLACEMENT: [Mutant; 4] = [
+pub(super) const OF_REPLACEMENT: [Mutant; 5] = [
+    Mutant::TakenBackUntold,
     Mutant::ReplacementForgotten,
     Mutant::ReplacedBeforeRecorded,
     Mutant::ReplacedTakenForRecent,
