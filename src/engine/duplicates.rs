@@ -2,12 +2,12 @@
 //! controller may do anything to a namespace.
 //!
 //! A host claims its place, its listener of a subsystem, at the home core, which settles the claims
-//! of one place one after the other. It has every core look for queues at the place, which are there
-//! as long as a bdev works on something of theirs. The host is refused because of them, or they are
-//! ended, and the home looks again until there are none.
+//! of one place one after the other. It has every core look for queues at the place, which are
+//! there as long as a bdev works on something of theirs. The host is refused because of them, or
+//! they are ended, and the home looks again until there are none.
 //!
-//! A host that must authenticate itself claims when it has done so: before, it could be anybody, and
-//! neither keeps a place from its owner nor takes it. Its I/O queues wait for the verdict.
+//! A host that must authenticate itself claims when it has done so: before, it could be anybody,
+//! and neither keeps a place from its owner nor takes it. Its I/O queues wait for the verdict.
 
 use std::collections::VecDeque;
 
@@ -67,7 +67,8 @@ struct Seeker {
 pub(super) struct Duplicates {
     /// Wait state: Connects of this core whose claim is not settled.
     connecting: Vec<(ConnectionKey, Box<ConnectRequest>)>,
-    /// Wait state: I/O queues of controllers of this core whose claim is not settled; where they are.
+    /// Wait state: I/O queues of controllers of this core whose claim is not settled, and the
+    /// cores that have them.
     deferred: Vec<(usize, ConnectionKey, Box<ConnectRequest>)>,
     /// Wait state: what bars a host is ending.
     seekers: Vec<Seeker>,

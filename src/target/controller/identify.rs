@@ -1,8 +1,8 @@
 //! Identify (Base 2.1, section 5.1.13): answers made from the subsystem when they are asked for.
 //!
-//! What each CNS gets. Namespaces are neither made nor attached by hosts, so that the allocated ones
-//! are those that the host sees; what is not answered belongs to something that Identify Controller
-//! says is not there, and gets Invalid Field in Command.
+//! What each CNS gets. Namespaces are neither made nor attached by hosts, so that the allocated
+//! ones are those that the host sees; what is not answered belongs to something that Identify
+//! Controller says is not there, and gets Invalid Field in Command.
 //!
 //! | CNS | what | |
 //! |---|---|---|
