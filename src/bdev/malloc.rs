@@ -124,14 +124,14 @@ fn store(from: *const u8, to: *mut u8, len: usize) {
     for at in (0..len).step_by(LINE_BYTES) {
         let from = from.wrapping_add(at).cast::<__m128i>();
         let to = to.wrapping_add(at).cast::<__m128i>();
-        // SAFETY: as in `copy`; the place is aligned, and a whole line of both ranges is left.
-        // Every CPU of this architecture has these instructions.
-        unsafe {
-            let line: [__m128i; 4] =
-                std::array::from_fn(|part| _mm_loadu_si128(from.wrapping_add(part)));
-            for (part, value) in line.into_iter().enumerate() {
-                _mm_stream_si128(to.wrapping_add(part), value);
-            }
+        let line: [__m128i; 4] = std::array::from_fn(|part| {
+            // SAFETY: as in `copy`: a whole line is left. Every CPU of this architecture has these
+            // instructions.
+            unsafe { _mm_loadu_si128(from.wrapping_add(part)) }
+        });
+        for (part, value) in line.into_iter().enumerate() {
+            // SAFETY: as above; the place is aligned.
+            unsafe { _mm_stream_si128(to.wrapping_add(part), value) };
         }
     }
     // SAFETY: orders the stores above before whatever tells another core of them.

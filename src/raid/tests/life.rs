@@ -405,8 +405,8 @@ impl World {
         }
     }
 
-    /// Who is given to the next assembly: never without anyone who has everything, nor without those
-    /// who know who is out: one that is out may not know it of others.
+    /// Who is given to the next assembly: never without anyone who has everything, nor without
+    /// those who know who is out: one that is out may not know it of others.
     fn choose_present(&mut self, leave_out: usize) {
         self.present.fill(true);
         let most = if self.shape.parity.is_some_and(|it| it.0 == 6) { 2 } else { 1 };

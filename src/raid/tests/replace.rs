@@ -197,8 +197,8 @@ impl World {
 
     /// The member has failed: what was to replace it is to be rebuilt in its slot.
     pub(super) fn twin_is_orphaned(&mut self, slot: usize) {
-        // It may have called itself whole already, or be about to, and then counts if the power goes
-        // now.
+        // It may have called itself whole already, or be about to, and then counts if the power
+        // goes now.
         let is_whole =
             |own: md::Superblock| own.set_uuid == [7; 16] && !own.is_rebuilding() && own.is_ours();
         let says = self.twins.disk.as_ref().and_then(|disk| parse(&disk.live_meta));
