@@ -38,7 +38,7 @@ fn every_refusal_has_a_reason_of_its_own() {
         refused(other, 0, CNTLID_DYNAMIC, &plain),
         refused(NQN, 0, 7, &plain),
         refused(NQN, 0, CNTLID_DYNAMIC, &|sqe, _| sqe.cdw11.set(0)),
-        refused(NQN, 0, CNTLID_DYNAMIC, &|_, data| data.hostnqn.fill(0)),
+        refused(NQN, 0, CNTLID_DYNAMIC, &|_, data| data.hostnqn.fill(b'x')),
         refused(NQN, 0, CNTLID_DYNAMIC, &|sqe, _| sqe.cdw10.set(1)),
     ]
     .map(|refusal| refusal.reason());
