@@ -1,9 +1,9 @@
 //! The table of the md-llbitmap cover letter, remade: what a bitmap costs 4 KiB random writes.
 //!
-//! Every cell of it takes its turn in every round, on members made for it. Cells that are to be equal
-//! have it together, in short slices by turns: the machine's speed changes by more than they differ
-//! from one second to the next. A level of RAID is an entry in [`LEVELS`]; how members are made is an
-//! entry in [`Backing`].
+//! Every cell of it takes its turn in every round, on members made for it. Cells that are to be
+//! equal have it together, in short slices by turns: the machine's speed changes by more than they
+//! differ from one second to the next. A level of RAID is an entry in [`LEVELS`]; how members are
+//! made is an entry in [`Backing`].
 
 mod classic;
 mod counters;
