@@ -322,6 +322,9 @@ impl Channel {
             }
         }
         self.settle_note(out);
+        if !mutant!(SettledNotTold) {
+            self.report_closed(out);
+        }
     }
 
     /// Whether nothing of this channel is under way to its peers: they say so when they have heard

@@ -210,6 +210,8 @@ pub(crate) enum Mutant {
     ReplacedBeforeRecorded,
     /// A member that was replaced comes back as if it had seen all that became Clean since.
     ReplacedTakenForRecent,
+    /// A channel that had only a note of its log to settle does not say that it has closed.
+    SettledNotTold,
     /// A member comes back under a device number that another one has been given meanwhile.
     NumberGivenTwice,
     /// A member that takes its place back is not given the unit of the bitmap that its replacement
@@ -223,7 +225,8 @@ pub(crate) enum Mutant {
 }
 
 /// Bugs of replacement, found in lives of their own.
-pub(super) const OF_REPLACEMENT: [Mutant; 6] = [
+pub(super) const OF_REPLACEMENT: [Mutant; 7] = [
+    Mutant::SettledNotTold,
     Mutant::NumberGivenTwice,
     Mutant::TakenBackUntold,
     Mutant::ReplacementForgotten,

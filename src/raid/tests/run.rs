@@ -194,9 +194,12 @@ fn random_lives_of_parity_break_no_promise() {
 ///   was found whole after a power cut, which the oracle did not foresee (oracle 5).
 /// - 4963: of three members the operator gave two to an assembly of which the third knew that they
 ///   were out (oracle 5).
+/// - 3005070 with parity: the array was stopped while a note of the stripe log waited for a failure
+///   to be recorded, and waited for ever (oracle 0).
 ///
 /// The last two find planted bugs that the others pass by: TakenBackUntold and NumberGivenTwice.
-const FOUND_OF_REPLACEMENT: [u64; 5] = [
+const FOUND_OF_REPLACEMENT: [u64; 6] = [
+    (REPLACE_SEEDS | PARITY) + 3_005_070,
     REPLACE_SEEDS + 3575,
     REPLACE_SEEDS + 1604,
     REPLACE_SEEDS + 4963,
