@@ -68,6 +68,13 @@ impl Shard {
                 self.on_owner(core, bdev, |owner, out| result = owner.execute(&command, out));
                 self.answer(core, result.map_or_else(Answer::Failed, Answer::Outcome));
             }
+            Ask::GrowArray(bdev, wish) => self.grow_array(core, bdev, &wish),
+            Ask::ResizeDevice(bdev, device) => {
+                if let Some(channel) = self.channels.device(bdev) {
+                    channel.resize(&device);
+                }
+                self.answer(core, Answer::Done);
+            }
             Ask::Publish(table) => {
                 self.take_table(core, table);
                 self.answer(core, Answer::Done);

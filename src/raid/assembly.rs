@@ -322,9 +322,16 @@ fn bitmap_config(
         }
         BitmapPlan::Load { superblock, stale, .. } => {
             let chunks = superblock.chunk_sectors();
+            let mut superblock = superblock.clone();
+            // A growth that was cut off leaves heads of more chunks than the array has.
+            superblock.sync_size_sectors = assembly.superblock.sync_size_sectors();
+            let count =
+                usize::try_from(superblock.chunk_count()).expect("bounded by BITMAP_CHUNKS_MAX");
             // Copies in other units (a conversion or a damaged head) can't be compared.
             let usable = |&candidate: &usize| match &candidates[candidate].bitmap {
-                Some(Ok(head)) if head.chunk_sectors() == chunks => states[candidate].as_deref(),
+                Some(Ok(head)) if head.chunk_sectors() == chunks => {
+                    states[candidate].as_deref()?.get(..count)
+                }
                 _ => None,
             };
             let copies: Vec<&[u8]> = sources.iter().filter_map(usable).collect();
@@ -335,7 +342,7 @@ fn bitmap_config(
             let (states, differ) = merge(own, others.iter().copied());
             let incomplete = copies.len() < sources.len();
             let config = BitmapConfig::Lockless {
-                superblock: superblock.clone(),
+                superblock,
                 states,
                 stale: *stale,
                 rewrite: assembly.dirty || differ || incomplete,

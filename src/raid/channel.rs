@@ -203,6 +203,17 @@ impl Channel {
         }
     }
 
+    /// The array has grown: nothing is under way, and this is what owner and channels share now.
+    ///
+    /// # Panics
+    /// If the channel has not been told to pause.
+    #[cold]
+    pub fn grow(&mut self, shared: Arc<Shared>, out: &mut Out<'_>) {
+        assert!(self.paused || self.closing || mutant!(GrowthUnpaused), "it grows at work");
+        self.shared = shared;
+        out.mail.push_back(Mail::Owner(ToOwner::HasGrown));
+    }
+
     /// Tells the owner when nothing of the host is under way while it is to be so.
     pub(super) fn report_paused(&mut self, out: &mut Out<'_>) {
         let is_idle = self.free.len() == CHANNEL_OPS_MAX

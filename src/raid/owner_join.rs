@@ -118,6 +118,11 @@ impl Joiner {
         self.state != JoinState::Idle
     }
 
+    /// Members come or go, or are about to.
+    pub(super) fn has_tasks(&self) -> bool {
+        !self.tasks.is_empty()
+    }
+
     /// The slot that is being worked on.
     fn slot(&self) -> Option<MemberSlot> {
         self.tasks.front().filter(|_| self.is_busy()).map(Task::slot)
@@ -334,12 +339,15 @@ impl Owner {
         Ok(())
     }
 
-    fn may_change_members(&self) -> Result<(), String> {
+    pub(super) fn may_change_members(&self) -> Result<(), String> {
         if self.failed {
             return Err("it has lost its metadata: stop it and start it again".to_owned());
         }
         if self.life() != Life::Running {
             return Err("it is starting or stopping".to_owned());
+        }
+        if !self.grower.is_idle() {
+            return Err("it is growing: try again in a moment".to_owned());
         }
         if self.joiner.tasks.len() >= TASKS_MAX {
             return Err("too many members are waiting to join or go".to_owned());
@@ -408,7 +416,7 @@ impl Owner {
         // It has failed meanwhile: that takes its usual course.
         let has_failed = self.members[usize::from(slot)].state != MemberState::Rebuilding;
         match self.joiner.state {
-            JoinState::Idle => !self.is_swapping(),
+            JoinState::Idle => !self.is_pausing(),
             JoinState::Draining { cores_left } => {
                 let is_quiet = !self.has_requests_at(slot) || mutant!(JoinWithoutDrain);
                 let is_ahead = self.recorder.is_ahead_of(self.joiner.carried_events());

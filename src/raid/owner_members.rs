@@ -413,7 +413,9 @@ impl Owner {
         let header_is_durable = self.bitmap.as_ref().is_none_or(BitmapKeeper::events_are_durable);
         if is_header
             && self.log.heads_are_written()
-            && (header_is_durable || mutant!(SuperblockBeforeHeader))
+            && (header_is_durable
+                || mutant!(SuperblockBeforeHeader)
+                || mutant!(GrowthBeforeBitmap) && !self.grower.is_idle())
         {
             self.write_superblocks(out);
         }

@@ -59,6 +59,11 @@ pub(super) struct ZeroJob {
 const _: () = assert!(CHUNKS_PER_JOB == u64::BITS as usize);
 
 impl ZeroJob {
+    /// It is under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.busy
+    }
+
     /// It zeroes this chunk.
     pub(super) fn has(&self, chunk: usize) -> bool {
         self.busy && (self.first..self.first + self.count).contains(&chunk)

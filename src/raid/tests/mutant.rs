@@ -208,6 +208,16 @@ pub(crate) enum Mutant {
     ReplacedBeforeRecorded,
     /// A member that was replaced comes back as if it had seen all that became Clean since.
     ReplacedTakenForRecent,
+    /// The superblocks say that the array has grown before its bitmap does.
+    GrowthBeforeBitmap,
+    /// The states of new chunks are what was on the members.
+    GrowthStatesForgotten,
+    /// The rest of the last chunk is what was on the members.
+    GrowthNotZeroed,
+    /// An array grows under the host's requests.
+    GrowthUnpaused,
+    /// Members that a growth has left behind are left to themselves.
+    GrowthNotTakenUp,
     /// A member is in sync while records count of which there were to be fewer without it.
     JoinedUnderOldLog,
 }
