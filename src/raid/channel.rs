@@ -211,6 +211,14 @@ impl Channel {
     pub fn grow(&mut self, shared: Arc<Shared>, out: &mut Out<'_>) {
         assert!(self.paused || self.closing || mutant!(GrowthUnpaused), "it grows at work");
         self.shared = shared;
+        // What was to become Unwritten to the end of the array covers a part of a chunk now.
+        for _ in 0..self.waiting.len() {
+            match self.waiting.pop_front() {
+                Some(io) if !self.is_mirror && self.crosses_strips(&io) => self.split(io, out),
+                Some(io) => self.waiting.push_back(io),
+                None => break,
+            }
+        }
         out.mail.push_back(Mail::Owner(ToOwner::HasGrown));
     }
 

@@ -159,7 +159,8 @@ impl Owner {
         let bitmap = self.bitmap.as_mut().expect("as above");
         let old_units = bitmap.ledger.units() as u64;
         let states = old_units..bitmap.ledger.units_for(chunks) as u64;
-        // The last unit there is may never have been written, and holds new states as well.
+        // The last unit there is may never have been written, and holds new states as well. It is
+        // durable when the host rests.
         bitmap.mark_unit(bitmap.ledger.units() - 1);
         let mut pending = 0;
         for slot in slots(self.in_sync) {
@@ -207,12 +208,7 @@ impl Owner {
         let is_hurt = self.failed || self.is_degraded();
         match self.grower.state {
             GrowState::Idle => false,
-            GrowState::Preparing { pending } => {
-                pending == 0
-                    && (is_hurt
-                        || self.grower.failed != 0
-                        || self.bitmap.as_ref().is_some_and(BitmapKeeper::is_quiet))
-            }
+            GrowState::Preparing { pending } => pending == 0,
             GrowState::Pausing => is_hurt || self.may_take_size(),
             GrowState::Recording { update } => self.failed || self.recorder.has_recorded(update),
             GrowState::Telling { cores_left } => cores_left == 0,

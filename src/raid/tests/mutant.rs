@@ -230,6 +230,15 @@ pub(super) const OF_REPLACEMENT: [Mutant; 4] = [
     Mutant::WholeBeforeCopied,
 ];
 
+/// Bugs of growth, found in lives of their own.
+pub(super) const OF_GROWTH: [Mutant; 5] = [
+    Mutant::GrowthBeforeBitmap,
+    Mutant::GrowthStatesForgotten,
+    Mutant::GrowthNotZeroed,
+    Mutant::GrowthUnpaused,
+    Mutant::GrowthNotTakenUp,
+];
+
 /// Bugs of the stripe log, found in the lives of levels with parity or in stories of their own.
 pub(super) const OF_LOG: [Mutant; 12] = [
     Mutant::JoinedUnderOldLog,
@@ -348,6 +357,7 @@ impl Mutant {
 /// The bug of that name.
 pub(super) fn by_name(name: &str) -> Option<Mutant> {
     let all = ALL.into_iter().chain(OF_PARITY).chain(OF_LOG).chain(OF_REPLACEMENT);
+    let all = all.chain(OF_GROWTH);
     all.into_iter().find(|mutant| format!("{mutant:?}") == name)
 }
 

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use super::life::{EXTERNAL_SEEDS, Figures, MEMBER_SEEDS, PARITY, REPLACE_SEEDS, life};
+use super::life::{EXTERNAL_SEEDS, Figures, GROW_SEEDS, MEMBER_SEEDS, PARITY, REPLACE_SEEDS, life};
 use super::mutant::{self, Mutant};
 use super::{
     ahead, copies, defects, discard, errors, external, infection, log, pool, replace, row_members,
@@ -173,6 +173,26 @@ fn replace_seeds() -> impl Iterator<Item = u64> {
     of(0, SEEDS / 3).chain(of(PARITY, SEEDS / 3)).chain(of(EXTERNAL_SEEDS, SEEDS / 15))
 }
 
+/// The fixed seeds in which members become larger, of every level.
+fn grow_seeds() -> impl Iterator<Item = u64> {
+    let of = |bits: u64, count: u64| (GROW_SEEDS | bits)..(GROW_SEEDS | bits) + count;
+    of(0, SEEDS / 3).chain(of(PARITY, SEEDS / 3)).chain(of(MEMBER_SEEDS, SEEDS / 10))
+}
+
+/// The same with arrays that grow while they serve.
+#[test]
+fn random_lives_with_growths_break_no_promise() {
+    let mut sum = Figures::default();
+    for seed in grow_seeds() {
+        match try_life(seed, false) {
+            Ok(figures) => sum.add(&figures),
+            Err(what) => tell(seed, &what),
+        }
+    }
+    println!("{sum}");
+    assert!(sum.grown > 300, "{sum:?}");
+}
+
 /// The same with members that are replaced while they serve.
 #[test]
 fn random_lives_with_replacements_break_no_promise() {
@@ -296,6 +316,12 @@ const REPLACE_STORIES: [(Mutant, fn()); 2] = [
 #[test]
 fn every_planted_bug_of_replacement_is_found() {
     find_all(&mutant::OF_REPLACEMENT, &REPLACE_STORIES, replace_seeds);
+}
+
+/// The bugs of growth, in its fixed seeds.
+#[test]
+fn every_planted_bug_of_growth_is_found() {
+    find_all(&mutant::OF_GROWTH, &[], grow_seeds);
 }
 
 /// Their stories, where random lives meet them seldom.
