@@ -18,6 +18,7 @@
 
 use thiserror::Error;
 
+use super::assemble::is_left_behind;
 use super::bitmap_superblock::{BITMAP_CHUNKS_MAX, STATES_OFFSET_BYTES};
 use super::create::SIZE_UNIT_SECTORS;
 use super::layout::Raid10Word;
@@ -266,12 +267,13 @@ fn is_active(own: &Superblock) -> bool {
     matches!(own.own_role(), Role::Active(_))
 }
 
-/// Of those with the most events the largest.
+/// Of those with the most events the largest, if the others have not gone on without it.
 fn freshest(candidates: &[Candidate]) -> Option<usize> {
     let active = (0..candidates.len()).filter(|&at| is_active(&candidates[at].superblock));
     active.max_by_key(|&at| {
         let own = &candidates[at].superblock;
-        (own.events, own.size_sectors, std::cmp::Reverse(at))
+        let is_current = !is_left_behind(candidates, at);
+        (own.events, is_current, own.size_sectors, std::cmp::Reverse(at))
     })
 }
 

@@ -194,11 +194,14 @@ impl World {
     }
 }
 
+/// Its bitmap takes another unit when it grows.
+const LONG: Shape = Shape { blocks: 508 * 8, ..Shape::SMALL };
+
 /// Writes are under way when the operator says so, and go on; what is new reads as zeroes, is
 /// written, and is there after a power cut.
 #[test]
 pub(super) fn an_array_grows_while_it_serves() {
-    for (seed, shape) in (0..).zip(shapes()) {
+    for (seed, shape) in (0..).zip(shapes().chain([LONG])) {
         let mut world = started(seed, shape);
         let old = shape.blocks;
         world.write(old - 1, 1);
@@ -217,6 +220,10 @@ pub(super) fn an_array_grows_while_it_serves() {
         assert_eq!(world.growths.done, 1, "{}", world.growths.refusal);
         assert!(world.shape.blocks > old + 100);
         world.wait_host();
+        world.read_all();
+        world.cut_power();
+        world.assemble();
+        assert!(world.wait_started());
         world.read_all();
         world.use_what_is_new(old);
         world.cut_power();

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use super::life::{EXTERNAL_SEEDS, Figures, GROW_SEEDS, MEMBER_SEEDS, PARITY, REPLACE_SEEDS, life};
 use super::mutant::{self, Mutant};
 use super::{
-    ahead, copies, defects, discard, errors, external, infection, log, pool, replace, row_members,
-    rows, scenario, trace,
+    ahead, copies, defects, discard, errors, external, grow, infection, log, pool, replace,
+    row_members, rows, scenario, trace,
 };
 
 use crate::raid::owner_yield;
@@ -356,10 +356,15 @@ fn every_planted_bug_of_replacement_is_found() {
     find_all(&mutant::OF_REPLACEMENT, &REPLACE_STORIES, replace_seeds);
 }
 
+const GROW_STORIES: [(Mutant, fn()); 2] = [
+    (Mutant::GrowthStatesForgotten, grow::an_array_grows_while_it_serves),
+    (Mutant::GrowthNotTakenUp, grow::a_power_cut_at_every_event_of_a_growth),
+];
+
 /// The bugs of growth, in its fixed seeds.
 #[test]
 fn every_planted_bug_of_growth_is_found() {
-    find_all(&mutant::OF_GROWTH, &[], grow_seeds);
+    find_all(&mutant::OF_GROWTH, &GROW_STORIES, grow_seeds);
 }
 
 /// Their stories, where random lives meet them seldom.
