@@ -157,7 +157,7 @@ fn arrays_grow_and_linux_takes_them_over() {
         assert_eq!(host.wait_for_change(1), new);
         assert_eq!(blocks(&array), new);
         assert!(new > old + old / 2, "{old} and {new}");
-        patterns.insert(0, pattern(20_000, 1024, "VMHGEN02"));
+        patterns.insert(1, pattern(20_000, 1024, "VMHGEN02"));
         use_what_is_new(&mut host, old, new, &mut patterns);
         drop(host);
         array.stop();
