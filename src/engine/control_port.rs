@@ -69,12 +69,7 @@ impl Shard {
                 self.answer(core, result.map_or_else(Answer::Failed, Answer::Outcome));
             }
             Ask::GrowArray(bdev, wish) => self.grow_array(core, bdev, &wish),
-            Ask::ResizeDevice(bdev, device) => {
-                if let Some(channel) = self.channels.device(bdev) {
-                    channel.resize(&device);
-                }
-                self.answer(core, Answer::Done);
-            }
+            Ask::ResizeDevice(bdev, device) => self.resize_device(core, bdev, &device),
             Ask::Publish(table) => {
                 self.take_table(core, table);
                 self.answer(core, Answer::Done);
@@ -112,6 +107,13 @@ impl Shard {
                 core.index()
             )),
         }
+    }
+
+    fn resize_device(&mut self, core: &mut ShardCore, bdev: BdevId, device: &Device) {
+        if let Some(channel) = self.channels.device(bdev) {
+            channel.resize(device);
+        }
+        self.answer(core, Answer::Done);
     }
 
     fn close_bdev(&mut self, core: &mut ShardCore, bdev: BdevId) {

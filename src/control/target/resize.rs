@@ -1,8 +1,8 @@
 //! Bdevs whose file or device has another size than it had, and null bdevs that are given one.
 //!
 //! Larger is always possible: a namespace becomes larger under its hosts, who are told; an array
-//! takes its larger members when it is told to (`bdev_raid_grow`). Smaller is refused while anything
-//! uses the bdev.
+//! takes its larger members when it is told to (`bdev_raid_grow`). Smaller is refused while
+//! anything uses the bdev.
 
 use super::{Backing, Target, TargetError};
 use crate::bdev::Device;
@@ -81,8 +81,12 @@ impl Target {
             let id = bdev.id;
             self.engine.set_blocks(id, blocks);
             self.show_size(id, blocks);
-            let is_over = |bdev: &super::Bdev| matches!(&bdev.backing, Backing::Device(device) if device.base() == Some(id));
-            below = self.bdevs().find(|(_, bdev)| is_over(bdev)).map(|(name, _)| name.to_owned());
+            let base = |backing: &Backing| match backing {
+                Backing::Device(device) => device.base(),
+                Backing::Array(_) => None,
+            };
+            let mut above = self.bdevs().filter(|(_, bdev)| base(&bdev.backing) == Some(id));
+            below = above.next().map(|(name, _)| name.to_owned());
         }
     }
 }

@@ -31,6 +31,13 @@ pub(super) struct Growths {
     pub(super) refusal: String,
 }
 
+impl Growths {
+    /// Of an array with so many members.
+    pub(super) fn of(members: usize) -> Self {
+        Self { small: vec![false; members], ..Self::default() }
+    }
+}
+
 impl World {
     fn member_sectors(&self, shape: &Shape) -> u64 {
         shape.geometry().member_blocks(0) * (shape.block / 512) as u64

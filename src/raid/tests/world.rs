@@ -347,10 +347,7 @@ impl World {
             shelf: (0..shape.members).map(|_| None).collect(),
             devices: u8::try_from(shape.members).unwrap(),
             twins: super::replace::Twins::default(),
-            growths: super::grow::Growths {
-                small: vec![false; shape.members],
-                ..super::grow::Growths::default()
-            },
+            growths: super::grow::Growths::of(shape.members),
             gives_twin: false,
             known_out: 0,
             shape,
