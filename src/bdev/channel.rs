@@ -68,8 +68,8 @@ impl Channel {
         }
     }
 
-    /// The bdev is as large as `device` says from now on, which is the same one in all else. Filters
-    /// leave it to their base what lies within it.
+    /// The bdev is as large as `device` says from now on, which is the same one in all else.
+    /// Filters leave it to their base what lies within it.
     ///
     /// # Panics
     /// If it is of another kind.

@@ -1,14 +1,14 @@
 //! Growth: the array takes all of its members, which have become larger, and serves meanwhile.
 //!
 //! 1. *Prepare.* Behind the end of what they hold, all members are given what the larger array
-//!    needs there, durably: zeroes in the rest of the last chunk, which may have been written and covers
-//!    them from then on, and zeroes for the states of the new chunks, which are Unwritten then. By
-//!    the old size none of that means anything, so the host goes on.
+//!    needs there, durably: zeroes in the rest of the last chunk, which may have been written and
+//!    covers them from then on, and zeroes for the states of the new chunks, which are Unwritten
+//!    then. By the old size none of that means anything, so the host goes on.
 //! 2. *Pause.* Nothing of the host is under way ([`super::owner_pause`]), nor of the owner's.
 //! 3. *Record.* The owner has the larger map, with the bytes of the old one; heads of the bitmap
-//!    and then the superblocks say the new size. Heads go first: a power cut on the way leaves a bitmap
-//!    of more chunks than the array has, never of less, or members of two sizes, and the next start
-//!    goes on from there ([`crate::md::take_up`]).
+//!    and then the superblocks say the new size. Heads go first: a power cut on the way leaves a
+//!    bitmap of more chunks than the array has, never of less, or members of two sizes, and the
+//!    next start goes on from there ([`crate::md::take_up`]).
 //! 4. *Tell.* When that is durable, every channel takes over the larger map. Only when all have it
 //!    the host goes on, and its namespaces become larger.
 //!

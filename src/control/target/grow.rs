@@ -1,6 +1,6 @@
-//! An array takes all of its larger members while hosts use it: what is written, in which order, and
-//! why a power cut does no harm, is in `raid::owner_grow` and `md::grow`. One without a bitmap stops
-//! for it, so nothing may use it meanwhile.
+//! An array takes all of its larger members while hosts use it: what is written, in which order,
+//! and why a power cut does no harm, is in `raid::owner_grow` and `md::grow`. One without a bitmap
+//! stops for it, so nothing may use it meanwhile.
 
 use super::arrays::ArrayOptions;
 use super::takeover::{Given, Takeover};
