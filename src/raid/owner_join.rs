@@ -9,9 +9,12 @@
 //! 2. *Announce.* The superblocks of the others give its number the slot. Only then is its own
 //!    written: were it first, and the power cut, it would speak of an array whose other members
 //!    say that it has failed, as if both had been used apart.
-//! 3. *Furnish.* It is written from here on: all units of the bitmap, those under way once more,
-//!    and its superblock, which says that it is being rebuilt from offset 0.
-//! 4. *Adopt.* Every channel writes to it. Only from here on does a copy stay true, so the rebuild
+//! 3. *Mark.* It is written from here on, but for the bitmap: its superblock says that it is being
+//!    rebuilt from offset 0. Were units of the bitmap written while it still calls itself whole,
+//!    and the power cut, it could be started alone with them: they tell of chunks written since it
+//!    was away, in which it holds nobody knows what.
+//! 4. *Furnish.* All units of the bitmap are written, those under way once more.
+//! 5. *Adopt.* Every channel writes to it. Only from here on does a copy stay true, so the rebuild
 //!    ([`super::owner_rebuild`]) begins here.
 //!
 //! A crash at any point leaves it out, or being rebuilt. A member that fails on the way is out as
@@ -61,21 +64,24 @@ enum JoinState {
     Draining { cores_left: u16 },
     /// Waits for this update of the others' superblocks.
     Announcing { update: u64 },
-    /// Waits for the newcomer's bitmap and this update of all superblocks.
-    Furnishing { update: u64 },
+    /// Waits for this update of all superblocks, the newcomer's among them.
+    Marking { update: u64 },
+    /// Waits for the newcomer's bitmap.
+    Furnishing,
     /// Waits until every channel uses this membership.
     Adopting { epoch: u32 },
 }
 
 impl JoinState {
     fn allows(self, next: Self) -> bool {
-        use JoinState::{Adopting, Announcing, Draining, Furnishing, Idle};
+        use JoinState::{Adopting, Announcing, Draining, Furnishing, Idle, Marking};
         matches!(
             (self, next),
             (Idle, Draining { .. })
                 | (Draining { .. }, Draining { .. } | Announcing { .. })
-                | (Announcing { .. }, Furnishing { .. })
-                | (Furnishing { .. }, Adopting { .. })
+                | (Announcing { .. }, Marking { .. })
+                | (Marking { .. }, Furnishing)
+                | (Furnishing, Adopting { .. })
                 | (_, Idle)
         )
     }
@@ -264,6 +270,12 @@ impl Owner {
                      that is missing back first"
                 ))
             }
+            Some(MemberState::InSync) if self.torn_without_it() > 0 => Err(format!(
+                "in {} chunks parity may not fit the data before they are resynced, and what \
+                 member {slot} holds there could not be computed without it: try again when the \
+                 resync is done, or have bdev_raid_start with force give that up first",
+                self.torn_without_it()
+            )),
             Some(MemberState::InSync | MemberState::Rebuilding) => {
                 self.fail_member(slot, out);
                 self.go_on(out);
@@ -274,6 +286,13 @@ impl Owner {
             }
             _ => Err(format!("slot {slot} has no member that takes part")),
         }
+    }
+
+    /// Chunks of which a part is lost with the next member that goes: no other can be computed from
+    /// torn parity. 0 if the operator has said that it may be.
+    fn torn_without_it(&self) -> usize {
+        let doubt = &self.shared.doubt;
+        if doubt.is_accepted() || mutant!(RemovedInDoubt) { 0 } else { doubt.torn_count() }
     }
 
     /// There is such a slot, or it is what replaces a member.
@@ -415,9 +434,9 @@ impl Owner {
                 cores_left == 0 && is_quiet && self.recorder.is_recorded(slot) && is_ahead
             }
             JoinState::Announcing { update } => self.recorder.has_recorded(update),
-            JoinState::Furnishing { update } => {
-                let is_furnished = self.bitmap.as_ref().is_none_or(BitmapKeeper::is_furnished);
-                has_failed || self.recorder.has_recorded(update) && is_furnished
+            JoinState::Marking { update } => has_failed || self.recorder.has_recorded(update),
+            JoinState::Furnishing => {
+                has_failed || self.bitmap.as_ref().is_none_or(BitmapKeeper::is_furnished)
             }
             JoinState::Adopting { epoch } => has_failed || self.recorder.is_adopted(epoch),
         }
@@ -435,13 +454,17 @@ impl Owner {
             JoinState::Draining { .. } => self.slot_is_empty(slot, out),
             JoinState::Announcing { .. } => {
                 if !self.retarget_orphan(true, out) {
-                    self.furnish(slot);
+                    self.mark_newcomer(slot);
                 }
             }
-            JoinState::Furnishing { .. } | JoinState::Adopting { .. } if has_failed => {
-                self.end_task();
+            _ if has_failed => self.end_task(),
+            JoinState::Marking { .. } => {
+                self.joiner.set_state(JoinState::Furnishing);
+                if let Some(bitmap) = &mut self.bitmap {
+                    bitmap.furnish();
+                }
             }
-            JoinState::Furnishing { .. } => {
+            JoinState::Furnishing => {
                 let place = self.place(slot);
                 out.mail.push_back(Mail::Channels(ToChannel::Place(slot, place)));
                 self.joiner.hidden = 0;
@@ -462,6 +485,9 @@ impl Owner {
         self.joiner.tasks.pop_front();
         self.joiner.hidden = 0;
         self.joiner.set_state(JoinState::Idle);
+        if let Some(bitmap) = &mut self.bitmap {
+            bitmap.expect_nobody();
+        }
     }
 
     fn drain_slot(&mut self, slot: MemberSlot, out: &mut Out<'_>) {
@@ -509,8 +535,9 @@ impl Owner {
         self.joiner.set_state(JoinState::Announcing { update: self.recorder.wanted() });
     }
 
-    /// The newcomer is written from now on: bitmap, superblock, and what the owner itself writes.
-    fn furnish(&mut self, slot: MemberSlot) {
+    /// The newcomer is written from now on: superblock, and what the owner itself writes. The
+    /// bitmap follows.
+    fn mark_newcomer(&mut self, slot: MemberSlot) {
         let Some(Task::Join { plan, .. }) = self.joiner.tasks.front() else {
             panic!("who is announced joins");
         };
@@ -529,10 +556,10 @@ impl Owner {
         self.writable |= bit(slot);
         self.joiner.hidden = bit(slot);
         if let Some(bitmap) = &mut self.bitmap {
-            bitmap.furnish(slot);
+            bitmap.expect(slot);
         }
         self.want_superblock();
-        self.joiner.set_state(JoinState::Furnishing { update: self.recorder.wanted() });
+        self.joiner.set_state(JoinState::Marking { update: self.recorder.wanted() });
     }
 
     /// Requests of the owner to the slot's device are under way.

@@ -362,6 +362,7 @@ fn a_member_that_fails_is_rebuilt_on_what_was_to_replace_it() {
                 world.step();
             }
             if world.replacement_is_over() {
+                world.run_until_quiet();
                 continue;
             }
             world.fail(0).unwrap();

@@ -66,10 +66,18 @@ const FOUND: [u64; 9] =
 ///   did not yet, left it one event behind, which is to be current (oracle 3).
 /// - 413369: a member that failed before the first start was over knew of no stripe log, and was
 ///   started alone, which the oracle did not foresee (oracle 8).
+/// - 3002861 with members that come and go: the power went while a member that joined was given
+///   the bitmap and its superblock still called it whole; started alone it showed what it happened
+///   to hold in a chunk that was never written (oracle 3).
+/// - 5544 and 21791 with members that come and go: a member was taken out while parity was torn
+///   after an unclean stop without a stripe log, and writes were refused for it (oracle 0).
 ///
 /// The last three find planted bugs that the others pass by: JoinedUnderOldLog,
 /// FailedNoteHoldsFloor and RebuildPassesZeroing.
-const FOUND_OF_PARITY: [u64; 11] = [
+const FOUND_OF_PARITY: [u64; 14] = [
+    (PARITY | MEMBER_SEEDS) + 3_002_861,
+    (PARITY | MEMBER_SEEDS) + 5544,
+    (PARITY | MEMBER_SEEDS) + 21_791,
     (PARITY | MEMBER_SEEDS) + 143,
     (PARITY | MEMBER_SEEDS) + 191,
     (PARITY | MEMBER_SEEDS) + 900_004_285,
@@ -199,7 +207,10 @@ fn the_same_seed_gives_the_same_log() {
 }
 
 /// Stories that find a bug which random lives meet seldom or have no oracle for.
-const STORIES: [(Mutant, fn()); 14] = [
+const STORIES: [(Mutant, fn()); 17] = [
+    (Mutant::RebuildPassesDiscard, discard::a_rebuild_waits_for_a_discard_on_its_way),
+    (Mutant::ExternalUpdateNotFinished, external::no_cut_off_start_leaves_its_header_ahead),
+    (Mutant::ZeroedWithoutNewcomer, ahead::a_newcomer_was_not_asked_to_zero),
     (Mutant::AheadKeptWhenWritten, ahead::a_chunk_zeroed_ahead_is_so_once),
     (Mutant::AheadKeptForNewcomer, ahead::a_newcomer_has_not_zeroed_ahead),
     (Mutant::CopyingNeverYields, owner_yield::tests::copying_goes_as_far_as_the_host_allows),

@@ -1,8 +1,8 @@
 //! Single stories with a name.
 
 use super::pool;
-use super::world::{Shape, World};
-use crate::bdev::IoOp;
+use super::world::{Flight, Shape, World};
+use crate::bdev::{IoOp, IoStatus};
 use crate::bitmap::ChunkState;
 use crate::md::{RejectionReason, Slot};
 use crate::raid::message::{ArrayTimer, Out};
@@ -47,6 +47,20 @@ impl World {
             self.run_until_quiet();
             has_rested |= rests(self);
         }
+    }
+
+    /// Requests that members have got and do not answer until they are given back or lost.
+    pub(super) fn withhold(&mut self, which: impl Fn(&Flight) -> bool) -> Vec<Flight> {
+        let in_flight = &mut self.running.as_mut().unwrap().in_flight;
+        in_flight.extract_if(.., |flight| which(flight)).collect()
+    }
+
+    /// Cuts the power, and these requests have not been done.
+    pub(super) fn cut_power_without(&mut self, lost: Vec<Flight>) {
+        for Flight { core, io, .. } in lost {
+            io.complete(IoStatus::Aborted, &mut self.io[core]);
+        }
+        self.cut_power();
     }
 
     /// Every chunk that was ever written is the same on all members in sync.
