@@ -202,6 +202,8 @@ pub(crate) enum Mutant {
     /// A record that only says the floor, and could not be written, is not tried again while the
     /// floor waits for itself.
     FailedNoteHoldsFloor,
+    /// A row that was being read when the array failed waits for a record that nobody makes.
+    FailedRowWaits,
     /// A row is written in place after a crash from too few records for a member that is not here
     /// and will be believed when it comes.
     ReplayForgetsAbsent,
@@ -217,12 +219,22 @@ pub(crate) enum Mutant {
     ReplacedBeforeRecorded,
     /// A member that was replaced comes back as if it had seen all that became Clean since.
     ReplacedTakenForRecent,
+    /// A member comes back under a device number that another one has been given meanwhile.
+    NumberGivenTwice,
+    /// A member that takes its place back is not given the unit of the bitmap that its replacement
+    /// failed to write.
+    TakenBackUntold,
     /// A member is in sync while records count of which there were to be fewer without it.
     JoinedUnderOldLog,
+    /// The only one whom an update reached before the power cut is believed, not those who went on
+    /// without it under the same count.
+    CutOffUpdateTrusted,
 }
 
 /// Bugs of replacement, found in lives of their own.
-pub(super) const OF_REPLACEMENT: [Mutant; 4] = [
+pub(super) const OF_REPLACEMENT: [Mutant; 6] = [
+    Mutant::NumberGivenTwice,
+    Mutant::TakenBackUntold,
     Mutant::ReplacementForgotten,
     Mutant::ReplacedBeforeRecorded,
     Mutant::ReplacedTakenForRecent,
@@ -230,7 +242,7 @@ pub(super) const OF_REPLACEMENT: [Mutant; 4] = [
 ];
 
 /// Bugs of the stripe log, found in the lives of levels with parity or in stories of their own.
-pub(super) const OF_LOG: [Mutant; 12] = [
+pub(super) const OF_LOG: [Mutant; 13] = [
     Mutant::JoinedUnderOldLog,
     Mutant::LogForgottenEarly,
     Mutant::LogWaitSkipped,
@@ -241,6 +253,7 @@ pub(super) const OF_LOG: [Mutant; 12] = [
     Mutant::ReplayWithoutCopies,
     Mutant::ReplayForgetsAbsent,
     Mutant::FailedNoteHoldsFloor,
+    Mutant::FailedRowWaits,
     Mutant::ZeroedUnderLog,
     Mutant::RowChangedWhileUnrecorded,
 ];
@@ -249,8 +262,8 @@ pub(super) const OF_LOG: [Mutant; 12] = [
 pub(super) const OF_PARITY: [Mutant; 18] = [
     Mutant::RemovedInDoubt,
     Mutant::FurnishedBeforeMarked,
+    Mutant::CutOffUpdateTrusted,
     Mutant::NewcomerNearlyCurrent,
-    Mutant::RebuildPassesZeroing,
     Mutant::DepartedTrusted,
     Mutant::UpdateNotFinished,
     Mutant::BatchReversed,
@@ -269,9 +282,10 @@ pub(super) const OF_PARITY: [Mutant; 18] = [
 
 /// Every bug that random lives or a story of the simulator must find. Those that stand for a
 /// defect of the kernel's and that no oracle forbids are in `super::defects`.
-pub(super) const ALL: [Mutant; 65] = [
+pub(super) const ALL: [Mutant; 66] = [
     Mutant::ExternalUpdateNotFinished,
     Mutant::ZeroedWithoutNewcomer,
+    Mutant::RebuildPassesZeroing,
     Mutant::AheadKeptWhenWritten,
     Mutant::AheadKeptForNewcomer,
     Mutant::RebuildPassesDiscard,
