@@ -82,6 +82,7 @@ pub(super) fn a_newcomer_was_not_asked_to_zero() {
         world.join(1, false).unwrap();
         world.run_until("it is written", |world| world.member_state(1) == MemberState::Rebuilding);
         world.run_until_quiet();
+        assert_eq!(world.member_state(1), MemberState::Rebuilding, "the rebuild waits there");
         world.running.as_mut().unwrap().in_flight.extend(withheld);
         world.wait_host();
         world.wait_in_sync(1);

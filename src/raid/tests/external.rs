@@ -1,9 +1,7 @@
 //! An external bitmap and members that it went on without.
 
-use super::disk::SUPER_BYTE;
 use super::scenario::started;
-use super::world::{Flight, Refused, Shape, World};
-use crate::bdev::IoOp;
+use super::world::{Refused, Shape};
 use crate::raid::owner_members::MemberState;
 
 /// Its header tells by more than one event who was not there, though nothing was written.
@@ -31,27 +29,15 @@ pub(super) fn a_member_left_behind_is_not_started_alone() {
 pub(super) fn no_cut_off_start_leaves_its_header_ahead() {
     for seed in 0..4 {
         let mut world = started(seed, Shape { members: 3, external: true, ..Shape::SMALL });
-        let superblock_lba = u64::try_from(SUPER_BYTE / world.shape.block).unwrap();
-        let is_superblock = |flight: &Flight| {
-            flight.disk < 3 && flight.io.op == IoOp::Write && flight.io.lba == superblock_lba
-        };
-        let writes_to = |world: &World, disk: usize| {
-            let in_flight = &world.running.as_ref().unwrap().in_flight;
-            in_flight.iter().any(|flight| flight.disk == disk && is_superblock(flight))
-        };
         world.write_chunks([0, 3]);
         world.remove(2).unwrap();
         world.run_until("it is let go", |world| world.member_state(2) == MemberState::Missing);
         world.join(2, false).unwrap();
-        world.run_until("its superblock is written", |world| writes_to(world, 2));
-        let lost = world.withhold(|flight| flight.disk < 2 && is_superblock(flight));
-        assert_eq!(lost.len(), 2);
-        world.run_until("it has it", |world| !writes_to(world, 2));
-        world.cut_power_without(lost);
+        world.run_until("its superblock is written", |world| world.writes_superblock(2));
+        world.cut_with_one_superblock(Some(2));
         world.assemble();
-        world.run_until("the header is written", |world| writes_to(world, 0));
-        let lost = world.withhold(is_superblock);
-        world.cut_power_without(lost);
+        world.run_until("the header is written", |world| world.writes_superblock(0));
+        world.cut_with_one_superblock(None);
         world.assemble();
         assert!(world.wait_started());
         world.make_whole();
