@@ -9,12 +9,9 @@
 //! 2. *Announce.* The superblocks of the others give its number the slot. Only then is its own
 //!    written: were it first, and the power cut, it would speak of an array whose other members
 //!    say that it has failed, as if both had been used apart.
-//! 3. *Mark.* It is written from here on, but for the bitmap: its superblock says that it is being
-//!    rebuilt from offset 0. Were units of the bitmap written while it still calls itself whole,
-//!    and the power cut, it could be started alone with them: they tell of chunks written since it
-//!    was away, in which it holds nobody knows what.
-//! 4. *Furnish.* All units of the bitmap are written, those under way once more.
-//! 5. *Adopt.* Every channel writes to it. Only from here on does a copy stay true, so the rebuild
+//! 3. *Furnish.* It is written from here on: all units of the bitmap, those under way once more,
+//!    and its superblock, which says that it is being rebuilt from offset 0.
+//! 4. *Adopt.* Every channel writes to it. Only from here on does a copy stay true, so the rebuild
 //!    ([`super::owner_rebuild`]) begins here.
 //!
 //! A crash at any point leaves it out, or being rebuilt. A member that fails on the way is out as
@@ -64,24 +61,21 @@ enum JoinState {
     Draining { cores_left: u16 },
     /// Waits for this update of the others' superblocks.
     Announcing { update: u64 },
-    /// Waits for this update of all superblocks, the newcomer's among them.
-    Marking { update: u64 },
-    /// Waits for the newcomer's bitmap.
-    Furnishing,
+    /// Waits for the newcomer's bitmap and this update of all superblocks.
+    Furnishing { update: u64 },
     /// Waits until every channel uses this membership.
     Adopting { epoch: u32 },
 }
 
 impl JoinState {
     fn allows(self, next: Self) -> bool {
-        use JoinState::{Adopting, Announcing, Draining, Furnishing, Idle, Marking};
+        use JoinState::{Adopting, Announcing, Draining, Furnishing, Idle};
         matches!(
             (self, next),
             (Idle, Draining { .. })
                 | (Draining { .. }, Draining { .. } | Announcing { .. })
-                | (Announcing { .. }, Marking { .. })
-                | (Marking { .. }, Furnishing)
-                | (Furnishing, Adopting { .. })
+                | (Announcing { .. }, Furnishing { .. })
+                | (Furnishing { .. }, Adopting { .. })
                 | (_, Idle)
         )
     }
@@ -435,9 +429,9 @@ impl Owner {
                 cores_left == 0 && is_quiet && self.recorder.is_recorded(slot) && is_ahead
             }
             JoinState::Announcing { update } => self.recorder.has_recorded(update),
-            JoinState::Marking { update } => has_failed || self.recorder.has_recorded(update),
-            JoinState::Furnishing => {
-                has_failed || self.bitmap.as_ref().is_none_or(BitmapKeeper::is_furnished)
+            JoinState::Furnishing { update } => {
+                let is_furnished = self.bitmap.as_ref().is_none_or(BitmapKeeper::is_furnished);
+                has_failed || self.recorder.has_recorded(update) && is_furnished
             }
             JoinState::Adopting { epoch } => has_failed || self.recorder.is_adopted(epoch),
         }
@@ -455,17 +449,13 @@ impl Owner {
             JoinState::Draining { .. } => self.slot_is_empty(slot, out),
             JoinState::Announcing { .. } => {
                 if !self.retarget_orphan(true, out) {
-                    self.mark_newcomer(slot);
+                    self.furnish(slot);
                 }
             }
-            _ if has_failed => self.end_task(),
-            JoinState::Marking { .. } => {
-                self.joiner.set_state(JoinState::Furnishing);
-                if let Some(bitmap) = &mut self.bitmap {
-                    bitmap.furnish();
-                }
+            JoinState::Furnishing { .. } | JoinState::Adopting { .. } if has_failed => {
+                self.end_task();
             }
-            JoinState::Furnishing => {
+            JoinState::Furnishing { .. } => {
                 let place = self.place(slot);
                 out.mail.push_back(Mail::Channels(ToChannel::Place(slot, place)));
                 self.joiner.hidden = 0;
@@ -486,9 +476,6 @@ impl Owner {
         self.joiner.tasks.pop_front();
         self.joiner.hidden = 0;
         self.joiner.set_state(JoinState::Idle);
-        if let Some(bitmap) = &mut self.bitmap {
-            bitmap.expect_nobody();
-        }
     }
 
     fn drain_slot(&mut self, slot: MemberSlot, out: &mut Out<'_>) {
@@ -536,9 +523,8 @@ impl Owner {
         self.joiner.set_state(JoinState::Announcing { update: self.recorder.wanted() });
     }
 
-    /// The newcomer is written from now on: superblock, and what the owner itself writes. The
-    /// bitmap follows.
-    fn mark_newcomer(&mut self, slot: MemberSlot) {
+    /// The newcomer is written from now on: bitmap, superblock, and what the owner itself writes.
+    fn furnish(&mut self, slot: MemberSlot) {
         let Some(Task::Join { plan, .. }) = self.joiner.tasks.front() else {
             panic!("who is announced joins");
         };
@@ -557,10 +543,10 @@ impl Owner {
         self.writable |= bit(slot);
         self.joiner.hidden = bit(slot);
         if let Some(bitmap) = &mut self.bitmap {
-            bitmap.expect(slot);
+            bitmap.furnish(slot);
         }
         self.want_superblock();
-        self.joiner.set_state(JoinState::Marking { update: self.recorder.wanted() });
+        self.joiner.set_state(JoinState::Furnishing { update: self.recorder.wanted() });
     }
 
     /// Requests of the owner to the slot's device are under way.

@@ -88,8 +88,6 @@ pub(crate) enum Mutant {
     JoinWithoutDrain,
     /// Units of the bitmap that are under way when a member joins are not written to it.
     JoinForgetsUnitsInFlight,
-    /// Who joins is given the bitmap while its superblock still calls it whole.
-    FurnishedBeforeMarked,
     /// A member joins whose superblock is only one event behind as it is.
     NewcomerNearlyCurrent,
     /// A rebuild passes over a chunk that is held for a discard and counts as Unwritten by now.
@@ -259,9 +257,8 @@ pub(super) const OF_LOG: [Mutant; 13] = [
 ];
 
 /// Bugs of levels with parity, found in their lives.
-pub(super) const OF_PARITY: [Mutant; 18] = [
+pub(super) const OF_PARITY: [Mutant; 17] = [
     Mutant::RemovedInDoubt,
-    Mutant::FurnishedBeforeMarked,
     Mutant::CutOffUpdateTrusted,
     Mutant::NewcomerNearlyCurrent,
     Mutant::DepartedTrusted,
