@@ -269,6 +269,12 @@ impl Owner {
                      that is missing back first"
                 ))
             }
+            Some(MemberState::InSync) if self.torn_without_it() > 0 => Err(format!(
+                "in {} chunks parity may not fit the data before they are resynced, and what \
+                 member {slot} holds there could not be computed without it: try again when the \
+                 resync is done, or have bdev_raid_start with force give that up first",
+                self.torn_without_it()
+            )),
             Some(MemberState::InSync | MemberState::Rebuilding) => {
                 self.fail_member(slot, out);
                 self.go_on(out);
@@ -279,6 +285,13 @@ impl Owner {
             }
             _ => Err(format!("slot {slot} has no member that takes part")),
         }
+    }
+
+    /// Chunks of which a part is lost with the next member that goes: no other can be computed from
+    /// torn parity. 0 if the operator has said that it may be.
+    fn torn_without_it(&self) -> usize {
+        let doubt = &self.shared.doubt;
+        if doubt.is_accepted() || mutant!(RemovedInDoubt) { 0 } else { doubt.torn_count() }
     }
 
     /// There is such a slot, or it is what replaces a member.

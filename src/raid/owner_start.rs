@@ -354,6 +354,7 @@ impl Owner {
             .all_members()
             .fold(events, |events, member| events.max(member.superblock.events));
         // A header from further ahead takes the place of one that other members went on with.
+        let events_of_members = events;
         let events = match &config.bitmap {
             BitmapConfig::Lockless { superblock, external: Some(_), .. }
                 if superblock.events > events + 1 =>
@@ -391,7 +392,8 @@ impl Owner {
         let metadata = (bitmap, log);
         let members = members(config, slots);
         let mut owner = Self::new(shared, pool, cores, members, metadata, daemon, recorder);
-        if is_behind(config, events) && !mutant!(UpdateNotFinished) {
+        let is_behind = events == events_of_members && is_behind(config, events);
+        if is_behind && !mutant!(UpdateNotFinished) {
             owner.recorder.finish_earlier();
         } else {
             owner.note_absent();
@@ -439,11 +441,14 @@ fn bitmap_lbas(config: &ArrayConfig, slots: usize) -> Result<Vec<u64>, String> {
         .collect()
 }
 
-/// The last update of the superblocks has not reached every member.
+/// The last update of the superblocks has not reached every member. With an external bitmap its
+/// header would otherwise run ahead of members that no update reaches: one that is being rebuilt
+/// got the last, and the header the next.
 fn is_behind(config: &ArrayConfig, events: u64) -> bool {
     let is_external =
         matches!(&config.bitmap, BitmapConfig::Lockless { external, .. } if external.is_some());
-    !is_external && config.members.iter().flatten().any(|it| it.superblock.events < events)
+    let is_behind = config.members.iter().flatten().any(|it| it.superblock.events < events);
+    is_behind && !(is_external && mutant!(ExternalUpdateNotFinished))
 }
 
 /// The members' state at the start.

@@ -20,6 +20,8 @@ pub(crate) enum Mutant {
     AheadKeptWhenWritten,
     /// A chunk that was zeroed ahead counts as zeroed on a member that has joined since.
     AheadKeptForNewcomer,
+    /// A member joins while chunks are zeroed, and nobody tells it.
+    ZeroedWithoutNewcomer,
     /// Idle chunks are cleared without asking whether writes are in flight.
     ClearWithoutQuiescence,
     /// A writer leaves the daemon's mark on the chunk.
@@ -108,6 +110,9 @@ pub(crate) enum Mutant {
     ExternalStaleTrusted,
     /// An external bitmap is believed that went on with members that are not here.
     ExternalAheadTrusted,
+    /// With an external bitmap an update of the superblocks that was cut off is followed by the
+    /// next one.
+    ExternalUpdateNotFinished,
     /// With an external bitmap starts and failures take one update of the superblocks.
     ExternalRecordedOnce,
     /// A discard's chunks are not held: writes in flight and later ones go on in them.
@@ -172,6 +177,8 @@ pub(crate) enum Mutant {
     BatchReversed,
     /// A chunk is discarded while what a member had in it is recovered.
     RecoveryNotCounted,
+    /// An operator takes a member out while there is torn parity.
+    RemovedInDoubt,
     /// A member is rebuilt from parity that may not fit.
     RebuildFromDoubt,
     /// A read that may have to be recovered is not cut at slices.
@@ -269,7 +276,8 @@ pub(super) const OF_LOG: [Mutant; 13] = [
 ];
 
 /// Bugs of levels with parity, found in their lives.
-pub(super) const OF_PARITY: [Mutant; 16] = [
+pub(super) const OF_PARITY: [Mutant; 17] = [
+    Mutant::RemovedInDoubt,
     Mutant::CutOffUpdateTrusted,
     Mutant::NewcomerNearlyCurrent,
     Mutant::DepartedTrusted,
@@ -290,7 +298,9 @@ pub(super) const OF_PARITY: [Mutant; 16] = [
 
 /// Every bug that random lives or a story of the simulator must find. Those that stand for a
 /// defect of the kernel's and that no oracle forbids are in `super::defects`.
-pub(super) const ALL: [Mutant; 64] = [
+pub(super) const ALL: [Mutant; 66] = [
+    Mutant::ExternalUpdateNotFinished,
+    Mutant::ZeroedWithoutNewcomer,
     Mutant::RebuildPassesZeroing,
     Mutant::AheadKeptWhenWritten,
     Mutant::AheadKeptForNewcomer,
