@@ -145,6 +145,13 @@ fn bdevs(client: &Client, dir: &TestDir) {
     let by_uuid = client.ok(&["bdev_get_bdevs", "-b", uring["uuid"].as_str().unwrap()]);
     assert_eq!(by_uuid[0]["name"], "u0");
     client.refused(&["bdev_get_bdevs", "-b", "nobody"], -19);
+    std::fs::File::options().write(true).open(&file).unwrap().set_len(16 << 20).unwrap();
+    client.ok(&["bdev_uring_rescan", "u0"]);
+    assert_eq!(client.ok(&["bdev_get_bdevs", "-b", "u0"])[0]["num_blocks"], (16 << 20) / 512);
+    client.refused(&["bdev_uring_rescan", "n0"], -22);
+    client.ok(&["bdev_null_resize", "n0", "2048"]);
+    assert_eq!(client.ok(&["bdev_get_bdevs", "-b", "n0"])[0]["num_blocks"], 524_288);
+    client.refused(&["bdev_null_resize", "m0", "2048"], -22);
     client.ok(&["bdev_uring_delete", "u0"]);
     client.ok(&["bdev_null_delete", "n0"]);
 }

@@ -5,7 +5,7 @@ use super::error::ErrorChannel;
 use super::malloc::MallocChannel;
 use super::null::NullChannel;
 use super::uring::UringChannel;
-use super::{BdevIo, IoQueue, IoStatus};
+use super::{BdevIo, Device, IoQueue, IoStatus};
 use crate::reactor::CoreIo;
 
 /// Requests one core has in flight to one bdev at most; more wait in the channel.
@@ -65,6 +65,19 @@ impl Channel {
             Self::Malloc(_) | Self::Null(_) | Self::Uring(_) => {}
             Self::Error(channel) => channel.timer(op, core, out),
             Self::Delay(channel) => channel.timer(op, core, out),
+        }
+    }
+
+    /// The bdev is as large as `device` says from now on, which is the same one in all else.
+    /// Filters leave it to their base what lies within it.
+    ///
+    /// # Panics
+    /// If it is of another kind.
+    pub fn resize(&mut self, device: &Device) {
+        match (self, device) {
+            (Self::Null(channel), Device::Null(device)) => channel.resize(device.clone()),
+            (Self::Uring(channel), Device::Uring(device)) => channel.resize(device.clone()),
+            (channel, device) => panic!("{channel:?} can't become {device:?}"),
         }
     }
 

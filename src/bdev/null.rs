@@ -42,6 +42,16 @@ impl NullDevice {
         Ok(Arc::new(Self { geometry, zero_reads }))
     }
 
+    /// The same bdev with so many blocks, for [`super::Channel::resize`].
+    ///
+    /// # Errors
+    /// If there can't be so many.
+    pub fn resized(&self, blocks: u64) -> Result<Arc<Self>, DeviceError> {
+        check_shape(&self.geometry.name, self.geometry.block_size_bytes, blocks)?;
+        let geometry = Geometry { blocks, ..self.geometry.clone() };
+        Ok(Arc::new(Self { geometry, zero_reads: self.zero_reads }))
+    }
+
     pub(super) fn geometry(&self) -> &Geometry {
         &self.geometry
     }
@@ -56,6 +66,10 @@ pub struct NullChannel {
 impl NullChannel {
     pub(super) fn new(device: Arc<NullDevice>) -> Self {
         Self { device }
+    }
+
+    pub(super) fn resize(&mut self, device: Arc<NullDevice>) {
+        self.device = device;
     }
 
     pub(super) fn submit(&mut self, io: BdevIo, out: &mut IoQueue) {

@@ -62,6 +62,14 @@ impl Doubt {
         Self { chunks: chunks.map(byte).collect(), accepted: AtomicU8::new(0) }
     }
 
+    /// What an array with more chunks doubts of those that it had. Nobody uses either meanwhile.
+    pub fn take_over(&self, old: &Self) {
+        for (byte, old) in self.chunks.iter().zip(&old.chunks) {
+            byte.store(old.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        self.accepted.store(old.accepted.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
     fn byte(&self, chunk: usize) -> u8 {
         // Acquire: what was written before parity was called right is seen.
         self.chunks.get(chunk).map_or(RIGHT, |byte| byte.load(Ordering::Acquire))
@@ -172,6 +180,17 @@ impl Vouching {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_grown_array_doubts_what_it_did() {
+        use ParityFound::{Right, Torn, Unbuilt};
+        let old = Doubt::new([Torn, Right, Unbuilt].into_iter());
+        old.accept();
+        let new = Doubt::new([Right; 5].into_iter());
+        new.take_over(&old);
+        assert_eq!((new.count(), new.torn_count(), new.is_accepted()), (2, 1, true));
+        assert!(new.is_torn(0) && new.is_in_doubt(2) && !new.is_in_doubt(4));
+    }
 
     #[test]
     fn a_doubt_raised_while_parity_is_built_stays() {

@@ -54,7 +54,7 @@ impl Ledger {
     #[must_use]
     pub fn new(chunks: usize, unit_size_bytes: usize) -> Self {
         assert!(matches!(unit_size_bytes, 512 | 4096), "a unit is one logical block");
-        let units = (HEADER_SIZE_BYTES + chunks).div_ceil(unit_size_bytes);
+        let units = units_for(chunks, unit_size_bytes);
         Self {
             unit_size_bytes,
             chunks,
@@ -64,6 +64,30 @@ impl Ledger {
             listed_lazy: vec![false; units].into_boxed_slice(),
             writing_count: 0,
         }
+    }
+
+    /// The array has so many chunks from now on. The new ones are on disk as they are in memory.
+    ///
+    /// # Panics
+    /// If they are fewer.
+    pub fn grow(&mut self, chunks: usize) {
+        assert!(chunks >= self.chunks, "an array never shrinks");
+        let units = self.units_for(chunks);
+        let mut states = std::mem::take(&mut self.states).into_vec();
+        states.resize(units, UnitState::Settled);
+        self.states = states.into_boxed_slice();
+        let mut listed = std::mem::take(&mut self.listed_lazy).into_vec();
+        listed.resize(units, false);
+        self.listed_lazy = listed.into_boxed_slice();
+        self.urgent.reserve(units.saturating_sub(self.urgent.len()));
+        self.lazy.reserve(units.saturating_sub(self.lazy.len()));
+        self.chunks = chunks;
+    }
+
+    /// Number of units, header included, that so many chunks take.
+    #[must_use]
+    pub fn units_for(&self, chunks: usize) -> usize {
+        units_for(chunks, self.unit_size_bytes)
     }
 
     /// Number of units, header included.
@@ -183,6 +207,10 @@ impl Ledger {
     }
 }
 
+fn units_for(chunks: usize, unit_size_bytes: usize) -> usize {
+    (HEADER_SIZE_BYTES + chunks).div_ceil(unit_size_bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,6 +232,21 @@ mod tests {
             }
             assert_eq!(next, 10_000);
         }
+    }
+
+    #[test]
+    fn a_ledger_that_grows_keeps_what_is_queued() {
+        let mut ledger = Ledger::new(600, 512);
+        ledger.mark(2, Urgency::Lazy);
+        ledger.mark(3, Urgency::Now);
+        ledger.grow(2000);
+        assert_eq!((ledger.units(), ledger.chunks_of(3)), (6, 512..1024));
+        assert_eq!(ledger.chunks_of(5), 1536..2000);
+        ledger.mark(5, Urgency::Now);
+        assert_eq!((ledger.begin(), ledger.begin(), ledger.begin()), (Some(3), Some(5), None));
+        ledger.end(3);
+        ledger.end(5);
+        assert_eq!(ledger.begin_lazy(), Some(2));
     }
 
     #[test]

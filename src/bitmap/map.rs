@@ -79,6 +79,23 @@ impl ChunkMap {
         Self { counts: Box::new(Counts::of(&bytes)), bytes: bytes.into_boxed_slice() }
     }
 
+    /// Takes over the bytes of a map with fewer chunks, which nobody uses meanwhile: the array has
+    /// grown. Those behind them stay Unwritten, which they are to be.
+    ///
+    /// # Panics
+    /// If this map is the smaller one.
+    pub fn take_over(&self, old: &Self) {
+        assert!(old.len() <= self.len(), "an array never shrinks");
+        for (byte, old) in self.bytes.iter().zip(&old.bytes) {
+            byte.store(old.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        for (count, old) in self.counts.0.iter().zip(&old.counts.0) {
+            count.store(old.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        let new = u64::try_from(self.len() - old.len()).expect("usize fits u64");
+        self.counts.add(ChunkState::Unwritten as u8, new);
+    }
+
     /// Number of chunks.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -299,6 +316,20 @@ mod tests {
             (0..40).for_each(|chunk| found[map.state(chunk) as usize] += 1);
             assert_eq!(map.histogram(), found);
         }
+    }
+
+    #[test]
+    fn a_larger_map_takes_over_bytes_flags_and_counts() {
+        let old = map(&[ChunkState::Dirty, ChunkState::NeedSync, ChunkState::Clean]);
+        assert!(old.age(0));
+        old.change(2, ChunkState::Dirty);
+        let new = map(&[ChunkState::Unwritten; 5]);
+        new.take_over(&old);
+        assert_eq!(new.histogram()[..4], [2, 0, 2, 1]);
+        assert!(!new.is_durable(2) && new.is_durable(1));
+        assert!(new.clear_if_aging(0), "the mark came along");
+        assert_eq!(new.state(4), ChunkState::Unwritten);
+        assert_eq!(new.histogram()[..4], [2, 1, 1, 1]);
     }
 
     #[test]

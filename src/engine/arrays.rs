@@ -8,7 +8,8 @@ use super::message::{Answer, Message};
 use super::shard::{KIND_ARRAY, Shard, ShardCore};
 use crate::bdev::{BdevId, BdevIo, IoStatus, Tag};
 use crate::raid::{
-    ArrayConfig, ArrayEvent, ArrayTimer, Channel, Mail, Out, Owner, Shared, ToChannel, ToOwner,
+    ArrayConfig, ArrayEvent, ArrayTimer, Channel, GrowthWish, Mail, Out, Owner, Shared, ToChannel,
+    ToOwner,
 };
 use crate::reactor::timer::TimerTag;
 
@@ -162,6 +163,21 @@ impl Shard {
         assert!(there, "an owner outlived its channel");
     }
 
+    /// The array has grown: its channel on this core is given what it shares now.
+    pub(super) fn grow_channel(&mut self, core: &mut ShardCore, bdev: BdevId, shared: Arc<Shared>) {
+        let there = self.on_channel(core, bdev, |channel, out| channel.grow(shared, out));
+        assert!(there, "an owner outlived its channel");
+    }
+
+    /// The owner is to have the array grow; the answer follows.
+    pub(super) fn grow_array(&mut self, core: &mut ShardCore, bdev: BdevId, wish: &GrowthWish) {
+        let mut result = Err("the array is not there".to_owned());
+        self.on_owner(core, bdev, |owner, out| result = owner.grow(wish, out));
+        if let Err(text) = result {
+            self.answer(core, Answer::Grown(Err(text)));
+        }
+    }
+
     /// A timer of an array's owner has run out; the array may be gone, and another one be where
     /// it was.
     pub(super) fn array_timer(&mut self, core: &mut ShardCore, tag: TimerTag) {
@@ -212,6 +228,16 @@ impl Shard {
                     self.log_event(bdev, event);
                     let control = core.port.control();
                     core.port.post(control, Message::Event(bdev, event));
+                }
+                Mail::Grow => {
+                    let array = self.channels.array(bdev).expect("it has just acted");
+                    let shared = array.owner.as_ref().expect("it grows by its owner").shared();
+                    for to in 0..core.port.control() {
+                        self.send(core, to, Message::Grow(bdev, shared.clone()));
+                    }
+                }
+                Mail::Grown(result) => {
+                    self.answer(core, Answer::Grown(result.map_err(str::to_owned)));
                 }
                 Mail::Started(result) | Mail::Stopped(result) => {
                     self.answer(core, Answer::Array(result));

@@ -68,6 +68,8 @@ impl Shard {
                 self.on_owner(core, bdev, |owner, out| result = owner.execute(&command, out));
                 self.answer(core, result.map_or_else(Answer::Failed, Answer::Outcome));
             }
+            Ask::GrowArray(bdev, wish) => self.grow_array(core, bdev, &wish),
+            Ask::ResizeDevice(bdev, device) => self.resize_device(core, bdev, &device),
             Ask::Publish(table) => {
                 self.take_table(core, table);
                 self.answer(core, Answer::Done);
@@ -105,6 +107,13 @@ impl Shard {
                 core.index()
             )),
         }
+    }
+
+    fn resize_device(&mut self, core: &mut ShardCore, bdev: BdevId, device: &Device) {
+        if let Some(channel) = self.channels.device(bdev) {
+            channel.resize(device);
+        }
+        self.answer(core, Answer::Done);
     }
 
     fn close_bdev(&mut self, core: &mut ShardCore, bdev: BdevId) {

@@ -19,7 +19,9 @@ use super::workload::Workload;
 use crate::bdev::{BdevId, Device, Geometry, IoOp, IoStatus};
 use crate::limits::{BDEVS_MAX, IO_SIZE_BYTES_MAX};
 use crate::observe::counter::CoreCounters;
-use crate::raid::{self, ArrayConfig, ArrayEvent, ArrayStatus, Command, Knobs, Outcome};
+use crate::raid::{
+    self, ArrayConfig, ArrayEvent, ArrayStatus, Command, GrowthWish, Knobs, Outcome,
+};
 use crate::reactor::dma::prefer_hugepages;
 use crate::reactor::idle::IdlePolicy;
 use crate::reactor::mesh::{self, Port, RING_MESSAGES};
@@ -431,6 +433,42 @@ impl EngineHandle {
             Answer::Outcome(outcome) => Ok(outcome),
             Answer::Failed(text) => Err(EngineError::Refused(text)),
             answer => unreachable!("{answer:?} does not answer a command"),
+        }
+    }
+
+    /// Has an array take all of its members, which are so large now, in sectors by slot. It serves
+    /// meanwhile. Returns its blocks: all cores know of them.
+    ///
+    /// # Errors
+    /// If there is no such array, it refuses, or a member fails; it is as large as before then.
+    pub fn grow_array(
+        &mut self,
+        bdev: BdevId,
+        device_sectors: Vec<u64>,
+    ) -> Result<u64, EngineError> {
+        let gone = || EngineError::Refused("the array is not there".to_owned());
+        let owner = self.known(bdev).and_then(|known| known.owner_core).ok_or_else(gone)?;
+        let wish = GrowthWish { device_sectors, advise: prefer_hugepages };
+        match self.ask_one(owner, Ask::GrowArray(bdev, wish)) {
+            Answer::Grown(Ok(blocks)) => {
+                self.set_blocks(bdev, blocks);
+                Ok(blocks)
+            }
+            Answer::Grown(Err(text)) => Err(EngineError::Refused(text)),
+            answer => unreachable!("{answer:?} does not answer a growth"),
+        }
+    }
+
+    /// The bdev is as large as `device` says from now on, on every core.
+    pub fn resize_bdev(&mut self, bdev: BdevId, device: &Device) {
+        self.ask_all(|| Ask::ResizeDevice(bdev, device.clone())).expect("a size is never refused");
+        self.set_blocks(bdev, device.geometry().blocks);
+    }
+
+    /// A filter is as large as its base, which has another size.
+    pub fn set_blocks(&mut self, bdev: BdevId, blocks: u64) {
+        if let Some(known) = self.bdevs[usize::from(bdev.0)].as_mut() {
+            known.geometry.blocks = blocks;
         }
     }
 

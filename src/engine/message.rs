@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::bdev::{BdevId, Device, IoOp, IoStatus};
 use crate::raid::{
-    ArrayConfig, ArrayEvent, ArrayStatus, Command, Knobs, Outcome, Shared, ToChannel, ToOwner,
+    ArrayConfig, ArrayEvent, ArrayStatus, Command, GrowthWish, Knobs, Outcome, Shared, ToChannel,
+    ToOwner,
 };
 use crate::target::controller::{CommandError, ConnectRequest, IoQueueGrant, Refusal};
 use crate::target::reservation::{HostId, NoticeKind, View};
@@ -26,6 +27,8 @@ pub(super) enum Message {
     ToOwner(BdevId, ToOwner),
     /// From an array's owner to its channel on the receiving core.
     ToChannel(BdevId, ToChannel),
+    /// From an array's owner: the array has grown, and its channels are to share this.
+    Grow(BdevId, Arc<Shared>),
     /// A connection to be served by the receiving core.
     NewConnection(Box<NewConnection>),
     /// An I/O queue's Connect, to the core that owns the controller it names.
@@ -228,6 +231,10 @@ pub(super) enum Ask {
     SetKnobs(BdevId, Knobs),
     /// To the owner's core.
     Command(BdevId, Command),
+    /// To the owner's core: have the array take all of its members; answered when it has.
+    GrowArray(BdevId, GrowthWish),
+    /// The bdev is as large as this one says from now on; all else about it stays.
+    ResizeDevice(BdevId, Device),
     /// Use this table from now on.
     Publish(Arc<SubsystemTable>),
     /// Accept connections.
@@ -256,6 +263,8 @@ impl std::fmt::Debug for Ask {
             Self::ArrayStatus(..) => "ArrayStatus",
             Self::SetKnobs(..) => "SetKnobs",
             Self::Command(..) => "Command",
+            Self::GrowArray(..) => "GrowArray",
+            Self::ResizeDevice(..) => "ResizeDevice",
             Self::Publish(..) => "Publish",
             Self::Listen(..) => "Listen",
             Self::Unlisten(..) => "Unlisten",
@@ -277,6 +286,8 @@ pub(super) enum Answer {
     Io(Result<Vec<u8>, IoStatus>),
     /// An array has been started or stopped, or not.
     Array(Result<(), IoStatus>),
+    /// Blocks of an array that has grown, or why it has not.
+    Grown(Result<u64, String>),
     /// State of an array.
     Status(Box<ArrayStatus>),
     /// What became of a command to an array.
@@ -294,6 +305,7 @@ impl std::fmt::Debug for Answer {
             Self::Failed(text) => write!(f, "Failed({text})"),
             Self::Io(result) => write!(f, "Io({:?})", result.as_ref().map(Vec::len)),
             Self::Array(result) => write!(f, "Array({result:?})"),
+            Self::Grown(result) => write!(f, "Grown({result:?})"),
             Self::Status(status) => write!(f, "Status({status:?})"),
             Self::Outcome(outcome) => write!(f, "Outcome({outcome:?})"),
             Self::Finished(_) => f.write_str("Finished"),

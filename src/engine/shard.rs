@@ -190,6 +190,7 @@ impl Shard {
                 self.owner_message(core, from, bdev, message);
             }
             Message::ToChannel(bdev, message) => self.channel_message(core, bdev, message),
+            Message::Grow(bdev, shared) => self.grow_channel(core, bdev, shared),
             Message::NewConnection(new) => self.open_connection(core, *new),
             Message::AttachQueue { connection, request } => {
                 self.attach_queue(core, from, connection, request);

@@ -275,7 +275,11 @@ impl BitmapSuperblock {
             return Err(BitmapError::ChunkNotPowerOfTwo { found: self.chunk_raw });
         }
         let expected_sectors = array.sync_size_sectors();
-        let fits = self.sync_size_sectors == expected_sectors || mutant!(BitmapTooSmall);
+        // A growth writes the heads first: one that is ahead of its superblock has the states of
+        // all that the array has, and those of the chunks that it was about to have.
+        let is_growing = self.sync_size_sectors > expected_sectors && self.events > array.events;
+        let fits =
+            self.sync_size_sectors == expected_sectors || is_growing || mutant!(BitmapTooSmall);
         if !fits {
             let found_sectors = self.sync_size_sectors;
             return Err(BitmapError::SyncSize { found_sectors, expected_sectors });

@@ -1,19 +1,29 @@
 //! The superblocks and bitmap heads of an array that takes all of its larger members, as
 //! `mdadm --grow --size=max` does. Pure.
 //!
-//! The array does not run. On every member in turn, and durably: zeroes where the last chunk so far
-//! goes on beyond the old end, the bitmap with its new chunks, which are Unwritten, then the
-//! superblock. Its event count is one more, so a power cut leaves members of two sizes, the larger
-//! of which are newer: the next start finishes the growth ([`unfinished`]) before it assembles. The
-//! old blocks stay where they are; nothing is served before all members say the same.
+//! What is written, in this order, each step durably on all members before the next one: zeroes
+//! where the last chunk so far goes on beyond the old end; the states of the new chunks, Unwritten;
+//! the bitmap's head; the superblocks. The old blocks stay where they are, and nothing of the new
+//! part is served before all that is done. With the head the event count goes up, so a power cut
+//! leaves
+//!
+//! - heads ahead of their superblocks: the array is as large as before, and the bitmap knows more
+//!   chunks than it needs;
+//! - members of two sizes, the larger of which are one event ahead: the next start finishes the
+//!   growth. Those that have all but the superblock are given that by the array itself
+//!   ([`take_up`]). mdof once grew arrays that were stopped, member by member; who lacks the bitmap
+//!   then, too, is given that first ([`unfinished`]).
+//!
+//! An array without a bitmap grows while it is stopped, and its new part is resynced.
 
 use thiserror::Error;
 
+use super::assemble::is_left_behind;
 use super::bitmap_superblock::{BITMAP_CHUNKS_MAX, STATES_OFFSET_BYTES};
 use super::create::SIZE_UNIT_SECTORS;
 use super::layout::Raid10Word;
 use super::types::{Level, MinorVersion, Role};
-use super::{BitmapSuperblock, Candidate, MAX_SECTOR, SECTOR_BYTES, Superblock};
+use super::{BitmapSuperblock, Candidate, SECTOR_BYTES, Superblock};
 
 /// Sectors of an array at most: 2^63 bytes.
 const ARRAY_SECTORS_MAX: u64 = 1 << 54;
@@ -209,43 +219,92 @@ pub struct Unfinished {
     pub behind: Vec<(usize, Superblock)>,
 }
 
-/// Whether these candidates are members of an array whose growth was cut off. Those that do not
-/// agree in all but their size are left to the assembly.
+/// Whether these candidates are members of an array that was growing while it was stopped, and some
+/// have not even the bitmap of the larger one. Those that do not agree in all but their size are
+/// left to the assembly.
 #[must_use]
 pub fn unfinished(candidates: &[Candidate]) -> Option<Unfinished> {
-    let is_active = |own: &Superblock| matches!(own.own_role(), Role::Active(_));
-    let active = (0..candidates.len()).filter(|&at| is_active(&candidates[at].superblock));
-    let grown = active.max_by_key(|&at| {
-        let own = &candidates[at].superblock;
-        (own.events, own.size_sectors, std::cmp::Reverse(at))
-    })?;
+    let grown = freshest(candidates)?;
     let array = &candidates[grown].superblock;
-    let is_behind = |candidate: &Candidate| {
-        let own = &candidate.superblock;
-        own.set_uuid == array.set_uuid
-            && own.events + 1 == array.events
-            && own.size_sectors < array.size_sectors
-            && own.resync_offset_sectors == MAX_SECTOR
-            && is_active(own)
-            && array.role_of(own.dev_number) == own.own_role()
-            && (own.level, own.layout, own.raid_disks, own.chunk_sectors)
-                == (array.level, array.layout, array.raid_disks, array.chunk_sectors)
-            && own.data_offset_sectors + array.size_sectors <= candidate.device_sectors
+    let lacks_all = |candidate: &Candidate| {
+        candidate.superblock.is_clean()
+            && is_behind(array, candidate)
+            && !has_grown_bitmap(array, candidate)
     };
     let behind: Vec<(usize, Superblock)> = candidates
         .iter()
         .enumerate()
-        .filter(|(_, candidate)| is_behind(candidate))
-        .map(|(at, Candidate { device_sectors, superblock: own, .. })| {
-            let mut superblock = own.clone();
-            superblock.size_sectors = array.size_sectors;
-            superblock.data_size_sectors = device_sectors - own.data_offset_sectors;
+        .filter(|(_, candidate)| lacks_all(candidate))
+        .map(|(at, candidate)| {
+            let mut superblock = grown_like(array, candidate);
             superblock.events = array.events;
             superblock.resync_offset_sectors = array.resync_offset_sectors;
             (at, superblock)
         })
         .collect();
     (!behind.is_empty()).then_some(Unfinished { grown, behind })
+}
+
+/// Gives the candidates that a growth has left behind with their old superblocks the new size, so
+/// that an assembly takes them for what they are: one event behind. The array writes their
+/// superblocks when it starts. Which they are.
+pub fn take_up(candidates: &mut [Candidate]) -> Vec<usize> {
+    let Some(grown) = freshest(candidates).filter(|_| !mutant!(GrowthNotTakenUp)) else {
+        return Vec::new();
+    };
+    let array = candidates[grown].superblock.clone();
+    let is_left = |&at: &usize| {
+        is_behind(&array, &candidates[at]) && has_grown_bitmap(&array, &candidates[at])
+    };
+    let left: Vec<usize> = (0..candidates.len()).filter(is_left).collect();
+    for &at in &left {
+        candidates[at].superblock = grown_like(&array, &candidates[at]);
+    }
+    left
+}
+
+fn is_active(own: &Superblock) -> bool {
+    matches!(own.own_role(), Role::Active(_))
+}
+
+/// Of those with the most events the largest, if the others have not gone on without it.
+fn freshest(candidates: &[Candidate]) -> Option<usize> {
+    let active = (0..candidates.len()).filter(|&at| is_active(&candidates[at].superblock));
+    active.max_by_key(|&at| {
+        let own = &candidates[at].superblock;
+        let is_current = !is_left_behind(candidates, at);
+        (own.events, is_current, own.size_sectors, std::cmp::Reverse(at))
+    })
+}
+
+/// The member is one event behind the array, and nothing but its size is another.
+fn is_behind(array: &Superblock, candidate: &Candidate) -> bool {
+    let own = &candidate.superblock;
+    own.set_uuid == array.set_uuid
+        && own.events + 1 == array.events
+        && own.size_sectors < array.size_sectors
+        && is_active(own)
+        && array.role_of(own.dev_number) == own.own_role()
+        && own.role_of(array.dev_number) == array.own_role()
+        && (own.level, own.layout, own.raid_disks, own.chunk_sectors)
+            == (array.level, array.layout, array.raid_disks, array.chunk_sectors)
+        && own.data_offset_sectors + array.size_sectors <= candidate.device_sectors
+}
+
+/// Its bitmap knows all chunks of the larger array.
+fn has_grown_bitmap(array: &Superblock, candidate: &Candidate) -> bool {
+    let head = candidate.bitmap.as_ref().and_then(|head| head.as_ref().ok());
+    head.is_some_and(|head| head.sync_size_sectors == array.sync_size_sectors())
+}
+
+/// Its superblock with the array's size.
+fn grown_like(array: &Superblock, candidate: &Candidate) -> Superblock {
+    let own = &candidate.superblock;
+    Superblock {
+        size_sectors: array.size_sectors,
+        data_size_sectors: candidate.device_sectors - own.data_offset_sectors,
+        ..own.clone()
+    }
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ pub use create_level::{
 pub use display::Examine;
 pub use error::{BitmapError, SuperblockError};
 pub use external::{ExternalError, ExternalHead, ExternalPermits, ExternalPlan};
-pub use grow::{GrowError, Growth, Unfinished, plan_growth, unfinished};
+pub use grow::{GrowError, Growth, Unfinished, plan_growth, take_up, unfinished};
 pub use layout::{LayoutError, Raid10Word, default_layout, layout_by_name, layout_name};
 pub use member_state::MemberState;
 pub use ppl::{

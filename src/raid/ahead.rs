@@ -48,6 +48,13 @@ impl Ahead {
         }
     }
 
+    /// The array has so many chunks from now on.
+    pub(super) fn grow(&mut self, chunks: usize) {
+        let mut zeroed = std::mem::take(&mut self.zeroed).into_vec();
+        zeroed.resize(chunks.div_ceil(64), 0);
+        self.zeroed = zeroed.into_boxed_slice();
+    }
+
     /// Chunks that a job may zero beside the one it is for, with so many under way.
     pub(super) fn budget(&self, under_way: usize) -> usize {
         let most = match (self.is_off, under_way) {

@@ -322,9 +322,16 @@ fn bitmap_config(
         }
         BitmapPlan::Load { superblock, stale, .. } => {
             let chunks = superblock.chunk_sectors();
+            let mut superblock = superblock.clone();
+            // A growth that was cut off leaves heads of more chunks than the array has.
+            superblock.sync_size_sectors = assembly.superblock.sync_size_sectors();
+            let count =
+                usize::try_from(superblock.chunk_count()).expect("bounded by BITMAP_CHUNKS_MAX");
             // Copies in other units (a conversion or a damaged head) can't be compared.
             let usable = |&candidate: &usize| match &candidates[candidate].bitmap {
-                Some(Ok(head)) if head.chunk_sectors() == chunks => states[candidate].as_deref(),
+                Some(Ok(head)) if head.chunk_sectors() == chunks => {
+                    states[candidate].as_deref()?.get(..count)
+                }
                 _ => None,
             };
             let copies: Vec<&[u8]> = sources.iter().filter_map(usable).collect();
@@ -335,7 +342,7 @@ fn bitmap_config(
             let (states, differ) = merge(own, others.iter().copied());
             let incomplete = copies.len() < sources.len();
             let config = BitmapConfig::Lockless {
-                superblock: superblock.clone(),
+                superblock,
                 states,
                 stale: *stale,
                 rewrite: assembly.dirty || differ || incomplete,
@@ -454,7 +461,10 @@ mod tests {
             .collect();
         let assembly = assemble(&candidates).unwrap();
         let bdevs = [1, 2, 3].map(|id| CandidateBdev::plain(BdevId(id)));
-        let states = vec![Some(vec![0, 1, 2, 3, 7]); 3];
+        let count = usize::try_from(creation.bitmap.chunk_count()).unwrap();
+        let mut states = vec![0, 1, 2, 3, 7];
+        states.resize(count, 0);
+        let states = vec![Some(states); 3];
         let options = ArrayOptions {
             name: "r".to_owned(),
             block_size_bytes: 512,
@@ -464,7 +474,7 @@ mod tests {
         };
         let config = from_assembly(options, &assembly, &candidates, &bdevs, &states).unwrap();
         match config.bitmap {
-            BitmapConfig::Lockless { states, .. } => states,
+            BitmapConfig::Lockless { states, .. } => states[..5].to_vec(),
             BitmapConfig::None { .. } => unreachable!(),
         }
     }

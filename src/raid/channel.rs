@@ -203,6 +203,25 @@ impl Channel {
         }
     }
 
+    /// The array has grown: nothing is under way, and this is what owner and channels share now.
+    ///
+    /// # Panics
+    /// If the channel has not been told to pause.
+    #[cold]
+    pub fn grow(&mut self, shared: Arc<Shared>, out: &mut Out<'_>) {
+        assert!(self.paused || self.closing || mutant!(GrowthUnpaused), "it grows at work");
+        self.shared = shared;
+        // What was to become Unwritten to the end of the array covers a part of a chunk now.
+        for _ in 0..self.waiting.len() {
+            match self.waiting.pop_front() {
+                Some(io) if !self.is_mirror && self.crosses_strips(&io) => self.split(io, out),
+                Some(io) => self.waiting.push_back(io),
+                None => break,
+            }
+        }
+        out.mail.push_back(Mail::Owner(ToOwner::HasGrown));
+    }
+
     /// Tells the owner when nothing of the host is under way while it is to be so.
     pub(super) fn report_paused(&mut self, out: &mut Out<'_>) {
         let is_idle = self.free.len() == CHANNEL_OPS_MAX

@@ -110,6 +110,8 @@ pub enum ToOwner {
     /// In this round of pausing no request of the host is under way, and none will begin until
     /// [`ToChannel::Resume`].
     Paused(u32),
+    /// The channel has the map and the size of an array that has grown.
+    HasGrown,
     /// The channel takes no more requests and has none.
     Closed,
 }
@@ -348,6 +350,13 @@ pub enum ArrayEvent {
         /// Block of the array where the first of them begins.
         lba: u64,
     },
+    /// The array has taken all of its larger members.
+    Grown {
+        /// Its blocks before.
+        from_blocks: u64,
+        /// Its blocks now.
+        blocks: u64,
+    },
     /// No member holds the bitmap any more: writes are refused.
     MetadataLost,
     /// Stopped; the superblocks say clean, or that a resync is due.
@@ -421,6 +430,9 @@ impl ArrayEvent {
             }
             Self::MemberJoined { slot, guided: false } => {
                 write!(f, "member {slot} has joined; it will be given all that was ever written")
+            }
+            Self::Grown { from_blocks, blocks } => {
+                write!(f, "grown from {from_blocks} to {blocks} blocks; what is new is empty")
             }
             Self::RebuildStarted { slot, chunks } => {
                 write!(f, "rebuild of member {slot} begins: {chunks} chunks to copy")
@@ -507,6 +519,11 @@ pub enum Mail {
     Channels(ToChannel),
     /// Call the owner's `timer` after so many milliseconds.
     Arm(ArrayTimer, u64),
+    /// To the channels on all cores: give them [`super::Owner::shared`], by
+    /// [`super::Channel::grow`].
+    Grow,
+    /// The array has so many blocks now, and all cores know it; or it has not grown, and why.
+    Grown(Result<u64, &'static str>),
     /// Tell the operator.
     Event(ArrayEvent),
     /// The array serves: the superblocks say so durably. Or it could not be started.

@@ -14,10 +14,12 @@ use super::owner_bitmap::BitmapKeeper;
 use super::owner_daemon::Daemon;
 use super::owner_discard::Discarder;
 use super::owner_errors::ErrorPolicy;
+use super::owner_grow::Grower;
 use super::owner_join::Joiner;
 use super::owner_log::LogKeeper;
 use super::owner_members::{Member, MemberState, Recorder};
 use super::owner_parity::ParityWork;
+use super::owner_pause::Pauser;
 use super::owner_rebuild::Rebuilder;
 use super::owner_replace::Replacer;
 use super::owner_resync::Walker;
@@ -86,6 +88,8 @@ pub(super) enum OwnerOp {
     Replay,
     /// Flush of a member that is being rebuilt.
     RebuildFlush,
+    /// Zeroing behind the old end of an array that grows.
+    Grow,
 }
 
 impl OwnerOp {
@@ -100,6 +104,7 @@ impl OwnerOp {
             Self::RebuildFlush => (6, 0),
             Self::LogHead => (7, 0),
             Self::Replay => (8, 0),
+            Self::Grow => (9, 0),
         };
         kind << 24 | u32::try_from(index).expect("indexes are small")
     }
@@ -116,6 +121,7 @@ impl OwnerOp {
             6 => Self::RebuildFlush,
             7 => Self::LogHead,
             8 => Self::Replay,
+            9 => Self::Grow,
             kind => panic!("no owner request is of kind {kind}"),
         }
     }
@@ -148,6 +154,8 @@ pub struct Owner {
     pub(super) joiner: Joiner,
     pub(super) rebuilder: Rebuilder,
     pub(super) replacer: Replacer,
+    pub(super) pauser: Pauser,
+    pub(super) grower: Grower,
     pub(super) pacer: Pacer,
     pub(super) yielder: Yielder,
     pub(super) scrubber: Scrubber,
@@ -185,6 +193,8 @@ impl Owner {
             joiner: Joiner::new(),
             rebuilder: Rebuilder::default(),
             replacer: Replacer::new(shared.replacement.map(|(slot, _)| slot)),
+            pauser: Pauser::default(),
+            grower: Grower::default(),
             pacer: Pacer::default(),
             yielder: Yielder::default(),
             scrubber: Scrubber::default(),
@@ -245,6 +255,7 @@ impl Owner {
             ToOwner::Locked(window) => self.window_locked(window),
             ToOwner::Forgotten(id, is_forgotten) => self.forgotten(id, is_forgotten),
             ToOwner::Paused(round) => self.paused(round, out),
+            ToOwner::HasGrown => self.has_grown(),
             ToOwner::Closed => self.closed_count += 1,
         }
         self.go_on(out);
@@ -262,6 +273,7 @@ impl Owner {
             OwnerOp::LogHead => self.head_answered(tag.part, status, out),
             OwnerOp::Replay => self.replay_answered(tag.part, status, out),
             OwnerOp::RebuildFlush => self.rebuild_flushed(tag.part, status, out),
+            OwnerOp::Grow => self.grow_answered(tag.part, status),
         }
         self.go_on(out);
     }
@@ -280,7 +292,7 @@ impl Owner {
     /// A turn of the core: the next step of what nobody waits for, and only one, so that a host
     /// request of this core is not held up by it for longer than a microsecond or two.
     pub fn poll(&mut self, out: &mut Out<'_>) {
-        if self.is_swapping() {
+        if self.is_pausing() {
         } else if self.daemon.is_walking() {
             self.poll_daemon(out);
         } else {
@@ -300,6 +312,7 @@ impl Owner {
         self.poll_zeroing(out);
         self.poll_rebuild(out);
         self.poll_replace(out);
+        self.poll_grow(out);
         self.poll_scrub(out);
         self.poll_resync(out);
         self.poll_discard(out);
@@ -309,16 +322,17 @@ impl Owner {
     /// Whether [`Self::poll`] has more to do without another event.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        self.daemon.is_walking() && !self.is_swapping()
+        self.daemon.is_walking() && !self.is_pausing()
             || self.may_write_back()
             || self.is_settling()
             || self.log.wants_buffer()
             || self.join_can_go_on()
             || self.rebuild_can_go_on()
             || self.replace_can_go_on()
+            || self.grow_can_go_on()
             || self.scrub_can_end()
             || self.may_copy()
-                && !self.is_swapping()
+                && !self.is_pausing()
                 && (self.walker.is_searching()
                     || self.is_searching_rebuild()
                     || self.is_searching_scrub())
@@ -398,6 +412,7 @@ impl Owner {
     fn awaits_members(&self) -> bool {
         self.recorder.is_writing()
             || self.log.awaits_members()
+            || self.grower.awaits_members()
             || self.bitmap.as_ref().is_some_and(BitmapKeeper::awaits_members)
     }
 

@@ -298,6 +298,27 @@ impl BitmapKeeper {
         self.ledger.mark(self.ledger.unit_of(chunk), Urgency::Lazy);
     }
 
+    /// The unit is to be written, as it is.
+    pub(super) fn mark_unit(&mut self, unit: usize) {
+        self.ledger.mark(unit, Urgency::Now);
+    }
+
+    /// Chunks are being zeroed before their first write.
+    pub(super) fn has_zero_jobs(&self) -> bool {
+        self.zero_jobs.iter().any(ZeroJob::is_busy)
+    }
+
+    /// The array has so many chunks from now on, for so many sectors: the header is to say so with
+    /// the next update of the superblocks. Nobody waits for anything.
+    pub(super) fn grow(&mut self, chunks: usize, sync_size_sectors: u64) {
+        assert!(self.queues.iter().all(|&queue| queue == NONE), "writers wait while all rests");
+        self.header.sync_size_sectors = sync_size_sectors;
+        self.ledger.grow(chunks);
+        self.ahead.grow(chunks);
+        self.queues = vec![NONE; self.ledger.units() + 2];
+        self.owed = vec![false; self.ledger.units()].into_boxed_slice();
+    }
+
     /// A chunk changed and somebody waits until that is durable.
     pub(super) fn mark_now(&mut self, chunk: usize) {
         self.ledger.mark(self.ledger.unit_of(chunk), Urgency::Now);
@@ -536,7 +557,7 @@ impl Owner {
     /// clears chunks: it may still clear more of the unit.
     pub(super) fn may_write_back(&self) -> bool {
         !self.failed
-            && !self.is_swapping()
+            && !self.is_pausing()
             && !self.daemon.is_walking()
             && self.bitmap.as_ref().is_some_and(|bitmap| bitmap.ledger.may_begin_lazy())
     }

@@ -118,6 +118,11 @@ impl Joiner {
         self.state != JoinState::Idle
     }
 
+    /// Members come or go, or are about to.
+    pub(super) fn has_tasks(&self) -> bool {
+        !self.tasks.is_empty()
+    }
+
     /// The slot that is being worked on.
     fn slot(&self) -> Option<MemberSlot> {
         self.tasks.front().filter(|_| self.is_busy()).map(Task::slot)
@@ -264,6 +269,12 @@ impl Owner {
                      that is missing back first"
                 ))
             }
+            Some(MemberState::InSync) if self.torn_without_it() > 0 => Err(format!(
+                "in {} chunks parity may not fit the data before they are resynced, and what \
+                 member {slot} holds there could not be computed without it: try again when the \
+                 resync is done, or have bdev_raid_start with force give that up first",
+                self.torn_without_it()
+            )),
             Some(MemberState::InSync | MemberState::Rebuilding) => {
                 self.fail_member(slot, out);
                 self.go_on(out);
@@ -274,6 +285,13 @@ impl Owner {
             }
             _ => Err(format!("slot {slot} has no member that takes part")),
         }
+    }
+
+    /// Chunks of which a part is lost with the next member that goes: no other can be computed from
+    /// torn parity. 0 if the operator has said that it may be.
+    fn torn_without_it(&self) -> usize {
+        let doubt = &self.shared.doubt;
+        if doubt.is_accepted() || mutant!(RemovedInDoubt) { 0 } else { doubt.torn_count() }
     }
 
     /// There is such a slot, or it is what replaces a member.
@@ -334,12 +352,15 @@ impl Owner {
         Ok(())
     }
 
-    fn may_change_members(&self) -> Result<(), String> {
+    pub(super) fn may_change_members(&self) -> Result<(), String> {
         if self.failed {
             return Err("it has lost its metadata: stop it and start it again".to_owned());
         }
         if self.life() != Life::Running {
             return Err("it is starting or stopping".to_owned());
+        }
+        if !self.grower.is_idle() {
+            return Err("it is growing: try again in a moment".to_owned());
         }
         if self.joiner.tasks.len() >= TASKS_MAX {
             return Err("too many members are waiting to join or go".to_owned());
@@ -409,7 +430,7 @@ impl Owner {
         // It has failed meanwhile: that takes its usual course.
         let has_failed = self.members[usize::from(slot)].state != MemberState::Rebuilding;
         match self.joiner.state {
-            JoinState::Idle => !self.is_swapping(),
+            JoinState::Idle => !self.is_pausing(),
             JoinState::Draining { cores_left } => {
                 let is_quiet = !self.has_requests_at(slot) || mutant!(JoinWithoutDrain);
                 let is_ahead = self.recorder.is_ahead_of(self.joiner.carried_events());

@@ -175,6 +175,11 @@ impl LogKeeper {
         self.old.take().is_some()
     }
 
+    /// Channels are asked for a floor above all records.
+    pub(super) fn is_renewing(&self) -> bool {
+        self.renewal.is_some()
+    }
+
     /// A number for a question of oblivion.
     pub(super) fn next_oblivion(&mut self) -> u32 {
         self.next_oblivion = self.next_oblivion.wrapping_add(1);

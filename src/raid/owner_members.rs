@@ -411,13 +411,19 @@ impl Owner {
             self.write_heads(out);
         }
         let header_is_durable = self.bitmap.as_ref().is_none_or(BitmapKeeper::events_are_durable);
-        if is_header
-            && self.log.heads_are_written()
-            && (header_is_durable || mutant!(SuperblockBeforeHeader))
+        if is_header && self.log.heads_are_written() && (header_is_durable || self.ignores_header())
         {
             self.write_superblocks(out);
         }
         self.announce_recorded(out);
+    }
+
+    /// For planted bugs.
+    fn ignores_header(&self) -> bool {
+        if mutant!(GrowthBeforeBitmap) {
+            return !self.grower.is_idle();
+        }
+        mutant!(SuperblockBeforeHeader)
     }
 
     fn write_superblocks(&mut self, out: &mut Out<'_>) {

@@ -26,7 +26,6 @@
 use super::message::{ArrayEvent, Mail, Out, SlotMask, ToChannel};
 use super::newcomer::Plan;
 use super::owner::{Life, Owner};
-use super::owner_bitmap::BitmapKeeper;
 use super::owner_members::{Member, MemberState};
 use super::{Lacks, MemberPlace, MemberSlot, bit};
 use crate::bdev::BdevId;
@@ -50,22 +49,19 @@ pub struct ReplacementStatus {
 enum SwapState {
     /// Not begun.
     Idle,
-    /// Channels end what they have begun; asked once more if `again`.
-    Pausing { cores_left: u16, again: bool },
-    /// The owner ends what it has begun.
-    Quieting,
+    /// Host and owner end what they have begun.
+    Pausing,
     /// Waits for this update of the superblocks.
     Recording { update: u64 },
 }
 
 impl SwapState {
     fn allows(self, next: Self) -> bool {
-        use SwapState::{Idle, Pausing, Quieting, Recording};
+        use SwapState::{Idle, Pausing, Recording};
         matches!(
             (self, next),
-            (Idle, Pausing { .. })
-                | (Pausing { .. }, Pausing { .. } | Quieting | Idle)
-                | (Quieting, Recording { .. } | Idle)
+            (Idle, Pausing)
+                | (Pausing, Recording { .. } | Idle)
                 | (Recording { .. }, Recording { .. } | Idle)
         )
     }
@@ -79,14 +75,13 @@ pub(super) struct Replacer {
     /// It has failed: what was to replace it goes on as a member.
     is_orphaned: bool,
     state: SwapState,
-    round: u32,
     /// The member that was let go, until that is durable.
     former: Option<(MemberSlot, Member, MemberPlace)>,
 }
 
 impl Replacer {
     pub(super) fn new(replaced: Option<MemberSlot>) -> Self {
-        Self { replaced, is_orphaned: false, state: SwapState::Idle, round: 0, former: None }
+        Self { replaced, is_orphaned: false, state: SwapState::Idle, former: None }
     }
 
     /// The member that is being replaced.
@@ -136,11 +131,6 @@ impl Owner {
     pub(super) fn replaced_by(&self, targets: SlotMask) -> SlotMask {
         let is_twin = targets & self.shared.twin_bit() != 0;
         self.replacer.replaced.filter(|_| is_twin).map_or(0, bit)
-    }
-
-    /// A member is about to be let go: the owner begins nothing of its own meanwhile.
-    pub(super) fn is_swapping(&self) -> bool {
-        self.replacer.state != SwapState::Idle && self.life() == Life::Running
     }
 
     /// A slot in which a failure is undone by taking the former member back.
@@ -206,13 +196,9 @@ impl Owner {
     /// Nothing of the owner's is under way at either device.
     fn is_swap_quiet(&self) -> bool {
         let at = |slot: Option<MemberSlot>| slot.is_some_and(|slot| self.has_requests_at(slot));
-        self.walker.is_idle()
-            && self.discarder.is_idle()
-            && self.recorder.is_durable()
-            && self.absences_are_recorded()
+        self.pauser.is_on()
+            && self.is_quiet_inside()
             && self.log_is_renewed()
-            && self.log.heads_are_written()
-            && self.bitmap.as_ref().is_none_or(BitmapKeeper::is_quiet)
             && !at(self.replacer.replaced)
             && !at(self.shared.twin())
     }
@@ -223,9 +209,8 @@ impl Owner {
             return false;
         }
         match self.replacer.state {
-            SwapState::Idle => !self.failed && self.may_swap().is_some(),
-            SwapState::Pausing { .. } => self.failed,
-            SwapState::Quieting => self.failed || self.is_swap_quiet(),
+            SwapState::Idle => !self.failed && self.pauser.is_off() && self.may_swap().is_some(),
+            SwapState::Pausing => self.failed || self.is_swap_quiet(),
             SwapState::Recording { update } => self.failed || self.recorder.has_recorded(update),
         }
     }
@@ -237,34 +222,15 @@ impl Owner {
         }
         match self.replacer.state {
             _ if self.failed => self.abort_swap(out),
-            SwapState::Idle => self.pause_channels(true, out),
-            SwapState::Pausing { .. } => {}
-            SwapState::Quieting => {
+            SwapState::Idle => {
+                self.replacer.set_state(SwapState::Pausing);
+                self.pause(out);
+            }
+            SwapState::Pausing => {
                 self.swap(out);
                 self.poll_recorder(out);
             }
             SwapState::Recording { .. } => self.end_swap(out),
-        }
-    }
-
-    fn pause_channels(&mut self, again: bool, out: &mut Out<'_>) {
-        self.replacer.round += 1;
-        self.replacer.set_state(SwapState::Pausing { cores_left: self.cores, again });
-        out.mail.push_back(Mail::Channels(ToChannel::Pause(self.replacer.round)));
-    }
-
-    /// A channel has nothing of the host under way.
-    pub(super) fn paused(&mut self, round: u32, out: &mut Out<'_>) {
-        let SwapState::Pausing { cores_left, again } = self.replacer.state else { return };
-        if round != self.replacer.round {
-            return;
-        }
-        match (cores_left, again) {
-            (1, true) => self.pause_channels(false, out),
-            (1, false) => self.replacer.set_state(SwapState::Quieting),
-            (more, _) => {
-                self.replacer.set_state(SwapState::Pausing { cores_left: more - 1, again });
-            }
         }
     }
 
@@ -273,7 +239,7 @@ impl Owner {
         if self.replacer.state != SwapState::Idle {
             self.replacer.set_state(SwapState::Idle);
             self.replacer.former = None;
-            out.mail.push_back(Mail::Channels(ToChannel::Resume));
+            self.resume(out);
         }
     }
 
@@ -354,7 +320,7 @@ impl Owner {
             out.mail.push_back(Mail::Channels(ToChannel::Recorded(self.shared.twin_bit())));
             out.mail.push_back(Mail::Event(ArrayEvent::MemberReplaced { slot }));
         }
-        out.mail.push_back(Mail::Channels(ToChannel::Resume));
+        self.resume(out);
         self.walker.look_again();
     }
 

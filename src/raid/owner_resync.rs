@@ -308,7 +308,7 @@ impl Owner {
         if self.life() != Life::Running || self.failed || !self.can_walk() {
             return self.end_resync(out);
         }
-        if self.is_swapping() {
+        if self.is_pausing() {
             return;
         }
         while let Some(index) = self.walker.windows.iter().position(Window::is_free) {

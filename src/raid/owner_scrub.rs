@@ -87,6 +87,15 @@ impl Scrubber {
         }
     }
 
+    /// The array has so many chunks from now on.
+    pub(super) fn grow(&mut self, chunks: usize) {
+        if self.is_searching()
+            && let Some(status) = self.running()
+        {
+            status.total = chunks as u64;
+        }
+    }
+
     pub(super) fn note_failure(&mut self) {
         if let Some(status) = self.running() {
             status.failures += 1;

@@ -128,6 +128,53 @@ pub(super) fn shared(
     })
 }
 
+impl Shared {
+    /// What owner and channels of the array share when it has grown to what `superblock` says. Its
+    /// new chunks are Unwritten; the others are to be taken over ([`Self::take_over`]).
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub(super) fn grown(
+        &self,
+        superblock: &Superblock,
+        advise: Advise<'_>,
+    ) -> Result<Self, String> {
+        let slots = usize::from(self.geometry.slots());
+        let geometry = geometry_of(superblock, (slots, &[]), self.block_size_bytes)?;
+        let (blocks, sync_blocks) = (geometry.blocks(), geometry.sync_blocks());
+        let chunks = usize::try_from(sync_blocks.div_ceil(1 << self.chunk_shift))
+            .map_err(|_| "it would have too many chunks".to_owned())?;
+        let unwritten = (0..chunks).map(|_| ChunkState::Unwritten);
+        let doubted = if self.parity().is_some() { chunks } else { 0 };
+        Ok(Self {
+            bdev: self.bdev,
+            block_size_bytes: self.block_size_bytes,
+            map: Some(ChunkMap::new_in(advise, unwritten)),
+            geometry,
+            blocks,
+            sync_blocks,
+            chunk_shift: self.chunk_shift,
+            discards: self.discards,
+            members: self.members.clone(),
+            replacement: None,
+            unwritten_reads_zero: self.unwritten_reads_zero,
+            doubt: Doubt::new((0..doubted).map(|_| ParityFound::Right)),
+            log: self.log.as_ref().map(SharedLog::again),
+        })
+    }
+
+    /// Takes over what the smaller array knew of its chunks. Nobody uses either meanwhile.
+    pub(super) fn take_over(&self, old: &Self) {
+        if let (Some(map), Some(old)) = (&self.map, &old.map) {
+            map.take_over(old);
+        }
+        self.doubt.take_over(&old.doubt);
+        if let (Some(log), Some(old)) = (&self.log, &old.log) {
+            log.vouching.set(old.vouching.is_on());
+        }
+    }
+}
+
 /// Where a member's data lie.
 fn place(
     name: &str,
@@ -235,16 +282,27 @@ fn geometry(config: &ArrayConfig, superblock: &Superblock) -> Result<Geometry, S
         .iter()
         .map(|member| member.as_ref().map_or(0, |member| member.superblock.data_size_sectors))
         .collect();
+    let slots = (config.members.len(), &member_sectors[..]);
+    geometry_of(superblock, slots, config.block_size_bytes)
+        .map_err(|error| format!("array {}: {error}", config.name))
+}
+
+/// The same of so many slots, and what each member has where the level uses all of it.
+fn geometry_of(
+    superblock: &Superblock,
+    (slots, member_sectors): (usize, &[u64]),
+    block_size_bytes: u32,
+) -> Result<Geometry, String> {
     Geometry::new(&Shape {
         level: superblock.level.number(),
         layout: superblock.layout_word(),
-        raid_disks: u32::try_from(config.members.len()).expect("bounded by MEMBERS_MAX"),
+        raid_disks: u32::try_from(slots).expect("bounded by MEMBERS_MAX"),
         chunk_sectors: superblock.chunk_sectors,
         size_sectors: superblock.size_sectors,
-        member_sectors: &member_sectors,
-        block_size_bytes: config.block_size_bytes,
+        member_sectors,
+        block_size_bytes,
     })
-    .map_err(|error| format!("array {}: {error}", config.name))
+    .map_err(|error| error.to_string())
 }
 
 fn map(
@@ -296,6 +354,7 @@ impl Owner {
             .all_members()
             .fold(events, |events, member| events.max(member.superblock.events));
         // A header from further ahead takes the place of one that other members went on with.
+        let events_of_members = events;
         let events = match &config.bitmap {
             BitmapConfig::Lockless { superblock, external: Some(_), .. }
                 if superblock.events > events + 1 =>
@@ -333,7 +392,8 @@ impl Owner {
         let metadata = (bitmap, log);
         let members = members(config, slots);
         let mut owner = Self::new(shared, pool, cores, members, metadata, daemon, recorder);
-        if is_behind(config, events) && !mutant!(UpdateNotFinished) {
+        let is_behind = events == events_of_members && is_behind(config, events);
+        if is_behind && !mutant!(UpdateNotFinished) {
             owner.recorder.finish_earlier();
         } else {
             owner.note_absent();
@@ -381,11 +441,14 @@ fn bitmap_lbas(config: &ArrayConfig, slots: usize) -> Result<Vec<u64>, String> {
         .collect()
 }
 
-/// The last update of the superblocks has not reached every member.
+/// The last update of the superblocks has not reached every member. With an external bitmap its
+/// header would otherwise run ahead of members that no update reaches: one that is being rebuilt
+/// got the last, and the header the next.
 fn is_behind(config: &ArrayConfig, events: u64) -> bool {
     let is_external =
         matches!(&config.bitmap, BitmapConfig::Lockless { external, .. } if external.is_some());
-    !is_external && config.members.iter().flatten().any(|it| it.superblock.events < events)
+    let is_behind = config.members.iter().flatten().any(|it| it.superblock.events < events);
+    is_behind && !(is_external && mutant!(ExternalUpdateNotFinished))
 }
 
 /// The members' state at the start.

@@ -59,6 +59,11 @@ pub(super) struct ZeroJob {
 const _: () = assert!(CHUNKS_PER_JOB == u64::BITS as usize);
 
 impl ZeroJob {
+    /// It is under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.busy
+    }
+
     /// It zeroes this chunk.
     pub(super) fn has(&self, chunk: usize) -> bool {
         self.busy && (self.first..self.first + self.count).contains(&chunk)
@@ -292,7 +297,8 @@ impl Owner {
     /// All members hold zeroes in the chunks: those that are waited for turn Dirty.
     fn chunks_zeroed(&mut self, job: &ZeroJob) {
         // Who has joined while they were zeroed was not asked for all of them.
-        let has_joined = self.keeper().ahead.joins() != job.joins;
+        let has_joined =
+            self.keeper().ahead.joins() != job.joins && !mutant!(ZeroedWithoutNewcomer);
         for chunk in job.chunks() {
             if !job.wants(chunk) {
                 if !has_joined {

@@ -134,6 +134,13 @@ impl SharedLog {
         }))
     }
 
+    /// The same log, for an array that has grown: it lies before the data, where nothing moves.
+    pub(super) fn again(&self) -> Self {
+        let vouching = Vouching::default();
+        vouching.set(self.vouching.is_on());
+        Self { layout: self.layout, identity: self.identity, parts_max: self.parts_max, vouching }
+    }
+
     /// Where a record lies on a member.
     pub(super) fn lba(&self, place: &MemberPlace, ring: u16, sequence: u64) -> u64 {
         record_lba(&self.layout, self.identity.block_bytes, place, ring, sequence)

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::kernel::{Guest, pattern, said, states, vmrun};
 use crate::levels::read_degraded;
-use crate::rig::{Pattern, Rig, Running, superblock};
+use crate::rig::{Host, Pattern, Rig, Running, superblock};
 use crate::rows::{Rows, copy_without};
 
 const MIB: u64 = 1 << 20;
@@ -86,19 +86,28 @@ fn blocks(array: &Running) -> u64 {
     bdevs[0]["num_blocks"].as_u64().unwrap()
 }
 
+fn numbers(grown: &serde_json::Value) -> (u64, u64) {
+    let number = |key: &str| grown[key].as_u64().unwrap();
+    (number("old_num_blocks"), number("num_blocks"))
+}
+
+/// While hosts use it.
 fn grow(array: &Running) -> Result<(u64, u64), String> {
+    array.mdof.rpc("bdev_raid_grow", &json!({ "name": "r" })).map(|grown| numbers(&grown))
+}
+
+/// With its namespace taken away meanwhile.
+fn grow_at_rest(array: &Running) -> Result<(u64, u64), String> {
     let off = json!({ "nqn": NQN, "nsid": 1 });
     array.mdof.rpc("nvmf_subsystem_remove_ns", &off).unwrap();
-    let grown = array.mdof.rpc("bdev_raid_grow", &json!({ "name": "r" }));
+    let grown = grow(array);
     let on = json!({ "nqn": NQN, "namespace": { "bdev_name": "r", "nsid": 1 } });
     array.mdof.rpc("nvmf_subsystem_add_ns", &on).unwrap();
-    let number = |value: &serde_json::Value, key: &str| value[key].as_u64().unwrap();
-    grown.map(|it| (number(&it, "old_num_blocks"), number(&it, "num_blocks")))
+    grown
 }
 
 /// What is new reads as zeroes, and is written at its very end and across the old one.
-fn use_what_is_new(array: &Running, old: u64, new: u64, patterns: &mut Vec<Pattern>) {
-    let mut host = array.host();
+fn use_what_is_new(host: &mut Host, old: u64, new: u64, patterns: &mut Vec<Pattern>) {
     host.verify(patterns);
     for first in [old, old + 128, (old + new) / 2 / 8 * 8, new - 8] {
         assert!(host.read(first, 8).iter().all(|&byte| byte == 0), "sector {first} of {new}");
@@ -122,7 +131,8 @@ const LEVELS: [(&str, Level, u32); 5] = [
     ("six", Level::Raid6, 2),
 ];
 
-/// Grown, used, stopped and started again: and then Linux, whose check finds nothing.
+/// Grown under a host's writes, used, stopped and started again: and then Linux, whose check finds
+/// nothing.
 #[test]
 fn arrays_grow_and_linux_takes_them_over() {
     let vmrun = vmrun();
@@ -136,12 +146,20 @@ fn arrays_grow_and_linux_takes_them_over() {
         assert!(text.contains("nothing to grow into"), "{text}");
         array.host().verify(&patterns);
         enlarge(&rig, [256, 128, 200, 129]);
-        let busy = array.mdof.rpc("bdev_raid_grow", &json!({ "name": "r" })).unwrap_err();
-        assert!(busy.contains("nvmf_subsystem_remove_ns"), "{busy}");
+        let mut host = array.host();
+        host.ask_for_changes();
+        for number in 0..16 {
+            host.begin_write(20_000 + number * 64, 64, "VMHGEN02");
+        }
+        host.push(1);
         let (old, new) = grow(&array).unwrap();
+        host.push(15);
+        assert_eq!(host.wait_for_change(1), new);
         assert_eq!(blocks(&array), new);
         assert!(new > old + old / 2, "{old} and {new}");
-        use_what_is_new(&array, old, new, &mut patterns);
+        patterns.insert(1, pattern(20_000, 1024, "VMHGEN02"));
+        use_what_is_new(&mut host, old, new, &mut patterns);
+        drop(host);
         array.stop();
         let array = rig.start();
         assert_eq!(blocks(&array), new);
@@ -166,8 +184,9 @@ fn arrays_grow_and_linux_takes_them_over() {
     }
 }
 
-/// What is written for it, and to how many members before power fails; then one more's bitmap.
-fn cut_off(rig: &Rig, done: usize, is_next_begun: bool) -> Growth {
+/// What is written for it, and to how many members before power fails; and how many have the
+/// bitmap already.
+fn cut_off(rig: &Rig, done: usize, ahead: usize) -> Growth {
     let own = |path: &std::path::PathBuf| -> (Superblock, u64) {
         (superblock(path), fs::metadata(path).unwrap().len() / 512)
     };
@@ -180,7 +199,7 @@ fn cut_off(rig: &Rig, done: usize, is_next_begun: bool) -> Growth {
     for (index, own) in growth.superblocks.iter().enumerate() {
         let nothing = vec![0; usize::try_from((zeroes.end - zeroes.start) * 512).unwrap()];
         rig.poke(index, (own.data_offset_sectors + zeroes.start) * 512, &nothing);
-        if index < done + usize::from(is_next_begun) {
+        if index < ahead {
             let area = usize::try_from(head.sectors_reserved).unwrap() * 512;
             let mut all = bitmap.to_vec();
             all.extend_from_slice(&old);
@@ -195,31 +214,35 @@ fn cut_off(rig: &Rig, done: usize, is_next_begun: bool) -> Growth {
 }
 
 /// Members of two sizes: the array starts, with all that was there, and is as large as the larger
-/// say, if one is there that says so.
+/// say, if one is there that says so. It once grew member by member, while it was stopped; now all
+/// have the bitmap first.
 #[test]
 fn a_growth_that_is_cut_off_is_finished() {
     for (name, level, layout) in [LEVELS[0], LEVELS[3]] {
         let rig = blank(name, level, layout, Some(1024));
         let patterns = patterns(&rig);
         enlarge(&rig, [128; 4]);
-        for (done, is_next_begun) in [(0, true), (1, false), (2, true), (3, true), (4, false)] {
-            println!("{name}: {done} members, {is_next_begun}");
+        let old_way = [(0, 1), (1, 1), (2, 3), (3, 4), (4, 4)];
+        for (done, ahead) in old_way.into_iter().chain([(0, 4), (1, 4), (2, 4)]) {
+            println!("{name}: {done} members, {ahead} bitmaps");
             let copy = copy_without(&rig, &[]);
-            let growth = cut_off(&copy, done, is_next_begun);
+            let growth = cut_off(&copy, done, ahead);
             let array = copy.start();
             let mut patterns = patterns.clone();
-            array.host().verify(&patterns);
+            let mut host = array.host();
+            host.verify(&patterns);
             let size = superblock(&copy.member(0)).size_sectors;
             if done == 0 {
                 assert_eq!(size, growth.from_sectors);
                 let (old, new) = grow(&array).unwrap();
-                use_what_is_new(&array, old, new, &mut patterns);
+                use_what_is_new(&mut host, old, new, &mut patterns);
             } else {
                 assert_eq!(size, growth.to_sectors);
                 let new = blocks(&array);
                 let old = new / size * growth.from_sectors;
-                use_what_is_new(&array, old, new, &mut patterns);
+                use_what_is_new(&mut host, old, new, &mut patterns);
             }
+            drop(host);
             array.wait_for_resync();
             let text = array.stop();
             let is_finished = text.contains("it was growing when it was cut off");
@@ -230,6 +253,75 @@ fn a_growth_that_is_cut_off_is_finished() {
     }
 }
 
+/// A file and a null bdev become larger under namespaces, and not smaller.
+#[test]
+fn a_namespace_on_a_plain_bdev_becomes_larger() {
+    let rig = blank("spare", Level::Raid1, 0, None);
+    let array = rig.start();
+    let call = |method: &str, params: serde_json::Value| array.mdof.rpc(method, &params);
+    let size_of = |name: &str| {
+        let bdevs = call("bdev_get_bdevs", json!({ "name": name })).unwrap();
+        bdevs[0]["num_blocks"].as_u64().unwrap()
+    };
+    let path = rig.dir.file("u0.img");
+    let file = File::create(&path).unwrap();
+    file.set_len(8 * MIB).unwrap();
+    call("bdev_uring_create", json!({ "name": "u0", "filename": path, "block_size": 512 }))
+        .unwrap();
+    let above = json!({ "base_bdev_name": "u0", "name": "p0" });
+    call("bdev_passthru_create", above).unwrap();
+    let null = json!({ "name": "n0", "block_size": 512, "num_blocks": 16384 });
+    call("bdev_null_create", null).unwrap();
+    for (nsid, name) in [(2, "p0"), (3, "n0")] {
+        let on = json!({ "nqn": NQN, "namespace": { "bdev_name": name, "nsid": nsid } });
+        call("nvmf_subsystem_add_ns", on).unwrap();
+    }
+    let mut host = array.host();
+    host.ask_for_changes();
+    file.set_len(16 * MIB).unwrap();
+    call("bdev_uring_rescan", json!({ "name": "u0" })).unwrap();
+    assert_eq!((host.wait_for_change(2), size_of("p0")), (32768, 32768));
+    assert!(host.can_read_of(2, 32767) && !host.can_read_of(2, 32768));
+    host.ask_for_changes();
+    call("bdev_null_resize", json!({ "name": "n0", "new_size": 32 })).unwrap();
+    assert_eq!((host.wait_for_change(3), size_of("n0")), (65536, 65536));
+    assert!(host.can_read_of(3, 65535));
+    file.set_len(8 * MIB).unwrap();
+    let text = call("bdev_uring_rescan", json!({ "name": "u0" })).unwrap_err();
+    assert!(text.contains("does not become smaller"), "{text}");
+    let text = call("bdev_null_resize", json!({ "name": "n0", "new_size": 1 })).unwrap_err();
+    assert!(text.contains("does not become smaller"), "{text}");
+    assert_eq!((size_of("u0"), size_of("n0")), (32768, 65536));
+    drop(host);
+    array.stop();
+}
+
+/// An array that Linux grows is that large here. (Not one with a lockless bitmap: that bitmap does
+/// not grow there, and the kernel trips over it.)
+#[test]
+fn what_linux_has_grown_is_taken_over() {
+    let Some(vmrun) = vmrun() else { return };
+    for (name, level, layout) in [LEVELS[0], LEVELS[3]] {
+        let rig = blank(name, level, layout, None);
+        let mut patterns = patterns(&rig);
+        let old = superblock(&rig.member(0)).size_sectors;
+        enlarge(&rig, [128; 4]);
+        let mut guest = Guest::new(&vmrun, &rig.dir, include_str!("grow.sh"), 's');
+        guest.add((name, "grow"), None, &rig.members(), 512, &patterns);
+        let text = guest.run();
+        assert!(said(&text, name, "verify").iter().all(|code| *code == "0"), "{text}");
+        assert_eq!(said(&text, name, "mismatch"), ["idle 0"], "{text}");
+        let size: u64 = said(&text, name, "size")[0].parse().unwrap();
+        patterns.push(pattern(size - 64, 64, "VMHGEN03"));
+        assert!(superblock(&rig.member(0)).size_sectors > old + old / 2);
+        let array = rig.start();
+        assert_eq!(blocks(&array), size);
+        array.host().verify(&patterns);
+        array.wait_for_resync();
+        array.stop();
+    }
+}
+
 /// Without a bitmap what is new is resynced; other arrays say why they do not grow.
 #[test]
 fn what_grows_otherwise_or_not_at_all() {
@@ -237,7 +329,9 @@ fn what_grows_otherwise_or_not_at_all() {
     let mut all = patterns(&rig);
     enlarge(&rig, [128; 4]);
     let array = rig.start();
-    let (old, new) = grow(&array).unwrap();
+    let busy = grow(&array).unwrap_err();
+    assert!(busy.contains("nvmf_subsystem_remove_ns"), "{busy}");
+    let (old, new) = grow_at_rest(&array).unwrap();
     array.host().verify(&all);
     array.wait_for_resync();
     all.pop();

@@ -7,10 +7,12 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use ::mdof::initiator::{Client, ClientOptions, QueuePair};
+use ::mdof::initiator::{Client, ClientOptions, Data, QueuePair};
 use ::mdof::md::{SUPERBLOCK_READ_BYTES, Superblock, Unverified, candidate_sectors};
 use ::mdof::reactor::buf::BufPool;
+use ::mdof::wire::nvme::Sqe;
 use serde_json::{Value, json};
+use zerocopy::FromZeros;
 
 use crate::mdof::{Mdof, TestDir, free_port, refused};
 
@@ -229,7 +231,7 @@ impl Running {
         assert_eq!(u64::from(space.block_size_bytes), self.block_size_bytes);
         assert_eq!(client.request_queues(1).unwrap(), 1);
         let queue = client.open_io_queue(1, 32).unwrap();
-        Host { _client: client, queue, pool, block: self.block_size_bytes }
+        Host { client, queue, pool, block: self.block_size_bytes }
     }
 
     fn bitmap(&self) -> Value {
@@ -316,8 +318,8 @@ impl Running {
 /// An NVMe host with one queue.
 #[derive(Debug)]
 pub(crate) struct Host {
-    // Keeps the admin queue, and with it the controller, alive.
-    _client: Client,
+    /// Its admin queue, which keeps the controller alive.
+    client: Client,
     queue: QueuePair,
     pool: BufPool,
     block: u64,
@@ -345,8 +347,13 @@ impl Host {
 
     /// Whether the block that begins at the sector can be read.
     pub(crate) fn can_read(&mut self, first: u64) -> bool {
+        self.can_read_of(1, first * 512 / self.block)
+    }
+
+    /// Whether a block of a namespace can be read, which has blocks of the size of the array's.
+    pub(crate) fn can_read_of(&mut self, nsid: u32, lba: u64) -> bool {
         let buf = self.pool.get(usize::try_from(self.block).unwrap()).unwrap();
-        self.queue.submit_read(1, first * 512 / self.block, 1, buf, 0);
+        self.queue.submit_read(nsid, lba, 1, buf, 0);
         self.queue.wait("a read", LIMIT).unwrap().status().is_success()
     }
 
@@ -376,6 +383,31 @@ impl Host {
         for _ in 0..completions {
             assert!(self.queue.wait("a write", LIMIT).unwrap().status().is_success());
         }
+    }
+
+    /// Asks to be told when namespaces change.
+    pub(crate) fn ask_for_changes(&mut self) {
+        let mut feature = Sqe::new_zeroed();
+        feature.opcode = 0x09;
+        feature.cdw10.set(0x0b);
+        feature.cdw11.set(1 << 8);
+        self.client.admin_command("Set Features", feature, Data::None).unwrap();
+        let mut event = Sqe::new_zeroed();
+        event.opcode = 0x0c;
+        self.client.admin().submit(event, Data::None, 2);
+    }
+
+    /// The target says that namespaces have changed: how many blocks Identify says of one now.
+    pub(crate) fn wait_for_change(&mut self, nsid: u32) -> u64 {
+        let told = self.client.admin().wait("the event", LIMIT).unwrap();
+        // A notice, of namespace attributes; the changed namespaces are in log page 4.
+        assert_eq!((told.tag, told.cqe.result.get()), (2, 0x04_0002));
+        let mut log = Sqe::new_zeroed();
+        log.opcode = 0x02;
+        log.cdw10.set(0x04 | 1023 << 16);
+        let changed = self.client.admin_read("Get Log Page", log, 4096).unwrap();
+        assert_eq!(changed[..8], [&nsid.to_le_bytes()[..], &[0; 4]].concat());
+        self.client.identify_namespace(nsid).unwrap().blocks
     }
 
     /// Whether 4 KiB can be written.

@@ -133,6 +133,12 @@ impl UringChannel {
         self.device.geometry().block_size_bytes
     }
 
+    /// The store has another size.
+    pub(in crate::bdev) fn resize(&mut self, device: Arc<UringDevice>) {
+        assert_eq!(device.raw_fd(), self.device.raw_fd(), "requests under way name the descriptor");
+        self.device = device;
+    }
+
     pub(in crate::bdev) fn in_flight(&self) -> usize {
         self.ops.in_use() + self.waiting_for_op.len() + self.waiting_for_scratch.len()
     }

@@ -40,6 +40,13 @@ pub struct UringOptions {
 #[derive(Debug)]
 pub struct UringDevice {
     geometry: Geometry,
+    store: Arc<Store>,
+}
+
+/// The backing store. It stays open, by the same descriptor, when its size changes: requests under
+/// way name it.
+#[derive(Debug)]
+struct Store {
     path: PathBuf,
     /// Keeps the lock, too: it goes with the descriptor.
     file: OwnedFd,
@@ -84,17 +91,14 @@ impl UringDevice {
         }
         let least_bytes = units.offset_bytes.max(logical_bytes);
         let block_size_bytes = opener.block_size(options.block_size_bytes, least_bytes)?;
-        if !size_bytes.is_multiple_of(u64::from(block_size_bytes)) {
-            let (name, path) = opener.own();
-            return Err(DeviceError::Partial { name, path, size_bytes, block_size_bytes });
-        }
+        let blocks = opener.blocks(size_bytes, block_size_bytes)?;
         let queue = if is_block { queue_folder(&stat) } else { None };
         let geometry = Geometry {
             name: options.name,
             product_name: "URING bdev",
             uuid: options.uuid,
             block_size_bytes,
-            blocks: size_bytes / u64::from(block_size_bytes),
+            blocks,
             optimal_io_blocks: 0,
             io_boundary_blocks: 0,
             write_unit_blocks: 0,
@@ -107,7 +111,21 @@ impl UringDevice {
             },
         };
         let memory_align_bytes = units.memory_bytes as usize;
-        Ok(Arc::new(Self { geometry, path: options.path, file, direct, memory_align_bytes }))
+        let store = Arc::new(Store { path: options.path, file, direct, memory_align_bytes });
+        Ok(Arc::new(Self { geometry, store }))
+    }
+
+    /// The same bdev with the size that the store has now, for [`crate::bdev::Channel::resize`].
+    ///
+    /// # Errors
+    /// If the size can't be found out, or is not one of whole blocks.
+    pub fn rescanned(&self) -> Result<Arc<Self>, DeviceError> {
+        let opener = Opener { name: &self.geometry.name, path: &self.store.path };
+        let size_bytes = opener.size_bytes(&self.store.file)?;
+        let block_size_bytes = self.geometry.block_size_bytes;
+        let blocks = opener.blocks(size_bytes, block_size_bytes)?;
+        let geometry = Geometry { blocks, ..self.geometry.clone() };
+        Ok(Arc::new(Self { geometry, store: self.store.clone() }))
     }
 
     /// The bdev's fixed properties.
@@ -119,21 +137,21 @@ impl UringDevice {
     /// The backing store's path.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.store.path
     }
 
     /// Whether I/O goes past the page cache.
     #[must_use]
     pub fn is_direct(&self) -> bool {
-        self.direct
+        self.store.direct
     }
 
     pub(super) fn raw_fd(&self) -> RawFd {
-        self.file.as_raw_fd()
+        self.store.file.as_raw_fd()
     }
 
     pub(super) fn memory_align_bytes(&self) -> usize {
-        self.memory_align_bytes
+        self.store.memory_align_bytes
     }
 }
 
@@ -219,6 +237,14 @@ impl Opener<'_> {
             }
             size_bytes => Ok(size_bytes),
         }
+    }
+
+    fn blocks(&self, size_bytes: u64, block_size_bytes: u32) -> Result<u64, DeviceError> {
+        if size_bytes.is_multiple_of(u64::from(block_size_bytes)) {
+            return Ok(size_bytes / u64::from(block_size_bytes));
+        }
+        let (name, path) = self.own();
+        Err(DeviceError::Partial { name, path, size_bytes, block_size_bytes })
     }
 
     fn logical_block_size(&self, file: &OwnedFd) -> Result<u32, DeviceError> {

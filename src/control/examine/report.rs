@@ -208,7 +208,9 @@ impl<'a> Group<'a> {
     }
 
     fn report(&self) -> ArrayReport {
-        let assembly = md::assemble(&self.candidates);
+        let mut candidates = self.candidates.clone();
+        md::take_up(&mut candidates);
+        let assembly = md::assemble(&candidates);
         let freshest =
             assembly.as_ref().map_or_else(|_| self.freshest(), |assembly| assembly.freshest);
         let superblock = self.candidates[freshest].superblock.clone();

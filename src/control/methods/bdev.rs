@@ -109,6 +109,29 @@ pub(super) fn spec(method: &str, params: &Value) -> Option<AbsentBdev> {
     }
 }
 
+/// Looks how large the file or device is now.
+pub(super) fn uring_rescan(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
+    let params: Name = decode(params)?;
+    target.rescan_bdev(&params.name)?;
+    Ok(json!(true))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NullResize {
+    name: String,
+    /// MiB.
+    new_size: u64,
+}
+
+pub(super) fn null_resize(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
+    let params: NullResize = decode(params)?;
+    let size_bytes = params.new_size.checked_mul(1 << 20);
+    let size_bytes = size_bytes.ok_or_else(|| RpcError::params("new_size is too large"))?;
+    target.resize_null(&params.name, size_bytes)?;
+    Ok(json!(true))
+}
+
 pub(super) fn uring_create(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
     make(target, decode::<UringCreate>(params)?.into())
 }

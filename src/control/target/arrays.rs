@@ -256,7 +256,7 @@ impl Target {
         let given = self.read_members(&members)?;
         let given = self.take_over(name, given, permit, takeover)?;
         let assembly = given.assemble(name, takeover)?;
-        let Given { names, candidates } = &given;
+        let Given { names, candidates, .. } = &given;
         let mut how = StartedHow {
             level: assembly.superblock.level,
             slots: assembly.slots.len(),

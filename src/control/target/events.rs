@@ -11,7 +11,7 @@ use crate::raid::{ArrayEvent, MemberSlot};
 pub const EVENTS_MAX: usize = 1024;
 
 /// Kinds of events by name.
-pub const EVENT_TYPES: [&str; 20] = [
+pub const EVENT_TYPES: [&str; 21] = [
     "bdev_register",
     "bdev_unregister",
     "raid_started",
@@ -32,6 +32,7 @@ pub const EVENT_TYPES: [&str; 20] = [
     "raid_resync_done",
     "raid_scrub_started",
     "raid_scrub_done",
+    "raid_grown",
 ];
 
 /// Something that has happened.
@@ -100,6 +101,7 @@ fn kind(event: &ArrayEvent) -> Option<(&'static str, Option<MemberSlot>)> {
         ArrayEvent::ResyncDone { .. } => ("raid_resync_done", None),
         ArrayEvent::ScrubStarted { .. } => ("raid_scrub_started", None),
         ArrayEvent::ScrubDone { .. } => ("raid_scrub_done", None),
+        ArrayEvent::Grown { .. } => ("raid_grown", None),
         _ => return None,
     })
 }

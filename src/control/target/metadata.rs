@@ -2,7 +2,6 @@
 
 use super::{Target, TargetError, io_error};
 use crate::bdev::BdevId;
-use crate::bitmap::ChunkState;
 use crate::control::carried::{self, Carried};
 use crate::md::{
     BITMAP_HEAD_BYTES, BitmapSuperblock, CLASSIC_BITS_OFFSET_BYTES, Creation, SECTOR_BYTES,
@@ -105,23 +104,21 @@ impl Target {
         Ok(read)
     }
 
-    /// Writes a whole lockless bitmap, Clean but for the chunks in doubt, to the place that
-    /// `superblock` names.
-    pub(super) fn write_converted_bitmap(
+    /// Writes a whole lockless bitmap to the place that `superblock` names: the states given, and
+    /// Unwritten for all further chunks.
+    pub(super) fn write_bitmap(
         &mut self,
         name: &str,
         superblock: &Superblock,
         head: &BitmapSuperblock,
-        in_doubt: &[bool],
+        states: impl Iterator<Item = u8>,
     ) -> Result<(), TargetError> {
         let area = usize::try_from(u64::from(head.sectors_reserved) * SECTOR_BYTES)
             .expect("bounded by the plan");
         let mut bytes = vec![0; area];
         let space = bytes.first_chunk_mut::<BITMAP_HEAD_BYTES>().expect("an area has a head");
         head.encode_into(space);
-        for (byte, &doubt) in bytes[BITMAP_HEAD_BYTES..].iter_mut().zip(in_doubt) {
-            *byte = if doubt { ChunkState::NeedSync } else { ChunkState::Clean } as u8;
-        }
+        bytes[BITMAP_HEAD_BYTES..].iter_mut().zip(states).for_each(|(byte, state)| *byte = state);
         let sector = superblock.bitmap_sector().expect("the plan gave it a position");
         self.write_bytes(name, sector * SECTOR_BYTES, &bytes)
     }

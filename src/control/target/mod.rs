@@ -13,6 +13,7 @@ mod nvmf;
 mod paths;
 mod ppl;
 mod replace;
+mod resize;
 mod settings;
 mod spares;
 mod stripe_log;

@@ -215,6 +215,13 @@ impl Target {
         }
     }
 
+    /// Gives a bdev's namespace its size; hosts are told.
+    pub(super) fn show_size(&mut self, bdev: BdevId, blocks: u64) {
+        if self.table.set_blocks(bdev, blocks) {
+            self.engine.publish(Arc::new(self.table.clone()));
+        }
+    }
+
     /// Forbids a host again.
     pub fn remove_host(&mut self, nqn: &str, host: &str) -> Result<(), TargetError> {
         self.subsystem(nqn)?;

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::arrays::Permit;
 use super::{Target, TargetError};
+use crate::bitmap::ChunkState;
 use crate::control::carried::Carried;
 use crate::md::{
     self, AssembleError, Assembly, BadRange, BitmapPlan, BitmapSuperblock, Candidate, Conversion,
@@ -25,10 +26,12 @@ pub struct Takeover {
 }
 
 /// The members given, as read.
-#[derive(Debug)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Given {
     pub(super) names: Vec<String>,
     pub(super) candidates: Vec<Candidate>,
+    /// Indexes of those that a growth has left behind, and that have its size now.
+    pub(super) taken_up: Vec<usize>,
 }
 
 impl Given {
@@ -73,13 +76,14 @@ impl Given {
 impl Target {
     /// Reads those of `members` that carry a superblock.
     pub(super) fn read_members(&mut self, members: &[String]) -> Result<Given, TargetError> {
-        let mut given = Given { names: Vec::new(), candidates: Vec::new() };
+        let mut given = Given::default();
         for member in members {
             if let Carried::Member(candidate) = self.read_superblock(member)? {
                 given.candidates.push(*candidate);
                 given.names.push(member.clone());
             }
         }
+        given.taken_up = md::take_up(&mut given.candidates);
         Ok(given)
     }
 
@@ -94,6 +98,12 @@ impl Target {
         let start_degraded = permit.any;
         if self.finish_growth(name, &given)? {
             given = self.read_members(&given.names)?;
+        }
+        for &index in &given.taken_up {
+            tracing::warn!(
+                "array {name}: it was growing when it was cut off; bdev {} grows now, too",
+                given.names[index]
+            );
         }
         if let Ok(assembly) = given.plan(takeover)
             && self.replay_ppl(name, &given, &assembly, permit)?
@@ -122,8 +132,7 @@ impl Target {
     ) -> Result<(), TargetError> {
         let refused = |text: String| TargetError::Invalid(format!("array {name}: {text}"));
         // Who takes part does not depend on the bitmap, so it is decided without.
-        let mut without =
-            Given { names: given.names.clone(), candidates: given.candidates.clone() };
+        let mut without = given.clone();
         for candidate in &mut without.candidates {
             candidate.superblock.features.remove(Features::BITMAP_OFFSET);
         }
@@ -160,7 +169,11 @@ impl Target {
             .collect();
         for (index, superblock) in &new {
             let member = &given.names[*index];
-            self.write_converted_bitmap(member, superblock, &plan.bitmap, &in_doubt)?;
+            let states = in_doubt.iter().map(|&doubt| match doubt {
+                true => ChunkState::NeedSync as u8,
+                false => ChunkState::Clean as u8,
+            });
+            self.write_bitmap(member, superblock, &plan.bitmap, states)?;
         }
         for (index, superblock) in &new {
             self.write_superblock(&given.names[*index], superblock)?;
@@ -191,8 +204,7 @@ impl Target {
         if !given.candidates.iter().any(listed) {
             return Ok(false);
         }
-        let mut without =
-            Given { names: given.names.clone(), candidates: given.candidates.clone() };
+        let mut without = given.clone();
         for candidate in &mut without.candidates {
             candidate.superblock.features.remove(Features::BAD_BLOCKS);
         }

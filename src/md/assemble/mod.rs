@@ -141,7 +141,7 @@ fn freshest(candidates: &[Candidate]) -> Result<usize, AssembleError> {
 }
 
 /// Whether a whole member with the same count calls this one failed, which knows nothing of that.
-fn is_left_behind(candidates: &[Candidate], index: usize) -> bool {
+pub(super) fn is_left_behind(candidates: &[Candidate], index: usize) -> bool {
     let own = &candidates[index].superblock;
     candidates.iter().map(|candidate| &candidate.superblock).any(|other| {
         let role = other.own_role();

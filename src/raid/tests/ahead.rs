@@ -5,6 +5,7 @@ use super::scenario::started;
 use super::world::{Shape, World};
 use crate::bdev::IoOp;
 use crate::bitmap::ChunkState;
+use crate::raid::owner_members::MemberState;
 
 const SHAPE: Shape = Shape { cheap_zeroes: true, ..Shape::SMALL };
 
@@ -57,6 +58,36 @@ pub(super) fn a_newcomer_has_not_zeroed_ahead() {
         assert!(world.is_zeroed(5) && world.is_zeroed(9));
         world.rebuild(1, Device::Blank);
         world.write_chunks([5, 9]);
+        world.read_all();
+        world.check_members_agree();
+        world.cut_power();
+    }
+}
+
+/// A member joins while a chunk is zeroed without it, and the one behind it: of neither it holds
+/// zeroes.
+#[test]
+pub(super) fn a_newcomer_was_not_asked_to_zero() {
+    for seed in 0..8 {
+        let mut world = started(seed, SHAPE);
+        world.remove(1).unwrap();
+        world.run_until_quiet();
+        world.submit(0, IoOp::Write, true, world.array_blocks_of(4).start + 1, 3);
+        world.run_until("a chunk is zeroed", |world| {
+            let in_flight = &world.running.as_ref().unwrap().in_flight;
+            in_flight.iter().any(|flight| flight.io.op == IoOp::WriteZeroes)
+        });
+        let withheld = world.withhold(|flight| flight.io.op == IoOp::WriteZeroes);
+        world.put(1, Device::Blank);
+        world.join(1, false).unwrap();
+        world.run_until("it is written", |world| world.member_state(1) == MemberState::Rebuilding);
+        world.run_until_quiet();
+        assert_eq!(world.member_state(1), MemberState::Rebuilding, "the rebuild waits there");
+        world.running.as_mut().unwrap().in_flight.extend(withheld);
+        world.wait_host();
+        world.wait_in_sync(1);
+        assert_eq!(world.state(5), ChunkState::Unwritten);
+        world.write_chunks([5]);
         world.read_all();
         world.check_members_agree();
         world.cut_power();

@@ -1,9 +1,12 @@
 //! Discards of whole chunks: what reads see, what survives, who is kept apart.
 
+use super::members::Device;
 use super::scenario;
-use super::world::{Shape, World};
+use super::world::{Flight, Shape, World};
 use crate::bdev::{IoOp, Station};
 use crate::bitmap::ChunkState;
+use crate::raid::channel::WINDOWS;
+use crate::raid::owner_members::MemberState;
 
 impl World {
     /// Blocks of a chunk.
@@ -263,5 +266,46 @@ pub(super) fn a_first_write_waits_until_a_failed_zeroing_is_recorded() {
         assert!(world.wait_started());
         world.read_all();
         world.cut_power();
+    }
+}
+
+/// A member is rebuilt while a discard is on its way to the media: it is not whole before that is
+/// durable, or a power cut would leave the chunk as it was, which the member never got.
+#[test]
+pub(super) fn a_rebuild_waits_for_a_discard_on_its_way() {
+    for seed in 0..4 {
+        let mut world = scenario::started(seed, Shape { members: 2, ..Shape::SMALL });
+        // More runs of chunks than are copied at a time.
+        world.write_chunks((0..39).step_by(2).chain([39]));
+        world.remove(1).unwrap();
+        world.run_until("it is let go", |world| world.member_state(1) == MemberState::Missing);
+        world.put(1, Device::Blank);
+        world.join(1, false).unwrap();
+        let mut reads = Vec::new();
+        while reads.len() < WINDOWS {
+            world.step();
+            let by_owner = |flight: &Flight| {
+                flight.io.op == IoOp::Read
+                    && flight.io.completion.tag().station == Station::RaidOwner
+            };
+            reads.extend(world.withhold(by_owner));
+        }
+        let last = world.array_blocks_of(39);
+        world.submit(0, IoOp::Unmap, true, last.start, last.len());
+        let is_discarded = |world: &World| {
+            let is_unwritten = world.state(39) == ChunkState::Unwritten;
+            is_unwritten && world.running.as_ref().unwrap().in_flight.len() == 2
+        };
+        world.run_until("the chunk's unit is written", is_discarded);
+        let units = world.withhold(|_| true);
+        world.running.as_mut().unwrap().in_flight.extend(reads);
+        world.run_until_quiet();
+        assert_eq!(world.member_state(1), MemberState::Rebuilding);
+        world.cut_power_without(units);
+        world.assemble();
+        assert!(world.wait_started());
+        world.make_whole();
+        world.read_all();
+        world.run_until_quiet();
     }
 }

@@ -76,6 +76,15 @@ pub(super) fn stamp_of(buf: &IoBuf, block: usize, index: usize, lba: usize) -> R
     version_of(get_cell(buf, block, index), lba)
 }
 
+/// A block that a request writes.
+fn block_of(io: &BdevIo, index: usize, block: usize) -> &[u8] {
+    const ZEROES: [u8; 4096] = [0; 4096];
+    match &io.buf {
+        Some(buf) => &buf.as_slice()[index * block..][..block],
+        None => &ZEROES[..block],
+    }
+}
+
 fn get_cell(buf: &IoBuf, block: usize, index: usize) -> Cell {
     let bytes = &buf.as_slice()[index * block..(index + 1) * block];
     let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
@@ -169,6 +178,22 @@ impl Disk {
             rotten: Vec::new(),
             heals: true,
         }
+    }
+
+    /// The device becomes larger, for members of this geometry; what is new is what `fill` says.
+    pub(super) fn enlarge(
+        &mut self,
+        geometry: &Geometry,
+        slot: usize,
+        mut fill: impl FnMut() -> u64,
+    ) {
+        self.places = Places::new(geometry, slot);
+        for held in &self.places.array[self.live.len()..] {
+            let cell = cell(fill(), held.unwrap_or(7));
+            self.live.push(cell);
+            self.durable.push(cell);
+        }
+        self.is_cached.resize(self.meta_bytes / self.block + self.live.len(), false);
     }
 
     /// A device of the same kind.
@@ -327,7 +352,7 @@ impl Disk {
     /// A metadata block tears between sectors, its states between bytes.
     fn tear_meta(&mut self, io: &BdevIo, index: usize, rng: &mut Rng) {
         let at = (usize::try_from(io.lba).unwrap() + index) * self.block;
-        let data = &io.buf.as_ref().unwrap().as_slice()[index * self.block..][..self.block];
+        let data = block_of(io, index, self.block);
         let whole = rng.one_in(2);
         for sector in 0..self.block / 512 {
             let all = rng.one_in(2);
@@ -376,7 +401,7 @@ impl Disk {
     fn write_block(&mut self, io: &BdevIo, index: usize, fua: bool, now: u64) {
         let cell = self.cell(io, index);
         if cell < self.meta_cells() {
-            let data = &io.buf.as_ref().unwrap().as_slice()[index * self.block..][..self.block];
+            let data = block_of(io, index, self.block);
             self.live_meta[cell * self.block..][..self.block].copy_from_slice(data);
         } else {
             let at = cell - self.meta_cells();

@@ -32,6 +32,22 @@ struct Block {
 }
 
 impl Block {
+    /// Never written.
+    fn untouched() -> Self {
+        Self {
+            possible: vec![0],
+            readable: vec![0],
+            acknowledged: None,
+            in_flight: 0,
+            being_written: false,
+            group: 0,
+            group_before: 0,
+            group_failed: false,
+            dropped: 0,
+            unsettled: false,
+        }
+    }
+
     /// The versions of the last group.
     fn of_group(&self) -> &[u64] {
         &self.possible[self.group - self.dropped..]
@@ -64,6 +80,8 @@ pub(super) struct Host {
     in_flight: usize,
     next_id: u32,
     next_version: u64,
+    /// The array may grow: nobody knows of a chunk at its end that it is a whole one.
+    pub(super) grows: bool,
     pub(super) writes: u64,
     pub(super) failed: u64,
     pub(super) blocks_read: u64,
@@ -74,30 +92,24 @@ pub(super) const QUEUE_DEPTH: usize = 24;
 
 impl Host {
     pub(super) fn new(blocks: usize, block_size: usize, chunk_blocks: usize) -> Self {
-        let block = Block {
-            possible: vec![0],
-            readable: vec![0],
-            acknowledged: None,
-            in_flight: 0,
-            being_written: false,
-            group: 0,
-            group_before: 0,
-            group_failed: false,
-            dropped: 0,
-            unsettled: false,
-        };
         Self {
             block_size,
             chunk_blocks,
-            blocks: vec![block; blocks],
+            blocks: vec![Block::untouched(); blocks],
             sent: (0..QUEUE_DEPTH).map(|_| None).collect(),
             in_flight: 0,
             next_id: 0,
             next_version: 1,
+            grows: false,
             writes: 0,
             failed: 0,
             blocks_read: 0,
         }
+    }
+
+    /// The array has become larger.
+    pub(super) fn extend(&mut self, blocks: usize) {
+        self.blocks.resize(blocks, Block::untouched());
     }
 
     pub(super) fn len(&self) -> usize {
@@ -132,7 +144,7 @@ impl Host {
         let end = lba + blocks;
         matches!(op, IoOp::WriteZeroes | IoOp::Unmap)
             && lba.is_multiple_of(self.chunk_blocks)
-            && (end.is_multiple_of(self.chunk_blocks) || end == self.len())
+            && (end.is_multiple_of(self.chunk_blocks) || end == self.len() && !self.grows)
     }
 
     /// Whether a write of data met another change of the block: either may have come first.

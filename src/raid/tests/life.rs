@@ -25,6 +25,7 @@ pub(super) struct Figures {
     pub(super) copied: u64,
     pub(super) split_brains: u64,
     pub(super) replaced: u64,
+    pub(super) grown: u64,
     /// Of the log, if wanted.
     pub(super) digest: (u64, u64),
 }
@@ -35,7 +36,7 @@ impl fmt::Display for Figures {
             f,
             "{} lives, {} host writes, {} power cuts, {} blocks read and checked, {} chunks \
              resynced, {} member requests, {} requests failed by faults, {} split brains, {} \
-             members replaced",
+             members replaced, {} growths",
             self.lives,
             self.writes,
             self.cuts,
@@ -44,7 +45,8 @@ impl fmt::Display for Figures {
             self.events,
             self.failed,
             self.split_brains,
-            self.replaced
+            self.replaced,
+            self.grown
         )
     }
 }
@@ -60,6 +62,7 @@ impl Figures {
         self.copied += other.copied;
         self.split_brains += other.split_brains;
         self.replaced += other.replaced;
+        self.grown += other.grown;
     }
 }
 
@@ -77,6 +80,8 @@ struct Habits {
     operator: usize,
     /// One step of work in so many, the operator has a member replaced, or ends that.
     replace: usize,
+    /// One step of work in so many, the members become larger and the array is to take it.
+    grow: usize,
     /// The chunks that most requests go to.
     hot: usize,
     hot_chunks: usize,
@@ -201,6 +206,7 @@ fn habits(rng: &mut Rng, shape: &Shape) -> Habits {
         leave_out: if rng.one_in(3) { 3 } else { 0 },
         operator: [0, 0, 30, 100][rng.below(4)],
         replace: 0,
+        grow: 0,
         steps: [60, 300, 1500, 3000][rng.below(4)],
         hot,
         hot_chunks,
@@ -343,6 +349,9 @@ impl World {
             if self.rng.one_in(habits.replace) {
                 self.some_replacement_act();
             }
+            if self.rng.one_in(habits.grow) {
+                self.some_growth();
+            }
             if self.rng.one_in(40) {
                 self.fire_timer();
             }
@@ -416,8 +425,8 @@ impl World {
             }
             let slot = self.rng.below(self.disks.len());
             self.present[slot] = false;
-            let useful = (0..self.disks.len())
-                .filter(|&slot| self.present[slot] && self.watch.has_all(slot));
+            let useful =
+                (0..self.disks.len()).filter(|&slot| self.present[slot] && self.has_all(slot));
             let mask = useful.fold(0, |mask, slot| mask | 1 << slot) & !self.known_out;
             self.present[slot] |= !self.geometry.is_readable(mask);
         }
@@ -447,6 +456,7 @@ impl World {
             copied: self.watch.copied_in_all,
             split_brains: self.split_brains,
             replaced: self.twins.replaced,
+            grown: self.growths.done,
             digest: trace::digest(),
         }
     }
@@ -460,6 +470,9 @@ pub(super) const MEMBER_SEEDS: u64 = 1 << 33;
 
 /// Seeds with this bit live with members that are replaced all the time.
 pub(super) const REPLACE_SEEDS: u64 = 1 << 35;
+
+/// Seeds with this bit live with members that become larger.
+pub(super) const GROW_SEEDS: u64 = 1 << 36;
 
 /// One seed: an array lives through work, faults, stops and power cuts. Panics when a promise is
 /// broken; the story is in [`trace`] then.
@@ -493,7 +506,11 @@ pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
         habits.replace = rng.between(10, 60);
         habits.operator = [0, 40, 120][rng.below(3)];
     }
+    if seed & GROW_SEEDS != 0 {
+        habits.grow = [15, 60, 200][rng.below(3)];
+    }
     let mut world = World::create(rng.next(), shape, pool);
+    world.host.grows = habits.grow > 0;
     world.faults = habits.faults;
     world.watch.may_be_stale = habits.old_copy > 0;
     let mut copy = world.external.as_ref().map(|disk| disk.live_meta.clone());

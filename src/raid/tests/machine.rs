@@ -314,6 +314,8 @@ impl World {
                 trace::note(Event::Says(event));
                 self.check_event(event);
             }
+            Mail::Grow => self.grow_channels(),
+            Mail::Grown(result) => self.growth_ended(result),
             Mail::Started(result) => {
                 running.started = result.is_ok();
                 running.start_failed = result.is_err();

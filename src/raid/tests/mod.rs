@@ -8,6 +8,7 @@
 //! - [`members`]: members that fail, go, come back or are replaced. [`rejoin`]: stories of that;
 //!   [`row_members`]: the same of RAID5, 6 and 10.
 //! - [`life`]: random lives. [`mutant`]: bugs planted on purpose, which must be found.
+//! - [`grow`]: members that become larger, and arrays that take it.
 //! - [`errors`]: members that can't read what they hold.
 //! - [`scenario`]: single stories with a name; [`copies`], [`discard`], [`infection`], [`stale`]:
 //!   more of them, [`ahead`] those of chunks zeroed before anybody writes to them.
@@ -46,6 +47,7 @@ mod discard;
 mod disk;
 mod errors;
 mod external;
+mod grow;
 mod host;
 mod infection;
 mod life;

@@ -20,6 +20,8 @@ pub(crate) enum Mutant {
     AheadKeptWhenWritten,
     /// A chunk that was zeroed ahead counts as zeroed on a member that has joined since.
     AheadKeptForNewcomer,
+    /// A member joins while chunks are zeroed, and nobody tells it.
+    ZeroedWithoutNewcomer,
     /// Idle chunks are cleared without asking whether writes are in flight.
     ClearWithoutQuiescence,
     /// A writer leaves the daemon's mark on the chunk.
@@ -108,6 +110,9 @@ pub(crate) enum Mutant {
     ExternalStaleTrusted,
     /// An external bitmap is believed that went on with members that are not here.
     ExternalAheadTrusted,
+    /// With an external bitmap an update of the superblocks that was cut off is followed by the
+    /// next one.
+    ExternalUpdateNotFinished,
     /// With an external bitmap starts and failures take one update of the superblocks.
     ExternalRecordedOnce,
     /// A discard's chunks are not held: writes in flight and later ones go on in them.
@@ -172,6 +177,8 @@ pub(crate) enum Mutant {
     BatchReversed,
     /// A chunk is discarded while what a member had in it is recovered.
     RecoveryNotCounted,
+    /// An operator takes a member out while there is torn parity.
+    RemovedInDoubt,
     /// A member is rebuilt from parity that may not fit.
     RebuildFromDoubt,
     /// A read that may have to be recovered is not cut at slices.
@@ -212,6 +219,16 @@ pub(crate) enum Mutant {
     ReplacedTakenForRecent,
     /// A channel that had only a note of its log to settle does not say that it has closed.
     SettledNotTold,
+    /// The superblocks say that the array has grown before its bitmap does.
+    GrowthBeforeBitmap,
+    /// The states of new chunks are what was on the members.
+    GrowthStatesForgotten,
+    /// The rest of the last chunk is what was on the members.
+    GrowthNotZeroed,
+    /// An array grows under the host's requests.
+    GrowthUnpaused,
+    /// Members that a growth has left behind are left to themselves.
+    GrowthNotTakenUp,
     /// A member comes back under a device number that another one has been given meanwhile.
     NumberGivenTwice,
     /// A member that takes its place back is not given the unit of the bitmap that its replacement
@@ -235,6 +252,15 @@ pub(super) const OF_REPLACEMENT: [Mutant; 7] = [
     Mutant::WholeBeforeCopied,
 ];
 
+/// Bugs of growth, found in lives of their own.
+pub(super) const OF_GROWTH: [Mutant; 5] = [
+    Mutant::GrowthBeforeBitmap,
+    Mutant::GrowthStatesForgotten,
+    Mutant::GrowthNotZeroed,
+    Mutant::GrowthUnpaused,
+    Mutant::GrowthNotTakenUp,
+];
+
 /// Bugs of the stripe log, found in the lives of levels with parity or in stories of their own.
 pub(super) const OF_LOG: [Mutant; 13] = [
     Mutant::JoinedUnderOldLog,
@@ -253,7 +279,8 @@ pub(super) const OF_LOG: [Mutant; 13] = [
 ];
 
 /// Bugs of levels with parity, found in their lives.
-pub(super) const OF_PARITY: [Mutant; 16] = [
+pub(super) const OF_PARITY: [Mutant; 17] = [
+    Mutant::RemovedInDoubt,
     Mutant::CutOffUpdateTrusted,
     Mutant::NewcomerNearlyCurrent,
     Mutant::DepartedTrusted,
@@ -274,7 +301,9 @@ pub(super) const OF_PARITY: [Mutant; 16] = [
 
 /// Every bug that random lives or a story of the simulator must find. Those that stand for a
 /// defect of the kernel's and that no oracle forbids are in `super::defects`.
-pub(super) const ALL: [Mutant; 64] = [
+pub(super) const ALL: [Mutant; 66] = [
+    Mutant::ExternalUpdateNotFinished,
+    Mutant::ZeroedWithoutNewcomer,
     Mutant::RebuildPassesZeroing,
     Mutant::AheadKeptWhenWritten,
     Mutant::AheadKeptForNewcomer,
@@ -355,6 +384,7 @@ impl Mutant {
 /// The bug of that name.
 pub(super) fn by_name(name: &str) -> Option<Mutant> {
     let all = ALL.into_iter().chain(OF_PARITY).chain(OF_LOG).chain(OF_REPLACEMENT);
+    let all = all.chain(OF_GROWTH);
     all.into_iter().find(|mutant| format!("{mutant:?}") == name)
 }
 

@@ -83,6 +83,14 @@ impl Watch {
         }
     }
 
+    /// The array has so many chunks.
+    pub(super) fn extend(&mut self, chunks: usize) {
+        self.chunks = chunks;
+        self.owed.resize(chunks, false);
+        self.writing_data.resize(chunks, 0);
+        self.writing.resize(chunks, 0);
+    }
+
     /// Something became so for the host on these members alone: data durable, or what a crash had
     /// left open. Others may not have it.
     pub(super) fn promised_without(&mut self, in_sync: SlotMask) {
@@ -207,7 +215,8 @@ impl World {
     /// Oracle 6: what the owner itself reads and writes of the data, and whether a host write
     /// could mix with it.
     fn check_copy(&mut self, disk: usize, io: &BdevIo, lba: usize, blocks: usize) {
-        if self.is_replaying() {
+        let is_growth = io.op == IoOp::WriteZeroes && self.is_behind_end(lba);
+        if self.is_replaying() || is_growth {
             return;
         }
         let shared = self.running.as_ref().unwrap().shared.clone();
@@ -427,6 +436,7 @@ impl World {
                 violated(5, &format!("member {slot} missed an acknowledged write and is in sync"));
             }
             self.watch.may_lack[slot] = false;
+            self.growths.small[slot] = false;
         }
         if in_sync.count_ones() as usize == self.disks.len() {
             // Whoever lacked something has been given it, and the superblocks say so.

@@ -283,7 +283,10 @@ impl World {
                     continue;
                 }
                 match self.lacks(slot, lba, at, request.version) {
-                    Some(false) => continue,
+                    Some(false) => {
+                        self.may_be_replayed(slot, request.version);
+                        continue;
+                    }
                     // Nobody can tell now: it is not to be left alone with others.
                     None => {
                         self.watch.may_lack[slot] = true;
@@ -349,7 +352,17 @@ impl World {
                 violated(5, &format!("chunk {chunk} discarded, member {slot} lacks that"));
             }
             self.watch.missed[slot] |= !knows;
+            if in_sync & 1 << slot == 0 && self.disks[slot].state_byte(chunk) != 0 {
+                self.may_be_replayed(slot, version);
+            }
         }
+    }
+
+    /// A member that is out holds what was written, because it held zeroes and zeroes were written.
+    /// But it may have a record of what others wrote there before: alone it would write that in
+    /// place, so it is not to be left alone.
+    fn may_be_replayed(&mut self, slot: usize, version: u64) {
+        self.watch.may_lack[slot] |= self.shape.log.is_some() && version == 0;
     }
 
     /// A block that was acknowledged is on its member or can be computed.

@@ -266,3 +266,31 @@ fn a_check_tells_what_differs_and_a_repair_makes_it_alike() {
     }
     world.check_whole();
 }
+
+/// A start was cut off when one member had it; the other went on alone, has as many events now, and
+/// takes it back. The power goes when the one says so and the other does not know: it lacks what
+/// was written without it, and is not taken for current.
+#[test]
+pub(super) fn who_joins_is_behind_before_it_is_told() {
+    for seed in 0..4 {
+        let mut world = started(seed, SHAPE);
+        world.write_chunks([0, 3]);
+        world.stop();
+        world.assemble();
+        world.run_until("the superblocks are written", |world| world.writes_superblock(1));
+        world.cut_with_one_superblock(Some(1));
+        world.present[1] = false;
+        world.assemble();
+        assert!(world.wait_started());
+        world.write_chunks([0]);
+        world.join(1, false).unwrap();
+        world.run_until("its superblock is written", |world| world.writes_superblock(1));
+        world.cut_with_one_superblock(None);
+        world.present[1] = true;
+        world.assemble();
+        assert!(world.wait_started());
+        world.make_whole();
+        world.read_all();
+        world.run_until_quiet();
+    }
+}

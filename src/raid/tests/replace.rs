@@ -369,6 +369,7 @@ fn a_member_that_fails_is_rebuilt_on_what_was_to_replace_it() {
                 world.step();
             }
             if world.replacement_is_over() {
+                world.run_until_quiet();
                 continue;
             }
             world.fail(0).unwrap();
@@ -406,5 +407,28 @@ pub(super) fn a_replacement_survives_every_stop() {
             world.read_all();
             world.run_until_quiet();
         }
+    }
+}
+
+/// What has just replaced the only member can't write the head of the bitmap: the member takes its
+/// place back, and has the head before its superblock counts on it.
+#[test]
+pub(super) fn who_takes_its_place_back_is_given_the_head() {
+    for seed in 0..8 {
+        let mut world = started(seed, Shape { members: 2, ..Shape::SMALL });
+        world.write_chunks([0, 2, 3]);
+        world.remove(1).unwrap();
+        world.run_until("it is let go", |world| world.member_state(1) == MemberState::Missing);
+        world.replace(0).unwrap();
+        world.run_until("the member is let go", |world| {
+            world.running.as_ref().unwrap().owner.replaceable_back() != 0
+        });
+        world.twins.disk.as_mut().unwrap().dead = true;
+        world.run_until("its superblock is written", |world| world.writes_superblock(0));
+        world.cut_with_one_superblock(Some(0));
+        world.assemble();
+        assert!(world.wait_started());
+        world.read_all();
+        world.run_until_quiet();
     }
 }

@@ -1,8 +1,9 @@
 //! Single stories with a name.
 
+use super::disk::SUPER_BYTE;
 use super::pool;
-use super::world::{Shape, World};
-use crate::bdev::IoOp;
+use super::world::{Flight, Shape, World};
+use crate::bdev::{IoOp, IoStatus};
 use crate::bitmap::ChunkState;
 use crate::md::{RejectionReason, Slot};
 use crate::raid::message::{ArrayTimer, Out};
@@ -47,6 +48,45 @@ impl World {
             self.run_until_quiet();
             has_rested |= rests(self);
         }
+    }
+
+    /// Requests that members have got and do not answer until they are given back or lost.
+    pub(super) fn withhold(&mut self, which: impl Fn(&Flight) -> bool) -> Vec<Flight> {
+        let in_flight = &mut self.running.as_mut().unwrap().in_flight;
+        in_flight.extract_if(.., |flight| which(flight)).collect()
+    }
+
+    /// Whether this is the write of a member's superblock.
+    pub(super) fn is_superblock(&self, flight: &Flight) -> bool {
+        let lba = u64::try_from(SUPER_BYTE / self.shape.block).unwrap();
+        let is_member = flight.disk < self.disks.len();
+        is_member && flight.io.op == IoOp::Write && flight.io.lba == lba
+    }
+
+    /// A member's superblock is being written.
+    pub(super) fn writes_superblock(&self, disk: usize) -> bool {
+        let in_flight = &self.running.as_ref().unwrap().in_flight;
+        in_flight.iter().any(|flight| flight.disk == disk && self.is_superblock(flight))
+    }
+
+    /// Of the superblocks that are being written only this member's is; then the power goes.
+    pub(super) fn cut_with_one_superblock(&mut self, disk: Option<usize>) {
+        let mut running = self.running.take().unwrap();
+        let is_lost = |flight: &mut Flight| Some(flight.disk) != disk && self.is_superblock(flight);
+        let lost = running.in_flight.extract_if(.., is_lost).collect();
+        self.running = Some(running);
+        if let Some(disk) = disk {
+            self.run_until("it has it", |world| !world.writes_superblock(disk));
+        }
+        self.cut_power_without(lost);
+    }
+
+    /// Cuts the power, and these requests have not been done.
+    pub(super) fn cut_power_without(&mut self, lost: Vec<Flight>) {
+        for Flight { core, io, .. } in lost {
+            io.complete(IoStatus::Aborted, &mut self.io[core]);
+        }
+        self.cut_power();
     }
 
     /// Every chunk that was ever written is the same on all members in sync.

@@ -161,6 +161,62 @@ fn a_rebuild_waits_for_the_operators_word() {
     assert!(seen > 3, "{seen} arrays had torn rows");
 }
 
+/// The power went amid writes and all members are back: until the resync has been there none is let
+/// go, unless the operator gives up what it alone can tell. One that fails is out all the same.
+#[test]
+fn no_member_is_let_go_while_parity_may_not_fit() {
+    let mut seen = 0;
+    for (level, members) in [(5, 4), (6, 5)] {
+        for seed in 1..8 {
+            let mut world = started(seed, shape(level, members));
+            world.write(0, 200);
+            world.submit(0, IoOp::Write, false, 8, 60);
+            for _ in 0..seed * 3 {
+                world.step();
+            }
+            world.cut_power();
+            world.assemble();
+            let doubt = |world: &World| world.running.as_ref().unwrap().shared.doubt.torn_count();
+            if doubt(&world) == 0 {
+                continue;
+            }
+            seen += 1;
+            // Nobody can be read, so nothing is resynced.
+            world.faults.read_error = 1;
+            assert!(world.wait_started());
+            for told in [world.fail(1), world.remove(1)] {
+                assert!(told.unwrap_err().contains("parity may not fit"));
+            }
+            assert_eq!(world.member_state(1), MemberState::InSync);
+            world.faults.read_error = 0;
+            match seed % 3 {
+                0 => {
+                    world.on_owner(|owner, out| {
+                        owner.execute(&Command::AcceptLoss, out).unwrap();
+                    });
+                }
+                1 => {
+                    world.disks[1].dead = true;
+                    world.write(0, 200);
+                    world.run_until_quiet();
+                    assert_eq!(world.member_state(1), MemberState::Faulty);
+                    continue;
+                }
+                _ => {
+                    world.cut_power();
+                    world.assemble();
+                    assert!(world.wait_started());
+                    world.run_until("parity fits", |world| doubt(world) == 0);
+                }
+            }
+            world.fail(1).unwrap();
+            world.run_until_quiet();
+            assert_eq!(world.member_state(1), MemberState::Faulty);
+        }
+    }
+    assert!(seen > 8, "{seen} arrays had torn rows");
+}
+
 /// Where Linux md has built no parity yet and a member is lost: what was written is read, all is
 /// written on, also when a second one of a RAID6 goes, and their rebuilds end.
 #[test]

@@ -190,6 +190,7 @@ pub(super) struct World {
     /// Devices made so far.
     pub(super) devices: u8,
     pub(super) twins: super::replace::Twins,
+    pub(super) growths: super::grow::Growths,
     /// The next assembly is given what was to replace a member.
     pub(super) gives_twin: bool,
     /// Slots of which it was on record that they were out when the power went.
@@ -346,6 +347,7 @@ impl World {
             shelf: (0..shape.members).map(|_| None).collect(),
             devices: u8::try_from(shape.members).unwrap(),
             twins: super::replace::Twins::default(),
+            growths: super::grow::Growths::of(shape.members),
             gives_twin: false,
             known_out: 0,
             shape,
@@ -414,7 +416,7 @@ impl World {
             Err(Refused::Members(md::AssembleError::SplitBrain { .. })) => {
                 self.split_brains += 1;
                 let chosen: Vec<usize> =
-                    present.into_iter().filter(|&slot| self.watch.has_all(slot)).collect();
+                    present.into_iter().filter(|&slot| self.has_all(slot)).collect();
                 if !self.is_mirror() {
                     return self.assemble_some(&chosen);
                 }
@@ -476,7 +478,7 @@ impl World {
         let mut states = Vec::new();
         let twin = if self.gives_twin { self.twin_candidate() } else { None };
         let given: Vec<usize> = present.iter().copied().chain(twin.map(|(_, at)| at)).collect();
-        let candidates: Vec<md::Candidate> = given
+        let mut candidates: Vec<md::Candidate> = given
             .iter()
             .map(|&at| {
                 let meta = &self.disk(at).live_meta;
@@ -490,7 +492,9 @@ impl World {
                 md::Candidate { device_sectors: 1 << 16, superblock, bitmap }
             })
             .collect();
+        md::take_up(&mut candidates);
         let assembly = md::assemble(&candidates).map_err(Refused::Members)?;
+        self.check_size(&assembly);
         let all = bdevs(&self.shape);
         let twin = twin.map(|(bdev, _)| CandidateBdev { bdev, ..bdevs(&self.shape)[0] });
         let bdevs: Vec<_> = present.iter().map(|&slot| all[slot]).chain(twin).collect();
@@ -651,6 +655,11 @@ impl World {
     /// The members that the owner uses.
     pub(super) fn in_sync(&self) -> SlotMask {
         self.running.as_ref().map_or(0, |running| running.owner.in_sync)
+    }
+
+    /// Whether the member can be left alone.
+    pub(super) fn has_all(&self, slot: usize) -> bool {
+        self.watch.has_all(slot) && !self.growths.small[slot]
     }
 
     fn is_mirror(&self) -> bool {

@@ -92,7 +92,7 @@ impl Refusal {
         if is(Status::CONNECT_INVALID_HOST) {
             "this host may not use the subsystem (nvmf_subsystem_add_host), or not in this way"
         } else if is(Status::CONNECT_CONTROLLER_BUSY) {
-            "there is no room for more hosts on this core, or in the range of controller ids"
+            "this core has no room for more hosts, or the subsystem no controller id"
         } else if is(Status::COMMAND_SEQUENCE_ERROR) {
             "the controller is not enabled, or has that queue already"
         } else {

@@ -335,6 +335,19 @@ impl SubsystemTable {
         false
     }
 
+    /// A bdev has another size: that of its namespace, if it is exported. Says whether it is.
+    pub fn set_blocks(&mut self, bdev: BdevId, blocks: u64) -> bool {
+        let has_it = |subsystem: &&mut Arc<Subsystem>| {
+            subsystem.namespaces().any(|namespace| namespace.bdev == bdev)
+        };
+        let Some(subsystem) = self.subsystems.iter_mut().find(has_it) else { return false };
+        // The discovery log does not tell of it: the generation stays.
+        let namespaces = Arc::make_mut(subsystem).namespaces.iter_mut().flatten();
+        let mut own = namespaces.filter(|namespace| namespace.bdev == bdev);
+        own.by_ref().for_each(|namespace| namespace.blocks = blocks);
+        true
+    }
+
     /// Every exported bdev and its namespace.
     pub fn exports(&self) -> impl Iterator<Item = (BdevId, NamespaceKey)> {
         self.subsystems.iter().flat_map(|subsystem| {
