@@ -40,6 +40,14 @@ fn serve(command: &str, dir: &Path) -> Running {
     panic!("'{command}' ended: {:?}, {banner}", child.wait());
 }
 
+impl Drop for Running {
+    /// A failed test leaves nothing running, which would hold its output open.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 impl Running {
     fn stop(mut self) {
         let id = self.child.id().to_string();
