@@ -202,6 +202,41 @@ pub(super) fn replays_that_are_cut() {
     assert!(replayed > 20, "{replayed} logs had something to say");
 }
 
+/// A member is away while the log is written in place, the power goes in the midst of that, and it
+/// comes back as equal, without the one that has the record.
+#[test]
+fn a_replay_without_a_member_leaves_a_record_with_those_that_return() {
+    replays_without_a_member();
+}
+
+pub(super) fn replays_without_a_member() {
+    let mut replayed = 0;
+    for seed in 0u64..600 {
+        let at = |n: u64| usize::try_from(n % 3).unwrap();
+        let (away, lost) = (at(seed), at(seed + 1 + seed / 3 % 2));
+        let mut world = started(seed, shape(5, 3));
+        world.write(0, 64);
+        world.submit(0, IoOp::Write, false, 0, 12);
+        // Of the records of both members that are to have them some are whole.
+        for _ in 0..seed / 6 % 10 {
+            world.step();
+        }
+        world.cut_and_assemble(&[away]);
+        for _ in 0..1 + seed / 60 % 10 {
+            world.step();
+        }
+        if world.is_replaying() {
+            world.cut_and_assemble(&[lost]);
+        }
+        assert!(world.wait_started());
+        replayed += world.replayed();
+        world.read_all();
+        assert_eq!(world.host.failed, 0);
+        world.cut_power();
+    }
+    assert!(replayed > 20, "{replayed} logs had something to say");
+}
+
 /// A member is away while the log is written in place, the power goes before that is on record, and
 /// it comes back as equal: it has not got what the log had for it.
 #[test]

@@ -382,7 +382,8 @@ fn every_planted_bug_of_growth_is_found() {
 }
 
 /// Their stories, where random lives meet them seldom.
-const LOG_STORIES: [(Mutant, fn()); 3] = [
+const LOG_STORIES: [(Mutant, fn()); 4] = [
+    (Mutant::ReplayForgetsAbsent, log::replays_without_a_member),
     (Mutant::LogForgottenEarly, log::members_that_miss_a_replay),
     (Mutant::LogIgnoresEvents, log::what_another_system_wrote_stays),
     (Mutant::ReplayWithoutCopies, log::replays_that_are_cut),
