@@ -111,7 +111,18 @@ impl Growth {
     #[must_use]
     pub fn zeroes(&self) -> std::ops::Range<u64> {
         let chunk = self.bitmap.as_ref().and_then(BitmapSuperblock::chunk_sectors).unwrap_or(0);
-        self.from_sectors..self.to_sectors.min(self.from_sectors + u64::from(chunk))
+        let chunk = u64::from(chunk);
+        let own = &self.superblocks[0];
+        let sectors = match (own.level, Raid10Word::new(own.layout)) {
+            // Of what the array shows, whose copies may all lie on one member, one strip below
+            // the other.
+            (Level::Raid10, Some(word)) if chunk > 0 && !mutant!(GrowthCopiesForgotten) => {
+                let copies = u64::from(word.near) * u64::from(word.far);
+                (chunk + u64::from(own.chunk_sectors)) * copies
+            }
+            _ => chunk,
+        };
+        self.from_sectors..self.to_sectors.min(self.from_sectors + sectors)
     }
 }
 
@@ -369,7 +380,9 @@ mod tests {
             assert_eq!(grown.data_size_sectors, 256 * MIB - offset);
             assert!(grown.is_clean());
             let zeroes = growth.zeroes();
-            assert_eq!((zeroes.start, zeroes.end - zeroes.start), (growth.from_sectors, 128));
+            // Strips of 64 KiB as well, two copies.
+            let sectors = if level == Level::Raid10 { 512 } else { 128 };
+            assert_eq!((zeroes.start, zeroes.end - zeroes.start), (growth.from_sectors, sectors));
             // Parsed by its own rules.
             let mut bytes = [0; crate::md::BITMAP_HEAD_BYTES];
             head.encode_into(&mut bytes);

@@ -225,6 +225,8 @@ pub(crate) enum Mutant {
     GrowthStatesForgotten,
     /// The rest of the last chunk is what was on the members.
     GrowthNotZeroed,
+    /// Of that rest one copy is zeroed on each member, where it may have several.
+    GrowthCopiesForgotten,
     /// An array grows under the host's requests.
     GrowthUnpaused,
     /// Members that a growth has left behind are left to themselves.
@@ -253,7 +255,8 @@ pub(super) const OF_REPLACEMENT: [Mutant; 7] = [
 ];
 
 /// Bugs of growth, found in lives of their own.
-pub(super) const OF_GROWTH: [Mutant; 5] = [
+pub(super) const OF_GROWTH: [Mutant; 6] = [
+    Mutant::GrowthCopiesForgotten,
     Mutant::GrowthBeforeBitmap,
     Mutant::GrowthStatesForgotten,
     Mutant::GrowthNotZeroed,
