@@ -227,7 +227,11 @@ fn images_assemble_as_md_assembles_them() {
         assemble(&candidates).unwrap()
     });
     assert_eq!(replace.in_sync_count(), 2, "the original still holds its slot");
-    assert!(replace.rejected[0].reason.to_string().contains("REPLACEMENT"));
+    let half = replace.replacement.expect("what replaces it goes on");
+    let is_replacement = with_members(&images, "feat-raid1-replace-half", |members| {
+        members[half.candidate].superblock().unwrap().0.features.contains(Features::REPLACEMENT)
+    });
+    assert!(is_replacement && replace.rejected.is_empty());
     let mixed: Vec<Candidate> = ["raid1-fresh", "raid1-assume"]
         .iter()
         .map(|name| with_members(&images, name, |members| members[0].candidate()))
