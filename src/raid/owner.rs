@@ -8,8 +8,10 @@
 
 use std::sync::Arc;
 
+use super::bad::BadBlocks;
 use super::channel::DISCARD_WINDOW;
 use super::message::{ArrayTimer, Mail, Out, SlotMask, ToChannel, ToOwner};
+use super::owner_bad::BadKeeper;
 use super::owner_bitmap::BitmapKeeper;
 use super::owner_daemon::Daemon;
 use super::owner_discard::Discarder;
@@ -86,6 +88,10 @@ pub(super) enum OwnerOp {
     Replay,
     /// Flush of a member that is being rebuilt.
     RebuildFlush,
+    /// Flush of a member before its bad-block log is written.
+    BadFlush,
+    /// Write of a bad-block log.
+    BadLog,
 }
 
 impl OwnerOp {
@@ -100,6 +106,8 @@ impl OwnerOp {
             Self::RebuildFlush => (6, 0),
             Self::LogHead => (7, 0),
             Self::Replay => (8, 0),
+            Self::BadFlush => (9, 0),
+            Self::BadLog => (10, 0),
         };
         kind << 24 | u32::try_from(index).expect("indexes are small")
     }
@@ -116,6 +124,8 @@ impl OwnerOp {
             6 => Self::RebuildFlush,
             7 => Self::LogHead,
             8 => Self::Replay,
+            9 => Self::BadFlush,
+            10 => Self::BadLog,
             kind => panic!("no owner request is of kind {kind}"),
         }
     }
@@ -152,6 +162,9 @@ pub struct Owner {
     pub(super) yielder: Yielder,
     pub(super) scrubber: Scrubber,
     pub(super) error_policy: ErrorPolicy,
+    /// What members have listed as bad.
+    pub(super) bad: BadBlocks,
+    pub(super) bad_keeper: BadKeeper,
     /// Since when members have been in sync.
     pub(super) seniority: Seniority,
     /// No member holds the metadata any more.
@@ -168,7 +181,7 @@ impl Owner {
         pool: BufPool,
         cores: u16,
         members: Vec<Member>,
-        (bitmap, log): (Option<BitmapKeeper>, LogKeeper),
+        (bitmap, log, bad_keeper): (Option<BitmapKeeper>, LogKeeper, BadKeeper),
         daemon: Daemon,
         recorder: Recorder,
     ) -> Self {
@@ -191,6 +204,8 @@ impl Owner {
             error_policy: ErrorPolicy::default(),
             seniority: Seniority::new(members.len()),
             places: shared.places(),
+            bad: BadBlocks::of(&shared),
+            bad_keeper,
             shared,
             pool,
             cores,
@@ -236,6 +251,7 @@ impl Owner {
             ToOwner::Discard(discard) => self.discard(core, discard),
             ToOwner::MemberFailed(slot) => self.fail_member(slot, out),
             ToOwner::ReadFailed(slot, range) => self.read_failed(slot, range, out),
+            ToOwner::BadNote(note) => self.bad_note(core, note),
             ToOwner::WriteLost { first, last } => self.write_lost(first, last),
             ToOwner::Adopted(epoch) => self.recorder.adopted(core, epoch),
             ToOwner::Drained(round) => self.drained(round),
@@ -262,6 +278,8 @@ impl Owner {
             OwnerOp::LogHead => self.head_answered(tag.part, status, out),
             OwnerOp::Replay => self.replay_answered(tag.part, status, out),
             OwnerOp::RebuildFlush => self.rebuild_flushed(tag.part, status, out),
+            OwnerOp::BadFlush => self.bad_flushed(status, out),
+            OwnerOp::BadLog => self.bad_log_written(status, out),
         }
         self.go_on(out);
     }
@@ -296,6 +314,7 @@ impl Owner {
         self.poll_join(out);
         self.poll_bitmap(out);
         self.poll_recorder(out);
+        self.poll_bad(out);
         self.poll_vouching(out);
         self.poll_zeroing(out);
         self.poll_rebuild(out);
@@ -342,6 +361,7 @@ impl Owner {
                 self.set_life(Life::Running);
                 self.arm_daemon(out);
                 self.announce_start(out);
+                self.repair_listed();
                 out.mail.push_back(Mail::Started(Ok(())));
                 if !mutant!(DoubtWaitsForWrite) {
                     self.walker.look_again();
@@ -355,6 +375,7 @@ impl Owner {
             }
             Life::Winding
                 if self.walker.is_idle()
+                    && self.bad_keeper.is_idle()
                     && self.daemon.is_idle()
                     && !self.rebuilder.is_flushing() =>
             {
@@ -397,6 +418,7 @@ impl Owner {
     /// for their success, but for their end it must.
     fn awaits_members(&self) -> bool {
         self.recorder.is_writing()
+            || self.bad_keeper.awaits_member()
             || self.log.awaits_members()
             || self.bitmap.as_ref().is_some_and(BitmapKeeper::awaits_members)
     }
@@ -531,6 +553,7 @@ impl Owner {
                 .map(|it| it.superblock.as_ref().map_or(0, |own| own.corrected_reads))
                 .collect(),
             error_policy: self.error_policy,
+            bad_blocks: (0..).take(slots).map(|slot| self.bad.list(slot).to_vec()).collect(),
         }
     }
 }

@@ -84,6 +84,8 @@ struct Habits {
     old_copy: usize,
     /// Copying yields to the host.
     yields: bool,
+    /// One step of work in so many, a block of a member can't be written any more, or can again.
+    stubborn: usize,
 }
 
 fn shape(rng: &mut Rng) -> Shape {
@@ -206,6 +208,7 @@ fn habits(rng: &mut Rng, shape: &Shape) -> Habits {
         hot_chunks,
         old_copy: 0,
         yields: false,
+        stubborn: 0,
     }
 }
 
@@ -349,6 +352,9 @@ impl World {
             if self.rng.one_in(habits.settings) {
                 self.some_setting();
             }
+            if self.rng.one_in(habits.stubborn) {
+                self.some_stubborn_block();
+            }
             self.step();
         }
         cut_soon
@@ -376,6 +382,9 @@ impl World {
                     let pace = Pace { max_mib_s: 0, latency_us: 900, latency_percent: 110 };
                     let command = Command::SetPace(pace);
                     self.on_owner(|owner, out| drop(owner.execute(&command, out)));
+                }
+                if habits.stubborn > 0 && !self.rng.one_in(8) {
+                    self.list_bad_blocks();
                 }
                 let steps = self.rng.below(habits.steps);
                 if self.random_work(habits, steps) {
@@ -460,6 +469,9 @@ pub(super) const MEMBER_SEEDS: u64 = 1 << 33;
 /// Seeds with this bit live with members that are replaced all the time.
 pub(super) const REPLACE_SEEDS: u64 = 1 << 35;
 
+/// Seeds with this bit live with blocks that can't be written, which members list.
+pub(super) const BAD_SEEDS: u64 = 1 << 36;
+
 /// One seed: an array lives through work, faults, stops and power cuts. Panics when a promise is
 /// broken; the story is in [`trace`] then.
 pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
@@ -488,6 +500,10 @@ pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
         habits.faults = Faults::default();
         habits.yields = seed % 8 == 3;
     }
+    if seed & BAD_SEEDS != 0 {
+        habits.stubborn = rng.between(8, 200);
+        habits.faults.lost = 0;
+    }
     if seed & REPLACE_SEEDS != 0 {
         habits.replace = rng.between(10, 60);
         habits.operator = [0, 40, 120][rng.below(3)];
@@ -506,8 +522,9 @@ pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
         }
     }
     // At last everything comes to rest and is looked at.
-    let had_faults = world.faults.any() || world.is_doubtful;
+    let had_faults = world.faults.any() || world.is_doubtful || habits.stubborn > 0;
     world.faults = Faults::default();
+    world.disks.iter_mut().for_each(|disk| disk.stubborn.clear());
     if !world.wait_started() {
         violated(0, "no start although nothing fails");
     }

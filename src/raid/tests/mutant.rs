@@ -208,6 +208,12 @@ pub(crate) enum Mutant {
     ReplacedBeforeRecorded,
     /// A member that was replaced comes back as if it had seen all that became Clean since.
     ReplacedTakenForRecent,
+    /// What was listed as bad and has been written since stays listed.
+    BadBlocksForever,
+    /// A write that a member could not do ends before its list says so on the medium.
+    BadBlocksAcknowledgedEarly,
+    /// What a member has listed as bad is read from it.
+    BadBlocksRead,
     /// A member is in sync while records count of which there were to be fewer without it.
     JoinedUnderOldLog,
 }
@@ -219,6 +225,10 @@ pub(super) const OF_REPLACEMENT: [Mutant; 4] = [
     Mutant::ReplacedTakenForRecent,
     Mutant::WholeBeforeCopied,
 ];
+
+/// Bugs of the bad-block logs.
+pub(super) const OF_BAD_BLOCKS: [Mutant; 3] =
+    [Mutant::BadBlocksRead, Mutant::BadBlocksForever, Mutant::BadBlocksAcknowledgedEarly];
 
 /// Bugs of the stripe log, found in the lives of levels with parity or in stories of their own.
 pub(super) const OF_LOG: [Mutant; 12] = [
@@ -337,7 +347,8 @@ impl Mutant {
 
 /// The bug of that name.
 pub(super) fn by_name(name: &str) -> Option<Mutant> {
-    let all = ALL.into_iter().chain(OF_PARITY).chain(OF_LOG).chain(OF_REPLACEMENT);
+    let all =
+        ALL.into_iter().chain(OF_PARITY).chain(OF_LOG).chain(OF_REPLACEMENT).chain(OF_BAD_BLOCKS);
     all.into_iter().find(|mutant| format!("{mutant:?}") == name)
 }
 
