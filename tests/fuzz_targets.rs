@@ -145,7 +145,36 @@ fn auth() {
     assert_eq!(ends, (AuthState::Failed, HostAuthState::Failed), "a seed goes all the way");
     let mut seeds: Vec<Vec<u8>> = seeds.map(<[u8]>::to_vec).to_vec();
     seeds.push(bytes);
+    // With keys: one way and both, without and with values to compute with, nothing changed.
+    for how in 0..4 {
+        let seed = [&[how][..], &[7; 12]].concat();
+        let ends = targets::auth::play_with_keys(&mut targets::Input(&seed));
+        assert_eq!(ends, (AuthState::Done, HostAuthState::Done, true), "a seed goes all the way");
+        seeds.push(seed);
+    }
     exercise("auth", &seeds, targets::auth::run);
+}
+
+/// A handshake takes a millisecond.
+const TLS_CASES: u32 = 700;
+
+#[test]
+fn tls() {
+    use mdof::secure::tls::TlsState;
+    // Greeting, answer, the client's end of it, data.
+    let mut seeds: Vec<Vec<u8>> = Vec::new();
+    for how in [0, 4, 8, 9, 10, 11] {
+        // One names somebody else.
+        let name = if how == 4 { &[b'a'; 80][..] } else { &[] };
+        seeds.push(
+            [&[how][..], name, &[0, 11, 3, 11, 0, 11, 7, 0, 40, 0, 11, 7, 9, 9, 0, 11, 0, 11]]
+                .concat(),
+        );
+    }
+    let ends = seeds.iter().map(|seed| targets::tls::play(&mut targets::Input(seed)));
+    let expected = [TlsState::Ended, TlsState::Ended].into_iter().chain([TlsState::Open; 4]);
+    assert!(ends.eq(expected.map(|state| (state, true))), "seeds go all the way");
+    exercise_some("tls", &seeds, targets::tls::run, TLS_CASES);
 }
 
 #[test]

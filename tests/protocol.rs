@@ -6,6 +6,8 @@
 mod abort;
 #[path = "protocol/auth.rs"]
 mod auth;
+#[path = "protocol/hosts.rs"]
+mod hosts;
 #[path = "protocol/io.rs"]
 mod io;
 #[path = "protocol/paths.rs"]

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::inproc::Host;
 use crate::job::{Job, PerfError};
+use crate::keys::Keys;
 use crate::nvme::{self, Namespace};
 use crate::pattern::Access;
 use crate::place::{Address, Place};
@@ -74,6 +75,7 @@ pub(crate) struct Reach {
     pub(crate) header_digest: bool,
     pub(crate) data_digest: bool,
     pub(crate) connections: u16,
+    pub(crate) keys: Keys,
 }
 
 impl Reach {
@@ -88,6 +90,8 @@ impl Reach {
             data_digest: self.data_digest,
             connections: self.connections,
             cores: self.cores.clone(),
+            tls: address.tls,
+            keys: self.keys.clone(),
         }
     }
 }
@@ -96,7 +100,7 @@ impl Reach {
 #[derive(Debug)]
 enum Subject {
     Bdev(BdevId),
-    Namespace(Namespace),
+    Namespace(Box<Namespace>),
 }
 
 /// One round.
@@ -207,7 +211,7 @@ fn prepare(
     host: &mut Option<Host>,
 ) -> Result<Subject, PerfError> {
     match place {
-        Place::NvmeTcp(address) => Ok(Subject::Namespace(reach.namespace(address))),
+        Place::NvmeTcp(address) => Ok(Subject::Namespace(Box::new(reach.namespace(address)))),
         Place::InProcess(stack) => {
             let host = match host {
                 Some(host) => host,
@@ -275,6 +279,7 @@ mod tests {
             header_digest: false,
             data_digest: false,
             connections: 1,
+            keys: Keys::default(),
         }
     }
 

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::ab::{Comparison, NAMED, Reach};
 use crate::job::{Job, PerfError};
+use crate::keys::KeyArgs;
 use crate::pattern::Access;
 use crate::place::{Address, Level, Place, parse_raid1};
 use crate::table;
@@ -24,6 +25,7 @@ Examples:
   mdof-perf --addr 127.0.0.1:4420 --nqn nqn.2026-01.io.mdof:demo --rw randrw --core 1 --json
   mdof-perf ab raid1-bitmap                       with the bitmap against without, in turns
   mdof-perf ab --a nvme:HOST:4420/NQN --b nvme:HOST:4421/NQN
+  mdof-perf ab --a nvme:HOST:4420/NQN --b nvme+tls:HOST:4421/NQN2 --tls-psk KEYFILE
   mdof-perf versus --ours 127.0.0.1:4420 --ours-pid 100 --peer 127.0.0.1:4430 --peer-pid 101
   mdof-perf idle; mdof-perf ready                 target/release/mdof with the demo's array
 
@@ -189,6 +191,8 @@ struct ReachArgs {
     /// Data digests
     #[arg(long)]
     ddgst: bool,
+    #[command(flatten)]
+    keys: KeyArgs,
 }
 
 /// The job, where it differs from the default.
@@ -253,14 +257,15 @@ impl JobArgs {
 }
 
 impl ReachArgs {
-    fn reach(&self) -> Reach {
-        Reach {
+    fn reach(&self) -> Result<Reach, PerfError> {
+        Ok(Reach {
             cores: self.core.clone(),
             host_nqn: self.hostnqn.clone(),
             header_digest: self.hdgst,
             data_digest: self.ddgst,
             connections: self.connections,
-        }
+            keys: self.keys.read()?,
+        })
     }
 }
 
@@ -281,13 +286,14 @@ pub(crate) enum Subject {
 impl RunArgs {
     /// What, how reached, and which job.
     pub(crate) fn resolve(&self) -> Result<(Subject, Reach, Job), PerfError> {
-        let subject = self.subject()?;
-        Ok((subject, self.reach.reach(), self.job.job(Job::default())?))
+        let reach = self.reach.reach()?;
+        let subject = self.subject(reach.keys.psk.is_some())?;
+        Ok((subject, reach, self.job.job(Job::default())?))
     }
 
-    fn subject(&self) -> Result<Subject, PerfError> {
+    fn subject(&self, tls: bool) -> Result<Subject, PerfError> {
         if let (Some(addr), Some(nqn)) = (self.addr, &self.nqn) {
-            let address = Address { addr, nqn: nqn.clone(), nsid: self.nsid };
+            let address = Address { addr, nqn: nqn.clone(), nsid: self.nsid, tls };
             return Ok(Subject::Place(Place::NvmeTcp(address)));
         }
         if let Some(members) = &self.raid1 {
@@ -516,7 +522,15 @@ impl AbArgs {
             }
             (None, ..) => return Ok(None),
         };
-        Ok(Some((comparison, self.job.job(default)?, self.reach.reach())))
+        let reach = self.reach.reach()?;
+        for place in [&comparison.a, &comparison.b] {
+            if matches!(place, Place::NvmeTcp(Address { tls: true, .. }))
+                && reach.keys.psk.is_none()
+            {
+                return Err(PerfError(format!("{place} needs the host's key: --tls-psk FILE")));
+            }
+        }
+        Ok(Some((comparison, self.job.job(default)?, reach)))
     }
 }
 

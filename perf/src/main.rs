@@ -19,6 +19,7 @@ mod cpu;
 mod daemon_pass;
 mod inproc;
 mod job;
+mod keys;
 mod levels;
 mod load;
 mod nvme;

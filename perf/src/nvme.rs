@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::cpu;
 use crate::job::{Job, PerfError};
+use crate::keys::Keys;
 use crate::pattern::Extent;
 use crate::stats::Tally;
 use lane::Lane;
@@ -35,6 +36,11 @@ pub(crate) struct Namespace {
     pub(crate) connections: u16,
     /// CPUs of the polling threads; empty: one thread, not pinned.
     pub(crate) cores: Vec<usize>,
+    /// Under TLS.
+    pub(crate) tls: bool,
+    /// Keys of this host.
+    #[serde(skip)]
+    pub(crate) keys: Keys,
 }
 
 impl From<ClientError> for PerfError {
@@ -164,6 +170,10 @@ fn prepare(namespace: &Namespace, job: &Job, share: &Share) -> Result<Prepared, 
     let mut options = ClientOptions::new(namespace.addr, &namespace.nqn, &namespace.host_nqn);
     options.header_digest = namespace.header_digest;
     options.data_digest = namespace.data_digest;
+    options.auth = namespace.keys.auth();
+    if namespace.tls {
+        options.tls = namespace.keys.tls(&namespace.host_nqn, &namespace.nqn);
+    }
     let mut client = Client::connect(options, pool)?;
     let extent = check(namespace, job, share, &mut client)?;
     let mut queues = Vec::new();

@@ -7,6 +7,7 @@
 //! raid5:null,null,null           of another level: raid0, raid10, raid4, raid5, raid6
 //! raid5/32k:null,null,null       with strips of 32 KiB
 //! nvme:127.0.0.1:4420/nqn.2026-01.io.mdof:demo/1
+//! nvme+tls:127.0.0.1:4421/nqn.2026-01.io.mdof:demo/1   under TLS, with the key of --tls-psk
 //! ```
 
 use std::fmt;
@@ -114,6 +115,8 @@ pub(crate) struct Address {
     pub(crate) addr: SocketAddr,
     pub(crate) nqn: String,
     pub(crate) nsid: u32,
+    /// Under TLS.
+    pub(crate) tls: bool,
 }
 
 /// What a job runs on.
@@ -130,7 +133,8 @@ impl Place {
     /// Reads the text of the head of this file.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
-            Some(("nvme", rest)) => parse_address(rest).map(Self::NvmeTcp),
+            Some(("nvme", rest)) => parse_address(rest, false).map(Self::NvmeTcp),
+            Some(("nvme+tls", rest)) => parse_address(rest, true).map(Self::NvmeTcp),
             Some((kind, rest)) if kind.starts_with("raid") => {
                 parse_array(kind, rest).map(Self::InProcess)
             }
@@ -180,7 +184,7 @@ pub(crate) fn parse_raid1(members: &str, bitmap: bool) -> Result<Stack, String> 
     parse_array(if bitmap { "raid1" } else { "raid1-nobitmap" }, members)
 }
 
-fn parse_address(text: &str) -> Result<Address, String> {
+fn parse_address(text: &str, tls: bool) -> Result<Address, String> {
     let wrong =
         || format!("{text:?} is no namespace: write ADDRESS:PORT/NQN or ADDRESS:PORT/NQN/NSID");
     let (addr, rest) = text.split_once('/').ok_or_else(wrong)?;
@@ -192,7 +196,7 @@ fn parse_address(text: &str) -> Result<Address, String> {
     if nqn.is_empty() || nsid == 0 {
         return Err(wrong());
     }
-    Ok(Address { addr, nqn: nqn.to_owned(), nsid })
+    Ok(Address { addr, nqn: nqn.to_owned(), nsid, tls })
 }
 
 impl fmt::Display for Leaf {
@@ -218,8 +222,9 @@ impl fmt::Display for Place {
                 let level = level.name().to_uppercase();
                 write!(f, "{level} over {}{strips} {with}", members.join(", "))
             }
-            Self::NvmeTcp(Address { addr, nqn, nsid }) => {
-                write!(f, "NVMe/TCP {addr} {nqn} namespace {nsid}")
+            Self::NvmeTcp(Address { addr, nqn, nsid, tls }) => {
+                let under = if *tls { " under TLS" } else { "" };
+                write!(f, "NVMe/TCP {addr} {nqn} namespace {nsid}{under}")
             }
         }
     }

@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 
 use crate::job::{Job, PerfError};
+use crate::keys::Keys;
 use crate::nvme::{self, Namespace};
 use crate::pattern::Access;
 use crate::stats::{Outcome, Spread};
@@ -197,6 +198,8 @@ impl Options {
             data_digest: self.data_digest,
             connections,
             cores: self.cores.clone(),
+            tls: false,
+            keys: Keys::default(),
         }
     }
 

@@ -1,7 +1,8 @@
-//! Hash functions and DH groups by SPDK's names, as the configuration file and JSON-RPC have them.
+//! Hash functions, DH groups and what becomes of hosts that connect anew by SPDK's names, as the
+//! configuration file and JSON-RPC have them.
 
 use crate::secure::{Group, GroupSet, Hash, HashSet};
-use crate::target::subsystem::AuthPolicy;
+use crate::target::subsystem::{AuthPolicy, DupHostPolicy};
 
 /// The policy `now` with the lists that are given.
 pub(super) fn parse_policy(
@@ -33,6 +34,14 @@ pub(super) fn parse_policy(
         return Err("without any digest or DH group no host can authenticate itself".to_owned());
     }
     Ok(policy)
+}
+
+/// The policy of this name.
+pub(super) fn parse_dup_host_policy(name: &str) -> Result<DupHostPolicy, String> {
+    DupHostPolicy::from_name(name).ok_or_else(|| {
+        let names = DupHostPolicy::ALL.map(DupHostPolicy::name).join("\", \"");
+        format!("dup_host_policy is one of \"{names}\", not \"{name}\"")
+    })
 }
 
 #[cfg(test)]

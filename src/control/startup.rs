@@ -256,6 +256,9 @@ pub fn apply(
     if config.target.auth_policy != target.auth_policy() {
         target.set_auth_policy(config.target.auth_policy)?;
     }
+    if config.target.dup_host_policy != target.dup_host_policy() {
+        target.set_dup_host_policy(config.target.dup_host_policy)?;
+    }
     for subsystem in &config.subsystems {
         create_subsystem(target, subsystem, state)?;
     }

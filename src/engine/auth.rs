@@ -141,7 +141,7 @@ impl Shard {
         if command.fctype == fctype::AUTH_SEND {
             self.authentication_send(core, index, id);
         } else {
-            self.authentication_receive(index, id);
+            self.authentication_receive(core, index, id);
         }
     }
 
@@ -169,15 +169,15 @@ impl Shard {
             }
         }
         self.complete(index, id, Status::SUCCESS, 0, 0);
-        self.after_authentication_step(index);
+        self.after_authentication_step(core, index);
     }
 
-    fn authentication_receive(&mut self, index: u16, id: RequestId) {
+    fn authentication_receive(&mut self, core: &mut ShardCore, index: u16, id: RequestId) {
         let conn = self.connections.get(index).expect("the command came from it");
         match conn.auth.as_deref_mut() {
             Some(auth) if auth.waiting.is_none() => {
                 auth.waiting = Some(id);
-                self.after_authentication_step(index);
+                self.after_authentication_step(core, index);
             }
             _ => self.complete(index, id, Status::COMMAND_SEQUENCE_ERROR.dnr(), 0, 0),
         }
@@ -201,7 +201,7 @@ impl Shard {
                     auth.authenticator.secret_computed(secret.as_ref(), now_ms);
                 }
             }
-            self.after_authentication_step(key.index);
+            self.after_authentication_step(core, key.index);
         }
         if self.auth.is_waiting() {
             self.arm_auth(core);
@@ -210,7 +210,7 @@ impl Shard {
 
     /// Something has happened to a connection's authentication: answers the command that waits
     /// for it, unlocks or locks the queue, tells the operator.
-    fn after_authentication_step(&mut self, index: u16) {
+    fn after_authentication_step(&mut self, core: &mut ShardCore, index: u16) {
         let conn = self.connections.get(index).expect("its authentication goes on");
         let Some(auth) = conn.auth.as_deref_mut() else { return };
         if let Some(id) = auth.waiting {
@@ -233,19 +233,22 @@ impl Shard {
                 self.complete(index, id, status, 0, len);
             }
         }
-        self.note_verdict(index);
+        if let Some(true) = self.note_verdict(index) {
+            self.claim_after_authentication(core, index);
+        }
     }
 
-    fn note_verdict(&mut self, index: u16) {
+    /// Says whether the queue is authenticated, if that has just been decided.
+    fn note_verdict(&mut self, index: u16) -> Option<bool> {
         let conn = self.connections.get(index).expect("its authentication goes on");
-        let Some(auth) = conn.auth.as_deref_mut() else { return };
-        let Some(report) = auth.authenticator.take_report() else { return };
+        let report = conn.auth.as_deref_mut()?.authenticator.take_report()?;
         conn.is_locked = matches!(report, AuthReport::Failed(_));
+        let verdict = Some(!conn.is_locked);
         let who = conn.describe();
-        let Some((host, subsystem)) = self.party(index) else { return };
+        let (host, subsystem) = self.party(index)?;
         let (host, nqn) = (host.as_str(), subsystem.nqn().as_str());
         if !self.connections.log.allows() {
-            return;
+            return verdict;
         }
         match report {
             AuthReport::Passed { hash, group, both } => tracing::info!(
@@ -258,6 +261,7 @@ impl Shard {
                 "{who}: host {host} is refused for {nqn}, its authentication has failed: {failure}"
             ),
         }
+        verdict
     }
 
     /// The connection ends: nobody waits for its authentication any more.

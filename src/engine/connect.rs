@@ -85,12 +85,15 @@ impl Shard {
             self.connections.counts.refused += 1;
             return self.refuse(index, id, Refusal::controller_busy());
         }
+        let key = ConnectionKey { index, generation };
         if request.qid == 0 {
-            return self.connect_admin(core, index, id, &request);
+            if !self.claim_at_connect(core, key, id, &request) {
+                self.connect_admin(core, index, id, &request);
+            }
+            return;
         }
         let conn = self.connections.get(index).expect("the command came from it");
         conn.role = Role::Connecting(id);
-        let key = ConnectionKey { index, generation };
         match owner_of(request.cntlid) {
             Some((owner, _)) if owner < core.port.control() => {
                 let request = Box::new(request);
@@ -100,7 +103,7 @@ impl Shard {
         }
     }
 
-    fn refuse(&mut self, index: u16, id: RequestId, refusal: Refusal) {
+    pub(super) fn refuse(&mut self, index: u16, id: RequestId, refusal: Refusal) {
         let conn = self.connections.get(index).expect("the command came from it");
         conn.role = Role::Fresh;
         let peer = conn.peer;
@@ -112,7 +115,7 @@ impl Shard {
         self.complete(index, id, refusal.status, refusal.result.into(), 0);
     }
 
-    fn connect_admin(
+    pub(super) fn connect_admin(
         &mut self,
         core: &mut ShardCore,
         index: u16,
@@ -151,6 +154,7 @@ impl Shard {
         let depth = request.queue_depth;
         self.accept_queue(index, Role::Admin(slot), depth, request.flow_control_disabled);
         let required = self.require_authentication(core, index);
+        self.take_place(index, cntlid, request.hostnqn, request.hostid);
         self.complete(index, id, Status::SUCCESS, u64::from(cntlid) | required, 0);
     }
 
@@ -176,12 +180,13 @@ impl Shard {
         core: &mut ShardCore,
         from: usize,
         connection: ConnectionKey,
-        request: &ConnectRequest,
+        request: Box<ConnectRequest>,
     ) {
+        let Some(request) = self.defer_attach(from, connection, request) else { return };
         let slot = owner_of(request.cntlid).map_or(usize::MAX, |(_, slot)| slot);
         let owned = self.connections.controllers.get_mut(slot).and_then(Option::as_deref_mut);
         let result = match owned {
-            Some(owned) => owned.controller.attach_io_queue(request).map(|grant| {
+            Some(owned) => owned.controller.attach_io_queue(&request).map(|grant| {
                 let core = u8::try_from(from).expect("bounded by CORES_MAX");
                 owned.queues[usize::from(grant.qid - 1)] = (core, connection);
                 Box::new(grant)
@@ -210,9 +215,11 @@ impl Shard {
                     grant.subsystem = subsystem.seen_by(&grant.hostnqn, local);
                 }
                 let (cntlid, depth) = (grant.cntlid, grant.queue_depth);
+                let (hostnqn, hostid) = (grant.hostnqn, grant.hostid);
                 let flow_control_disabled = grant.flow_control_disabled;
                 self.accept_queue(key.index, Role::Io(grant), depth, flow_control_disabled);
                 let required = self.require_authentication(core, key.index);
+                self.take_place(key.index, cntlid, hostnqn, hostid);
                 let result = u64::from(cntlid) | required;
                 self.complete(key.index, id, Status::SUCCESS, result, 0);
             }
@@ -227,7 +234,7 @@ impl Shard {
         }
     }
 
-    fn finish_connecting(&mut self, core: &mut ShardCore, key: ConnectionKey) {
+    pub(super) fn finish_connecting(&mut self, core: &mut ShardCore, key: ConnectionKey) {
         let conn = self.connections.find(key).expect("just found");
         if let Role::Connecting(id) = conn.role {
             conn.role = Role::Fresh;
@@ -294,6 +301,7 @@ impl Shard {
                 self.report_events(slot);
                 self.close_io_queues(core, slot);
                 self.connections.controllers[slot] = None;
+                self.drop_deferred(core, cntlid_of(core.index(), slot));
             }
             Role::Io(grant) => self.report_queue_closed(core, &grant),
             role @ Role::Connecting(_) => {

@@ -12,6 +12,7 @@ use crate::target::reservation::{HostId, NoticeKind, View};
 use crate::target::subsystem::{NamespaceKey, SubsystemTable};
 use crate::target::tcp::RequestId;
 
+use super::duplicates::HostClaim;
 use super::gate::ClosedRange;
 use super::gate_home::Ticket;
 use super::report::CoreReport;
@@ -87,6 +88,31 @@ pub(super) enum Message {
     Reserved(Box<ReservationView>),
     /// Tell this host's controllers; from the home core.
     ReservationNotice(Box<(NamespaceKey, HostId, NoticeKind)>),
+    /// A host has come that may have a controller at the same listener; to the home core.
+    HostClaimed(Box<HostClaim>),
+    /// Look for what bars this host, and end it if that is the policy; from the home core.
+    HostSought(Box<(Ticket, usize, HostClaim)>),
+    /// The answer to the home core.
+    HostSeen {
+        /// Names the claim.
+        ticket: Ticket,
+        /// There was something. If it was to be ended, it is gone.
+        was_found: bool,
+    },
+    /// The home core's verdict.
+    HostJudged {
+        /// Names the claim.
+        ticket: Ticket,
+        /// The host's admin queue, on the receiving core.
+        connection: ConnectionKey,
+        /// Nothing is in its way.
+        is_free: bool,
+    },
+    /// The host has its controller, or has not; to the home core.
+    HostSettled {
+        /// Names the claim.
+        ticket: Ticket,
+    },
     /// A command of an I/O queue failed; to the controller's core, for its error log.
     CommandFailed(Box<CommandFailure>),
     /// An Abort command looks for command `cid` of this queue; to the queue's core.
@@ -98,6 +124,10 @@ pub(super) enum Message {
         /// The command was aborted.
         was_aborted: bool,
     },
+    /// Name your controllers of this subsystem, or those that a namespace of it is attached to.
+    ControllersWanted(Box<(CommandKey, u64, Option<u32>)>),
+    /// They are these; to the core that asked.
+    ControllersNamed(Box<(CommandKey, Vec<u16>)>),
     /// The control plane asks a core.
     Ask(Box<Ask>),
     /// A core answers the control plane.

@@ -9,6 +9,8 @@
 //! - `connect`: Fabrics Connect across cores, and what ends with a connection.
 //! - `auth`: Authentication Send and Receive; `auth_worker`: the thread that does their
 //!   mathematics.
+//! - `duplicates`: hosts that connect where they have a controller already.
+//! - `controller_list`: Identify's lists of the controllers of all cores.
 //! - `abort`: the Abort command looks for its command.
 //! - `failures`: failed I/O commands reach their controller's error log.
 //! - `gate`, `gate_home`: what keeps I/O commands of all cores from a bdev, and who decides.
@@ -27,6 +29,8 @@ mod auth_worker;
 mod channels;
 mod connect;
 mod control_port;
+mod controller_list;
+mod duplicates;
 mod failures;
 mod gate;
 mod gate_home;

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use super::auth::ConnAuth;
+use super::duplicates::QueuePlace;
 use super::failures::ErrorsTold;
 use super::message::ConnectionKey;
 use super::report::{HostCounts, LogBudget};
@@ -88,6 +89,8 @@ pub(super) struct Conn {
     pub(super) auth: Option<Box<ConnAuth>>,
     /// Nothing but authentication may happen on the queue.
     pub(super) is_locked: bool,
+    /// The host, once the connection is a queue.
+    pub(super) place: Option<Box<QueuePlace>>,
     /// Failed commands told to the controller since the last housekeeping, and those not told.
     pub(super) errors: ErrorsTold,
     /// Transfers of its commands' data that had ended when that number last grew, or none was
@@ -189,6 +192,7 @@ impl Connections {
             accepted_ms: now_ms,
             auth: None,
             is_locked: false,
+            place: None,
             errors: ErrorsTold::default(),
             transfers_seen: (0, now_ms),
         }));
@@ -335,6 +339,9 @@ impl Shard {
                 let (uid, host) = (owned.controller.subsystem().uid(), *owned.controller.hostid());
                 let namespace = NamespaceKey { uid, nsid };
                 self.ask_reservation(core, (index, id), namespace, bdev, host, command);
+            }
+            AdminOutcome::ControllerList { nsid, from } => {
+                self.list_controllers(core, (index, slot, id), nsid, from);
             }
             AdminOutcome::Abort { qid, cid } => self.look_for(core, index, id, qid, cid),
         }

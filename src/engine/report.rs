@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::auth::AUTH_BYTES_MAX;
+use super::duplicates::PLACE_BYTES;
 use super::queue::{Conn, OwnedController, Role};
 use super::shard::Shard;
 use crate::limits::{CONNECTION_BYTES_MAX, IO_QUEUE_DEPTH_MAX};
@@ -14,7 +15,8 @@ use crate::target::tcp::CONNECTION_MEMORY_BYTES_MAX;
 const ENGINE_BYTES_MAX: usize = size_of::<Conn>()
     + super::socket::HEAP_BYTES_MAX
     + IO_QUEUE_DEPTH_MAX * EXECUTING_BYTES
-    + AUTH_BYTES_MAX;
+    + AUTH_BYTES_MAX
+    + PLACE_BYTES;
 const EXECUTING_BYTES: usize = size_of::<super::queue::Executing>();
 
 const _: () = assert!(CONNECTION_MEMORY_BYTES_MAX + ENGINE_BYTES_MAX <= CONNECTION_BYTES_MAX);
@@ -113,6 +115,7 @@ impl Conn {
             + self.executing.len() * EXECUTING_BYTES
             + if self.socket.tls.is_some() { super::tls::BYTES_MAX } else { 0 }
             + if self.auth.is_some() { AUTH_BYTES_MAX } else { 0 }
+            + if self.place.is_some() { PLACE_BYTES } else { 0 }
     }
 
     fn report(&self, owner_of_admin: impl FnOnce(usize) -> Option<(u16, u64, Nqn)>) -> QueueReport {

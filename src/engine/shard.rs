@@ -6,8 +6,10 @@ use std::sync::Arc;
 use super::auth_worker::AuthDesk;
 use super::channels::{Channels, Slot};
 use super::control_port::ControlPort;
+use super::controller_list::ControllerLists;
+use super::duplicates::Duplicates;
 use super::gate::Gates;
-use super::gate_home::GateHome;
+use super::gate_home::{GateHome, HOME};
 use super::message::{Answer, Message};
 use super::queue::Connections;
 use super::reserve::ReservationHome;
@@ -73,6 +75,8 @@ pub(super) struct Shard {
     pub(super) reserve: ReservationHome,
     pub(super) steps: StepTable,
     pub(super) auth: AuthDesk,
+    pub(super) duplicates: Duplicates,
+    pub(super) lists: ControllerLists,
     /// Milliseconds of the reactor's clock at start.
     pub(super) started_ms: u64,
 }
@@ -97,6 +101,8 @@ impl Shard {
             reserve: ReservationHome::default(),
             steps: StepTable::new(),
             auth,
+            duplicates: Duplicates::default(),
+            lists: ControllerLists::default(),
             started_ms: 0,
         }
     }
@@ -186,7 +192,7 @@ impl Shard {
             Message::ToChannel(bdev, message) => self.channel_message(core, bdev, message),
             Message::NewConnection(new) => self.open_connection(core, *new),
             Message::AttachQueue { connection, request } => {
-                self.attach_queue(core, from, connection, &request);
+                self.attach_queue(core, from, connection, request);
             }
             Message::QueueAttached { connection, result } => {
                 self.queue_attached(core, connection, result);
@@ -209,10 +215,29 @@ impl Shard {
                 let (namespace, host, kind) = *notice;
                 self.reservation_noticed(namespace, &host, kind);
             }
+            Message::HostClaimed(claim) => self.host_claimed(core, from, *claim),
+            Message::HostSought(sought) => {
+                let (ticket, from, claim) = *sought;
+                self.host_sought(core, ticket, from, claim);
+            }
+            Message::HostSeen { ticket, was_found } => self.host_seen(core, ticket, was_found),
+            Message::HostJudged { ticket, connection, is_free } => {
+                self.host_judged(core, connection, is_free);
+                self.send(core, HOME, Message::HostSettled { ticket });
+            }
+            Message::HostSettled { ticket } => self.host_settled(core, ticket),
             Message::CommandFailed(failure) => self.command_failed(&failure),
             Message::Abort(wanted) => self.abort_asked(core, from, &wanted),
             Message::Aborted { asker, was_aborted } => {
                 self.abort_answered(core, asker, was_aborted);
+            }
+            Message::ControllersWanted(wanted) => {
+                let (asker, uid, nsid) = *wanted;
+                self.controllers_wanted(core, from, asker, uid, nsid);
+            }
+            Message::ControllersNamed(named) => {
+                let (asker, cntlids) = *named;
+                self.controllers_named(core, asker, &cntlids);
             }
             Message::Ask(ask) => self.asked(core, *ask),
             Message::Answer(_) | Message::Event(..) => {
@@ -287,6 +312,7 @@ impl Program for Shard {
         worked |= self.drain(core);
         worked |= self.serve_buffer_waiters(core);
         worked |= self.serve_scratch_waiters(core);
+        self.answer_seekers(core);
         self.drain(core);
         self.send_responses(core);
         self.answer_when_ready(core);

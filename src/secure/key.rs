@@ -32,19 +32,49 @@ pub enum KeyError {
     Checksum,
 }
 
-/// A host's or subsystem's key.
+/// A key, and the hash function by which it is transformed before it is used.
 #[derive(Clone, PartialEq, Eq)]
-pub struct ChapKey {
-    /// The key is used transformed by this hash function and the name of its owner.
-    transform: Option<Hash>,
-    key: Secret,
+pub(super) struct MarkedKey {
+    pub(super) transform: Option<Hash>,
+    pub(super) key: Secret,
 }
 
-impl std::fmt::Debug for ChapKey {
+impl std::fmt::Debug for MarkedKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "ChapKey({:?})", self.transform)
+        write!(f, "{:?}", self.transform)
     }
 }
+
+impl MarkedKey {
+    /// Reads a key of this form, which begins with its kind and goes on `:<hash>:<base64>:`. Its
+    /// hash function is one of those, and it has one of these lengths.
+    pub(super) fn parse(
+        text: &str,
+        form: &'static str,
+        hashes: &[Hash],
+        lens: &[usize],
+    ) -> Result<Self, KeyError> {
+        let malformed = KeyError::Form(form);
+        let (kind, rest) = text.split_once(':').ok_or(malformed)?;
+        if form.split_once(':').is_none_or(|(known, _)| known != kind) {
+            return Err(malformed);
+        }
+        let (hash, rest) = rest.split_once(':').ok_or(malformed)?;
+        let body = rest.strip_suffix(':').ok_or(malformed)?;
+        let mut known = hashes.iter().copied();
+        let transform = match hash {
+            "00" => None,
+            id => {
+                Some(known.find(|hash| format!("{:02}", *hash as u8) == id).ok_or(KeyError::Hash)?)
+            }
+        };
+        Ok(Self { transform, key: decode(body, lens)? })
+    }
+}
+
+/// A host's or subsystem's key. It is transformed with the name of its owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChapKey(MarkedKey);
 
 impl ChapKey {
     /// A key of these bytes.
@@ -55,7 +85,7 @@ impl ChapKey {
         let key = Secret::new(key);
         let len = key.bytes().len();
         if KEY_BYTES.contains(&len) {
-            Ok(Self { transform, key })
+            Ok(Self(MarkedKey { transform, key }))
         } else {
             Err(KeyError::Length(len))
         }
@@ -66,36 +96,28 @@ impl ChapKey {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, KeyError> {
-        const FORM: KeyError = KeyError::Form("DHHC-1:<hash>:<base64>:");
-        let rest = text.strip_prefix("DHHC-1:").ok_or(FORM)?;
-        let (hash, rest) = rest.split_once(':').ok_or(FORM)?;
-        let body = rest.strip_suffix(':').ok_or(FORM)?;
-        let transform = match hash {
-            "00" => None,
-            "01" => Some(Hash::Sha256),
-            "02" => Some(Hash::Sha384),
-            "03" => Some(Hash::Sha512),
-            _ => return Err(KeyError::Hash),
-        };
-        Ok(Self { transform, key: decode(body, &KEY_BYTES)? })
+        let form = "DHHC-1:<hash>:<base64>:";
+        MarkedKey::parse(text, form, &Hash::ALL, &KEY_BYTES).map(Self)
     }
 
     /// The text form, for who makes keys.
     #[must_use]
     pub fn to_text(&self) -> Zeroizing<String> {
-        let mut body = Zeroizing::new(self.key.bytes().to_vec());
-        body.extend_from_slice(&crc32(self.key.bytes()));
+        let MarkedKey { transform, key } = &self.0;
+        let mut body = Zeroizing::new(key.bytes().to_vec());
+        body.extend_from_slice(&crc32(key.bytes()));
         let body = Zeroizing::new(openssl::base64::encode_block(&body));
-        let hash = self.transform.map_or(0, |hash| hash as u8);
+        let hash = transform.map_or(0, |hash| hash as u8);
         Zeroizing::new(format!("DHHC-1:{hash:02}:{}:", &*body))
     }
 
     /// The key as `nqn`, whose it is, uses it.
     #[must_use]
     pub fn of(&self, nqn: &str) -> Secret {
-        match self.transform {
-            None => self.key.clone(),
-            Some(hash) => hash.hmac(self.key.bytes(), &[nqn.as_bytes(), b"NVMe-over-Fabrics"]),
+        let MarkedKey { transform, key } = &self.0;
+        match transform {
+            None => key.clone(),
+            Some(hash) => hash.hmac(key.bytes(), &[nqn.as_bytes(), b"NVMe-over-Fabrics"]),
         }
     }
 }
@@ -106,7 +128,7 @@ fn crc32(bytes: &[u8]) -> [u8; 4] {
 }
 
 /// The key in `body`: base64 of a key of one of these lengths and its CRC.
-pub(super) fn decode(body: &str, lens: &[usize]) -> Result<Secret, KeyError> {
+fn decode(body: &str, lens: &[usize]) -> Result<Secret, KeyError> {
     let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
     let digits = body.trim_end_matches('=');
     if body.len() > KEY_TEXT_BYTES_MAX
@@ -151,7 +173,7 @@ mod tests {
             (Some(Hash::Sha512), 64),
         ]) {
             let key = ChapKey::parse(text).unwrap();
-            assert_eq!((key.transform, key.key.bytes().len()), (hash, len), "{text}");
+            assert_eq!((key.0.transform, key.0.key.bytes().len()), (hash, len), "{text}");
             assert_eq!(*key.to_text(), text);
             assert_eq!(format!("{key:?}"), format!("ChapKey({hash:?})"));
             let used = key.of("nqn.x").bytes().len();

@@ -3,25 +3,16 @@
 
 use zerocopy::big_endian::U16;
 
-use super::key::{KeyError, decode};
+use super::key::{KeyError, MarkedKey};
 use super::{Hash, Secret, same};
 
 /// Bytes of a key that there are: a hash value of SHA-256 or of SHA-384.
 const PSK_BYTES: [usize; 2] = [32, 48];
 
-/// A configured key: `NVMeTLSkey-1:<hash>:<base64 of key and CRC>:`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Psk {
-    /// The key is to be transformed with the host's name and this hash function.
-    transform: Option<Hash>,
-    key: Secret,
-}
-
-impl std::fmt::Debug for Psk {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Psk({:?})", self.transform)
-    }
-}
+/// A configured key: `NVMeTLSkey-1:<hash>:<base64 of key and CRC>:`. It is transformed with the
+/// host's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Psk(MarkedKey);
 
 /// A key for TLS itself, with the identity under which it is offered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,35 +52,27 @@ impl Psk {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, KeyError> {
-        const FORM: KeyError = KeyError::Form("NVMeTLSkey-1:<hash>:<base64>:");
-        let rest = text.strip_prefix("NVMeTLSkey-1:").ok_or(FORM)?;
-        let (hash, rest) = rest.split_once(':').ok_or(FORM)?;
-        let body = rest.strip_suffix(':').ok_or(FORM)?;
-        let transform = match hash {
-            "00" => None,
-            "01" => Some(Hash::Sha256),
-            "02" => Some(Hash::Sha384),
-            _ => return Err(KeyError::Hash),
-        };
-        let key = decode(body, &PSK_BYTES)?;
-        let len = key.bytes().len();
+        let form = "NVMeTLSkey-1:<hash>:<base64>:";
+        let parsed = MarkedKey::parse(text, form, &[Hash::Sha256, Hash::Sha384], &PSK_BYTES)?;
+        let len = parsed.key.bytes().len();
         // A key is as long as the values of its hash function.
-        if transform.is_some_and(|hash| hash.len_bytes() != len) {
+        if parsed.transform.is_some_and(|hash| hash.len_bytes() != len) {
             return Err(KeyError::Length(len));
         }
-        Ok(Self { transform, key })
+        Ok(Self(parsed))
     }
 
     /// The hash function of all that is derived from it.
     fn hash(&self) -> Hash {
-        if self.key.bytes().len() == PSK_BYTES[0] { Hash::Sha256 } else { Hash::Sha384 }
+        if self.0.key.bytes().len() == PSK_BYTES[0] { Hash::Sha256 } else { Hash::Sha384 }
     }
 
     /// The retained key of a host.
     fn retained(&self, hostnqn: &str) -> Secret {
-        match self.transform {
-            None => self.key.clone(),
-            Some(hash) => derive(hash, &self.key, b"HostNQN", hostnqn.as_bytes()),
+        let MarkedKey { transform, key } = &self.0;
+        match *transform {
+            None => key.clone(),
+            Some(hash) => derive(hash, key, b"HostNQN", hostnqn.as_bytes()),
         }
     }
 
@@ -154,8 +137,8 @@ mod tests {
     #[test]
     fn the_interchange_form_is_libnvmes() {
         let psk = Psk::parse(KEY).unwrap();
-        assert!(hex(&psk.key).starts_with("5512dbb6737d0106f65975b773dfb011"));
-        assert_eq!((psk.transform, psk.hash()), (Some(Hash::Sha256), Hash::Sha256));
+        assert!(hex(&psk.0.key).starts_with("5512dbb6737d0106f65975b773dfb011"));
+        assert_eq!((psk.0.transform, psk.hash()), (Some(Hash::Sha256), Hash::Sha256));
         assert_eq!(format!("{psk:?}"), "Psk(Some(Sha256))");
         for (from, to, error) in [
             ("NVMeTLSkey-1", "NVMeTLSkey-2", KeyError::Form("NVMeTLSkey-1:<hash>:<base64>:")),
@@ -192,8 +175,8 @@ mod tests {
                  98fff15bb8b77119d2be0aac423e7590",
             ),
         ] {
-            let psk = Psk { transform: None, key: secret(key) };
-            assert_eq!(digest(hash, &psk.key, of), expected_digest);
+            let psk = Psk(MarkedKey { transform: None, key: secret(key) });
+            assert_eq!(digest(hash, &psk.0.key, of), expected_digest);
             let [newer, older] = psk.tls_keys(of);
             assert_eq!(hex(&newer.key), tls_key);
             let id = hash as u8;

@@ -117,7 +117,7 @@ fn who_does_not_prove_itself_is_refused() {
 }
 
 /// A queue that is connected, and has not authenticated itself.
-fn locked(rig: &Rig) -> QueuePair {
+pub(crate) fn locked(rig: &Rig) -> QueuePair {
     let config = HostConfig {
         header_digest: false,
         data_digest: false,

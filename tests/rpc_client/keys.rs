@@ -80,6 +80,8 @@ fn policy(mdof: &Mdof) {
     let set = "nvmf_set_config";
     refused(mdof, set, json!({ "dhchap_digests": ["md5"] }), "not md5");
     refused(mdof, set, json!({ "dhchap_dhgroups": [] }), "without any");
+    refused(mdof, set, json!({ "dup_host_policy": "deny" }), "restrict_per_listener");
+    ok(mdof, set, json!({ "dup_host_policy": "replace_per_listener" }));
     ok(
         mdof,
         set,
@@ -96,7 +98,11 @@ fn restarted(dir: &TestDir, mdof: Mdof) {
     assert_eq!(hosts(&mdof), json!([{ "nqn": HOST, "dhchap_key": "k2" }]));
     let config = |name: &str| ok(&mdof, "framework_get_config", json!({ "name": name }));
     let set = &config("nvmf")[0];
-    let policy = json!({ "dhchap_digests": ["sha384"], "dhchap_dhgroups": ["ffdhe4096", "null"] });
+    let policy = json!({
+        "dhchap_digests": ["sha384"],
+        "dhchap_dhgroups": ["ffdhe4096", "null"],
+        "dup_host_policy": "replace_per_listener",
+    });
     assert_eq!((&set["method"], &set["params"]), (&json!("nvmf_set_config"), &policy));
     assert_eq!(config("keyring").as_array().unwrap().len(), 2);
     for text in [kept, config("nvmf").to_string(), config("keyring").to_string()] {
@@ -188,6 +194,10 @@ fn spdks_client_sets_keys() {
     let path = key_file(&dir, "key", KEY, 0o600);
     client.ok(&["keyring_file_add_key", "k", path.to_str().unwrap()]);
     client.ok(&["nvmf_create_transport", "-t", "TCP"]);
+    client.ok(&["nvmf_set_config", "--dup-host-policy", "restrict_per_listener"]);
+    let config = client.ok(&["framework_get_config", "nvmf"]);
+    let set = json!({ "dup_host_policy": "restrict_per_listener" });
+    assert_eq!((&config[0]["method"], &config[0]["params"]), (&json!("nvmf_set_config"), &set));
     client.ok(&["nvmf_create_subsystem", NQN]);
     client.ok(&["nvmf_subsystem_add_host", NQN, HOST, "--dhchap-key", "k"]);
     assert_eq!(hosts(&mdof), json!([{ "nqn": HOST, "dhchap_key": "k" }]));

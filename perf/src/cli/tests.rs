@@ -26,7 +26,12 @@ fn a_namespace_and_every_option_of_a_job() {
         run("--addr 127.0.0.1:4420 --nqn nqn.x --nsid 2 --rw randrw --rwmixread 30 --bs 64k \
          --iodepth 8 --connections 4 --core 1,3 --time 500ms --warm-up 2s --seed 9 --zipf 1.1 \
          --offset 1m --size 1g --sample 4 --hdgst --ddgst --json");
-    let address = Address { addr: "127.0.0.1:4420".parse().unwrap(), nqn: "nqn.x".into(), nsid: 2 };
+    let address = Address {
+        addr: "127.0.0.1:4420".parse().unwrap(),
+        nqn: "nqn.x".into(),
+        nsid: 2,
+        tls: false,
+    };
     assert_eq!(subject, Subject::Place(Place::NvmeTcp(address)));
     assert_eq!((reach.cores, reach.connections), (vec![1, 3], 4));
     assert!(reach.header_digest && reach.data_digest);
@@ -106,4 +111,32 @@ fn comparisons() {
     assert_eq!(comparison.promise, None);
     assert!(ab("ab").unwrap().is_none());
     assert!(ab("ab no-such").is_err());
+}
+
+#[test]
+fn keys_come_from_files() {
+    let file = std::env::temp_dir().join(format!("mdof-perf-key-{}", std::process::id()));
+    let path = file.display();
+    let at = "--addr 127.0.0.1:4420 --nqn nqn.x";
+    let resolve = |line: &str| parse(line).unwrap().run.resolve();
+    assert!(resolve(&format!("{at} --tls-psk {path}")).is_err(), "there is no such file");
+    let psk = "NVMeTLSkey-1:01:VRLbtnN9AQb2WXW3c9+wEf/DRLz0QuLdbYvEhwtdWwNf9LrZ:";
+    std::fs::write(&file, format!("{psk}\n")).unwrap();
+    let (subject, reach, _) = resolve(&format!("{at} --tls-psk {path}")).unwrap();
+    assert!(matches!(subject, Subject::Place(Place::NvmeTcp(Address { tls: true, .. }))));
+    let tls = reach.keys.tls("nqn.host", "nqn.x").unwrap();
+    assert!(tls.identity.starts_with("NVMe1R01 nqn.host nqn.x "));
+    assert!(reach.keys.auth().is_none());
+    let error = resolve(&format!("{at} --dhchap-key {path}")).unwrap_err().to_string();
+    assert!(error.contains("DHHC-1") && !error.contains("VRLb"), "{error}");
+    assert!(parse(&format!("{at} --dhchap-ctrlr-key {path}")).is_err(), "alone");
+    let ab = |line: &str| match parse(line).unwrap().command {
+        Some(Command::Ab(args)) => args.resolve(),
+        command => panic!("{command:?}"),
+    };
+    let places = "ab --a nvme:127.0.0.1:1/nqn.x --b nvme+tls:127.0.0.1:2/nqn.y";
+    assert!(ab(places).unwrap_err().to_string().contains("--tls-psk"));
+    let (comparison, _, reach) = ab(&format!("{places} --tls-psk {path}")).unwrap().unwrap();
+    assert!(comparison.b.to_string().ends_with("under TLS") && reach.keys.psk.is_some());
+    std::fs::remove_file(&file).unwrap();
 }

@@ -1,5 +1,7 @@
 //! Loads over NVMe/TCP, also against a real target in this process.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use mdof::control::config::Config;
@@ -8,6 +10,7 @@ use mdof::control::state_dir::StateDir;
 use mdof::control::target::Target;
 use mdof::engine::{EngineConfig, EngineHandle};
 use mdof::reactor::buf::CLASS_COUNTS;
+use mdof::secure::{ChapKey, Psk};
 
 use super::lane::command;
 use super::*;
@@ -25,6 +28,8 @@ fn namespace(connections: u16, cores: &[usize]) -> Namespace {
         data_digest: false,
         connections,
         cores: cores.to_vec(),
+        tls: false,
+        keys: Keys::default(),
     }
 }
 
@@ -51,20 +56,35 @@ fn commands_carry_the_request() {
     assert_eq!(read.opcode, 2);
 }
 
-/// A target with an array of 64 MiB on null bdevs, and its address.
-fn target(name: &str) -> (Target, SocketAddr) {
+const PSK: &str = "NVMeTLSkey-1:01:VRLbtnN9AQb2WXW3c9+wEf/DRLz0QuLdbYvEhwtdWwNf9LrZ:";
+const CHAP: &str = "DHHC-1:00:AAcOFRwjKjE4P0ZNVFtiaXB3foWMk5qhqK+2vcTL0tk/PUPo:";
+
+/// A target with an array of 64 MiB on null bdevs, and its address; and where a subsystem is that
+/// wants a host with keys.
+fn target(name: &str) -> (Target, SocketAddr, SocketAddr) {
     let dir = std::env::temp_dir().join(format!("mdof-perf-{name}-{}", std::process::id()));
     let state = StateDir::open(&dir).unwrap();
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = free.local_addr().unwrap();
+    let free = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let [addr, secure] = free.each_ref().map(|free| free.local_addr().unwrap());
     drop(free);
+    for (name, key) in [("psk", PSK), ("chap", CHAP)] {
+        let path = dir.join(name);
+        std::fs::write(&path, key).unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    }
     let bdev = |name| format!("[[bdev]]\nname = \"{name}\"\nkind = \"null\"\nsize_mib = 64\n");
     let text = format!(
-        "{}{}[[array]]\nname = \"r\"\nlevel = 1\nmembers = [\"a\", \"b\"]\n\
+        "{}{}{}[[array]]\nname = \"r\"\nlevel = 1\nmembers = [\"a\", \"b\"]\n\
          [[subsystem]]\nnqn = \"nqn.2026-01.io.mdof:test\"\nallow_any_host = true\n\
-         listen = [\"{addr}\"]\nnamespaces = [{{ bdev = \"r\", nsid = 1 }}]\n",
+         listen = [\"{addr}\"]\nnamespaces = [{{ bdev = \"r\", nsid = 1 }}]\n\
+         [[key]]\nname = \"psk\"\npath = \"psk\"\n[[key]]\nname = \"chap\"\npath = \"chap\"\n\
+         [[subsystem]]\nnqn = \"nqn.2026-01.io.mdof:secured\"\n\
+         hosts = [{{ nqn = \"nqn.2026-01.io.mdof:perf\", psk = \"psk\", dhchap_key = \"chap\" }}]\n\
+         listen = [{{ address = \"{secure}\", secure_channel = true }}]\n\
+         namespaces = [{{ bdev = \"c\", nsid = 1 }}]\n",
         bdev("a"),
-        bdev("b")
+        bdev("b"),
+        bdev("c")
     );
     let config = Config::parse(&text, name).unwrap();
     let cores = vec![cpu::usable()[0]];
@@ -76,12 +96,12 @@ fn target(name: &str) -> (Target, SocketAddr) {
     let mut target = Target::new(engine.unwrap(), cores);
     startup::apply(&mut target, &config, &state, None).unwrap();
     std::fs::remove_dir_all(&dir).unwrap();
-    (target, addr)
+    (target, addr, secure)
 }
 
 #[test]
 fn a_real_target_is_measured() {
-    let (target, addr) = target("measured");
+    let (target, addr, secure) = target("measured");
     let job = Job {
         warm_up: Duration::from_millis(10),
         time: Duration::from_millis(100),
@@ -105,6 +125,21 @@ fn a_real_target_is_measured() {
             assert!(tally.latency(Direction::Read).max() < 60_000_000_000);
         }
     }
+    let with_keys = Namespace {
+        addr: secure,
+        nqn: "nqn.2026-01.io.mdof:secured".into(),
+        tls: true,
+        keys: Keys {
+            psk: Some(Psk::parse(PSK).unwrap()),
+            dhchap: Some(ChapKey::parse(CHAP).unwrap()),
+            dhchap_ctrlr: None,
+        },
+        ..namespace(2, &[])
+    };
+    let tallies = run(&with_keys, &job).unwrap();
+    assert!(tallies.iter().all(|tally| tally.ios(Direction::Write) > 0));
+    let without = Keys { dhchap: None, ..with_keys.keys.clone() };
+    assert!(run(&Namespace { keys: without, ..with_keys }, &job).is_err());
     for (wrong, text) in [
         (Namespace { nsid: 2, ..namespace(1, &[]) }, "has no namespace 2"),
         (

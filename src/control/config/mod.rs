@@ -19,7 +19,7 @@ use crate::control::level::LevelChoice;
 use crate::control::policy::DegradedStart;
 use crate::control::target::{BitmapPlace, KeyNames};
 use crate::raid::{Knobs, WriteErrorPolicy};
-use crate::target::subsystem::AuthPolicy;
+use crate::target::subsystem::{AuthPolicy, DupHostPolicy};
 
 /// A configuration that has been checked as far as text can be checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +56,8 @@ pub struct TargetConfig {
     pub no_auto_assemble: bool,
     /// What is agreed to in authentication.
     pub auth_policy: AuthPolicy,
+    /// What becomes of a host that connects anew.
+    pub dup_host_policy: DupHostPolicy,
     /// Bdevs that take the place of a member of any array.
     pub spares: Vec<String>,
 }

@@ -33,6 +33,7 @@ pub(super) struct RawTarget {
     pub(super) auto_assemble: Option<bool>,
     pub(super) dhchap_digests: Option<Spanned<Vec<String>>>,
     pub(super) dhchap_dhgroups: Option<Spanned<Vec<String>>>,
+    pub(super) dup_host_policy: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) spares: Vec<Spanned<String>>,
 }

@@ -36,12 +36,26 @@ fn empty_file_is_a_target_without_anything() {
 }
 
 #[test]
+fn policies_for_hosts_that_connect_anew_are_read() {
+    for policy in DupHostPolicy::ALL {
+        let text = format!("[target]\ndup_host_policy = \"{}\"\n", policy.name());
+        let config = Config::parse(&text, "t.toml").unwrap();
+        assert_eq!(config.target.dup_host_policy, policy);
+    }
+    assert_eq!(
+        refusal("[target]\n\ndup_host_policy = \"deny\"\n"),
+        "t.toml:3: dup_host_policy is one of \"allow\", \"restrict_per_listener\", \
+         \"replace_per_listener\", not \"deny\""
+    );
+}
+
+#[test]
 fn unknown_keys_are_named_with_their_line() {
     assert_eq!(
         refusal("[target]\ncores = \"auto\"\npol_mode = \"always\"\n"),
         "t.toml:3: unknown key \"pol_mode\", expected one of \"cores\", \"poll_mode\", \
          \"state_dir\", \"rpc_socket\", \"state\", \"auto_assemble\", \"dhchap_digests\", \
-         \"dhchap_dhgroups\", \"spares\""
+         \"dhchap_dhgroups\", \"dup_host_policy\", \"spares\""
     );
     assert_eq!(
         refusal("\n[targets]\n"),

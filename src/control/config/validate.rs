@@ -23,7 +23,7 @@ use crate::control::target::{BitmapPlace, KeyNames, SCRUB_EVERY_HOURS_MAX};
 use crate::limits::{BDEVS_MAX, CORES_MAX, MEMBERS_MAX, NAMESPACES_MAX, SUBSYSTEMS_MAX};
 use crate::md::{CHUNK_KIB_MAX, CHUNK_KIB_MIN};
 use crate::raid::{Knobs, PACE_LATENCY_PERCENT, PACE_MIB_S_MAX, WriteErrorPolicy};
-use crate::target::subsystem::AuthPolicy;
+use crate::target::subsystem::{AuthPolicy, DupHostPolicy};
 
 /// Bytes of one mebibyte.
 const MIB: u64 = 1 << 20;
@@ -100,6 +100,7 @@ fn target(raw: &RawTarget) -> Result<TargetConfig, Fault> {
         rpc_socket: raw.rpc_socket.as_ref().map(PathBuf::from),
         state: raw.state.as_ref().map(PathBuf::from),
         auth_policy: auth_policy(raw)?,
+        dup_host_policy: dup_host_policy(raw)?,
         no_auto_assemble: raw.auto_assemble == Some(false),
         spares: Vec::new(),
     })
@@ -590,6 +591,11 @@ fn auth_policy(raw: &RawTarget) -> Result<AuthPolicy, Fault> {
         policy = parsed.or_else(|text| fault(place, text))?;
     }
     Ok(policy)
+}
+
+fn dup_host_policy(raw: &RawTarget) -> Result<DupHostPolicy, Fault> {
+    let Some(word) = &raw.dup_host_policy else { return Ok(DupHostPolicy::default()) };
+    auth_names::parse_dup_host_policy(word.get_ref()).or_else(|text| fault(word, text))
 }
 
 fn checked(

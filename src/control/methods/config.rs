@@ -13,7 +13,7 @@ use crate::control::target::{
     AbsentBdev, Array, ArrayShape, Backing, Bdev, BdevSpec, CreateOptions, Target, Waiting,
 };
 use crate::md::{Level, layout_by_name, layout_name};
-use crate::target::subsystem::{AnaState, AuthPolicy, Subsystem, SubsystemKind};
+use crate::target::subsystem::{AnaState, Subsystem, SubsystemKind};
 
 /// SPDK's names of the parts, in the order in which they are to be made.
 pub(super) const SUBSYSTEMS: [(&str, &[&str]); 3] =
@@ -296,10 +296,8 @@ fn waiting_entry(target: &Target, name: &str, waiting: &Waiting) -> Value {
 
 fn nvmf_entries(target: &Target) -> Vec<Value> {
     let mut entries = Vec::new();
-    let policy = target.auth_policy();
-    if policy != AuthPolicy::default() {
-        entries.push(entry("nvmf_set_config", &super::nvmf_auth::policy_value(policy)));
-    }
+    let set = super::nvmf_auth::config_value(target.auth_policy(), target.dup_host_policy());
+    entries.extend(set.map(|params| entry("nvmf_set_config", &params)));
     if target.transport().is_some() {
         entries.push(entry("nvmf_create_transport", &json!({ "trtype": "TCP" })));
     }

@@ -9,7 +9,7 @@ use crate::control::auth_names;
 use crate::control::rpc::RpcError;
 use crate::control::target::{KeyNames, Target};
 use crate::secure::{Group, Hash};
-use crate::target::subsystem::AuthPolicy;
+use crate::target::subsystem::{AuthPolicy, DupHostPolicy};
 
 /// Unknown keys are ignored, as SPDK does.
 #[derive(Debug, Deserialize)]
@@ -61,6 +61,7 @@ struct SetConfig {
     discovery_filters: Option<Vec<Value>>,
     dhchap_digests: Option<Vec<String>>,
     dhchap_dhgroups: Option<Vec<String>>,
+    dup_host_policy: Option<String>,
 }
 
 pub(super) fn set_config(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
@@ -78,14 +79,30 @@ pub(super) fn set_config(target: &mut Target, params: Option<Value>) -> Result<V
         params.dhchap_digests.as_deref(),
         params.dhchap_dhgroups.as_deref(),
     );
-    target.set_auth_policy(
-        policy.map_err(|text| RpcError::params(format!("Invalid parameters: {text}")))?,
-    )?;
+    let invalid = |text: String| RpcError::params(format!("Invalid parameters: {text}"));
+    let policy = policy.map_err(invalid)?;
+    let word = params.dup_host_policy.as_deref();
+    let duplicates = word.map(auth_names::parse_dup_host_policy).transpose().map_err(invalid)?;
+    target.set_auth_policy(policy)?;
+    if let Some(duplicates) = duplicates {
+        target.set_dup_host_policy(duplicates)?;
+    }
     Ok(json!(true))
 }
 
-/// The parameters that set a policy.
-pub(super) fn policy_value(policy: AuthPolicy) -> Value {
+/// The parameters that set what differs from the default; `None`: nothing does.
+pub(super) fn config_value(policy: AuthPolicy, duplicates: DupHostPolicy) -> Option<Value> {
+    let mut value = json!({});
+    if policy != AuthPolicy::default() {
+        value = policy_value(policy);
+    }
+    if duplicates != DupHostPolicy::default() {
+        value["dup_host_policy"] = json!(duplicates.name());
+    }
+    (value != json!({})).then_some(value)
+}
+
+fn policy_value(policy: AuthPolicy) -> Value {
     let digests: Vec<_> = policy.hashes.iter().map(Hash::name).collect();
     let groups: Vec<_> = policy.groups.iter().map(Group::name).collect();
     json!({ "dhchap_digests": digests, "dhchap_dhgroups": groups })

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::{Target, TargetError};
 use crate::control::keyring::{Keyring, KeyringError};
 use crate::secure::{ChapKey, Psk};
-use crate::target::subsystem::{AuthPolicy, HostKeys, NamedKey};
+use crate::target::subsystem::{AuthPolicy, DupHostPolicy, HostKeys, NamedKey};
 
 impl From<KeyringError> for TargetError {
     fn from(error: KeyringError) -> Self {
@@ -128,6 +128,20 @@ impl Target {
     pub fn set_auth_policy(&mut self, policy: AuthPolicy) -> Result<(), TargetError> {
         self.change(|table| {
             table.set_auth_policy(policy);
+            Ok(())
+        })
+    }
+
+    /// What becomes of a host that connects anew.
+    #[must_use]
+    pub fn dup_host_policy(&self) -> DupHostPolicy {
+        self.table.dup_host_policy()
+    }
+
+    /// Sets what becomes of a host that connects anew.
+    pub fn set_dup_host_policy(&mut self, policy: DupHostPolicy) -> Result<(), TargetError> {
+        self.change(|table| {
+            table.set_dup_host_policy(policy);
             Ok(())
         })
     }

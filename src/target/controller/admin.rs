@@ -49,6 +49,14 @@ pub enum AdminOutcome {
         /// What to do.
         command: ReservationCommand,
     },
+    /// Identify's list of controllers: answer it with those of this subsystem, ascending, of all
+    /// cores.
+    ControllerList {
+        /// Those to which this namespace is attached; `None`: all.
+        nsid: Option<u32>,
+        /// From this one on.
+        from: u16,
+    },
     /// Look for command `cid` of I/O queue `qid` and abort it if it can be recalled; then
     /// complete this command with [`Controller::abort_ended`]'s result.
     Abort {

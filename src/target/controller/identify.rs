@@ -1,4 +1,30 @@
 //! Identify (Base 2.1, section 5.1.13): answers made from the subsystem when they are asked for.
+//!
+//! What each CNS gets. Namespaces are neither made nor attached by hosts, so that the allocated
+//! ones are those that the host sees; what is not answered belongs to something that Identify
+//! Controller says is not there, and gets Invalid Field in Command.
+//!
+//! | CNS | what | |
+//! |---|---|---|
+//! | 00h, 11h | namespace | answered |
+//! | 01h | controller | answered, by discovery controllers too |
+//! | 02h, 10h | namespaces | answered |
+//! | 03h | namespace identification descriptors | answered |
+//! | 04h | NVM sets | no NVM sets (CTRATT bit 2) |
+//! | 05h, 1Bh | namespace, of the NVM command set | answered |
+//! | 06h | controller, of the NVM command set | answered |
+//! | 07h, 1Ah | namespaces of a command set | answered |
+//! | 08h, 1Fh | namespace, of no command set | answered |
+//! | 09h, 0Ah | by format | formats can't be chosen (OACS bit 1) |
+//! | 12h, 13h | controllers of a namespace, of the subsystem | answered |
+//! | 14h, 15h | primary and secondary controllers | no virtualization (OACS bit 7) |
+//! | 16h | namespace granularity | no namespace management (OACS bit 3, CTRATT bit 7) |
+//! | 17h | UUIDs | no UUID list (CTRATT bit 9) |
+//! | 18h | domains | one domain (CTRATT bit 11) |
+//! | 19h | endurance groups | none (CTRATT bit 4) |
+//! | 1Ch | command sets | answered |
+//! | 1Dh, 1Eh | underlying namespaces, ports | nothing is exported by hosts (OACS bit 12) |
+//! | 20h | controller state formats | no migration (OACS bit 11) |
 
 use zerocopy::little_endian::U16;
 use zerocopy::{FromZeros, IntoBytes};
@@ -61,10 +87,13 @@ impl Controller {
             cns::CONTROLLER => self.identify_controller(page),
             // A discovery controller has no namespaces to tell of.
             _ if self.is_discovery() => return Err(Status::INVALID_FIELD.dnr()),
-            cns::NAMESPACE => self.fill_from(nsid, page, fill_namespace)?,
-            cns::INDEPENDENT_NAMESPACE => self.fill_from(nsid, page, fill_independent)?,
             // Every namespace that exists is attached.
-            cns::ALLOCATED_NAMESPACE => self.fill_from(nsid, page, fill_namespace)?,
+            cns::NAMESPACE | cns::ALLOCATED_NAMESPACE => {
+                self.fill_from(nsid, page, fill_namespace)?;
+            }
+            cns::INDEPENDENT_NAMESPACE | cns::INDEPENDENT_ALLOCATED_NAMESPACE => {
+                self.fill_from(nsid, page, fill_independent)?;
+            }
             cns::ACTIVE_NAMESPACES | cns::ALLOCATED_NAMESPACES => {
                 self.active_namespaces(nsid, page)?
             }
@@ -73,7 +102,7 @@ impl Controller {
                     self.subsystem.namespace(nsid).ok_or(Status::INVALID_NAMESPACE.dnr())?;
                 fill_descriptors(namespace, page);
             }
-            cns::COMMAND_SET_NAMESPACE => {
+            cns::COMMAND_SET_NAMESPACE | cns::COMMAND_SET_ALLOCATED_NAMESPACE => {
                 nvm_only()?;
                 // All zero: no protection information, no extended formats.
                 self.fill_from(nsid, page, |_, _| ())?;
@@ -82,9 +111,20 @@ impl Controller {
                 nvm_only()?;
                 fill_nvm_controller(page);
             }
-            cns::COMMAND_SET_ACTIVE_NAMESPACES => {
+            cns::COMMAND_SET_ACTIVE_NAMESPACES | cns::COMMAND_SET_ALLOCATED_NAMESPACES => {
                 nvm_only()?;
                 self.active_namespaces(nsid, page)?;
+            }
+            cns::ATTACHED_CONTROLLERS => {
+                if nsid == NSID_BROADCAST {
+                    return Err(Status::INVALID_FIELD.dnr());
+                }
+                self.check_nsid(nsid)?;
+                let from = sqe.identify_cntid();
+                return Ok(AdminOutcome::ControllerList { nsid: Some(nsid), from });
+            }
+            cns::CONTROLLERS => {
+                return Ok(AdminOutcome::ControllerList { nsid: None, from: sqe.identify_cntid() });
             }
             cns::COMMAND_SETS => {
                 let cntid = sqe.identify_cntid();
@@ -94,6 +134,7 @@ impl Controller {
                 // Vector 0 is the only combination: bit CSI_NVM.
                 page[0] = 1 << CSI_NVM;
             }
+            // What the module's text has as not there, and what nobody knows.
             _ => return Err(Status::INVALID_FIELD.dnr()),
         }
         Ok(AdminOutcome::data(IDENTIFY_BYTES))
@@ -107,15 +148,19 @@ impl Controller {
         page: &mut [u8],
         fill: fn(&Namespace, &mut [u8]),
     ) -> Result<(), Status> {
-        if !(1..=self.subsystem.max_namespaces()).contains(&nsid) {
-            return Err(Status::INVALID_NAMESPACE.dnr());
-        }
+        self.check_nsid(nsid)?;
         if let Some(namespace) = self.subsystem.namespace(nsid) {
             // Without ANA there are no groups.
             let anagrpid = if self.subsystem.ana_reporting() { namespace.anagrpid } else { 0 };
             fill(&Namespace { anagrpid, ..*namespace }, page);
         }
         Ok(())
+    }
+
+    /// Refuses what no namespace can have.
+    fn check_nsid(&self, nsid: u32) -> Result<(), Status> {
+        let valid = 1..=self.subsystem.max_namespaces();
+        if valid.contains(&nsid) { Ok(()) } else { Err(Status::INVALID_NAMESPACE.dnr()) }
     }
 
     /// The namespaces above `after`, ascending.

@@ -4,6 +4,7 @@
 //! all cores. A published table never changes: the data path reads it without a lock, and a
 //! connection keeps the [`Subsystem`] it was admitted to until it is given the newer one.
 
+mod duplicates;
 mod entry;
 mod error;
 mod keys;
@@ -12,6 +13,7 @@ mod paths;
 mod table;
 mod view;
 
+pub use duplicates::{DupHostPolicy, HostPlace};
 pub use entry::{Namespace, NamespaceKey, Persistence, Subsystem, SubsystemKind};
 pub use error::{CNTLID_MAX, HOSTS_MAX, LISTENERS_MAX, TableError};
 pub use keys::{AllowedHost, AuthPolicy, HostKeys, NamedKey};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::duplicates::DupHostPolicy;
 use super::entry::{
     Namespace, NamespaceKey, Persistence, Subsystem, SubsystemKind, listener_covers,
 };
@@ -89,6 +90,7 @@ pub struct SubsystemTable {
     subsystems: Vec<Arc<Subsystem>>,
     pub(super) referrals: Vec<Referral>,
     pub(super) auth_policy: AuthPolicy,
+    pub(super) dup_host_policy: DupHostPolicy,
     pub(super) generation: u64,
     next_uid: u64,
 }
@@ -125,6 +127,7 @@ impl SubsystemTable {
             subsystems: vec![Arc::new(discovery)],
             referrals: Vec::new(),
             auth_policy: AuthPolicy::default(),
+            dup_host_policy: DupHostPolicy::default(),
             generation: 1,
             next_uid: 1,
         }

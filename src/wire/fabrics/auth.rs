@@ -302,6 +302,8 @@ const _: () = {
     assert!(size_of::<Negotiate>() + PROTOCOLS_MAX * size_of::<Protocol>() <= MESSAGE_BYTES_MAX);
 };
 
+seen_as_entry!(AuthCommand);
+
 impl AuthCommand {
     /// A host's Authentication Send of `len_bytes` bytes.
     #[must_use]
@@ -324,18 +326,6 @@ impl AuthCommand {
         command.secp = SECP_NVME;
         command.length_bytes = U32::new(len_bytes);
         command
-    }
-
-    /// The command as a queue takes it.
-    #[must_use]
-    pub fn to_sqe(self) -> Sqe {
-        zerocopy::transmute!(self)
-    }
-
-    /// The entry seen as one of the two commands.
-    #[must_use]
-    pub fn from_sqe(sqe: &Sqe) -> Self {
-        zerocopy::transmute!(*sqe)
     }
 
     /// Whether it is of NVMe's own protocols.

@@ -1,6 +1,25 @@
 //! NVMe over Fabrics commands (NVMe Base 2.1, section 6): views of the submission queue entry and
 //! the Connect data.
 
+/// A command of Fabrics is a submission queue entry.
+macro_rules! seen_as_entry {
+    ($($command:ty),+) => {$(
+        impl $command {
+            /// The command as a queue takes it.
+            #[must_use]
+            pub fn to_sqe(self) -> Sqe {
+                zerocopy::transmute!(self)
+            }
+
+            /// The entry seen as this command.
+            #[must_use]
+            pub fn from_sqe(sqe: &Sqe) -> Self {
+                zerocopy::transmute!(*sqe)
+            }
+        }
+    )+};
+}
+
 pub mod auth;
 
 use std::mem::{offset_of, size_of};
@@ -129,6 +148,8 @@ const _: () = {
     assert!(offset_of!(PropertyCommand, value) == 48);
 };
 
+seen_as_entry!(ConnectCommand, PropertyCommand);
+
 impl ConnectCommand {
     /// A host's Connect for a queue of `depth` entries, at least one.
     #[must_use]
@@ -141,18 +162,6 @@ impl ConnectCommand {
         command.cattr = if no_flow_control { CATTR_DISABLE_SQ_FLOW_CONTROL } else { 0 };
         command.kato_ms = U32::new(kato_ms);
         command
-    }
-
-    /// The command as a queue takes it.
-    #[must_use]
-    pub fn to_sqe(self) -> Sqe {
-        zerocopy::transmute!(self)
-    }
-
-    /// The entry seen as Connect.
-    #[must_use]
-    pub fn from_sqe(sqe: &Sqe) -> Self {
-        zerocopy::transmute!(*sqe)
     }
 }
 
@@ -193,18 +202,6 @@ impl PropertyCommand {
         command.fctype = fctype::PROPERTY_SET;
         command.value = U64::new(value.into());
         command
-    }
-
-    /// The command as a queue takes it.
-    #[must_use]
-    pub fn to_sqe(self) -> Sqe {
-        zerocopy::transmute!(self)
-    }
-
-    /// The entry seen as Property Get or Set.
-    #[must_use]
-    pub fn from_sqe(sqe: &Sqe) -> Self {
-        zerocopy::transmute!(*sqe)
     }
 
     /// Bytes the host wants to read or write: 4 or 8; `None` for reserved values.

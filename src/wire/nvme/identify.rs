@@ -14,6 +14,9 @@ pub const IDENTIFY_BYTES: usize = 4096;
 /// NSIDs in a namespace list.
 pub const NSID_LIST_MAX: usize = IDENTIFY_BYTES / 4;
 
+/// Controller ids in a controller list (Base, section 4.6.1), behind their number.
+pub const CONTROLLER_LIST_MAX: usize = IDENTIFY_BYTES / 2 - 1;
+
 /// NSID that stands for all namespaces.
 pub const NSID_BROADCAST: u32 = u32::MAX;
 
@@ -27,13 +30,30 @@ pub mod cns {
     pub const CONTROLLER: u8 = 0x01;
     pub const ACTIVE_NAMESPACES: u8 = 0x02;
     pub const NAMESPACE_DESCRIPTORS: u8 = 0x03;
+    pub const NVM_SETS: u8 = 0x04;
     pub const COMMAND_SET_NAMESPACE: u8 = 0x05;
     pub const COMMAND_SET_CONTROLLER: u8 = 0x06;
     pub const COMMAND_SET_ACTIVE_NAMESPACES: u8 = 0x07;
     pub const INDEPENDENT_NAMESPACE: u8 = 0x08;
+    pub const NAMESPACE_FORMAT: u8 = 0x09;
+    pub const COMMAND_SET_NAMESPACE_FORMAT: u8 = 0x0a;
     pub const ALLOCATED_NAMESPACES: u8 = 0x10;
     pub const ALLOCATED_NAMESPACE: u8 = 0x11;
+    pub const ATTACHED_CONTROLLERS: u8 = 0x12;
+    pub const CONTROLLERS: u8 = 0x13;
+    pub const PRIMARY_CAPABILITIES: u8 = 0x14;
+    pub const SECONDARY_CONTROLLERS: u8 = 0x15;
+    pub const NAMESPACE_GRANULARITY: u8 = 0x16;
+    pub const UUIDS: u8 = 0x17;
+    pub const DOMAINS: u8 = 0x18;
+    pub const ENDURANCE_GROUPS: u8 = 0x19;
+    pub const COMMAND_SET_ALLOCATED_NAMESPACES: u8 = 0x1a;
+    pub const COMMAND_SET_ALLOCATED_NAMESPACE: u8 = 0x1b;
     pub const COMMAND_SETS: u8 = 0x1c;
+    pub const UNDERLYING_NAMESPACES: u8 = 0x1d;
+    pub const PORTS: u8 = 0x1e;
+    pub const INDEPENDENT_ALLOCATED_NAMESPACE: u8 = 0x1f;
+    pub const CONTROLLER_STATE_FORMATS: u8 = 0x20;
 }
 
 impl Sqe {

@@ -1,10 +1,11 @@
 //! Authentication: a host without the key, and a controller without its own, send and receive what
-//! the input says.
+//! the input says; and both with their keys, whose messages are changed on their way, with the null
+//! group and with one whose values are computed with.
 
 use std::sync::Arc;
 
 use mdof::initiator::auth::{HostAuth, HostAuthState, HostAuthenticator};
-use mdof::secure::{ChapKey, Group, GroupSet, Hash};
+use mdof::secure::{ChapKey, Group, GroupSet, Hash, dh};
 use mdof::target::auth::{AuthState, AuthTerms, Authenticator, Made, Receive, Work};
 use mdof::target::subsystem::{AuthPolicy, HostKeys, NamedKey, Nqn};
 
@@ -49,6 +50,72 @@ fn bend(message: &[u8], input: &mut Input<'_>) -> Vec<u8> {
         _ => {}
     }
     message
+}
+
+/// Exponentiations of a run at most: they take most of the time there is.
+const EXPONENTIATIONS_MAX: u32 = 6;
+
+/// Both have their keys and messages are changed on their way: how far both sides came, and whether
+/// all messages arrived as they were sent.
+pub fn play_with_keys(input: &mut Input<'_>) -> (AuthState, HostAuthState, bool) {
+    let how = input.u8();
+    let group = if how & 1 == 0 { Group::Null } else { Group::Ffdhe2048 };
+    let policy = AuthPolicy { groups: GroupSet::NONE.with(group), ..AuthPolicy::default() };
+    let own_terms = || AuthTerms { policy, ..terms() };
+    let mut auth = HostAuth::new(key(1));
+    auth.controller_key = (how & 2 != 0).then(|| key(2));
+    auth.groups = policy.groups;
+    let mut host = HostAuthenticator::new(auth, HOST, SUBSYSTEM, 7);
+    let mut own = Authenticator::new(own_terms(), 0);
+    let (mut is_whole, mut exponentiations) = (true, 0);
+    for _ in 0..12 {
+        let sent = host.message().to_vec();
+        let message = bend(&sent, input);
+        is_whole &= message == sent;
+        let work = own.send(&message, Some(own_terms()), 0);
+        exponentiations += u32::from(work.is_some());
+        compute(&mut own, work);
+        if host.state() == HostAuthState::Confirm {
+            host.confirmed();
+        }
+        if own.state() == AuthState::Done {
+            break;
+        }
+        let state = own.state();
+        let Receive::Message(told) = own.receive(4096) else { break };
+        assert!(
+            state != AuthState::SendSuccess1 || message == sent || differs_in_vain(&message, &sent)
+        );
+        let message = bend(&told, input);
+        is_whole &= message == told;
+        tell(&mut host, &message);
+        let is_over = own.state() == AuthState::Done && host.state() == HostAuthState::Done;
+        if is_over || exponentiations > EXPONENTIATIONS_MAX {
+            break;
+        }
+    }
+    assert!(!is_whole || own.is_authenticated(), "right keys and nothing changed");
+    (own.state(), host.state(), is_whole)
+}
+
+/// A reply that was taken though it was changed: only where nothing is read.
+fn differs_in_vain(message: &[u8], sent: &[u8]) -> bool {
+    // Reserved bytes, what is appended, and the host's own challenge with its number, which the
+    // host looks at when it sees the proof.
+    message.len() >= sent.len() && message[16..48] == sent[16..48]
+}
+
+fn compute(own: &mut Authenticator, work: Option<Work>) {
+    match work {
+        Some(Work::Challenge { hash, group }) => {
+            let keys = (group != Group::Null).then(|| dh::generate(group));
+            own.challenge_made(Made { challenge: vec![0x5a; hash.len_bytes()], seqnum: 1, keys });
+        }
+        Some(Work::SharedSecret { group, private, public }) => {
+            own.secret_computed(dh::shared_secret(group, &private, &public).as_ref(), 0);
+        }
+        None => {}
+    }
 }
 
 /// How far both sides came.
@@ -98,6 +165,7 @@ fn tell(host: &mut HostAuthenticator, message: &[u8]) {
 /// Both machines, and the text of a key.
 pub fn run(data: &[u8]) {
     play(&mut Input(data));
+    play_with_keys(&mut Input(data));
     if let Ok(text) = std::str::from_utf8(data)
         && let Ok(key) = ChapKey::parse(text)
     {

@@ -10,6 +10,7 @@ pub mod ppl;
 pub mod rpc;
 pub mod session;
 pub mod superblock;
+pub mod tls;
 
 /// Reads numbers off the input; zeroes when it has ended.
 #[derive(Debug)]

@@ -336,6 +336,51 @@ fn preferences_of_the_bdev_reach_the_host() {
     assert_eq!((data[24], u16_at(&data, 46), u16_at(&data, 72)), (0, 0, 0));
 }
 
+/// Each CNS there is, as the text of `identify.rs` has it.
+#[test]
+fn every_cns_is_answered_or_refused() {
+    let table = table_with(&[geometry(512)]);
+    let c = &mut ready(&table, NQN);
+    let d = &mut ready_discovery(&table);
+    let refused = Err(Status::INVALID_FIELD.dnr());
+    let answered =
+        [0x00, 0x01, 0x02, 0x03, 0x05, 0x06, 0x07, 0x08, 0x10, 0x11, 0x1a, 0x1b, 0x1c, 0x1f];
+    for cns in 0..=0xff_u32 {
+        // CNTID: this controller.
+        let sqe = command(admin::IDENTIFY, 1, cns | 0xffff_0000, 0);
+        if matches!(cns, 0x12 | 0x13) {
+            let nsid = (cns == 0x12).then_some(1);
+            let list = AdminOutcome::ControllerList { nsid, from: 0xffff };
+            assert_eq!(c.admin(&at(&table, 0), &sqe, &mut [0; 4096]), list);
+        } else if answered.contains(&cns) {
+            assert_eq!(
+                run(c, &table, &sqe, 4096).map(|(data, _)| data.len()),
+                Ok(4096),
+                "{cns:#x}"
+            );
+        } else {
+            assert_eq!(run(c, &table, &sqe, 4096), refused, "{cns:#x}");
+        }
+        if cns != 1 {
+            assert_eq!(run(d, &table, &sqe, 4096), refused, "discovery, {cns:#x}");
+        }
+    }
+    // What is refused is said not to be there.
+    let own = identify(c, &table, 0, 1).unwrap();
+    assert_eq!(u16_at(&own, 256), 0, "OACS");
+    let absent = 1 << 2 | 1 << 4 | 1 << 7 | 1 << 9 | 1 << 11;
+    assert_eq!(u32_at(&own, 96) & absent, 0, "CTRATT");
+    for (nsid, status) in [
+        (0, Status::INVALID_NAMESPACE),
+        (33, Status::INVALID_NAMESPACE),
+        (u32::MAX, Status::INVALID_FIELD),
+    ] {
+        assert_eq!(identify(c, &table, nsid, 0x12), Err(status.dnr()));
+    }
+    let short = command(admin::IDENTIFY, 1, 0x13, 0);
+    assert_eq!(run(c, &table, &short, 4095), Err(Status::DATA_SGL_LENGTH_INVALID.dnr()));
+}
+
 #[test]
 fn identify_namespace() {
     let mut table = table_with(&[geometry(512), geometry(4096), geometry(512)]);
@@ -373,11 +418,12 @@ fn identify_namespace() {
     assert_eq!(identify(c, &table, 0, 0xffff_001c).unwrap()[..9], [1, 0, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(identify(c, &table, 0, 0x0002_001c), Err(Status::INVALID_FIELD.dnr()));
     assert_eq!(identify(c, &table, 2, 0x11).unwrap(), data, "allocated is attached");
-    assert_eq!(identify(c, &table, 0, 0x10).unwrap(), identify(c, &table, 0, 2).unwrap());
-    for cns in [0x04, 0x0b, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17] {
-        assert_eq!(identify(c, &table, 1, cns), Err(Status::INVALID_FIELD.dnr()), "{cns:#x}");
+    for (allocated, attached) in [(0x10, 0x02), (0x1a, 0x07), (0x1b, 0x05), (0x1f, 0x08)] {
+        for nsid in [0, 1, 2, 33] {
+            let attached = identify(c, &table, nsid, attached);
+            assert_eq!(identify(c, &table, nsid, allocated), attached, "{allocated:#x} {nsid}");
+        }
     }
-    assert_eq!(identify(c, &table, 0, 0x44), Err(Status::INVALID_FIELD.dnr()));
     let zoned = command(admin::IDENTIFY, 2, 5, 2 << 24);
     assert_eq!(run(c, &table, &zoned, 4096), Err(Status::INVALID_FIELD.dnr()));
     let short = command(admin::IDENTIFY, 2, 0, 0);

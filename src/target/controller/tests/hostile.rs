@@ -53,6 +53,9 @@ proptest! {
                 AdminOutcome::Reservation { nsid, .. } => {
                     prop_assert!(controller.subsystem().namespace(nsid).is_some());
                 }
+                AdminOutcome::ControllerList { .. } => {
+                    assert_eq!(sqe.opcode, 0x06, "only Identify lists controllers");
+                }
                 AdminOutcome::Abort { .. } => panic!("there is no I/O queue to look in"),
             }
             while controller.next_async_event().is_some() {
