@@ -84,8 +84,6 @@ struct Habits {
     old_copy: usize,
     /// Copying yields to the host.
     yields: bool,
-    /// One step of work in so many, a block of a member can't be written any more, or can again.
-    stubborn: usize,
 }
 
 fn shape(rng: &mut Rng) -> Shape {
@@ -187,6 +185,7 @@ fn habits(rng: &mut Rng, shape: &Shape) -> Habits {
                 metadata_error: 200,
                 death: 3000,
                 lost: 400,
+                stubborn: 0,
             };
         }
     }
@@ -208,7 +207,6 @@ fn habits(rng: &mut Rng, shape: &Shape) -> Habits {
         hot_chunks,
         old_copy: 0,
         yields: false,
-        stubborn: 0,
     }
 }
 
@@ -352,7 +350,7 @@ impl World {
             if self.rng.one_in(habits.settings) {
                 self.some_setting();
             }
-            if self.rng.one_in(habits.stubborn) {
+            if self.rng.one_in(self.faults.stubborn) {
                 self.some_stubborn_block();
             }
             self.step();
@@ -383,7 +381,7 @@ impl World {
                     let command = Command::SetPace(pace);
                     self.on_owner(|owner, out| drop(owner.execute(&command, out)));
                 }
-                if habits.stubborn > 0 && !self.rng.one_in(8) {
+                if habits.faults.stubborn > 0 && !self.rng.one_in(8) {
                     self.list_bad_blocks();
                 }
                 let steps = self.rng.below(habits.steps);
@@ -501,7 +499,7 @@ pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
         habits.yields = seed % 8 == 3;
     }
     if seed & BAD_SEEDS != 0 {
-        habits.stubborn = rng.between(8, 200);
+        habits.faults.stubborn = rng.between(8, 200);
         habits.faults.lost = 0;
     }
     if seed & REPLACE_SEEDS != 0 {
@@ -522,7 +520,7 @@ pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
         }
     }
     // At last everything comes to rest and is looked at.
-    let had_faults = world.faults.any() || world.is_doubtful || habits.stubborn > 0;
+    let had_faults = world.faults.any() || world.is_doubtful;
     world.faults = Faults::default();
     world.disks.iter_mut().for_each(|disk| disk.stubborn.clear());
     if !world.wait_started() {

@@ -118,11 +118,14 @@ pub(super) struct Faults {
     pub(super) death: usize,
     /// A host write fails on every member, though each may have done a part.
     pub(super) lost: usize,
+    /// One step of work in so many, a block of a member can't be written any more, or can again.
+    pub(super) stubborn: usize,
 }
 
 impl Faults {
     pub(super) fn any(&self) -> bool {
-        self.error + self.read_error + self.metadata_error + self.death + self.lost > 0
+        let single = self.error + self.read_error + self.metadata_error;
+        single + self.death + self.lost + self.stubborn > 0
     }
 }
 
