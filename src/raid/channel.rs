@@ -327,10 +327,7 @@ impl Channel {
                 self.recheck_recorded(out);
             }
             ToChannel::TimeRequests(is_on) => self.latency.turn(is_on),
-            ToChannel::TellLatency => {
-                let sample = self.latency.take();
-                out.mail.push_back(Mail::Owner(ToOwner::Latency(sample)));
-            }
+            ToChannel::TellLatency => self.tell_latency(out),
             ToChannel::Pause(round) => self.pause(round, out),
             ToChannel::Resume => self.resume(out),
             ToChannel::Quiesce(round) => self.begin_quiesce(round, out),
@@ -358,6 +355,11 @@ impl Channel {
                 self.report_closed(out);
             }
         }
+    }
+
+    fn tell_latency(&mut self, out: &mut Out<'_>) {
+        let sample = self.latency.take();
+        out.mail.push_back(Mail::Owner(ToOwner::Latency(sample)));
     }
 
     /// Takes over a membership. A member that comes (back) is neither known absent nor reported.
