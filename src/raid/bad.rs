@@ -250,8 +250,8 @@ pub(super) fn with(list: &[BlockRange], range: BlockRange) -> Vec<BlockRange> {
     all
 }
 
-/// What a member's log lists, in blocks of its data, which begins at the sector `data`. A block is bad if one of its sectors is; what
-/// lies before the data is nobody's.
+/// What a member's log lists, in blocks of its data, which begins at the sector `data`. A block is
+/// bad if one of its sectors is; what lies before the data is nobody's.
 pub(super) fn from_log(ranges: &[BadRange], data: u64, block_size_bytes: u32) -> List {
     let sectors_per_block = u64::from(block_size_bytes) / SECTOR_BYTES;
     let blocks = ranges.iter().filter_map(|range| {
@@ -296,11 +296,12 @@ mod tests {
                 prop_assert!(pair[0].lba + pair[0].blocks < pair[1].lba, "{:?}", list);
             }
             let look = run(look);
-            let model = &bits(&list)[look.lba as usize..(look.lba + look.blocks) as usize];
+            let (from, len) = (usize::try_from(look.lba)?, usize::try_from(look.blocks)?);
+            let model = &bits(&list)[from..from + len];
             prop_assert_eq!(overlaps(&list, &look), model.contains(&true));
             prop_assert_eq!(covers(&list, &look), !model.contains(&false));
             let mut left = bits(&list);
-            left[look.lba as usize..(look.lba + look.blocks) as usize].fill(false);
+            left[from..from + len].fill(false);
             let without = without(&list, look);
             prop_assert_eq!(bits(&without), left);
             prop_assert!(without.iter().all(|it| it.blocks > 0));

@@ -148,7 +148,7 @@ impl Channel {
     }
 
     /// Where members have listed bad blocks in a slice, each request is a batch of its own: it has
-    /// been cut so that a member has all of its columns or none, and others' columns are no concern.
+    /// been cut so that a member has all of its columns or none, and others are no concern of it.
     #[cold]
     fn one_at_a_time(&mut self, index: u32, mut batch: OpList) -> OpList {
         let stripes = self.stripes.as_mut().expect("a level with parity, on a core");
