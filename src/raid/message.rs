@@ -437,6 +437,16 @@ impl fmt::Display for ArrayEvent {
             Self::ReadRepaired { slot, lba } => {
                 write!(f, "member {slot}: block {lba} and the rest of the read were rewritten")
             }
+            Self::BadBlocksListed { slot, lba, blocks } => write!(
+                f,
+                "member {slot} could not write {blocks} blocks from block {lba} of its data on; they \
+                 are on its bad-block log now and read from the others. Replace the member"
+            ),
+            Self::BadBlocksCleared { slot, lba, blocks } => write!(
+                f,
+                "member {slot} has written {blocks} blocks from block {lba} of its data on, and they \
+                 are off its bad-block log"
+            ),
             Self::ResyncStarted { chunks } => write!(f, "resync of {chunks} chunks begins"),
             Self::ResyncDone { chunks, unreadable: 0 } => {
                 write!(f, "resync is done, {chunks} chunks copied")
