@@ -44,6 +44,12 @@ pub const CONNECTION_BYTES_MAX: usize = 160 * 1024;
 /// Memory of all connections of a core at most.
 pub const CONNECTIONS_BYTES_MAX: usize = 320 * 1024 * 1024;
 
+/// Memory of a connection under TLS at most.
+pub const SECURED_CONNECTION_BYTES_MAX: usize = 416 * 1024;
+
+/// Memory of all connections of a core at most, if all of them are under TLS.
+pub const SECURED_CONNECTIONS_BYTES_MAX: usize = 832 * 1024 * 1024;
+
 /// Members of an array at most. md's superblock as mdadm writes it has 128 role entries; a
 /// membership set is one `u64`, so mdof stops at 64.
 pub const MEMBERS_MAX: usize = 64;
@@ -63,6 +69,9 @@ const _: () = {
     assert!(IO_QUEUE_DEPTH_MAX <= 1 << 16);
     assert!(CONNECTIONS_TO_REFUSE < CONNECTIONS_PER_CORE_MAX);
     assert!(CONNECTIONS_PER_CORE_MAX * CONNECTION_BYTES_MAX <= CONNECTIONS_BYTES_MAX);
+    assert!(
+        CONNECTIONS_PER_CORE_MAX * SECURED_CONNECTION_BYTES_MAX <= SECURED_CONNECTIONS_BYTES_MAX
+    );
     // A connection for each controller that a core can own, and many for their I/O queues.
     assert!(CONTROLLERS_PER_CORE_MAX < CONNECTIONS_PER_CORE_MAX - CONNECTIONS_TO_REFUSE);
     // Controller ids stay below 0xFFF0, the first reserved value of Fabrics Connect.

@@ -31,3 +31,5 @@ mod replace;
 mod rig;
 #[path = "interop/rows.rs"]
 mod rows;
+#[path = "interop/tls.rs"]
+mod tls;

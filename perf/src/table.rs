@@ -1,7 +1,9 @@
 //! The table of the md-llbitmap cover letter, remade: what a bitmap costs 4 KiB random writes.
 //!
-//! Every cell of it takes its turn in every round, on members made for it. A level of RAID is an
-//! entry in [`LEVELS`]; how members are made is an entry in [`Backing`].
+//! Every cell of it takes its turn in every round, on members made for it. Cells that are to be
+//! equal have it together, in short slices by turns: the machine's speed changes by more than they
+//! differ from one second to the next. A level of RAID is an entry in [`LEVELS`]; how members are
+//! made is an entry in [`Backing`].
 
 mod classic;
 mod counters;
@@ -35,6 +37,8 @@ const CLASSIC_DATA_BYTES: u64 = 2 << 20;
 /// The first writes to an array, which open its chunks, are shown apart: the rates of a table are
 /// those of long runs.
 const FIRST: Duration = Duration::from_secs(1);
+/// Pieces into which the time of two cells is cut that have their turn together.
+const SLICES: u32 = 20;
 /// Two arrays that do the same differ by so much from one run to the next.
 const EQUAL: f64 = 0.97;
 
@@ -178,13 +182,17 @@ fn part(options: &Options, job: &Job, backing: Backing) -> Result<Part, PerfErro
         return Err(PerfError(format!("the table has no such level; it has {names}")));
     }
     let mut found: Vec<Vec<Measured>> = cells.iter().map(|_| Vec::new()).collect();
+    let turns = turns(&cells);
     for round in 0..options.rounds.max(1) as usize {
-        // Another cell begins in each round, and every other round goes the other way: what
+        // Another turn is the first in each round, and every other round goes the other way: what
         // drifts, and what a cell leaves behind, meets all alike.
-        for step in 0..cells.len() {
-            let index = (round + step) % cells.len();
-            let index = if round % 2 == 0 { index } else { cells.len() - 1 - index };
-            found[index].push(measure(&mut host, options, job, backing, cells[index])?);
+        for step in 0..turns.len() {
+            let index = (round + step) % turns.len();
+            let index = if round % 2 == 0 { index } else { turns.len() - 1 - index };
+            let turn = &turns[index];
+            let subjects: Vec<Cell> = turn.iter().map(|&at| cells[at]).collect();
+            let measured = measure(&mut host, options, job, backing, &subjects)?;
+            turn.iter().zip(measured).for_each(|(&at, one)| found[at].push(one));
         }
     }
     host.stop()?;
@@ -229,55 +237,146 @@ impl Measured {
     }
 }
 
+/// Which cells have their turn together: those without background work that are compared.
+fn turns(cells: &[Cell]) -> Vec<Vec<usize>> {
+    let mut turns: Vec<Vec<usize>> = Vec::new();
+    for (at, cell) in cells.iter().enumerate() {
+        let partner = Cell { bitmap: Bitmap::None, ..*cell };
+        let is_pair = cell.bitmap == Bitmap::Lockless && cell.assume_clean;
+        let turn = turns.iter_mut().find(|turn| is_pair && cells[turn[0]] == partner);
+        match turn {
+            Some(turn) => turn.push(at),
+            None => turns.push(vec![at]),
+        }
+    }
+    turns
+}
+
+/// A cell while it is measured.
+struct Subject {
+    array: BdevId,
+    members: Vec<BdevId>,
+    first_iops: f64,
+    tallies: Option<Vec<Tally>>,
+    /// CPU time of the whole program.
+    spent_ns: u64,
+}
+
+/// Cells in one round.
 fn measure(
     host: &mut Host,
     options: &Options,
     job: &Job,
     backing: Backing,
-    cell: Cell,
-) -> Result<Measured, PerfError> {
-    let (_, count) =
-        LEVELS.into_iter().find(|it| it.0 == cell.level).expect("a level of the table");
-    let (members, all) = members(host, options, backing, count)?;
-    // Not known of the classic bitmap, whose first second can't be left out.
-    let mut spent_ns = 0;
-    let (first, tallies, resyncing) = match cell.bitmap {
-        Bitmap::Classic => {
-            let members = members[..].try_into().expect("a mirror of two");
-            let tally = run_classic(host, members, job, !cell.assume_clean)?;
-            (None, vec![tally], !cell.assume_clean)
-        }
-        bitmap => {
-            let plan = ArrayPlan {
-                level: cell.level,
-                assume_clean: cell.assume_clean,
-                ..ArrayPlan::new(bitmap == Bitmap::Lockless)
-            };
-            let array = setup::add_array(host.engine(), "array", &members, &plan)?;
-            let first_job =
-                Job { warm_up: Duration::ZERO, time: FIRST.min(job.time), ..job.clone() };
-            let first = Outcome::new(&host.run(array, &first_job)?, job.block_size_bytes);
-            let long = Job { warm_up: Duration::ZERO, ..job.clone() };
-            let before_ns = cpu::process_time_ns();
-            let tallies = host.run(array, &long)?;
-            spent_ns = cpu::process_time_ns() - before_ns;
-            let resyncing = host.status(array)?.resync.is_some();
-            host.remove(array, &[])?;
-            (Some(first.total.iops), tallies, resyncing)
-        }
-    };
-    all.iter().for_each(|bdev| host.engine().remove_bdev(*bdev));
-    let outcome = Outcome::new(&tallies, job.block_size_bytes);
-    if outcome.total.ios == 0 {
-        return Err(PerfError("a cell ended without a request; use a longer --time".to_owned()));
+    cells: &[Cell],
+) -> Result<Vec<Measured>, PerfError> {
+    if let [cell] = cells
+        && cell.bitmap == Bitmap::Classic
+    {
+        let (members, all) = members(host, options, backing, cell)?;
+        let members = members[..].try_into().expect("a mirror of two");
+        let tally = run_classic(host, members, job, !cell.assume_clean)?;
+        all.iter().for_each(|bdev| host.engine().remove_bdev(*bdev));
+        let outcome = Outcome::new(&[tally], job.block_size_bytes);
+        // Its first second can't be left out, nor is known what the kernel's threads spent.
+        let cpu_iops = outcome.ios_per_cpu_s.filter(|_| backing == Backing::Memory);
+        return Ok(vec![Measured::new(&outcome, None, cpu_iops, !cell.assume_clean)?]);
     }
-    let p99_us = outcome.total.latency_ns.p99 as f64 / 1e3;
-    let cpu_iops = match backing {
-        Backing::Memory => outcome.ios_per_cpu_s,
-        Backing::Files if is_memory(&options.dir) => kernel_iops(&outcome, spent_ns),
-        Backing::Files => None,
-    };
-    Ok(Measured { first_iops: first, iops: outcome.total.iops, cpu_iops, p99_us, resyncing })
+    let mut subjects = Vec::new();
+    for cell in cells {
+        subjects.push(Subject::new(host, options, job, backing, cell)?);
+    }
+    let slices = if subjects.len() > 1 { SLICES } else { 1 };
+    let slice = Job { warm_up: Duration::ZERO, time: job.time / slices, ..job.clone() };
+    for number in 0..slices {
+        // a b, b a, …
+        let mut order: Vec<&mut Subject> = subjects.iter_mut().collect();
+        if number % 2 == 1 {
+            order.reverse();
+        }
+        for subject in order {
+            subject.run(host, &slice)?;
+        }
+    }
+    subjects.into_iter().map(|it| it.end(host, options, job, backing)).collect()
+}
+
+impl Subject {
+    /// An array that has had its first second.
+    fn new(
+        host: &mut Host,
+        options: &Options,
+        job: &Job,
+        backing: Backing,
+        cell: &Cell,
+    ) -> Result<Self, PerfError> {
+        let (tops, members) = members(host, options, backing, cell)?;
+        let plan = ArrayPlan {
+            level: cell.level,
+            assume_clean: cell.assume_clean,
+            ..ArrayPlan::new(cell.bitmap == Bitmap::Lockless)
+        };
+        let array = setup::add_array(host.engine(), cell.bitmap.name(), &tops, &plan)?;
+        let first = Job { warm_up: Duration::ZERO, time: FIRST.min(job.time), ..job.clone() };
+        let first = Outcome::new(&host.run(array, &first)?, job.block_size_bytes);
+        Ok(Self { array, members, first_iops: first.total.iops, tallies: None, spent_ns: 0 })
+    }
+
+    fn run(&mut self, host: &mut Host, slice: &Job) -> Result<(), PerfError> {
+        let before_ns = cpu::process_time_ns();
+        let tallies = host.run(self.array, slice)?;
+        self.spent_ns += cpu::process_time_ns() - before_ns;
+        match &mut self.tallies {
+            Some(sum) => sum.iter_mut().zip(&tallies).for_each(|(sum, one)| sum.append(one)),
+            empty => *empty = Some(tallies),
+        }
+        Ok(())
+    }
+
+    fn end(
+        self,
+        host: &mut Host,
+        options: &Options,
+        job: &Job,
+        backing: Backing,
+    ) -> Result<Measured, PerfError> {
+        let resyncing = host.status(self.array)?.resync.is_some();
+        host.remove(self.array, &self.members)?;
+        let tallies = self.tallies.expect("one slice at least");
+        let outcome = Outcome::new(&tallies, job.block_size_bytes);
+        let cpu_iops = match backing {
+            Backing::Memory => outcome.ios_per_cpu_s,
+            Backing::Files if is_memory(&options.dir) => kernel_iops(&outcome, self.spent_ns),
+            Backing::Files => None,
+        };
+        Measured::new(&outcome, Some(self.first_iops), cpu_iops, resyncing)
+    }
+}
+
+impl Measured {
+    fn new(
+        outcome: &Outcome,
+        first_iops: Option<f64>,
+        cpu_iops: Option<f64>,
+        resyncing: bool,
+    ) -> Result<Self, PerfError> {
+        if outcome.total.ios == 0 {
+            let text = "a cell ended without a request; use a longer --time";
+            return Err(PerfError(text.to_owned()));
+        }
+        let p99_us = outcome.total.latency_ns.p99 as f64 / 1e3;
+        Ok(Self { first_iops, iops: outcome.total.iops, cpu_iops, p99_us, resyncing })
+    }
+}
+
+impl Bitmap {
+    fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Classic => "classic",
+            Self::Lockless => "lockless",
+        }
+    }
 }
 
 /// Requests by the CPU time that the kernel's threads spent, of what the whole program did.
@@ -299,12 +398,14 @@ fn members(
     host: &mut Host,
     options: &Options,
     backing: Backing,
-    count: usize,
+    cell: &Cell,
 ) -> Result<(Vec<BdevId>, Vec<BdevId>), PerfError> {
+    let (_, count) =
+        LEVELS.into_iter().find(|it| it.0 == cell.level).expect("a level of the table");
     let engine = host.engine();
     let (mut tops, mut all) = (Vec::new(), Vec::new());
     for index in 0..count {
-        let name = &format!("m{index}");
+        let name = &format!("{}-m{index}", cell.bitmap.name());
         match backing {
             Backing::Memory => {
                 let leaf = Leaf::Null { size_bytes: options.memory_size_bytes };
@@ -426,7 +527,7 @@ impl Row {
 
     fn as_text(&self) -> String {
         let Cell { level, bitmap, assume_clean } = self.cell;
-        let names = (format!("{level:?}"), format!("{bitmap:?}").to_lowercase());
+        let names = (format!("{level:?}"), bitmap.name());
         let start = if assume_clean { "assume-clean" } else { "fresh" };
         let Spread { median, min, max } = self.iops;
         let note = match self.resyncing {

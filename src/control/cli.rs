@@ -4,7 +4,7 @@ mod help;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -28,8 +28,8 @@ struct Cli {
     common: Common,
 }
 
-/// Options of a target, with or without a configuration file.
-#[derive(Debug, Args)]
+/// Options of a target, with or without a configuration file; before the command or behind it.
+#[derive(Debug, Default, PartialEq, Args)]
 struct Common {
     /// Directory of what mdof keeps between starts
     #[arg(long, value_name = "DIR")]
@@ -50,6 +50,33 @@ struct Common {
     /// Keeps run-time changes [default: state.json in the state directory]
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
+}
+
+impl Common {
+    /// What was said behind the command, and else what was said before it.
+    fn or(self, before: Self) -> Self {
+        Self {
+            state_dir: self.state_dir.or(before.state_dir),
+            rpc_socket: self.rpc_socket.or(before.rpc_socket),
+            start_degraded: self.start_degraded.or(before.start_degraded),
+            state: self.state.or(before.state),
+        }
+    }
+
+    /// # Errors
+    /// A sentence, if there is an option that the command would pass over.
+    fn check_unused(&self, command: &str) -> Result<(), String> {
+        if *self == Self::default() {
+            return Ok(());
+        }
+        Err(format!("an option before '{command}' belongs to a target; see mdof {command} --help"))
+    }
+
+    /// The socket of a running target.
+    fn socket(self) -> PathBuf {
+        let in_dir = |dir: PathBuf| dir.join(run::SOCKET_NAME);
+        self.rpc_socket.or_else(|| self.state_dir.map(in_dir)).unwrap_or_else(run::default_socket)
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -169,20 +196,36 @@ fn parse_nqn(text: &str) -> Result<String, String> {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     log::to_stderr();
-    let result = match cli.command {
-        None => run_target(None, cli.common),
-        Some(Command::Target { config, common }) => run_target(Some(config), common),
-        Some(Command::Examine { files, json }) => run_examine(&files, json),
-        Some(Command::Create(arguments)) => run_create(arguments),
-        Some(Command::Assemble(arguments)) => run_assemble(arguments),
-        Some(Command::Rpc { method, params, socket }) => rpc(&method, params.as_deref(), socket),
-    };
+    let result = execute(cli);
     log::flush();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             eprintln!("mdof: {message}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(cli: Cli) -> Result<(), String> {
+    let before = cli.common;
+    match cli.command {
+        None => run_target(None, before),
+        Some(Command::Target { config, common }) => run_target(Some(config), common.or(before)),
+        Some(Command::Examine { files, json }) => {
+            before.check_unused("examine")?;
+            run_examine(&files, json)
+        }
+        Some(Command::Create(arguments)) => {
+            before.check_unused("create")?;
+            run_create(arguments)
+        }
+        Some(Command::Assemble(mut arguments)) => {
+            arguments.common = arguments.common.or(before);
+            run_assemble(arguments)
+        }
+        Some(Command::Rpc { method, params, socket }) => {
+            rpc(&method, params.as_deref(), &socket.unwrap_or_else(|| before.socket()))
         }
     }
 }
@@ -280,14 +323,13 @@ fn run_assemble(arguments: AssembleArgs) -> Result<(), String> {
     run::run_config(&assembled.config, &options).map_err(|error| error.to_string())
 }
 
-fn rpc(method: &str, params: Option<&str>, socket: Option<PathBuf>) -> Result<(), String> {
+fn rpc(method: &str, params: Option<&str>, socket: &Path) -> Result<(), String> {
     let params = params
         .map(serde_json::from_str::<Value>)
         .transpose()
         .map_err(|error| format!("the parameters are not JSON: {error}"))?;
-    let socket = socket.unwrap_or_else(run::default_socket);
     let result =
-        client::call(&socket, method, params.as_ref()).map_err(|error| error.to_string())?;
+        client::call(socket, method, params.as_ref()).map_err(|error| error.to_string())?;
     println!("{result:#}");
     Ok(())
 }
@@ -307,6 +349,24 @@ mod tests {
         let Some(Command::Target { config, common }) = cli.unwrap().command else { panic!() };
         assert!(config.ends_with("x") && common.start_degraded == Some(DegradedStart::Start));
         assert!(Cli::try_parse_from(["mdof", "target"]).is_err());
+    }
+
+    #[test]
+    fn options_count_before_the_command_and_behind_it() {
+        let words = "mdof --state-dir a --rpc-socket b target --config x --rpc-socket c";
+        let cli = Cli::try_parse_from(words.split(' ')).unwrap();
+        let Some(Command::Target { common, .. }) = cli.command else { panic!() };
+        let common = common.or(cli.common);
+        assert_eq!(common.state_dir, Some("a".into()));
+        assert_eq!(common.rpc_socket, Some("c".into()));
+        let socket = |words: &str| {
+            let cli = Cli::try_parse_from(words.split(' ')).unwrap();
+            cli.common.socket()
+        };
+        assert_eq!(socket("mdof --state-dir a rpc x"), PathBuf::from("a/mdof.sock"));
+        assert_eq!(socket("mdof --state-dir a --rpc-socket b rpc x"), PathBuf::from("b"));
+        let cli = Cli::try_parse_from(["mdof", "--state-dir", "a", "examine", "x"]).unwrap();
+        assert!(execute(cli).unwrap_err().contains("before 'examine'"));
     }
 
     #[test]

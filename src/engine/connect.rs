@@ -9,6 +9,7 @@ use crate::target::controller::connect::{cntlid_of, owner_of};
 use crate::target::controller::{
     ConnectContext, ConnectRequest, Controller, IoQueueGrant, Refusal,
 };
+use crate::target::subsystem::Nqn;
 use crate::target::tcp::RequestId;
 use crate::wire::nvme::{Sqe, Status};
 
@@ -75,15 +76,16 @@ impl Shard {
         let data = conn.protocol.request_buf(id).map_or(&[][..], |buf| buf.as_slice());
         let request = match ConnectRequest::parse(sqe, data) {
             Ok(request) => request,
-            Err(refusal) => return self.refuse(index, id, refusal),
+            Err(refusal) => return self.refuse(index, id, refusal, None),
         };
+        let host = Some(&request.hostnqn);
         let generation = conn.generation;
         if let Err(refusal) = self.check_channel(index, &request) {
-            return self.refuse(index, id, refusal);
+            return self.refuse(index, id, refusal, host);
         }
         if self.connections.is_crowded() {
             self.connections.counts.refused += 1;
-            return self.refuse(index, id, Refusal::controller_busy());
+            return self.refuse(index, id, Refusal::controller_busy(), host);
         }
         let key = ConnectionKey { index, generation };
         if request.qid == 0 {
@@ -94,6 +96,7 @@ impl Shard {
         }
         let conn = self.connections.get(index).expect("the command came from it");
         conn.role = Role::Connecting(id);
+        conn.asks_as = Some(Box::new(request.hostnqn));
         match owner_of(request.cntlid) {
             Some((owner, _)) if owner < core.port.control() => {
                 let request = Box::new(request);
@@ -103,14 +106,21 @@ impl Shard {
         }
     }
 
-    pub(super) fn refuse(&mut self, index: u16, id: RequestId, refusal: Refusal) {
+    /// Answers a Connect with an error, and tells the operator whose it was and why.
+    pub(super) fn refuse(
+        &mut self,
+        index: u16,
+        id: RequestId,
+        refusal: Refusal,
+        host: Option<&Nqn>,
+    ) {
         let conn = self.connections.get(index).expect("the command came from it");
         conn.role = Role::Fresh;
         let peer = conn.peer;
-        let is_busy = refusal == Refusal::controller_busy();
         if self.connections.log.allows() {
-            let why = if is_busy { ": this core has no room for more hosts" } else { "" };
-            tracing::warn!("{peer}: Connect refused: {:?}{why}", refusal.status);
+            let (status, why) = (refusal.status, refusal.reason());
+            let host = host.map_or("a host", Nqn::as_str);
+            tracing::warn!("{peer}: Connect of {host} refused: {why} ({status:?})");
         }
         self.complete(index, id, refusal.status, refusal.result.into(), 0);
     }
@@ -124,7 +134,7 @@ impl Shard {
     ) {
         let Some(slot) = self.connections.free_controller_slot() else {
             self.connections.counts.refused += 1;
-            return self.refuse(index, id, Refusal::controller_busy());
+            return self.refuse(index, id, Refusal::controller_busy(), Some(&request.hostnqn));
         };
         let conn = self.connections.get(index).expect("the command came from it");
         let (peer, local_address) = (conn.peer, conn.local);
@@ -136,7 +146,7 @@ impl Shard {
         };
         let controller = match Controller::connect(request, &context) {
             Ok(controller) => controller,
-            Err(refusal) => return self.refuse(index, id, refusal),
+            Err(refusal) => return self.refuse(index, id, refusal, Some(&request.hostnqn)),
         };
         let cntlid = controller.cntlid();
         if self.connections.log.allows() {
@@ -207,6 +217,7 @@ impl Shard {
             Role::Connecting(id) if !conn.protocol.is_closing() => Some(id),
             _ => None,
         });
+        let host = self.connections.find(key).and_then(|conn| conn.asks_as.take());
         match (connecting, result) {
             (Some(id), Ok(mut grant)) => {
                 // The table may be newer here than it was there.
@@ -223,7 +234,7 @@ impl Shard {
                 let result = u64::from(cntlid) | required;
                 self.complete(key.index, id, Status::SUCCESS, result, 0);
             }
-            (Some(id), Err(refusal)) => self.refuse(key.index, id, refusal),
+            (Some(id), Err(refusal)) => self.refuse(key.index, id, refusal, host.as_deref()),
             // The connection ended while its Connect was under way.
             (None, Ok(grant)) => self.report_queue_closed(core, &grant),
             (None, Err(_)) => {}

@@ -330,7 +330,7 @@ impl Shard {
                      (dup_host_policy)"
                 );
             }
-            self.refuse(key.index, id, Refusal::controller_busy());
+            self.refuse(key.index, id, Refusal::controller_busy(), Some(&request.hostnqn));
         }
         self.drop_if_drained(core, key.index);
     }

@@ -20,7 +20,7 @@ use crate::target::controller::io::{self, IoCommand, IoRequest};
 use crate::target::controller::{
     AdminContext, AdminOutcome, Controller, Effect, IoQueueGrant, TableChange,
 };
-use crate::target::subsystem::{NamespaceKey, SubsystemTable};
+use crate::target::subsystem::{NamespaceKey, Nqn, SubsystemTable};
 use crate::target::tcp::{Connection, ConnectionConfig, RequestId};
 use crate::wire::fabrics::fctype;
 use crate::wire::nvme::opcode::FABRICS;
@@ -89,6 +89,8 @@ pub(super) struct Conn {
     pub(super) auth: Option<Box<ConnAuth>>,
     /// Nothing but authentication may happen on the queue.
     pub(super) is_locked: bool,
+    /// The host of an I/O queue's Connect that another core answers.
+    pub(super) asks_as: Option<Box<Nqn>>,
     /// The host, once the connection is a queue.
     pub(super) place: Option<Box<QueuePlace>>,
     /// Failed commands told to the controller since the last housekeeping, and those not told.
@@ -192,6 +194,7 @@ impl Connections {
             accepted_ms: now_ms,
             auth: None,
             is_locked: false,
+            asks_as: None,
             place: None,
             errors: ErrorsTold::default(),
             transfers_seen: (0, now_ms),

@@ -6,7 +6,7 @@ use super::auth::AUTH_BYTES_MAX;
 use super::duplicates::PLACE_BYTES;
 use super::queue::{Conn, OwnedController, Role};
 use super::shard::Shard;
-use crate::limits::{CONNECTION_BYTES_MAX, IO_QUEUE_DEPTH_MAX};
+use crate::limits::{CONNECTION_BYTES_MAX, IO_QUEUE_DEPTH_MAX, SECURED_CONNECTION_BYTES_MAX};
 use crate::secure::{Group, Hash};
 use crate::target::subsystem::{Nqn, SubsystemKind};
 use crate::target::tcp::CONNECTION_MEMORY_BYTES_MAX;
@@ -16,10 +16,15 @@ const ENGINE_BYTES_MAX: usize = size_of::<Conn>()
     + super::socket::HEAP_BYTES_MAX
     + IO_QUEUE_DEPTH_MAX * EXECUTING_BYTES
     + AUTH_BYTES_MAX
-    + PLACE_BYTES;
+    + PLACE_BYTES
+    + size_of::<Nqn>();
 const EXECUTING_BYTES: usize = size_of::<super::queue::Executing>();
 
-const _: () = assert!(CONNECTION_MEMORY_BYTES_MAX + ENGINE_BYTES_MAX <= CONNECTION_BYTES_MAX);
+const _: () = {
+    let plain = CONNECTION_MEMORY_BYTES_MAX + ENGINE_BYTES_MAX;
+    assert!(plain <= CONNECTION_BYTES_MAX);
+    assert!(plain + super::tls::BYTES_MAX <= SECURED_CONNECTION_BYTES_MAX);
+};
 
 /// Where a queue pair is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -20,8 +20,13 @@ const RECORD_BYTES: usize = 16 * 1024;
 /// Data that are encrypted before they are sent at most.
 const SEND_BYTES: usize = 2 * RECORD_BYTES;
 
+/// What the kernel sends at a time at most: that, heads and tags of the records, what is left of a
+/// handshake; and as much again, for memory that grows is doubled.
+const LEAVING_BYTES: usize = 2 * (SEND_BYTES + 4096);
+
 /// What TLS takes of a connection's memory at most.
-pub(super) const BYTES_MAX: usize = TLS_BYTES_MAX + RECORD_BYTES + size_of::<TlsSocket>();
+pub(super) const BYTES_MAX: usize =
+    TLS_BYTES_MAX + RECORD_BYTES + LEAVING_BYTES + size_of::<TlsSocket>();
 
 /// TLS of a connection.
 #[derive(Debug)]

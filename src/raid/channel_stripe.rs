@@ -174,8 +174,7 @@ impl Channel {
     /// Decides how the batch is done, and begins. Also after a member has failed to read for it.
     pub(super) fn start_job(&mut self, index: u32, out: &mut Out<'_>) {
         if self.cannot_log(index) {
-            self.fail_ops(index, false, out);
-            return self.release_row(index, out);
+            return self.refuse_row(index, out);
         }
         let (ask, plan) = loop {
             let ask = self.question(index);
@@ -275,6 +274,13 @@ impl Channel {
             self.finish(op, status, out);
         }
         self.rows().stripes[index as usize].batch = left;
+    }
+
+    /// Ends a batch that can't be logged, of which nothing has been written in place.
+    #[cold]
+    pub(super) fn refuse_row(&mut self, index: u32, out: &mut Out<'_>) {
+        self.fail_ops(index, false, out);
+        self.release_row(index, out);
     }
 
     /// The stripe's batch is done: its slice is free, or gathers for the next one.

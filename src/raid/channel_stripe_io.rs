@@ -140,6 +140,10 @@ impl Channel {
 
     /// Makes the new parity, and writes it with the data: to the stripe log first, if there is one.
     fn write_row(&mut self, index: u32, out: &mut Out<'_>) {
+        // The array may have failed while the row was read: nobody records anything then.
+        if self.cannot_log(index) && !mutant!(FailedRowWaits) {
+            return self.refuse_row(index, out);
+        }
         if self.must_wait_for_record() {
             self.rows().settling += 1;
             let stripe = &mut self.rows().stripes[index as usize];

@@ -272,9 +272,7 @@ impl Channel {
         if stripe.logged {
             return self.write_logged(index, out);
         }
-        // Nothing has been written in place, and nothing will be.
-        self.fail_ops(index, false, out);
-        self.release_row(index, out);
+        self.refuse_row(index, out);
     }
 
     fn write_logged(&mut self, index: u32, out: &mut Out<'_>) {

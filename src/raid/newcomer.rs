@@ -122,6 +122,7 @@ fn former(array: &ArrayNow<'_>, newcomer: &Newcomer, own: &Superblock) -> Result
         _ => None,
     };
     let number_is_free = !matches!(array.superblock.role_of(own.dev_number), Role::Active(_))
+        && (!array.reserved.contains(&own.dev_number) || mutant!(NumberGivenTwice))
         && usize::try_from(own.dev_number).is_ok_and(|at| at < array.superblock.roles.len());
     let candidate = Candidate {
         device_sectors: newcomer.device_sectors,
@@ -313,6 +314,7 @@ mod tests {
         own: Superblock,
         cleared: Option<u64>,
         departed: Vec<([u8; 16], u64)>,
+        reserved: Vec<u32>,
     }
 
     impl Scene {
@@ -323,7 +325,7 @@ mod tests {
             own.updated_at(5, true);
             first.events = 20;
             first.set_role(own.dev_number, Role::Faulty);
-            Self { first, own, cleared: Some(3), departed: Vec::new() }
+            Self { first, own, cleared: Some(3), departed: Vec::new(), reserved: Vec::new() }
         }
 
         fn plan(&self, change: impl FnOnce(&mut Newcomer)) -> Result<Plan, String> {
@@ -346,7 +348,7 @@ mod tests {
                 chunk_sectors: 128,
                 present: &[(&self.first, true)],
                 empty: 0b10,
-                reserved: &[],
+                reserved: &self.reserved,
                 departed: &self.departed,
             };
             plan(&array, &newcomer)
@@ -446,5 +448,15 @@ mod tests {
         let plan = scene.plan(|_| {}).unwrap();
         assert_eq!((plan.slot, plan.lacks), (1, Lacks::AllFrom(0)));
         assert_ne!(plan.superblock.dev_number, number);
+    }
+
+    #[test]
+    fn a_number_on_its_way_to_another_is_not_given_again() {
+        let mut scene = Scene::new();
+        let number = scene.own.dev_number;
+        scene.reserved.push(number);
+        let plan = scene.plan(|_| {}).unwrap();
+        assert_ne!(plan.superblock.dev_number, number);
+        assert_eq!(plan.lacks, Lacks::AllFrom(0));
     }
 }

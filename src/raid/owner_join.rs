@@ -361,12 +361,13 @@ impl Owner {
         members.collect()
     }
 
+    /// Device numbers of those on their way, and of one that may have to be taken back.
     fn reserved(&self) -> Vec<u32> {
         let numbers = self.joiner.tasks.iter().filter_map(|task| match task {
             Task::Join { plan, .. } => Some(plan.superblock.dev_number),
             Task::Remove(_) => None,
         });
-        numbers.collect()
+        numbers.chain(self.replacer.former_number()).collect()
     }
 
     fn array_now<'a>(

@@ -100,6 +100,14 @@ impl Replacer {
         self.former.is_some() && !mutant!(ReplacedTakenForRecent)
     }
 
+    /// The device number of a member that was let go and may have to be taken back.
+    pub(super) fn former_number(&self) -> Option<u32> {
+        self.former
+            .as_ref()
+            .and_then(|(_, former, _)| former.superblock.as_ref())
+            .map(|it| it.dev_number)
+    }
+
     fn set_state(&mut self, next: SwapState) {
         assert!(self.state.allows(next), "a swap went from {:?} to {next:?}", self.state);
         self.state = next;

@@ -153,7 +153,7 @@ fn what_the_old_controller_began_has_ended_before_the_new_one_may_write() {
     let rig = Rig::new([256, 32, 16], |engine| {
         let base = malloc(engine, "m0", 4096);
         let geometry = engine.geometry(base).unwrap().clone();
-        let delays_us = [0, 0, 700_000, 700_000];
+        let delays_us = [0, 0, 2_000_000, 2_000_000];
         let delay = DelayDevice::new("d0", uuid::Uuid::new_v4(), base, &geometry, delays_us);
         vec![engine.add_bdev(Device::Delay(delay)).unwrap()]
     });

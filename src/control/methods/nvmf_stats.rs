@@ -8,7 +8,7 @@ use super::params::decode;
 use crate::control::rpc::RpcError;
 use crate::control::target::Target;
 use crate::engine::{CoreReport, QueueReport, QueueState};
-use crate::limits::{CONNECTION_BYTES_MAX, CONNECTIONS_PER_CORE_MAX};
+use crate::limits::{CONNECTION_BYTES_MAX, CONNECTIONS_PER_CORE_MAX, SECURED_CONNECTION_BYTES_MAX};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -131,6 +131,7 @@ fn group_value(core: usize, report: &CoreReport) -> Value {
             "connections_max": CONNECTIONS_PER_CORE_MAX,
             "connection_bytes": own_bytes,
             "connection_bytes_max": CONNECTION_BYTES_MAX,
+            "secured_connection_bytes_max": SECURED_CONNECTION_BYTES_MAX,
             "buffer_bytes": held_bytes,
             "buffers_free_bytes": report.buffers_free_bytes,
             "buffers_total_bytes": report.buffers_bytes,

@@ -108,14 +108,16 @@ fn check_one_array(candidates: &[Candidate]) -> Result<(), AssembleError> {
 }
 
 /// The candidate with an active role and the most events; among equals one that is not being
-/// rebuilt, then the first. One that is being rebuilt has no say against one that is whole and
+/// rebuilt, then one that no other of them calls failed, then the first: an update that was cut off
+/// had reached the one that is called failed, and the others went on without it under that count.
+/// One that is being rebuilt has no say against one that is whole and
 /// that it calls a member itself: the last whole member can't be thrown out, whatever updates of
 /// its superblock fail.
 fn freshest(candidates: &[Candidate]) -> Result<usize, AssembleError> {
     let rank = |index: usize| {
         let superblock = &candidates[index].superblock;
         let whole = !superblock.is_rebuilding();
-        (superblock.events, whole, std::cmp::Reverse(index))
+        (superblock.events, whole, !is_left_behind(candidates, index), std::cmp::Reverse(index))
     };
     let is_active =
         |index: &usize| matches!(candidates[*index].superblock.own_role(), Role::Active(_));
@@ -133,6 +135,20 @@ fn freshest(candidates: &[Candidate]) -> Result<usize, AssembleError> {
             .all(|other| other.events <= events || other.role_of(dev_number) == role)
     };
     Ok(whole.filter(fresher_agree).unwrap_or(best))
+}
+
+/// Whether a whole member with the same count calls this one failed, which knows nothing of that.
+fn is_left_behind(candidates: &[Candidate], index: usize) -> bool {
+    let own = &candidates[index].superblock;
+    candidates.iter().map(|candidate| &candidate.superblock).any(|other| {
+        let role = other.own_role();
+        matches!(role, Role::Active(_))
+            && !other.is_rebuilding()
+            && other.events == own.events
+            && other.role_of(own.dev_number) == Role::Faulty
+            && own.role_of(other.dev_number) == role
+            && !mutant!(CutOffUpdateTrusted)
+    })
 }
 
 fn check_supported(superblock: &Superblock) -> Result<(), AssembleError> {

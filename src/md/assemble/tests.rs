@@ -295,6 +295,22 @@ fn a_spare_that_the_freshest_calls_active_is_not_believed() {
 }
 
 #[test]
+fn who_went_on_is_believed_and_not_whom_a_cut_off_update_reached() {
+    let mut pair = pair();
+    pair[1].superblock.set_role(0, Role::Faulty);
+    let assembly = assemble(&pair).unwrap();
+    assert_eq!((assembly.freshest, assembly.in_sync_count()), (1, 1));
+    assert_eq!(only_reason(&assembly), &RejectionReason::Faulty);
+    // Both went on.
+    pair[0].superblock.set_role(1, Role::Faulty);
+    assert!(matches!(assemble(&pair), Err(AssembleError::SplitBrain { .. })));
+    // One that has nothing yet can't say who has failed.
+    pair[0].superblock.set_role(1, Role::Active(1));
+    pair[1].superblock.features |= Features::RECOVERY_OFFSET;
+    assert!(matches!(assemble(&pair), Err(AssembleError::SplitBrain { .. })));
+}
+
+#[test]
 fn a_slot_beyond_the_array_is_refused() {
     let mut pair = pair();
     for candidate in &mut pair {

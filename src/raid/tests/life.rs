@@ -412,7 +412,8 @@ impl World {
         }
     }
 
-    /// Who is given to the next assembly: never without anyone who has everything.
+    /// Who is given to the next assembly: never without anyone who has everything, nor without
+    /// those who know who is out: one that is out may not know it of others.
     fn choose_present(&mut self, leave_out: usize) {
         self.present.fill(true);
         let most = if self.shape.parity.is_some_and(|it| it.0 == 6) { 2 } else { 1 };
@@ -424,7 +425,7 @@ impl World {
             self.present[slot] = false;
             let useful = (0..self.disks.len())
                 .filter(|&slot| self.present[slot] && self.watch.has_all(slot));
-            let mask = useful.fold(0, |mask, slot| mask | 1 << slot);
+            let mask = useful.fold(0, |mask, slot| mask | 1 << slot) & !self.known_out;
             self.present[slot] |= !self.geometry.is_readable(mask);
         }
     }

@@ -195,6 +195,7 @@ impl World {
     pub(super) fn check_says(&mut self, slot: usize, io: &BdevIo) {
         let bytes = io.buf.as_ref().unwrap().as_slice();
         let own = md::Unverified::parse(bytes, 8).expect("our own");
+        self.check_number(&own);
         if slot == self.twin_at() {
             return self.check_twin_says(&own);
         }
@@ -210,6 +211,21 @@ impl World {
         self.check_given(slot, 0..self.watch.chunks, "whole");
         self.check_bitmap_given(slot, own.events);
         self.watch.is_given_all(slot);
+    }
+
+    /// Oracle 6: who is written takes part, and nobody else has its number.
+    fn check_number(&self, own: &md::Superblock) {
+        let owner = &self.running.as_ref().unwrap().owner;
+        let others = owner.members.iter().filter(|member| member.state != MemberState::Faulty);
+        let is_same = |other: &md::Superblock| {
+            other.dev_number == own.dev_number && other.device_uuid != own.device_uuid
+        };
+        if others.filter_map(|member| member.superblock.as_ref()).any(is_same) {
+            violated(6, &format!("two members have the number {}", own.dev_number));
+        }
+        if !matches!(own.own_role(), md::Role::Active(_)) {
+            violated(6, &format!("a member is told that it is {:?}", own.own_role()));
+        }
     }
 
     fn check_given(&self, slot: usize, chunks: std::ops::Range<usize>, called: &str) {

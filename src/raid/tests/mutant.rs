@@ -193,6 +193,8 @@ pub(crate) enum Mutant {
     /// A record that only says the floor, and could not be written, is not tried again while the
     /// floor waits for itself.
     FailedNoteHoldsFloor,
+    /// A row that was being read when the array failed waits for a record that nobody makes.
+    FailedRowWaits,
     /// A row is written in place after a crash from too few records for a member that is not here
     /// and will be believed when it comes.
     ReplayForgetsAbsent,
@@ -214,12 +216,22 @@ pub(crate) enum Mutant {
     BadBlocksAcknowledgedEarly,
     /// What a member has listed as bad is read from it.
     BadBlocksRead,
+    /// A member comes back under a device number that another one has been given meanwhile.
+    NumberGivenTwice,
+    /// A member that takes its place back is not given the unit of the bitmap that its replacement
+    /// failed to write.
+    TakenBackUntold,
     /// A member is in sync while records count of which there were to be fewer without it.
     JoinedUnderOldLog,
+    /// The only one whom an update reached before the power cut is believed, not those who went on
+    /// without it under the same count.
+    CutOffUpdateTrusted,
 }
 
 /// Bugs of replacement, found in lives of their own.
-pub(super) const OF_REPLACEMENT: [Mutant; 4] = [
+pub(super) const OF_REPLACEMENT: [Mutant; 6] = [
+    Mutant::NumberGivenTwice,
+    Mutant::TakenBackUntold,
     Mutant::ReplacementForgotten,
     Mutant::ReplacedBeforeRecorded,
     Mutant::ReplacedTakenForRecent,
@@ -231,7 +243,7 @@ pub(super) const OF_BAD_BLOCKS: [Mutant; 3] =
     [Mutant::BadBlocksRead, Mutant::BadBlocksForever, Mutant::BadBlocksAcknowledgedEarly];
 
 /// Bugs of the stripe log, found in the lives of levels with parity or in stories of their own.
-pub(super) const OF_LOG: [Mutant; 12] = [
+pub(super) const OF_LOG: [Mutant; 13] = [
     Mutant::JoinedUnderOldLog,
     Mutant::LogForgottenEarly,
     Mutant::LogWaitSkipped,
@@ -242,14 +254,15 @@ pub(super) const OF_LOG: [Mutant; 12] = [
     Mutant::ReplayWithoutCopies,
     Mutant::ReplayForgetsAbsent,
     Mutant::FailedNoteHoldsFloor,
+    Mutant::FailedRowWaits,
     Mutant::ZeroedUnderLog,
     Mutant::RowChangedWhileUnrecorded,
 ];
 
 /// Bugs of levels with parity, found in their lives.
 pub(super) const OF_PARITY: [Mutant; 16] = [
+    Mutant::CutOffUpdateTrusted,
     Mutant::NewcomerNearlyCurrent,
-    Mutant::RebuildPassesZeroing,
     Mutant::DepartedTrusted,
     Mutant::UpdateNotFinished,
     Mutant::BatchReversed,
@@ -268,7 +281,8 @@ pub(super) const OF_PARITY: [Mutant; 16] = [
 
 /// Every bug that random lives or a story of the simulator must find. Those that stand for a
 /// defect of the kernel's and that no oracle forbids are in `super::defects`.
-pub(super) const ALL: [Mutant; 63] = [
+pub(super) const ALL: [Mutant; 64] = [
+    Mutant::RebuildPassesZeroing,
     Mutant::AheadKeptWhenWritten,
     Mutant::AheadKeptForNewcomer,
     Mutant::RebuildPassesDiscard,

@@ -83,7 +83,8 @@ impl Watch {
         }
     }
 
-    /// Data became durable for the host on these members: the caches of others may not hold.
+    /// Something became so for the host on these members alone: data durable, or what a crash had
+    /// left open. Others may not have it.
     pub(super) fn promised_without(&mut self, in_sync: SlotMask) {
         for (slot, may_lack) in self.may_lack.iter_mut().enumerate() {
             *may_lack |= in_sync & 1 << slot == 0;

@@ -8,7 +8,7 @@ use super::oracle::violated;
 use super::scenario::started;
 use super::trace::{self, Event};
 use super::world::{Shape, World};
-use crate::bdev::BdevId;
+use crate::bdev::{BdevId, IoOp};
 use crate::bitmap::ChunkState;
 use crate::md;
 use crate::raid::owner_members::MemberState;
@@ -198,10 +198,17 @@ impl World {
 
     /// The member has failed: what was to replace it is to be rebuilt in its slot.
     pub(super) fn twin_is_orphaned(&mut self, slot: usize) {
-        // It may have called itself whole already, and then counts if the power goes now.
+        // It may have called itself whole already, or be about to, and then counts if the power
+        // goes now.
+        let is_whole =
+            |own: md::Superblock| own.set_uuid == [7; 16] && !own.is_rebuilding() && own.is_ours();
         let says = self.twins.disk.as_ref().and_then(|disk| parse(&disk.live_meta));
-        let is_whole = says
-            .is_some_and(|own| own.set_uuid == [7; 16] && !own.is_rebuilding() && own.is_ours());
+        let flights = &self.running.as_ref().unwrap().in_flight;
+        let mut told = flights.iter().filter(|it| it.disk == self.twin_at()).filter_map(|it| {
+            let buf = it.io.buf.as_ref().filter(|_| it.io.op == IoOp::Write)?;
+            md::Unverified::parse(buf.as_slice(), 8).ok()
+        });
+        let is_whole = says.is_some_and(is_whole) || told.any(is_whole);
         self.move_twin(slot, false);
         self.watch.missed[slot] = !is_whole;
         self.watch.incomplete[slot] = !is_whole;

@@ -42,8 +42,20 @@ const SEEDS: u64 = 300;
 /// - 81126 (of a mirror): a rebuild passed over a chunk that a discard held and that counted as
 ///   Unwritten already, and called the member whole; a power cut before the discard was durable
 ///   (oracle 3).
-const FOUND: [u64; 9] =
-    [215, 326, 560, 620, 1152, 81126, EXTERNAL_SEEDS + 2395, MEMBER_SEEDS + 31565, PARITY + 3777];
+///
+/// The last finds a planted bug that the others pass by: RebuildPassesZeroing.
+const FOUND: [u64; 10] = [
+    215,
+    326,
+    560,
+    620,
+    1152,
+    81126,
+    EXTERNAL_SEEDS + 2395,
+    MEMBER_SEEDS + 31565,
+    PARITY + 3777,
+    MEMBER_SEEDS + 396_866,
+];
 
 /// The same of levels with parity.
 ///
@@ -66,10 +78,17 @@ const FOUND: [u64; 9] =
 ///   did not yet, left it one event behind, which is to be current (oracle 3).
 /// - 413369: a member that failed before the first start was over knew of no stripe log, and was
 ///   started alone, which the oracle did not foresee (oracle 8).
+/// - 854127: the first start was cut off when it had reached one member; the others went on without
+///   it under the same count, and it was believed when it came back (oracle 5).
+/// - 10100: the array failed while a row was being read, which then waited for a member's absence
+///   to be recorded (oracle 0).
 ///
-/// The last three find planted bugs that the others pass by: JoinedUnderOldLog,
-/// FailedNoteHoldsFloor and RebuildPassesZeroing.
-const FOUND_OF_PARITY: [u64; 11] = [
+/// The others find planted bugs that these pass by: JoinedUnderOldLog, FailedNoteHoldsFloor,
+/// ReplayForgetsAbsent and RebuildPassesZeroing.
+const FOUND_OF_PARITY: [u64; 14] = [
+    PARITY + 801_698,
+    PARITY + 58_884,
+    PARITY + 854_127,
     (PARITY | MEMBER_SEEDS) + 143,
     (PARITY | MEMBER_SEEDS) + 191,
     (PARITY | MEMBER_SEEDS) + 900_004_285,
@@ -167,10 +186,29 @@ fn random_lives_of_parity_break_no_promise() {
     assert!(sum.writes > 10_000 && sum.cuts > 1000 && sum.copied > 500, "{sum:?}");
 }
 
+/// Lives with replacements in which something was broken before it was mended.
+///
+/// - 3575: what had just replaced the last member could not write the head of the bitmap; the
+///   member took its place back, and its superblock ran ahead of its own head (oracle 6).
+/// - 1604: what was to replace a member was about to call itself whole when that one failed, and
+///   was found whole after a power cut, which the oracle did not foresee (oracle 5).
+/// - 4963: of three members the operator gave two to an assembly of which the third knew that they
+///   were out (oracle 5).
+///
+/// The last two find planted bugs that the others pass by: TakenBackUntold and NumberGivenTwice.
+const FOUND_OF_REPLACEMENT: [u64; 5] = [
+    REPLACE_SEEDS + 3575,
+    REPLACE_SEEDS + 1604,
+    REPLACE_SEEDS + 4963,
+    REPLACE_SEEDS + 700_875,
+    (REPLACE_SEEDS | MEMBER_SEEDS) + 338_766,
+];
+
 /// The fixed seeds in which members are replaced, of every level.
 fn replace_seeds() -> impl Iterator<Item = u64> {
     let of = |bits: u64, count: u64| (REPLACE_SEEDS | bits)..(REPLACE_SEEDS | bits) + count;
-    of(0, SEEDS / 3).chain(of(PARITY, SEEDS / 3)).chain(of(EXTERNAL_SEEDS, SEEDS / 15))
+    let some = of(0, SEEDS / 3).chain(of(PARITY, SEEDS / 3)).chain(of(EXTERNAL_SEEDS, SEEDS / 15));
+    some.chain(FOUND_OF_REPLACEMENT)
 }
 
 /// The same with members that are replaced while they serve.

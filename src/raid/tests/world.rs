@@ -195,6 +195,8 @@ pub(super) struct World {
     pub(super) twins: super::replace::Twins,
     /// The next assembly is given what was to replace a member.
     pub(super) gives_twin: bool,
+    /// Slots of which it was on record that they were out when the power went.
+    pub(super) known_out: SlotMask,
 }
 
 /// What simulated members hold before the array's first life: nobody's business.
@@ -347,6 +349,7 @@ impl World {
             devices: u8::try_from(shape.members).unwrap(),
             twins: super::replace::Twins::default(),
             gives_twin: false,
+            known_out: 0,
             shape,
             geometry,
         };
@@ -386,6 +389,11 @@ impl World {
             stopped_ok: false,
         });
         self.watch.joined = false;
+        let map = self.running.as_ref().unwrap().shared.map.as_ref();
+        if map.is_some_and(|map| map.histogram()[3] > 0) || config.log.replay.is_some() {
+            // What the crash left open is decided here, without those who are out.
+            self.watch.promised_without(config.in_sync());
+        }
         self.looks_later = config.log.replay.is_some();
         if !self.looks_later {
             self.check_assembled(config.in_sync());
@@ -598,6 +606,7 @@ impl World {
         self.cuts += 1;
         self.doomed = None;
         if let Some(mut running) = self.running.take() {
+            self.known_out = running.channels.iter().fold(0, |all, it| all | it.recorded);
             for Flight { core, disk, io, .. } in running.in_flight.drain(..) {
                 if self.rng.one_in(2) {
                     let (events, mut rng) = (self.events, Rng(self.rng.0));

@@ -192,7 +192,13 @@ impl TlsChannel {
 
     /// Takes away all that is to be sent.
     pub fn take_outgoing(&mut self, into: &mut Vec<u8>) {
-        into.append(&mut self.stream.get_mut().outgoing);
+        let outgoing = &mut self.stream.get_mut().outgoing;
+        if into.is_empty() {
+            // Nothing is copied.
+            std::mem::swap(into, outgoing);
+        } else {
+            into.append(outgoing);
+        }
     }
 
     /// The peer has taken so many bytes.

@@ -68,6 +68,38 @@ impl Refusal {
         Self::new(Status::CONNECT_INVALID_HOST)
     }
 
+    /// For the log: what was wrong, in the operator's terms.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        const IN_DATA: u32 = 1 << 16;
+        let is = |status: Status| self.status.is_same_code(status);
+        if is(Status::CONNECT_INVALID_PARAMETERS) {
+            let field = usize::try_from(self.result & 0xffff).unwrap_or(usize::MAX);
+            return match (self.result & IN_DATA != 0, field) {
+                (true, at) if at == offset_of!(ConnectData, subnqn) => {
+                    "there is no such subsystem at this address"
+                }
+                (true, at) if at == offset_of!(ConnectData, cntlid) => {
+                    "the controller it asks for is not there, or not any more: hosts make a new one"
+                }
+                (true, _) => "the host's name or identifier is malformed, or another controller's",
+                (false, at) if at == offset_of!(ConnectCommand, qid) => {
+                    "the controller was not granted that queue"
+                }
+                (false, _) => "its queue is too short or too long",
+            };
+        }
+        if is(Status::CONNECT_INVALID_HOST) {
+            "this host may not use the subsystem (nvmf_subsystem_add_host), or not in this way"
+        } else if is(Status::CONNECT_CONTROLLER_BUSY) {
+            "this core has no room for more hosts, or the subsystem no controller id"
+        } else if is(Status::COMMAND_SEQUENCE_ERROR) {
+            "the controller is not enabled, or has that queue already"
+        } else {
+            "the command is malformed"
+        }
+    }
+
     /// The answer when this core can own no more controllers.
     #[must_use]
     pub fn controller_busy() -> Self {

@@ -212,6 +212,66 @@ fn features() {
     assert_eq!(set(d, &table, 0x0b, 1 << 31), Ok(0));
 }
 
+/// Features by name, whether they belong to namespaces, and whether discovery controllers have
+/// them.
+const NAMED: [(u8, &str, bool, bool); 13] = [
+    (0x01, "arbitration", false, false),
+    (0x02, "power management", false, false),
+    (0x04, "temperature threshold", false, false),
+    (0x05, "error recovery", true, false),
+    (0x06, "volatile write cache", false, false),
+    (0x07, "number of queues", false, false),
+    (0x0a, "write atomicity normal", false, false),
+    (0x0b, "asynchronous event configuration", false, true),
+    (0x0f, "keep alive timer", false, true),
+    (0x16, "host behavior support", false, false),
+    (0x81, "host identifier", false, false),
+    (0x82, "reservation notification mask", true, false),
+    (0x83, "reservation persistence", true, false),
+];
+
+#[test]
+fn every_feature_is_there_or_said_to_be_absent() {
+    let table = table_with(&[geometry(512)]);
+    let c = &mut ready(&table, NQN);
+    let d = &mut ready_discovery(&table);
+    let page = |c: &mut Controller| {
+        let sqe = command(admin::GET_LOG_PAGE, 0, 0x12 | 255 << 16, 0);
+        run(c, &table, &sqe, 1024).unwrap().0
+    };
+    let said = [page(c), page(d)];
+    for fid in 0..=u8::MAX {
+        let known = NAMED.iter().find(|named| named.0 == fid);
+        let (name, of_namespace) = known.map_or(("none", false), |named| (named.1, named.2));
+        let there = [known.is_some(), known.is_some_and(|named| named.3)];
+        // EXHID for the host identifier.
+        let get = command(admin::GET_FEATURES, u32::from(of_namespace), fid.into(), 1);
+        for (controller, (is_there, said)) in
+            [&mut *c, &mut *d].into_iter().zip(there.iter().zip(&said))
+        {
+            let works = match controller.admin(&at(&table, 0), &get, &mut [0; 512]) {
+                AdminOutcome::Complete { status, .. } => {
+                    let refused = status == Status::INVALID_FIELD.dnr();
+                    assert!(refused || status.is_success(), "{fid:#x} ({name}): {status:?}");
+                    !refused
+                }
+                AdminOutcome::Reservation { nsid: 1, .. } => fid == 0x83,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(works, *is_there, "{fid:#x} ({name})");
+            assert_eq!(said[usize::from(fid) * 4] & 1 != 0, *is_there, "{fid:#x} ({name})");
+        }
+    }
+    // Those that keep what they are told, and are not looked at elsewhere.
+    for (fid, value) in [(0x01, 0x0302_0105), (0x02, 0), (0x0a, 1)] {
+        assert_eq!(
+            (set(c, &table, fid, value), feature(c, &table, fid, 0)),
+            (Ok(0), Ok(value.into()))
+        );
+    }
+    assert_eq!((set(c, &table, 0x0f, 7001), feature(c, &table, 0x0f, 0)), (Ok(0), Ok(8000)));
+}
+
 #[test]
 fn time_limits_belong_to_namespaces() {
     let table = table_with(&[geometry(512), geometry(512)]);

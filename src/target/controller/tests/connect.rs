@@ -14,6 +14,43 @@ fn refused(change: fn(&mut Sqe, &mut ConnectData)) -> (Status, u32) {
 const INVALID: Status = Status::CONNECT_INVALID_PARAMETERS;
 
 #[test]
+fn every_refusal_has_a_reason_of_its_own() {
+    let named = [
+        (Refusal::unknown_controller(), "not any more"),
+        (Refusal::invalid_host(), "may not use"),
+        (Refusal::controller_busy(), "no room"),
+    ];
+    for (refusal, text) in named {
+        assert!(refusal.reason().contains(text), "{}", refusal.reason());
+    }
+    let table = table_with(&[]);
+    let refused = |subnqn: &str, qid, cntlid, change: &dyn Fn(&mut Sqe, &mut ConnectData)| {
+        let (mut sqe, mut data) = connect_bytes(subnqn, qid, cntlid);
+        change(&mut sqe, &mut data);
+        match ConnectRequest::parse(&sqe, data.as_bytes()) {
+            Ok(request) => Controller::connect(&request, &connect_context(&table)).unwrap_err(),
+            Err(refusal) => refusal,
+        }
+    };
+    let other = "nqn.2026-11.org.example:other";
+    let plain = |_: &mut Sqe, _: &mut ConnectData| ();
+    let reasons = [
+        refused(other, 0, CNTLID_DYNAMIC, &plain),
+        refused(NQN, 0, 7, &plain),
+        refused(NQN, 0, CNTLID_DYNAMIC, &|sqe, _| sqe.cdw11.set(0)),
+        refused(NQN, 0, CNTLID_DYNAMIC, &|_, data| data.hostnqn.fill(b'x')),
+        refused(NQN, 0, CNTLID_DYNAMIC, &|sqe, _| sqe.cdw10.set(1)),
+    ]
+    .map(|refusal| refusal.reason());
+    for (index, text) in ["no such subsystem", "not there", "too short", "host's name", "malformed"]
+        .iter()
+        .enumerate()
+    {
+        assert!(reasons[index].contains(text), "{}", reasons[index]);
+    }
+}
+
+#[test]
 fn admin_connect_is_checked_field_by_field() {
     let format = refused(|sqe, _| sqe.cdw10.set(1));
     assert_eq!(format, (Status::CONNECT_INCOMPATIBLE_FORMAT.dnr(), 0));

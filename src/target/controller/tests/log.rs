@@ -40,6 +40,60 @@ fn pages_of_an_io_controller() {
     assert_eq!(read(c, &table, 5, 8, 1024 + 4), effects[1028..1036], "any offset inside");
 }
 
+/// Log pages by name: bytes to read, and which controllers have them.
+const PAGES: [(u8, &str, u32, [bool; 3]); 14] = [
+    // I/O, I/O with ANA, discovery.
+    (0x00, "supported log pages", 1024, [true, true, true]),
+    (0x01, "error information", 64, [true, true, true]),
+    (0x02, "SMART / health", 512, [true, true, true]),
+    (0x03, "firmware slot", 512, [true, true, false]),
+    (0x04, "changed attached namespaces", 4096, [true, true, false]),
+    (0x05, "commands supported and effects", 4096, [true, true, false]),
+    (0x07, "telemetry, host-initiated", 512, [false, false, false]),
+    (0x08, "telemetry, controller-initiated", 512, [false, false, false]),
+    (0x0c, "ANA", 16, [false, true, false]),
+    (0x0d, "persistent events", 512, [false, false, false]),
+    (0x12, "features supported and effects", 1024, [true, true, true]),
+    (0x70, "discovery", 1024, [false, false, true]),
+    (0x80, "reservation notification", 64, [true, true, false]),
+    (0x81, "sanitize status", 512, [false, false, false]),
+];
+
+#[test]
+fn every_log_page_is_there_or_said_to_be_absent() {
+    let plain = table_with(&[geometry(512)]);
+    let mut with_ana = table_with(&[]);
+    let spec = SubsystemSpec {
+        allow_any_host: true,
+        ana_reporting: true,
+        ..SubsystemSpec::new("nqn.2026-11.org.example:ana")
+    };
+    with_ana.create_subsystem(&spec).unwrap();
+    with_ana.add_listener(spec.nqn, LOCAL.parse().unwrap()).unwrap();
+    let controllers = [
+        (&plain, ready(&plain, NQN)),
+        (&with_ana, ready(&with_ana, spec.nqn)),
+        (&plain, ready_discovery(&plain)),
+    ];
+    for (kind, (table, mut c)) in controllers.into_iter().enumerate() {
+        let supported = read(&mut c, table, 0, 1024, 0);
+        for lid in 0..=u8::MAX {
+            let known = PAGES.iter().find(|page| page.0 == lid);
+            let (name, len, is_there) =
+                known.map_or(("none", 512, false), |page| (page.1, page.2, page.3[kind]));
+            let at = usize::try_from(len).unwrap();
+            let answer = run(&mut c, table, &log(lid, len, 0, true), at);
+            let expected = if is_there { Ok(at) } else { Err(Status::INVALID_LOG_PAGE.dnr()) };
+            assert_eq!(answer.map(|(data, _)| data.len()), expected, "{lid:#x} ({name}), {kind}");
+            let said = supported[usize::from(lid) * 4] & 1 != 0;
+            assert_eq!(said, is_there, "{lid:#x} ({name}), {kind}");
+        }
+        let identify = command(admin::IDENTIFY, 0, 1, 0);
+        let (data, _) = run(&mut c, table, &identify, 4096).unwrap();
+        assert_eq!(data[261] & 1 << 3, 0, "LPA: no telemetry");
+    }
+}
+
 fn u64_at(data: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(data[at..at + 8].try_into().unwrap())
 }
