@@ -318,7 +318,7 @@ impl Owner {
         self.log.renewal.is_none() && !self.log.renewal_failed
     }
 
-    /// They are asked again if one could not.
+    /// They are asked again if one could not. Not at once: see `end_copying`.
     pub(super) fn renew_log_again(&mut self, out: &mut Out<'_>) {
         if self.log.renewal.is_none() && self.log.renewal_failed {
             self.renew_log(out);

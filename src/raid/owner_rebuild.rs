@@ -373,7 +373,12 @@ impl Owner {
             return;
         }
         if !self.log_is_renewed() {
-            return self.renew_log_again(out);
+            // One that could not be made is tried again at the next checkpoint: a member that can't
+            // be done without may fail every write.
+            if mutant!(RenewedWithoutPause) {
+                self.renew_log_again(out);
+            }
+            return;
         }
         if self.rebuilder.flushing.is_none() {
             let pass = self.rebuilder.pass.as_mut().expect("there is a pass");
@@ -481,10 +486,14 @@ impl Owner {
         if self.life() != Life::Running || self.failed {
             return;
         }
-        let Some(pass) = &mut self.rebuilder.pass else { return };
-        let slot = pass.slot;
+        if self.rebuilder.pass.is_none() {
+            return;
+        }
         self.rebuilder.is_armed = true;
         out.mail.push_back(Mail::Arm(ArrayTimer::Checkpoint, CHECKPOINT_MS));
+        self.renew_log_again(out);
+        let pass = self.rebuilder.pass.as_mut().expect("just seen");
+        let slot = pass.slot;
         match pass.state {
             PassState::Stalled => pass.try_again(),
             PassState::Copying if self.rebuilder.flushing.is_none() => {

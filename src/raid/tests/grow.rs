@@ -245,25 +245,27 @@ pub(super) fn an_array_grows_while_it_serves() {
     }
 }
 
+/// An array that grows, so many events after that began; `None`: it has grown by then.
+fn growing(seed: u64, shape: Shape, events: u64) -> Option<World> {
+    let mut world = started(seed, shape);
+    world.write(shape.blocks - 1, 1);
+    world.enlarge(160);
+    world.grow().unwrap();
+    let end = world.events + events;
+    while world.growths.is_growing && world.events < end {
+        world.step();
+    }
+    world.growths.is_growing.then_some(world)
+}
+
 /// The power goes at every event of a growth: the array has the old size or the new one, and can be
 /// used and, if it has not grown, be grown.
 #[test]
 pub(super) fn a_power_cut_at_every_event_of_a_growth() {
     for (seed, shape) in (0..).zip(shapes()) {
-        let (mut small, mut large) = (0, 0);
+        let (mut small, mut large, old) = (0, 0, shape.blocks);
         for events in 0.. {
-            let mut world = started(seed, shape);
-            let old = world.shape.blocks;
-            world.write(old - 1, 1);
-            world.enlarge(160);
-            world.grow().unwrap();
-            let begun = world.events;
-            while world.growths.is_growing && world.events < begun + events {
-                world.step();
-            }
-            if !world.growths.is_growing {
-                break;
-            }
+            let Some(mut world) = growing(seed, shape, events) else { break };
             world.cut_power();
             world.assemble();
             assert!(world.wait_started());
@@ -296,18 +298,7 @@ pub(super) fn a_power_cut_at_every_event_of_a_growth() {
 fn a_member_that_fails_in_a_growth() {
     for (seed, shape) in (0..).zip(shapes()) {
         for events in (0..).step_by(2) {
-            let mut world = started(seed, shape);
-            let old = world.shape.blocks;
-            world.write(old - 1, 1);
-            world.enlarge(160);
-            world.grow().unwrap();
-            let begun = world.events;
-            while world.growths.is_growing && world.events < begun + events {
-                world.step();
-            }
-            if !world.growths.is_growing {
-                break;
-            }
+            let Some(mut world) = growing(seed, shape, events) else { break };
             world.disks[1].dead = true;
             world.wait_grown();
             // It is found out at the next write at the latest.

@@ -217,6 +217,8 @@ pub(crate) enum Mutant {
     ReplacedBeforeRecorded,
     /// A member that was replaced comes back as if it had seen all that became Clean since.
     ReplacedTakenForRecent,
+    /// A log that could not be renewed is renewed again at once, and again.
+    RenewedWithoutPause,
     /// A channel that had only a note of its log to settle does not say that it has closed.
     SettledNotTold,
     /// The superblocks say that the array has grown before its bitmap does.
@@ -244,7 +246,8 @@ pub(crate) enum Mutant {
 }
 
 /// Bugs of replacement, found in lives of their own.
-pub(super) const OF_REPLACEMENT: [Mutant; 7] = [
+pub(super) const OF_REPLACEMENT: [Mutant; 8] = [
+    Mutant::RenewedWithoutPause,
     Mutant::SettledNotTold,
     Mutant::NumberGivenTwice,
     Mutant::TakenBackUntold,

@@ -200,9 +200,12 @@ fn random_lives_of_parity_break_no_promise() {
 ///   were out (oracle 5).
 /// - 3005070 with parity: the array was stopped while a note of the stripe log waited for a failure
 ///   to be recorded, and waited for ever (oracle 0).
+/// - 11001030 with parity: a member that could not be done without failed every write, and the log
+///   was renewed on it without a pause (oracle 0).
 ///
 /// The others find planted bugs that these pass by: TakenBackUntold and NumberGivenTwice.
-const FOUND_OF_REPLACEMENT: [u64; 7] = [
+const FOUND_OF_REPLACEMENT: [u64; 8] = [
+    (REPLACE_SEEDS | PARITY) + 11_001_030,
     (REPLACE_SEEDS | PARITY) + 3_005_070,
     REPLACE_SEEDS + 3575,
     REPLACE_SEEDS + 1604,
