@@ -1,5 +1,5 @@
-//! What the documents say is so: the demo, the configuration file and every `mdof` command work, links
-//! lead somewhere, and the list of JSON-RPC methods and parameters is what the target knows.
+//! What the documents say is so: the demo, the configuration file and every `mdof` command work,
+//! links lead somewhere, and the list of JSON-RPC methods and parameters is what the target knows.
 #![allow(clippy::unwrap_used, clippy::tests_outside_test_module, reason = "this is a test")]
 
 use std::io::{BufRead, BufReader};
@@ -91,8 +91,8 @@ fn run(command: &str, dir: &Path) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Runs the calls that a document shows, one after the other, as an operator does: what one has begun
-/// is done before the next.
+/// Runs the calls that a document shows, one after the other, as an operator does: what one has
+/// begun is done before the next.
 fn ask_all(text: &str, dir: &Path) -> usize {
     let commands = commands(text);
     let calls: Vec<&String> = commands.iter().filter(|it| it.starts_with("mdof rpc")).collect();
@@ -196,7 +196,8 @@ fn the_list_of_methods_is_what_the_target_knows() {
         let mut known: Vec<&str> = quoted(&said).filter(|it| *it != "no such").collect();
         known.retain(|name| !(method.starts_with("nvmf_") && *name == "tgt_name"));
         let mut names: Vec<&str> = params.iter().map(|(name, _)| *name).collect();
-        (known.sort_unstable(), names.sort_unstable());
+        known.sort_unstable();
+        names.sort_unstable();
         assert_eq!(names, known, "{method}: {said}");
         if params.iter().any(|(_, must)| *must) {
             let said = refusal(method, "{}", &dir);
