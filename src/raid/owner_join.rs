@@ -94,7 +94,7 @@ pub(super) struct Joiner {
     state: JoinState,
     tasks: VecDeque<Task>,
     round: u32,
-    /// The member that is furnished: channels know nothing of it yet.
+    /// The member that is marked or furnished: channels know nothing of it yet.
     hidden: SlotMask,
     /// The last members that left since the start: device uuid and the event count they have.
     departed: VecDeque<([u8; 16], u64)>,
