@@ -342,7 +342,7 @@ fn lowest(set: message::SlotMask) -> Option<MemberSlot> {
 }
 
 /// The slots of a set, ascending.
-fn slots(mask: message::SlotMask) -> impl Iterator<Item = MemberSlot> {
+pub(crate) fn slots(mask: message::SlotMask) -> impl Iterator<Item = MemberSlot> {
     let mut rest = mask;
     std::iter::from_fn(move || {
         let slot = lowest(rest)?;

@@ -420,6 +420,7 @@ impl Owner {
     fn pause_to_grow(&mut self, out: &mut Out<'_>) {
         if self.pauser.is_off() && !mutant!(GrowthUnpaused) {
             self.pause(out);
+            self.wait_a_spell(out);
         }
     }
 

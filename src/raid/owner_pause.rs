@@ -5,9 +5,9 @@
 //! Channels are asked twice: when the first round is over nobody begins anything any more, and when
 //! the second one is, what they told each other meanwhile has arrived.
 //!
-//! A member that hangs must not hold up what the host wants of the others. So a pause that has not
-//! come about in [`SPELL_MS`] is given up: the host goes on, channels say for whom they waited, and
-//! it is tried again after a rest, each one twice as long as the one before.
+//! A member that hangs must not hold up what the host wants of the others. So a growth's pause that
+//! has not come about in [`SPELL_MS`] is given up: the host goes on, channels say for whom they
+//! waited, and it is tried again after a rest, each one twice as long as the one before.
 
 use super::message::{ArrayTimer, Mail, Out, SlotMask, ToChannel};
 use super::owner::{Life, Owner};
@@ -111,7 +111,6 @@ impl Owner {
     /// Has the host rest.
     pub(super) fn pause(&mut self, out: &mut Out<'_>) {
         self.ask_for_pause(true, out);
-        self.wait_a_spell(out);
     }
 
     fn ask_for_pause(&mut self, again: bool, out: &mut Out<'_>) {
@@ -166,7 +165,7 @@ impl Owner {
             PauseState::Off | PauseState::Ending { .. } => self.growth_has_waited(out),
             // What it is for may have begun by now, and ends.
             PauseState::Asking { .. } | PauseState::On => {
-                if self.growth_awaits_pause() || self.swap_awaits_pause() {
+                if self.growth_awaits_pause() {
                     self.give_up_pause(out);
                 }
             }
@@ -183,7 +182,6 @@ impl Owner {
         self.pauser.given_up += 1;
         self.pauser.set_state(PauseState::Ending { cores_left: self.cores });
         out.mail.push_back(Mail::Channels(ToChannel::EndPause(self.pauser.round)));
-        self.put_off_swap();
     }
 
     /// The host's requests of a channel go on, which were waited for at these members.

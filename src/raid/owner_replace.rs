@@ -11,8 +11,8 @@
 //! 1. Its superblock says so, durably. A crash from here on leaves two that are alike; the newcomer
 //!    counts if the other one is not there.
 //! 2. *Pause.* No channel begins a request of the host and those under way end, so that no answer
-//!    of the old device can be taken for one of the new one ([`super::owner_pause`]). If that takes
-//!    too long the host goes on, and it is tried again later.
+//!    of the old device can be taken for one of the new one. All channels are asked twice: what one
+//!    is asked by another in the first round has ended in the second.
 //! 3. *Swap.* The newcomer has the slot, in memory and in the superblocks, which call the old
 //!    number failed. The update is also the one from which on chunks may become Clean that the old
 //!    device never got.
@@ -231,18 +231,6 @@ impl Owner {
                 self.poll_recorder(out);
             }
             SwapState::Recording { .. } => self.end_swap(out),
-        }
-    }
-
-    /// The swap waits for the host to rest.
-    pub(super) fn swap_awaits_pause(&self) -> bool {
-        self.replacer.state == SwapState::Pausing
-    }
-
-    /// The host did not come to rest: the swap begins anew when it may.
-    pub(super) fn put_off_swap(&mut self) {
-        if self.swap_awaits_pause() {
-            self.replacer.set_state(SwapState::Idle);
         }
     }
 

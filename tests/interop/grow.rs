@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
 
 use ::mdof::md::{
     BITMAP_HEAD_BYTES, BitmapSuperblock, Growth, Level, LevelCreation, NewArray, NewLevel, NewLog,
@@ -17,6 +18,9 @@ use crate::rows::{Rows, copy_without};
 
 const MIB: u64 = 1 << 20;
 const NQN: &str = "nqn.2026-01.io.mdof:interop";
+
+/// Longest growth.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An array of mdof without data. Its strips are of 64 KiB, its chunks of `chunk_kib`.
 fn blank(name: &str, level: Level, layout: u32, chunk_kib: Option<u64>) -> Rig {
@@ -91,9 +95,21 @@ fn numbers(grown: &serde_json::Value) -> (u64, u64) {
     (number("old_num_blocks"), number("num_blocks"))
 }
 
-/// While hosts use it.
+/// While hosts use it. Where that takes long the call does not wait for its end.
 fn grow(array: &Running) -> Result<(u64, u64), String> {
-    array.mdof.rpc("bdev_raid_grow", &json!({ "name": "r" })).map(|grown| numbers(&grown))
+    let grown = array.mdof.rpc("bdev_raid_grow", &json!({ "name": "r" }))?;
+    let since = Instant::now();
+    while grown["state"] == "growing" {
+        let all = json!({ "category": "all" });
+        let growth = array.mdof.rpc("bdev_raid_get_bdevs", &all).unwrap()[0]["growth"].clone();
+        match &growth["reason"] {
+            _ if growth.is_null() => break,
+            serde_json::Value::String(reason) => return Err(reason.clone()),
+            _ => assert!(since.elapsed() < PATIENCE, "no end of {growth}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(numbers(&grown))
 }
 
 /// With its namespace taken away meanwhile.

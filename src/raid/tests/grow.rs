@@ -255,7 +255,11 @@ fn growing(seed: u64, shape: Shape, events: u64) -> Option<World> {
     while world.growths.is_growing && world.events < end {
         world.step();
     }
-    world.growths.is_growing.then_some(world)
+    if !world.growths.is_growing {
+        world.cut_power();
+        return None;
+    }
+    Some(world)
 }
 
 /// The power goes at every event of a growth: the array has the old size or the new one, and can be
