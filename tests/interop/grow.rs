@@ -269,6 +269,39 @@ fn a_growth_that_is_cut_off_is_finished() {
     }
 }
 
+/// Power fails between the superblocks, and Linux starts the array before mdof does: nothing is lost,
+/// and in the end all members say one size.
+#[test]
+fn linux_goes_on_from_a_growth_that_was_cut_off() {
+    let Some(vmrun) = vmrun() else { return };
+    for (name, level, layout) in [LEVELS[0], LEVELS[3]] {
+        let rig = blank(name, level, layout, Some(1024));
+        let patterns = patterns(&rig);
+        enlarge(&rig, [128; 4]);
+        let growth = cut_off(&rig, 2, 4);
+        let mut guest = Guest::new(&vmrun, &rig.dir, include_str!("ppl.sh"), 's');
+        guest.add((name, "check"), None, &rig.members(), 512, &patterns);
+        let text = guest.run();
+        let sizes = |rig: &Rig| -> Vec<u64> {
+            rig.members().iter().map(|path| superblock(path).size_sectors).collect()
+        };
+        println!("{name}: {} to {}", growth.from_sectors, growth.to_sectors);
+        println!("  Linux leaves {:?}", sizes(&rig));
+        assert!(said(&text, name, "verify").iter().all(|line| line.starts_with("0 ")), "{text}");
+        assert_eq!(said(&text, name, "mismatch"), ["0"], "{text}");
+        let array = rig.start();
+        array.host().verify(&patterns[1..]);
+        array.wait_for_resync();
+        array.stop();
+        let sizes = sizes(&rig);
+        println!("  mdof leaves {sizes:?}");
+        assert!(sizes.iter().all(|size| *size == sizes[0]), "{sizes:?}");
+        assert!(sizes[0] == growth.from_sectors || sizes[0] == growth.to_sectors, "{sizes:?}");
+        rig.examine(0..4);
+        read_degraded(&rig, &patterns[1..], 1);
+    }
+}
+
 /// A file and a null bdev become larger under namespaces, and not smaller.
 #[test]
 fn a_namespace_on_a_plain_bdev_becomes_larger() {
