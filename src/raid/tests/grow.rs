@@ -393,6 +393,7 @@ pub(super) fn a_member_that_hangs_in_a_growth() {
             world.assemble();
             assert!(world.wait_started());
             world.read_all();
+            world.run_until_quiet();
         }
         assert!(given_up > 3 && grown > 1, "{given_up} given up, {grown} recorded late");
     }
