@@ -569,3 +569,7 @@ fn listener(address: SocketAddr) -> std::io::Result<TcpListener> {
     rustix::net::listen(&socket, LISTEN_BACKLOG)?;
     Ok(TcpListener::from(socket))
 }
+
+#[cfg(test)]
+#[path = "handle_tests.rs"]
+mod tests;
