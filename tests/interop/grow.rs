@@ -95,21 +95,28 @@ fn numbers(grown: &serde_json::Value) -> (u64, u64) {
     (number("old_num_blocks"), number("num_blocks"))
 }
 
-/// While hosts use it. Where that takes long the call does not wait for its end.
+/// While hosts use it.
 fn grow(array: &Running) -> Result<(u64, u64), String> {
     let grown = array.mdof.rpc("bdev_raid_grow", &json!({ "name": "r" }))?;
+    if grown["state"] == "growing" {
+        wait_grown(array)?;
+    }
+    Ok(numbers(&grown))
+}
+
+/// The call does not wait long.
+fn wait_grown(array: &Running) -> Result<(), String> {
     let since = Instant::now();
-    while grown["state"] == "growing" {
+    loop {
         let all = json!({ "category": "all" });
         let growth = array.mdof.rpc("bdev_raid_get_bdevs", &all).unwrap()[0]["growth"].clone();
-        match &growth["reason"] {
-            _ if growth.is_null() => break,
-            serde_json::Value::String(reason) => return Err(reason.clone()),
-            _ => assert!(since.elapsed() < PATIENCE, "no end of {growth}"),
+        match growth["reason"].as_str() {
+            _ if growth.is_null() => return Ok(()),
+            Some(reason) => return Err(reason.to_owned()),
+            None => assert!(since.elapsed() < PATIENCE, "no end of {growth}"),
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    Ok(numbers(&grown))
 }
 
 /// With its namespace taken away meanwhile.
