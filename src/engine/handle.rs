@@ -462,8 +462,8 @@ impl EngineHandle {
         self.set_blocks(bdev, device.geometry().blocks);
     }
 
-    /// The bdev is so large from now on: an array that has grown, or a filter whose base has another
-    /// size.
+    /// The bdev is so large from now on: an array that has grown, or a filter whose base has
+    /// another size.
     pub fn set_blocks(&mut self, bdev: BdevId, blocks: u64) {
         if let Some(known) = self.bdevs[usize::from(bdev.0)].as_mut() {
             known.geometry.blocks = blocks;

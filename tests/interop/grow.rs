@@ -276,8 +276,9 @@ fn a_growth_that_is_cut_off_is_finished() {
     }
 }
 
-/// Power fails between the superblocks, and Linux is to start the array first: mdadm refuses members
-/// that say two sizes, and touches none. mdof goes on from there, and then Linux takes the array.
+/// Power fails between the superblocks, and Linux is to start the array first: mdadm refuses
+/// members that say two sizes, and touches none. mdof goes on from there, and then Linux takes the
+/// array.
 #[test]
 fn linux_takes_a_growth_that_was_cut_off_when_mdof_has_finished_it() {
     let Some(vmrun) = vmrun() else { return };
