@@ -112,8 +112,8 @@ impl Target {
         (instructions, Turns { all, busy })
     }
 
-    /// Instructions of a turn without work, once several looks agree: connections that have just come
-    /// or left are still seen to, and a thread of the engine may still begin.
+    /// Instructions of a turn without work, once several looks agree: connections that have just
+    /// come or left are still seen to, and a thread of the engine may still begin.
     fn idle(&mut self) -> f64 {
         let mut agreed: Vec<f64> = Vec::new();
         for _ in 0..IDLE_TRIES {

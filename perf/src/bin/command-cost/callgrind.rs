@@ -55,8 +55,8 @@ pub(crate) fn dump() {
 /// A dump: the instructions, and how often a function was called whose name ends like this.
 ///
 /// Of a dump are read `events: Ir`, `totals:` with their sum, and of each pair of functions
-/// `cfn=(id) name`, the name only at first, and `calls=count`. Not `summary:`: that begins with what
-/// other threads had done since their last turn when all was set to zero.
+/// `cfn=(id) name`, the name only at first, and `calls=count`. Not `summary:`: that begins with
+/// what other threads had done since their last turn when all was set to zero.
 pub(crate) fn read(path: &Path, called: &str) -> io::Result<(f64, f64)> {
     let text = std::fs::read_to_string(path)?;
     let bad = |what: &str| {
