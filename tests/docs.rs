@@ -105,7 +105,7 @@ fn ask_all(text: &str, dir: &Path) -> usize {
         let is_busy = |text: &str| {
             let is_on_its_way = |state: &&str| text.contains(&format!("\"{state}\""));
             text.contains("\"process\"")
-                || joins && ["missing", "joining", "rebuilding"].iter().any(|it| is_on_its_way(it))
+                || joins && ["missing", "joining", "rebuilding"].iter().any(is_on_its_way)
         };
         while is_busy(&run(arrays, dir)) {
             assert!(since.elapsed() < Duration::from_secs(60), "{call} does not end");
