@@ -427,6 +427,11 @@ impl Channel {
         CHANNEL_OPS_MAX - self.free.len() + self.waiting.len() + splits
     }
 
+    /// It has told the owner that it has nothing under way, and begins nothing any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// Whether requests that change data are refused.
     pub(super) fn is_failed(&self) -> bool {
         self.failed
@@ -577,6 +582,10 @@ impl Channel {
                 IoOp::Read | IoOp::Compare => self.start_read(op, out),
                 _ => self.start_write(op, out),
             }
+        }
+        if !mutant!(MendedRowForgotten) {
+            // A row may have waited for its parity to be made right, which a window has done.
+            self.settle_stripes(out);
         }
     }
 

@@ -343,7 +343,8 @@ impl Channel {
     }
 
     fn write_note(&mut self, out: &mut Out<'_>) {
-        if self.is_failed() || self.must_wait_for_record() {
+        let is_over = self.is_failed() || self.is_closed() && !mutant!(NoteAfterClosed);
+        if is_over || self.must_wait_for_record() {
             return;
         }
         let (data_members, writable) = (self.data_members(), self.writable & !self.twin);

@@ -288,7 +288,7 @@ fn common(array: &ArrayNow<'_>, mut superblock: Superblock) -> Superblock {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::md::{Creation, NewArray, NewMember, Timestamp};
 
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_on_its_way_to_another_is_not_given_again() {
+    pub(in crate::raid) fn a_number_on_its_way_to_another_is_not_given_again() {
         let mut scene = Scene::new();
         let number = scene.own.dev_number;
         scene.reserved.push(number);

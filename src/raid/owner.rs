@@ -372,7 +372,8 @@ impl Owner {
             Life::Winding
                 if self.walker.is_idle()
                     && self.daemon.is_idle()
-                    && !self.rebuilder.is_flushing() =>
+                    && !self.rebuilder.is_flushing()
+                    && !self.is_swapping() =>
             {
                 self.set_life(Life::Flushing);
                 if mutant!(StopWithoutFlush) {

@@ -205,14 +205,24 @@ impl Owner {
 
     /// What the replacement waits for has come about.
     pub(super) fn replace_can_go_on(&self) -> bool {
-        if self.life() != Life::Running {
-            return false;
-        }
+        let runs = self.life() == Life::Running;
         match self.replacer.state {
-            SwapState::Idle => !self.failed && self.pauser.is_off() && self.may_swap().is_some(),
-            SwapState::Pausing => self.failed || self.is_swap_quiet(),
-            SwapState::Recording { update } => self.failed || self.recorder.has_recorded(update),
+            SwapState::Idle => {
+                runs && !self.failed && self.pauser.is_off() && self.may_swap().is_some()
+            }
+            SwapState::Pausing => runs && (self.failed || self.is_swap_quiet()),
+            SwapState::Recording { update } => {
+                (runs || self.life() == Life::Winding)
+                    && (self.failed || self.recorder.has_recorded(update))
+            }
         }
+    }
+
+    /// It is not on record yet who has the slot. A stop waits for that: the old device may be the
+    /// one that counts, and is not given what the members flush before chunks become Clean.
+    pub(super) fn is_swapping(&self) -> bool {
+        matches!(self.replacer.state, SwapState::Recording { .. })
+            && !mutant!(StoppedBetweenDevices)
     }
 
     /// Moves the end of a replacement on, if it can go on.

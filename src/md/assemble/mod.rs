@@ -113,9 +113,8 @@ fn check_one_array(candidates: &[Candidate]) -> Result<(), AssembleError> {
 /// The candidate with an active role and the most events; among equals one that is not being
 /// rebuilt, then one that no other of them calls failed, then the first: an update that was cut off
 /// had reached the one that is called failed, and the others went on without it under that count.
-/// One that is being rebuilt has no say against one that is whole and
-/// that it calls a member itself: the last whole member can't be thrown out, whatever updates of
-/// its superblock fail.
+/// One that is being rebuilt has no say against one that is whole and that it calls a member
+/// itself: the last whole member can't be thrown out, whatever updates of its superblock fail.
 fn freshest(candidates: &[Candidate]) -> Result<usize, AssembleError> {
     let rank = |index: usize| {
         let superblock = &candidates[index].superblock;
@@ -131,13 +130,28 @@ fn freshest(candidates: &[Candidate]) -> Result<usize, AssembleError> {
     })?;
     let whole = active().filter(|index| !is_rebuilding(index)).max_by_key(|&index| rank(index));
     let fresher_agree = |whole: &usize| {
-        let Superblock { dev_number, events, .. } = candidates[*whole].superblock;
-        let role = candidates[*whole].superblock.own_role();
-        active()
-            .map(|index| &candidates[index].superblock)
-            .all(|other| other.events <= events || other.role_of(dev_number) == role)
+        let own = &candidates[*whole].superblock;
+        let fresher = active().map(|index| &candidates[index].superblock);
+        fresher.filter(|other| other.events > own.events).all(|other| {
+            let is_near = other.events <= own.events + EVENTS_TOLERANCE;
+            other.role_of(own.dev_number) == own.own_role()
+                && (is_near || is_last_whole(candidates, own, other) || mutant!(AnnouncedTrusted))
+        })
     };
     Ok(whole.filter(fresher_agree).unwrap_or(best))
+}
+
+/// Whether `other` counts on nobody but `own` and on members that are here and are being rebuilt.
+/// If it counts on others, `own` may be a device that was away for long: it is announced to them
+/// before its own superblock says that it is being rebuilt.
+fn is_last_whole(candidates: &[Candidate], own: &Superblock, other: &Superblock) -> bool {
+    let is_here = |number: u32| {
+        let here = candidates.iter().map(|candidate| &candidate.superblock);
+        here.into_iter().any(|it| it.dev_number == number && it.is_rebuilding())
+    };
+    let numbers = (0u32..).zip(&other.roles);
+    let mut counted = numbers.filter(|(_, role)| matches!(role, Role::Active(_)));
+    counted.all(|(number, _)| number == own.dev_number || is_here(number))
 }
 
 /// Whether a whole member with the same count calls this one failed, which knows nothing of that.

@@ -2,8 +2,8 @@
 
 use super::disk::SUPER_BYTE;
 use super::scenario;
-use super::world::{Shape, World};
-use crate::bdev::IoOp;
+use super::world::{Flight, Shape, World};
+use crate::bdev::{IoOp, Station};
 use crate::bitmap::ChunkState;
 use crate::md;
 
@@ -56,4 +56,57 @@ pub(super) fn what_any_copy_has_in_doubt_is_in_doubt() {
         world.cut_power();
     }
     assert!(cuts > 10, "{cuts} cuts fell between the data and the record");
+}
+
+impl World {
+    /// The copies of each block of a chunk are alike on the members but 0.
+    fn are_copies_alike(&self, chunk: usize) -> bool {
+        let members = 1..self.disks.len();
+        self.blocks_of(chunk).all(|lba| {
+            let mut copies = members.clone().filter_map(|slot| self.disks[slot].live_at(lba));
+            let first = copies.next();
+            copies.all(|copy| Some(copy) == first)
+        })
+    }
+}
+
+/// A raid10 of three members lacks one, so that each of the others holds something that nobody else
+/// has: who fails to take a copy in a resync stays. The chunk must stay in doubt.
+#[test]
+pub(super) fn who_stays_without_its_copy_leaves_the_chunk_in_doubt() {
+    // Its third strip lies on members 1 and 2.
+    const CHUNK: usize = 1;
+    let raid10 = Some((0x102, 8));
+    let shape = Shape { members: 3, raid10, chunk_blocks: 16, ..Shape::SMALL }.exact();
+    let is_data = |flight: &Flight| flight.io.completion.tag().station == Station::RaidChannel;
+    let mut differed = 0;
+    for seed in 0..24 {
+        let mut world = scenario::started(seed, shape);
+        world.write(0, 64);
+        world.submit(0, IoOp::Write, true, CHUNK * 16, 16);
+        world.run_until("it is written", |world| world.has_in_flight(is_data));
+        let missed = world.withhold(|flight| is_data(flight) && flight.disk == 1);
+        world.run_until_quiet();
+        world.cut_power_without(missed);
+        differed += usize::from(!world.are_copies_alike(CHUNK));
+        world.present[0] = false;
+        world.assemble();
+        assert_eq!(world.state(CHUNK), ChunkState::NeedSync);
+        let disks = world.disks.clone();
+        let is_copy = |flight: &Flight| {
+            flight.io.op == IoOp::Write && disks[flight.disk].data_block(&flight.io).is_some()
+        };
+        world.run_until("a copy is on its way", |world| world.has_in_flight(is_copy));
+        let copy = world.running.as_ref().unwrap().in_flight.iter().find(|it| is_copy(it));
+        let target = copy.expect("just seen").disk;
+        world.disks[target].dead = true;
+        world.run_until("it has failed", |world| !world.has_in_flight(is_copy));
+        world.disks[target].dead = false;
+        world.run_until_quiet();
+        assert_eq!(world.in_sync().count_ones(), 2, "nobody can be let go of");
+        let in_doubt = matches!(world.state(CHUNK), ChunkState::NeedSync | ChunkState::Syncing);
+        assert!(in_doubt || world.are_copies_alike(CHUNK), "seed {seed}: {:?}", world.state(CHUNK));
+        world.cut_power();
+    }
+    assert!(differed > 2, "only {differed} differed");
 }

@@ -13,7 +13,7 @@ fn is_by_channel(flight: &Flight) -> bool {
 }
 
 impl World {
-    fn has_in_flight(&self, which: impl Fn(&Flight) -> bool) -> bool {
+    pub(super) fn has_in_flight(&self, which: impl Fn(&Flight) -> bool) -> bool {
         self.running.as_ref().unwrap().in_flight.iter().any(which)
     }
 

@@ -88,6 +88,19 @@ pub(crate) enum Mutant {
     JoinWithoutDrain,
     /// Units of the bitmap that are under way when a member joins are not written to it.
     JoinForgetsUnitsInFlight,
+    /// An array stops between two devices for a slot: the one that may still count is not flushed,
+    /// and chunks become Clean.
+    StoppedBetweenDevices,
+    /// A device that was away for long counts, as the others have been told that it comes back.
+    AnnouncedTrusted,
+    /// The daemon flushes meanwhile, and the old device has its place back.
+    FlushedBetweenDevices,
+    /// A member that fails to take a copy, and is kept as the array needs it, counts as copied to.
+    KeptMemberCountsAsCopied,
+    /// A channel that has closed still writes a note to the stripe log.
+    NoteAfterClosed,
+    /// A row waits because its parity is torn; a resync makes it right, and it waits on.
+    MendedRowForgotten,
     /// Who joins is given the bitmap while its superblock still calls it whole.
     FurnishedBeforeMarked,
     /// An array stops and leaves who is marked as being rebuilt without the bitmap.
@@ -256,7 +269,10 @@ pub(crate) enum Mutant {
 }
 
 /// Bugs of replacement, found in lives of their own.
-pub(super) const OF_REPLACEMENT: [Mutant; 6] = [
+pub(super) const OF_REPLACEMENT: [Mutant; 9] = [
+    Mutant::AnnouncedTrusted,
+    Mutant::FlushedBetweenDevices,
+    Mutant::StoppedBetweenDevices,
     Mutant::NumberGivenTwice,
     Mutant::TakenBackUntold,
     Mutant::ReplacementForgotten,
@@ -279,7 +295,8 @@ pub(super) const OF_GROWTH: [Mutant; 9] = [
 ];
 
 /// Bugs of the stripe log, found in the lives of levels with parity or in stories of their own.
-pub(super) const OF_LOG: [Mutant; 15] = [
+pub(super) const OF_LOG: [Mutant; 16] = [
+    Mutant::NoteAfterClosed,
     Mutant::RenewedWithoutPause,
     Mutant::SettledNotTold,
     Mutant::JoinedUnderOldLog,
@@ -298,7 +315,8 @@ pub(super) const OF_LOG: [Mutant; 15] = [
 ];
 
 /// Bugs of levels with parity, found in their lives.
-pub(super) const OF_PARITY: [Mutant; 17] = [
+pub(super) const OF_PARITY: [Mutant; 18] = [
+    Mutant::MendedRowForgotten,
     Mutant::RemovedInDoubt,
     Mutant::CutOffUpdateTrusted,
     Mutant::NewcomerNearlyCurrent,
@@ -320,7 +338,8 @@ pub(super) const OF_PARITY: [Mutant; 17] = [
 
 /// Every bug that random lives or a story of the simulator must find. Those that stand for a
 /// defect of the kernel's and that no oracle forbids are in `super::defects`.
-pub(super) const ALL: [Mutant; 68] = [
+pub(super) const ALL: [Mutant; 69] = [
+    Mutant::KeptMemberCountsAsCopied,
     Mutant::FurnishedBeforeMarked,
     Mutant::MarkedAndStopped,
     Mutant::ExternalUpdateNotFinished,

@@ -39,8 +39,8 @@ pub(super) struct Watch {
     pub(super) chunks: usize,
     /// By slot: it has missed an acknowledged write.
     pub(super) missed: Vec<bool>,
-    /// By slot: it was to replace the member that was there, and has not got everything: what it
-    /// lacks it is given although it is Clean.
+    /// By slot: it came for the member that was there, and has not got everything: what it lacks it
+    /// is given although it is Clean.
     pub(super) incomplete: Vec<bool>,
     /// By slot: it was out when a write ended of which nobody can tell whether it has it.
     pub(super) may_lack: Vec<bool>,
@@ -115,7 +115,7 @@ impl Watch {
     pub(super) fn is_replaced(&mut self, slot: usize, lacks: bool) -> bool {
         let before = self.missed[slot] || self.may_lack[slot];
         self.missed[slot] = lacks;
-        self.incomplete[slot] = false;
+        self.incomplete[slot] = lacks;
         // Whatever was written while it lay on the shelf.
         self.may_lack[slot] = true;
         before
@@ -376,6 +376,10 @@ impl World {
             for slot in 0..self.disks.len() {
                 let held = self.disks[slot].holds(lba);
                 if held.is_none_or(|(live, _)| live == request.version) {
+                    // Who is out and has it in its cache may lack it after a power cut.
+                    let is_durable = held.is_none_or(|(_, durable)| durable == request.version);
+                    let is_out = (in_sync | self.writable()) & 1 << slot == 0;
+                    self.watch.may_lack[slot] |= is_out && !is_durable;
                     continue;
                 }
                 if in_sync & 1 << slot != 0 {

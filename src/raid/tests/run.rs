@@ -12,7 +12,7 @@ use super::{
     replace, row_members, rows, scenario, trace,
 };
 
-use crate::raid::owner_yield;
+use crate::raid::{newcomer, owner_yield};
 
 /// Seeds of `scripts/test`.
 const SEEDS: u64 = 300;
@@ -85,12 +85,18 @@ const FOUND: [u64; 10] = [
 /// - 3002861 with members that come and go: the power went while a member that joined was given
 ///   the bitmap and its superblock still called it whole; started alone it showed what it happened
 ///   to hold in a chunk that was never written (oracle 3).
+/// - 55000421: a row waited as its parity was torn, and was not told that a resync had made it
+///   right (oracle 0).
+/// - 120003917 with members that come and go: a channel that had closed wrote a note to the stripe
+///   log when it heard that a failure was on record, and the array stopped before it (oracle 0).
 /// - 5544 and 21791 with members that come and go: a member was taken out while parity was torn
 ///   after an unclean stop without a stripe log, and writes were refused for it (oracle 0).
 ///
 /// The others have found planted bugs that these pass by: FailedNoteHoldsFloor, and some that have
 /// stories of their own by now.
-const FOUND_OF_PARITY: [u64; 17] = [
+const FOUND_OF_PARITY: [u64; 19] = [
+    (PARITY | MEMBER_SEEDS) + 120_003_917,
+    PARITY + 55_000_421,
     (PARITY | MEMBER_SEEDS) + 3_002_861,
     (PARITY | MEMBER_SEEDS) + 5544,
     (PARITY | MEMBER_SEEDS) + 21_791,
@@ -204,11 +210,26 @@ fn random_lives_of_parity_break_no_promise() {
 ///   were out (oracle 5).
 /// - 3005070 with parity: the array was stopped while a note of the stripe log waited for a failure
 ///   to be recorded, and waited for ever (oracle 0).
+/// - 61040623 and 61033322: the array was stopped when a member had just been replaced, and the old
+///   device, which counted until that was on record, was not flushed (oracle 4).
+/// - 82012915: the daemon flushed while that was not on record, and the old device, which had not
+///   flushed, took its place back (oracle 4).
+/// - 82024343 and 93021699: a device that had been away was announced to the others, and the power
+///   went before its own superblock said that it was being rebuilt; started with only one that was
+///   being rebuilt, it counted as it was (oracle 5).
+/// - 82022602: the operator chose a device whose write of what was acknowledged without it lay in
+///   its cache, a mistake of the simulator's (oracle 3).
 /// - 11001030 with parity: a member that could not be done without failed every write, and the log
 ///   was renewed on it without a pause (oracle 0).
 ///
-/// The others find planted bugs that these pass by: TakenBackUntold and NumberGivenTwice.
-const FOUND_OF_REPLACEMENT: [u64; 8] = [
+/// The others have found planted bugs that these pass by and that have stories of their own by now.
+const FOUND_OF_REPLACEMENT: [u64; 14] = [
+    REPLACE_SEEDS + 93_021_699,
+    REPLACE_SEEDS + 82_024_343,
+    REPLACE_SEEDS + 82_022_602,
+    REPLACE_SEEDS + 82_012_915,
+    REPLACE_SEEDS + 61_040_623,
+    REPLACE_SEEDS + 61_033_322,
     (REPLACE_SEEDS | PARITY) + 11_001_030,
     (REPLACE_SEEDS | PARITY) + 3_005_070,
     REPLACE_SEEDS + 3575,
@@ -277,7 +298,11 @@ fn the_same_seed_gives_the_same_log() {
 }
 
 /// Stories that find a bug which random lives meet seldom or have no oracle for.
-const STORIES: [(Mutant, fn()); 20] = [
+const STORIES: [(Mutant, fn()); 21] = [
+    (
+        Mutant::KeptMemberCountsAsCopied,
+        copies::who_stays_without_its_copy_leaves_the_chunk_in_doubt,
+    ),
     (Mutant::FurnishedBeforeMarked, rejoin::who_joins_is_marked_before_it_has_the_bitmap),
     (Mutant::MarkedAndStopped, rejoin::who_is_marked_has_the_bitmap_when_the_array_stops),
     (Mutant::RebuildPassesZeroing, ahead::a_newcomer_was_not_asked_to_zero),
@@ -372,7 +397,8 @@ fn every_planted_bug_of_parity_is_found() {
     find_all(&mutant::OF_PARITY, &ROW_STORIES, parity_seeds);
 }
 
-const REPLACE_STORIES: [(Mutant, fn()); 3] = [
+const REPLACE_STORIES: [(Mutant, fn()); 4] = [
+    (Mutant::NumberGivenTwice, newcomer::tests::a_number_on_its_way_to_another_is_not_given_again),
     (Mutant::TakenBackUntold, replace::who_takes_its_place_back_is_given_the_head),
     (Mutant::ReplacedTakenForRecent, replace::who_was_replaced_is_given_everything),
     (Mutant::ReplacedBeforeRecorded, replace::who_was_replaced_never_serves_again),
