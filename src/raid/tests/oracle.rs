@@ -376,10 +376,6 @@ impl World {
             for slot in 0..self.disks.len() {
                 let held = self.disks[slot].holds(lba);
                 if held.is_none_or(|(live, _)| live == request.version) {
-                    // Who is out and has it in its cache may lack it after a power cut.
-                    let is_durable = held.is_none_or(|(_, durable)| durable == request.version);
-                    let is_out = (in_sync | self.writable()) & 1 << slot == 0;
-                    self.watch.may_lack[slot] |= is_out && !is_durable;
                     continue;
                 }
                 if in_sync & 1 << slot != 0 {

@@ -418,8 +418,11 @@ impl World {
             Ok(assembly) => assembly,
             Err(Refused::Members(md::AssembleError::SplitBrain { .. })) => {
                 self.split_brains += 1;
-                let chosen: Vec<usize> =
+                let mut chosen: Vec<usize> =
                     present.into_iter().filter(|&slot| self.has_all(slot)).collect();
+                // The freshest first: of what lies in the cache of one that is out nobody knows.
+                let events = |&slot: &usize| self.superblock(slot).map(|own| own.events);
+                chosen.sort_by_key(|slot| std::cmp::Reverse(events(slot)));
                 if !self.is_mirror() {
                     return self.assemble_some(&chosen);
                 }
@@ -460,8 +463,14 @@ impl World {
         let mut subsets: Vec<u64> =
             (1..=all).filter(|mask| mask & !all == 0 && self.geometry.is_readable(*mask)).collect();
         subsets.sort_by_key(|mask| std::cmp::Reverse(mask.count_ones()));
-        let mut tried = subsets.iter().map(|mask| self.assemble_from(&slots_of(mask)));
+        // What has just replaced one of them may be what the others count on.
+        let tries = subsets.iter().flat_map(|mask| [(mask, true), (mask, false)]);
+        let mut tried = tries.map(|(mask, gives_twin)| {
+            self.gives_twin = gives_twin;
+            self.assemble_from(&slots_of(mask))
+        });
         let started = tried.find_map(Result::ok);
+        self.gives_twin = false;
         // Those that agree may be too few without one that was left out.
         if started.is_none() && self.present.contains(&false) {
             self.present.fill(true);
