@@ -207,6 +207,7 @@ impl World {
         self.check_given(slot, 0..self.watch.chunks, "whole");
         self.check_bitmap_given(slot, own.events);
         self.watch.is_given_all(slot);
+        self.growths.small[slot] = false;
     }
 
     /// Oracle 6: who is written takes part, and nobody else has its number.
@@ -283,6 +284,7 @@ impl World {
     pub(super) fn check_rebuilt(&mut self, slot: MemberSlot) {
         assert!(!self.watch.missed[usize::from(slot)], "no superblock has called it whole");
         self.watch.is_given_all(usize::from(slot));
+        self.growths.small[usize::from(slot)] = false;
         if self.in_sync().count_ones() as usize == self.disks.len() {
             self.watch.owed.fill(false);
         }

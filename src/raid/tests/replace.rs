@@ -142,6 +142,7 @@ impl World {
         let before = self.watch.is_replaced(slot, !is_whole);
         if is_whole {
             self.watch.is_given_all(slot);
+            self.growths.small[slot] = false;
             self.shelf[slot] = Some((old.clone(), before));
         }
         self.twins.graves.push(old);
