@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::bad::BadBlocks;
 use super::channel_op::{Op, OpSet, OpState};
 use super::channel_split::{PIECE, PIECES_MAX, SPLITS_MAX, Split};
 use super::latency::LatencyLog;
@@ -95,6 +96,8 @@ pub struct Channel {
     failed: bool,
     closing: bool,
     closed: bool,
+    /// What members have listed as bad.
+    pub(super) bad: BadBlocks,
     /// Rows under work; levels with parity only.
     pub(super) stripes: Option<Box<Stripes>>,
 }
@@ -110,16 +113,17 @@ impl Channel {
         let all = shared.geometry.all_slots() | twin;
         let replaced = shared.replacement.map(|(slot, _)| slot);
         let is_mirror = shared.is_mirror();
-        let splits = if is_mirror { 0 } else { SPLITS_MAX };
+        let bad = BadBlocks::of(&shared);
         let ops_max = u32::try_from(CHANNEL_OPS_MAX).expect("a small constant");
-        Self {
+        let may_split = !is_mirror || !bad.is_empty();
+        let mut channel = Self {
             shared,
             ops: (0..CHANNEL_OPS_MAX).map(|_| Op::free()).collect(),
             free: (0..ops_max).rev().collect(),
             waiting: VecDeque::with_capacity(CHANNEL_OPS_MAX),
-            splits: (0..splits).map(|_| Split::free()).collect(),
-            free_splits: (0..u32::try_from(splits).expect("a small constant")).rev().collect(),
-            waiting_splits: VecDeque::with_capacity(splits),
+            splits: Box::default(),
+            free_splits: Vec::new(),
+            waiting_splits: VecDeque::new(),
             places,
             in_sync,
             writable,
@@ -147,8 +151,13 @@ impl Channel {
             failed: false,
             closing: false,
             closed: false,
+            bad,
             stripes: None,
+        };
+        if may_split {
+            channel.be_able_to_split();
         }
+        channel
     }
 
     /// Takes a host request.
@@ -161,7 +170,10 @@ impl Channel {
         if io.op != IoOp::Flush && (!fits || io.blocks == 0) {
             return io.complete(IoStatus::OutOfRange, out.io);
         }
-        if self.is_mirror || !self.crosses_strips(&io) {
+        if self.bad.is_empty() && (self.is_mirror || !self.crosses_strips(&io)) {
+            return self.take(io, out);
+        }
+        if !self.bad.is_empty() && !self.must_be_cut(&io) {
             return self.take(io, out);
         }
         self.split(io, out);
@@ -310,6 +322,8 @@ impl Channel {
                 self.finish(op, status, out);
             }
             ToChannel::Place(slot, place) => self.places[usize::from(slot)] = Some(place),
+            ToChannel::BadNoted(op, slot, noted) => self.bad_noted(op, slot, noted, out),
+            ToChannel::BadBlocks(slot) => self.take_bad(slot),
             ToChannel::Members { epoch, in_sync, writable, replaced } => {
                 if !mutant!(MembershipNotAdopted) {
                     self.replaced = replaced;
@@ -332,10 +346,7 @@ impl Channel {
                 self.recheck_recorded(out);
             }
             ToChannel::TimeRequests(is_on) => self.latency.turn(is_on),
-            ToChannel::TellLatency => {
-                let sample = self.latency.take();
-                out.mail.push_back(Mail::Owner(ToOwner::Latency(sample)));
-            }
+            ToChannel::TellLatency => self.tell_latency(out),
             ToChannel::Pause(round) => self.pause(round, out),
             ToChannel::Resume => self.resume(out),
             ToChannel::Quiesce(round) => self.begin_quiesce(round, out),
@@ -363,6 +374,11 @@ impl Channel {
                 self.report_closed(out);
             }
         }
+    }
+
+    fn tell_latency(&mut self, out: &mut Out<'_>) {
+        let sample = self.latency.take();
+        out.mail.push_back(Mail::Owner(ToOwner::Latency(sample)));
     }
 
     /// Takes over a membership. A member that comes (back) is neither known absent nor reported.

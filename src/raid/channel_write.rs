@@ -122,8 +122,13 @@ impl Channel {
             return self.finish(op, failure, out);
         }
         let failed_on = this.tried;
+        if !self.bad.is_quiet() {
+            self.note_write(op, out);
+        }
         for slot in slots(failed_on) {
-            self.report_member(slot, out);
+            if self.ops[op as usize].noting & bit(slot) == 0 {
+                self.report_member(slot, out);
+            }
         }
         match self.may_acknowledge(op) {
             Some(status) => self.acknowledge(op, status, out),
@@ -156,6 +161,9 @@ impl Channel {
     /// it must be durably known absent, and one that has it must still be a member.
     fn may_acknowledge(&self, op: u32) -> Option<IoStatus> {
         let this = &self.ops[op as usize];
+        if this.noting != 0 {
+            return None;
+        }
         if this.ok & self.in_sync == 0 {
             // Those that have it were thrown out meanwhile: the members left missed it.
             return Some(IoStatus::MediaError);

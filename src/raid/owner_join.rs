@@ -19,6 +19,7 @@
 
 use std::collections::VecDeque;
 
+use super::bad::{self, List};
 use super::message::{ArrayEvent, Mail, Out, SlotMask, ToChannel};
 use super::newcomer::{self, ArrayNow, Newcomer, Plan};
 use super::owner::{Life, Owner};
@@ -26,7 +27,7 @@ use super::owner_bitmap::BitmapKeeper;
 use super::owner_members::{Member, MemberState, Rebuild};
 use super::{Lacks, MemberPlace, MemberSlot, bit, slots};
 use crate::limits::MEMBERS_MAX;
-use crate::md::{Role, SECTOR_BYTES, Superblock};
+use crate::md::{Features, Role, SECTOR_BYTES, Superblock};
 
 /// Comings and goings that may wait; an operator's script that is ahead of the array is told so.
 const TASKS_MAX: usize = 64;
@@ -38,7 +39,7 @@ const DEPARTED_MAX: usize = MEMBERS_MAX;
 #[derive(Debug)]
 enum Task {
     /// This member joins.
-    Join { plan: Box<Plan>, place: MemberPlace, bitmap_lba: u64 },
+    Join { plan: Box<Plan>, place: MemberPlace, bitmap_lba: u64, bad: List },
     /// The slot's member, which has failed, is let go.
     Remove(MemberSlot),
 }
@@ -197,13 +198,16 @@ impl Owner {
             unmap: newcomer.unmap,
             cheap_zeroes: newcomer.cheap_zeroes,
         };
-        self.push_join(plan, place, bitmap_sector / sectors_per_block);
+        let listed = own.features.contains(Features::BAD_BLOCKS);
+        let listed = if listed { &newcomer.bad_blocks[..] } else { &[] };
+        let bad = bad::from_log(listed, own.data_offset_sectors, self.shared.block_size_bytes);
+        self.push_join(plan, place, bitmap_sector / sectors_per_block, bad);
         self.go_on(out);
         Ok(joined)
     }
 
-    pub(super) fn push_join(&mut self, plan: Plan, place: MemberPlace, bitmap_lba: u64) {
-        self.joiner.tasks.push_back(Task::Join { plan: Box::new(plan), place, bitmap_lba });
+    pub(super) fn push_join(&mut self, plan: Plan, place: MemberPlace, bitmap_lba: u64, bad: List) {
+        self.joiner.tasks.push_back(Task::Join { plan: Box::new(plan), place, bitmap_lba, bad });
     }
 
     /// Block of a member where its bitmap begins.
@@ -232,7 +236,8 @@ impl Owner {
         if !is_twins || self.in_sync & bit(slot) != 0 {
             return false;
         }
-        let Some(Task::Join { mut plan, place, bitmap_lba }) = self.joiner.tasks.pop_front() else {
+        let Some(Task::Join { mut plan, place, bitmap_lba, bad }) = self.joiner.tasks.pop_front()
+        else {
             unreachable!("just seen")
         };
         self.joiner.set_state(JoinState::Idle);
@@ -248,7 +253,7 @@ impl Owner {
             self.end_replacing();
         }
         plan.slot = slot;
-        self.joiner.tasks.push_back(Task::Join { plan, place, bitmap_lba });
+        self.joiner.tasks.push_back(Task::Join { plan, place, bitmap_lba, bad });
         true
     }
 
@@ -506,7 +511,7 @@ impl Owner {
     fn slot_is_empty(&mut self, slot: MemberSlot, out: &mut Out<'_>) {
         let index = usize::from(slot);
         let task = self.joiner.tasks.front().expect("the task is under way");
-        let Task::Join { plan, place, bitmap_lba } = task else {
+        let Task::Join { plan, place, bitmap_lba, bad } = task else {
             self.members[index] = Member::new(MemberState::Missing, None);
             self.places[index] = None;
             if self.shared.twin() == Some(slot) {
@@ -520,7 +525,8 @@ impl Owner {
         if let Some(bitmap) = &mut self.bitmap {
             bitmap.set_lba(slot, *bitmap_lba);
         }
-        let superblock = plan.superblock.clone();
+        let (superblock, bad) = (plan.superblock.clone(), bad.clone());
+        self.install_list(slot, bad, out);
         let number = superblock.dev_number;
         self.members[index] = Member::new(MemberState::Joining, Some(superblock));
         let role = self.origin(slot);
@@ -567,6 +573,7 @@ impl Owner {
             || self.discarder.is_freeing()
             || self.rebuilder.is_flushing()
             || self.log.has_requests_at(slot)
+            || self.bad_keeper.has_requests_at(slot)
     }
 
     /// Slots whose members are being rebuilt and are written by every channel.

@@ -165,6 +165,7 @@ impl World {
             device_uuid: [self.devices | 0x80; 16],
             slot: None,
             as_new: false,
+            bad_blocks: Vec::new(),
         };
         let mut result = Err(String::new());
         let slot = MemberSlot::try_from(slot).unwrap();

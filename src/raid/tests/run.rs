@@ -5,11 +5,13 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use super::life::{EXTERNAL_SEEDS, Figures, GROW_SEEDS, MEMBER_SEEDS, PARITY, REPLACE_SEEDS, life};
+use super::life::{
+    BAD_SEEDS, EXTERNAL_SEEDS, Figures, GROW_SEEDS, MEMBER_SEEDS, PARITY, REPLACE_SEEDS, life,
+};
 use super::mutant::{self, Mutant};
 use super::{
-    ahead, copies, defects, discard, errors, external, grow, infection, log, pool, rejoin, replace,
-    row_members, rows, scenario, trace,
+    ahead, bad, copies, defects, discard, errors, external, grow, infection, log, pool, rejoin,
+    replace, row_members, rows, scenario, trace,
 };
 
 use crate::raid::owner_yield;
@@ -261,6 +263,26 @@ fn random_lives_with_replacements_break_no_promise() {
     assert!(sum.replaced > 300, "{sum:?}");
 }
 
+/// The fixed seeds in which blocks can't be written, of every level.
+fn bad_seeds() -> impl Iterator<Item = u64> {
+    let of = |bits: u64, count: u64| (BAD_SEEDS | bits)..(BAD_SEEDS | bits) + count;
+    of(0, SEEDS / 3).chain(of(PARITY, SEEDS / 3)).chain(of(MEMBER_SEEDS, SEEDS / 15))
+}
+
+/// The same with blocks that can't be written, which members list.
+#[test]
+fn random_lives_with_bad_blocks_break_no_promise() {
+    let mut sum = Figures::default();
+    for seed in bad_seeds() {
+        match try_life(seed, false) {
+            Ok(figures) => sum.add(&figures),
+            Err(what) => tell(seed, &what),
+        }
+    }
+    println!("{sum}");
+    assert!(sum.writes > 1000, "{sum:?}");
+}
+
 /// Oracle 7.
 #[test]
 fn the_same_seed_gives_the_same_log() {
@@ -387,6 +409,18 @@ const GROW_STORIES: [(Mutant, fn()); 2] = [
 #[test]
 fn every_planted_bug_of_growth_is_found() {
     find_all(&mutant::OF_GROWTH, &GROW_STORIES, grow_seeds);
+}
+
+const BAD_STORIES: [(Mutant, fn()); 3] = [
+    (Mutant::BadBlocksRead, bad::what_cannot_be_written_is_listed_and_cleared),
+    (Mutant::BadBlocksForever, bad::what_cannot_be_written_is_listed_and_cleared),
+    (Mutant::BadBlocksAcknowledgedEarly, bad::what_cannot_be_written_is_listed_and_cleared),
+];
+
+/// The bugs of the bad-block logs, in their story.
+#[test]
+fn every_planted_bug_of_bad_blocks_is_found() {
+    find_all(&mutant::OF_BAD_BLOCKS, &BAD_STORIES, bad_seeds);
 }
 
 /// Their stories, where random lives meet them seldom.
