@@ -30,7 +30,7 @@ struct Lists {
 }
 
 /// What a member lists.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct List {
     pub(super) ranges: Vec<BlockRange>,
     /// Its log has more entries than mdof changes.
@@ -173,9 +173,16 @@ impl Owner {
 
     /// A device comes into a slot.
     pub(super) fn install_list(&mut self, slot: MemberSlot, list: List, out: &mut Out<'_>) {
-        self.shared.bad.change(|lists| lists.by_slot[usize::from(slot)] = list);
+        let is_new = self.shared.bad.change(|lists| {
+            let own = &mut lists.by_slot[usize::from(slot)];
+            let is_new = *own != list;
+            *own = list;
+            is_new
+        });
         self.bad.take(slot, &self.shared);
-        out.mail.push_back(Mail::Channels(ToChannel::BadBlocks(slot)));
+        if is_new {
+            out.mail.push_back(Mail::Channels(ToChannel::BadBlocks(slot)));
+        }
     }
 }
 

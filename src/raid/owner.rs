@@ -349,6 +349,7 @@ impl Owner {
             || self.rebuild_can_go_on()
             || self.replace_can_go_on()
             || self.grow_can_go_on()
+            || self.bad_can_go_on()
             || self.scrub_can_end()
             || self.may_copy()
                 && !self.is_pausing()

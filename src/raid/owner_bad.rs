@@ -15,6 +15,12 @@
 //! list or the new one. One with more entries, which Linux may have made, is left as it is: what it
 //! lists stays listed, and the member fails if there is to be more. So it does when its log can't
 //! be written.
+//!
+//! The list is about data that somebody has written. Whatever the policy is, a member fails that
+//! can't write metadata, that is superblock, bitmap or stripe log, which lie before the data and
+//! without which it is of no use; or that can't zero a chunk before its first write: the zeroing
+//! fails as a whole, so all of the chunk would be listed, and a chunk of a large array is more than
+//! a log has room for.
 
 use std::collections::VecDeque;
 
@@ -143,27 +149,27 @@ impl Owner {
         self.bad_keeper.waiting.push_back(Change { slot, range, is_good, asker, answer });
     }
 
+    /// What the changes wait for has come about.
+    pub(super) fn bad_can_go_on(&self) -> bool {
+        let is_out = self.failed || self.writable & bit(self.bad_keeper.slot) == 0;
+        match self.bad_keeper.state {
+            KeepState::Idle => !self.bad_keeper.waiting.is_empty(),
+            KeepState::Flushing | KeepState::Writing => false,
+            KeepState::Recording { update } => is_out || self.recorder.has_recorded(update),
+            KeepState::Adopting { epoch } => self.recorder.is_adopted(epoch),
+        }
+    }
+
     /// Takes the changes as far as they can go now.
     pub(super) fn poll_bad(&mut self, out: &mut Out<'_>) {
-        loop {
+        while self.bad_can_go_on() {
             let is_out = self.failed || self.writable & bit(self.bad_keeper.slot) == 0;
             match self.bad_keeper.state {
-                KeepState::Idle if self.bad_keeper.waiting.is_empty() => return,
                 KeepState::Idle => self.begin_changes(out),
-                KeepState::Flushing | KeepState::Writing => return,
+                KeepState::Flushing | KeepState::Writing => unreachable!("members are to answer"),
                 KeepState::Recording { .. } if is_out => self.refuse_changes(out),
-                KeepState::Recording { update } => {
-                    if !self.recorder.has_recorded(update) {
-                        return;
-                    }
-                    self.publish_list(out);
-                }
-                KeepState::Adopting { epoch } => {
-                    if !self.recorder.is_adopted(epoch) {
-                        return;
-                    }
-                    self.end_changes(out);
-                }
+                KeepState::Recording { .. } => self.publish_list(out),
+                KeepState::Adopting { .. } => self.end_changes(out),
             }
         }
     }
@@ -216,9 +222,7 @@ impl Owner {
 
     /// Whether a range that could not be written may be listed.
     fn may_list(&self, change: &Change, list: &[BlockRange]) -> Noted {
-        if bad::covers(list, &change.range) {
-            return Noted::Kept;
-        }
+        let is_covered = bad::covers(list, &change.range);
         // With parity it must still be possible to compute what the member lacks now.
         let others = self.in_sync & !bit(change.slot);
         let is_read = self.in_sync & bit(change.slot) != 0;
@@ -227,7 +231,10 @@ impl Owner {
             !self.shared.geometry.is_readable(others & !lost)
         };
         match change.asker {
-            Asker::Channel(..) | Asker::Window(_) if is_lost => Noted::Lost,
+            // Also of what is listed: there it may have been told with others that are gone now.
+            Asker::Channel(..) if is_lost => Noted::Lost,
+            _ if is_covered => Noted::Kept,
+            Asker::Window(_) if is_lost => Noted::Lost,
             Asker::Channel(..) | Asker::Window(_) if !self.bad.is_used() => Noted::Refused,
             _ => Noted::Kept,
         }

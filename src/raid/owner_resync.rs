@@ -816,6 +816,7 @@ impl Owner {
         match std::mem::take(&mut window.is_listing) {
             true if refused != 0 => {
                 let blocks = self.piece_blocks(index);
+                self.walker.windows[index].set_state(WindowState::NeedBuffer);
                 self.piece_is_lost(index, blocks, out);
             }
             true => self.piece_is_over(index, 0, out),

@@ -233,7 +233,7 @@ fn listed_bad_sectors_are_rewritten_from_the_other_member() {
 }
 
 /// Waits until a member has as many ranges on its bad-block log as is wanted.
-fn wait_for_bad(array: &Running, member: usize, wanted: impl Fn(u64) -> bool) {
+pub(crate) fn wait_for_bad(array: &Running, member: usize, wanted: impl Fn(u64) -> bool) {
     let until = std::time::Instant::now() + std::time::Duration::from_secs(120);
     loop {
         let listed = array.describe()["base_bdevs_list"][member]["bad_blocks"].clone();

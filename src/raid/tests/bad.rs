@@ -64,6 +64,18 @@ impl World {
         disk.stubborn.push(at);
     }
 
+    /// The array is started: what members list is given to them again.
+    pub(super) fn note_listed(&mut self) {
+        let lists: Vec<_> =
+            self.disks.iter().filter(|disk| !disk.bad_blocks().is_empty()).collect();
+        let blocks = usize::try_from(self.geometry.sync_blocks()).unwrap();
+        let is_listed = |at: &usize| lists.iter().any(|disk| disk.lists_block(*at));
+        self.watch.listed = match lists.is_empty() {
+            true => Vec::new(),
+            false => (0..blocks).filter(is_listed).collect(),
+        };
+    }
+
     fn listed(&self, slot: usize) -> Vec<BlockRange> {
         self.running.as_ref().unwrap().owner.status().bad_blocks[slot].clone()
     }

@@ -545,8 +545,9 @@ pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
         violated(0, "no start although nothing fails");
     }
     world.read_all();
-    // What is lost with a member in doubtful rows is given to nobody.
-    if habits.operator + habits.replace > 0 && !world.is_doubtful {
+    // What is lost with a member in doubtful rows is given to nobody, nor what nobody has.
+    let is_listed = world.disks.iter().any(|disk| !disk.bad_blocks().is_empty());
+    if habits.operator + habits.replace > 0 && !world.is_doubtful && !is_listed {
         world.make_whole();
         world.read_all();
     }

@@ -59,6 +59,10 @@ pub(super) struct Watch {
     /// A test has spoilt the bitmap.
     pub(super) may_be_stale: bool,
     copied: u64,
+    /// Blocks of the sync space that a member listed as bad when the array was started.
+    pub(super) listed: Vec<usize>,
+    /// Listed blocks were given again beside the resync, in this life.
+    mended: bool,
     /// Chunks copied in all lives of the world.
     pub(super) copied_in_all: u64,
 }
@@ -79,6 +83,8 @@ impl Watch {
             rebuilt_in_all: 0,
             may_be_stale: false,
             copied: 0,
+            mended: false,
+            listed: Vec::new(),
             copied_in_all: 0,
         }
     }
@@ -130,6 +136,7 @@ impl Watch {
     pub(super) fn resync_started(&mut self, chunks: u64) {
         self.resync_expected = chunks;
         self.copied = 0;
+        self.mended = false;
     }
 
     /// The chunks whose states a unit holds.
@@ -260,7 +267,10 @@ impl World {
         let range = BlockRange { lba: lba as u64, blocks: blocks as u64 };
         let is_repair = self.watch.repairs.iter().any(|(_, repair)| repair.overlaps(&range));
         let is_listed = |at| self.disks.iter().any(|disk| disk.lists_block(at));
-        let is_repair = is_repair || (lba..lba + blocks).any(is_listed);
+        let was_listed = |at: usize| self.watch.listed.contains(&at);
+        let is_listed = (lba..lba + blocks).any(|at| is_listed(at) || was_listed(at));
+        let is_repair = is_repair || is_listed;
+        self.watch.mended |= is_listed;
         let is_rebuild = self.is_rebuild_copy(disk, io.op, first..=last);
         let begun = (first..=last).filter(|&chunk| self.blocks_of(chunk).start >= lba).count();
         if is_rebuild && !is_resync && io.op == IoOp::Write {
@@ -282,7 +292,13 @@ impl World {
         let whole = self.in_sync().count_ones() as usize == self.disks.len();
         let serves = running.owner.life() == crate::raid::owner::Life::Running;
         let is_listed = self.disks.iter().any(|disk| !disk.bad_blocks().is_empty());
-        if self.faults.any() || !whole || !serves || self.watch.joined || is_listed {
+        if self.faults.any()
+            || !whole
+            || !serves
+            || self.watch.joined
+            || is_listed
+            || self.watch.mended
+        {
             return;
         }
         let (expected, copied) = (self.watch.resync_expected, self.watch.copied);
@@ -384,7 +400,7 @@ impl World {
                     continue;
                 }
                 // What it could not write it must list durably by now.
-                if self.writable() & 1 << slot != 0 && disk.lists(lba) {
+                if disk.lists(lba) {
                     continue;
                 }
                 if in_sync & 1 << slot != 0 {

@@ -520,6 +520,7 @@ impl World {
 
     pub(super) fn assemble_from(&mut self, present: &[usize]) -> Result<md::Assembly, Refused> {
         let (assembly, mut config) = self.read_members(present)?;
+        self.note_listed();
         config.force = true;
         if !self.geometry.is_readable(config.in_sync()) {
             assert!(raid::prepare(&config, BdevId(100)).is_err(), "data are missing");
