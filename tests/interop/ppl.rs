@@ -210,8 +210,8 @@ fn linux_loses_power_and_mdof_goes_on() {
     let text = guest.run();
     assert_eq!(said(&text, "ppl", "policy"), ["resync"]);
     assert_eq!(said(&text, "ppl", "missing"), ["0"]);
-    assert!(said(&text, "ppl", "verify").iter().all(|code| *code == "0"));
-    assert_eq!(said(&text, "ppl", "mismatch"), ["idle 0"]);
+    assert!(said(&text, "ppl", "verify").iter().all(|line| line.starts_with("0 ")));
+    assert_eq!(said(&text, "ppl", "mismatch"), ["0"]);
     let array = rig.start();
     array.host().verify(&patterns);
     array.stop();

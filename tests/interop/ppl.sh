@@ -1,11 +1,11 @@
 #!/bin/bash
 # Guest of tests/interop/ppl.rs: a RAID5 of Linux md with a partial parity log. /vmh/arrays has one
-# line: name, how, write, members. What is found is printed as "NAME KEY VALUE" and judged outside.
+# line: name, how, write, members.
 #   cut    made, filled, and written to in the first strip of every row until power fails
 #   check  assembled after mdof had it, read and checked
-md=/sys/block/md0/md
+. /vmh/guest.sh
 read -r name how write members < /vmh/arrays
-devices=$(for member in $members; do echo /dev/vmh/$member; done)
+devices=$(devices_of $members)
 
 if [ $how = cut ]; then
     mdadm --create /dev/md0 --run --level=5 --chunk=64 --raid-devices=4 \
@@ -28,22 +28,10 @@ fi
 mdadm --assemble --run /dev/md0 $devices 2>&1 || dmesg | tail
 echo "$name policy $(cat $md/consistency_policy)"
 echo "$name missing $(cat $md/degraded)"
-while read -r _ first sectors tag; do
-    pat verify /dev/md0 $first $sectors $tag > /tmp/verify || cat /tmp/verify
-    echo "$name verify $?"
-done < /vmh/patterns
+verify $name
 pat write /dev/md0 60 40 VMHGEN03
 sync
-for _ in $(seq 100); do
-    [ "$(cat $md/sync_action)" = idle ] && break
-    sleep 0.1
-done
-echo check > $md/sync_action
-sleep 0.3
-for _ in $(seq 300); do
-    [ "$(cat $md/sync_action)" = idle ] && break
-    sleep 0.1
-done
-echo "$name mismatch $(cat $md/sync_action) $(cat $md/mismatch_cnt)"
+settle $name
+check $name
 mdadm --stop /dev/md0 2>&1
-echo "all done"
+finish
