@@ -378,6 +378,9 @@ fn notifications(bench: &Bench) {
         assert!(types.as_array().unwrap().contains(&event["type"]), "{event}");
         if wanted.peek().is_some_and(|wanted| event["type"] == *wanted) {
             assert_eq!(event["ctx"], "r", "{event}");
+            // Who took the member out was the operator.
+            let is_told = event["text"].as_str().unwrap().contains("as told");
+            assert_eq!(is_told, event["type"] == "raid_member_failed", "{event}");
             wanted.next();
         }
     }

@@ -18,6 +18,13 @@ use crate::reactor::dma::Mapping;
 /// Ranges from this size on are zeroed by giving their pages back, smaller ones by writing.
 const DISCARD_BYTES_MIN: usize = 64 * 1024;
 
+/// Bdevs from this size on are written around the caches: what is written there is seldom read
+/// soon, and a cache line that is written as a whole need not be fetched first. Random writes of
+/// 4 KiB, 32 in flight, p50 around the caches and through them (`mdof-perf --bdev malloc:SIZE`, a
+/// machine with 32 MiB of cache): 4 MiB 10.3 and 6.9 us, 8 MiB 11.6 and 10.3, 16 MiB 13.4 and 13.3,
+/// 32 MiB 13.8 and 17.5, 128 MiB 14.9 and 20.4, 1 GiB alike (its pages are not at hand).
+pub(super) const AROUND_CACHES_BYTES_MIN: usize = 32 << 20;
+
 /// The shared part.
 #[derive(Debug)]
 pub struct MallocDevice {
@@ -60,6 +67,10 @@ impl MallocDevice {
         &self.geometry
     }
 
+    pub(super) fn is_around_caches(&self) -> bool {
+        self.memory.len_bytes() >= AROUND_CACHES_BYTES_MIN
+    }
+
     /// Address and length of a request's range, which must have been checked.
     fn range(&self, io: &BdevIo) -> (*mut u8, usize) {
         let block = u64::from(self.geometry.block_size_bytes);
@@ -96,7 +107,10 @@ impl MallocChannel {
         let (start, len) = self.device.range(io);
         match (io.op, &io.buf) {
             (IoOp::Read, Some(buf)) => copy(start, buf.as_ptr(), len),
-            (IoOp::Write, Some(buf)) => store(buf.as_ptr(), start, len),
+            (IoOp::Write, Some(buf)) if self.device.is_around_caches() => {
+                store(buf.as_ptr(), start, len);
+            }
+            (IoOp::Write, Some(buf)) => copy(buf.as_ptr(), start, len),
             (IoOp::Compare, Some(buf)) => return compare(start, buf),
             (IoOp::WriteZeroes | IoOp::Unmap, _) => zero(start, len),
             _ => return IoStatus::Unsupported,
@@ -111,9 +125,7 @@ fn copy(from: *const u8, to: *mut u8, len: usize) {
     unsafe { std::ptr::copy_nonoverlapping(from, to, len) };
 }
 
-/// Copies to the memory of a device, around the caches: what is written is seldom read soon, and a
-/// cache line that is written as a whole need not be fetched first (310 ns instead of 490 for 4 KiB
-/// at a random place of 128 MiB).
+/// Copies to the memory of a device, around the caches.
 #[cfg(target_arch = "x86_64")]
 fn store(from: *const u8, to: *mut u8, len: usize) {
     use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128};

@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::delay::{DelayDevice, LatencyKind};
 use super::error::{ErrorDevice, ErrorKind, Injection};
-use super::malloc::MallocDevice;
+use super::malloc::{AROUND_CACHES_BYTES_MIN, MallocDevice};
 use super::null::NullDevice;
 use super::rig::{Rig, store_contract};
 use super::*;
@@ -25,9 +25,14 @@ fn over_malloc(filter: impl FnOnce(&Geometry) -> Device) -> Rig {
 
 #[test]
 fn malloc_stores() {
-    let mut rig = Rig::new(&[malloc()]);
-    store_contract(&mut rig, 0, BLOCKS);
-    rig.finish();
+    // Through the caches and around them.
+    for (blocks, around) in [(BLOCKS, false), (AROUND_CACHES_BYTES_MIN as u64 / 512, true)] {
+        let device = MallocDevice::new("Malloc0", Uuid::nil(), 512, blocks).unwrap();
+        assert_eq!(device.is_around_caches(), around);
+        let mut rig = Rig::new(&[Device::Malloc(device)]);
+        store_contract(&mut rig, 0, blocks);
+        rig.finish();
+    }
 }
 
 #[test]

@@ -249,7 +249,7 @@ impl Shard {
     fn log_event(&mut self, bdev: BdevId, event: ArrayEvent) {
         let name = &self.channels.array(bdev).expect("it has just acted").name;
         match event {
-            ArrayEvent::MemberFailed { .. }
+            ArrayEvent::MemberFailed { as_told: false, .. }
             | ArrayEvent::ReplacementFailed { .. }
             | ArrayEvent::ReplacementOrphaned { .. }
             | ArrayEvent::TooManyReadErrors { .. }

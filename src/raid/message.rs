@@ -246,6 +246,8 @@ pub enum ArrayEvent {
         slot: MemberSlot,
         /// Members left.
         left: u32,
+        /// The operator said so; it did not fail by itself.
+        as_told: bool,
     },
     /// The absence of failed members is durable; writes they missed are acknowledged.
     FailureRecorded {
@@ -425,7 +427,12 @@ impl fmt::Display for ArrayEvent {
                 "started with {in_sync} of {slots} members in sync after an unclean stop; \
                  {chunks_need_sync} chunks will be resynced"
             ),
-            Self::MemberFailed { slot, left } => write!(
+            Self::MemberFailed { slot, left, as_told: true } => write!(
+                f,
+                "member {slot} is taken out, as told; {left} left. That is recorded on them \
+                 before any write it missed is acknowledged"
+            ),
+            Self::MemberFailed { slot, left, .. } => write!(
                 f,
                 "member {slot} failed and is no longer used; {left} left. The failure is \
                  recorded on them before any write it missed is acknowledged. Replace the member"

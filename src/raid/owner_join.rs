@@ -281,7 +281,7 @@ impl Owner {
                 self.torn_without_it()
             )),
             Some(MemberState::InSync | MemberState::Rebuilding) => {
-                self.fail_member(slot, out);
+                self.put_out(slot, true, out);
                 self.go_on(out);
                 Ok(())
             }

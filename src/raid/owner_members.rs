@@ -242,6 +242,11 @@ impl Owner {
 
     /// A member failed a request that changes data or metadata: it is out, unless it is the last.
     pub(super) fn fail_member(&mut self, slot: MemberSlot, out: &mut Out<'_>) {
+        self.put_out(slot, false, out);
+    }
+
+    /// A member is out, unless it is the last: it failed, or the operator said so.
+    pub(super) fn put_out(&mut self, slot: MemberSlot, as_told: bool, out: &mut Out<'_>) {
         if self.writable & bit(slot) == 0 || self.swap_back(slot, out) {
             return;
         }
@@ -274,7 +279,7 @@ impl Owner {
             return self.replacement_is_out(out);
         }
         let left = self.in_sync.count_ones();
-        out.mail.push_back(Mail::Event(ArrayEvent::MemberFailed { slot, left }));
+        out.mail.push_back(Mail::Event(ArrayEvent::MemberFailed { slot, left, as_told }));
         if self.replacer.replaced() == Some(slot) {
             self.orphan_replacement(out);
         }

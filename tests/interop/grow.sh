@@ -14,5 +14,5 @@ verify $name
 pat write /dev/md0 $((size - 64)) 64 VMHGEN03
 sync
 check $name
-mdadm --stop /dev/md0 2>&1
+stop
 finish

@@ -8,12 +8,18 @@ devices_of() { for member in "$@"; do echo /dev/vmh/$member; done; }
 # How many chunks of the lockless bitmap are in each state; nothing without one.
 bits() { [ ! -e $md/llbitmap/bits ] || tr '\n' ';' < $md/llbitmap/bits; }
 
+# Without other programs: each takes a while to start here.
 is_calm() {
-    [ "$(cat $md/degraded)" = 0 ] && [ "$(cat $md/sync_action)" = idle ] || return
-    case "$(bits)" in
-    "" | *"need sync 0;syncing 0;"*) ;;
-    *) return 1 ;;
-    esac
+    local degraded action line
+    read -r degraded < $md/degraded
+    read -r action < $md/sync_action
+    [ "$degraded $action" = "0 idle" ] || return
+    [ -e $md/llbitmap/bits ] || return 0
+    while read -r line; do
+        case $line in
+        "need sync "[1-9]* | "syncing "[1-9]*) return 1 ;;
+        esac
+    done < $md/llbitmap/bits
 }
 
 # Waits until no member is missing and nothing is in doubt or under way. md's own thread takes the work
@@ -43,6 +49,14 @@ check() {
     echo check > $md/sync_action
     settle $1
     echo "$1 mismatch $(cat $md/mismatch_cnt)"
+}
+
+# Lets the array go, also where somebody still looks at it.
+stop() {
+    for _ in 1 2 3 4 5; do
+        mdadm --stop /dev/md0 2>&1 && return
+        sleep 1
+    done
 }
 
 # The kernel's words on it, and the line without which the run counts for nothing.

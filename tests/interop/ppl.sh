@@ -33,5 +33,5 @@ pat write /dev/md0 60 40 VMHGEN03
 sync
 settle $name
 check $name
-mdadm --stop /dev/md0 2>&1
+stop
 finish

@@ -19,6 +19,6 @@ while read -r name how write members; do
     pat write /dev/md0 $write 64 VMHGEN03
     settle $name
     check $name
-    mdadm --stop /dev/md0 2>&1
+    stop
 done < /vmh/arrays
 finish

@@ -12,7 +12,7 @@ while read -r name how write members; do
     echo "$name loaded $(bits)"
     echo "$name metadata $(tr '\n' ';' < $md/llbitmap/metadata)"
     echo "$name blocks $(cat /sys/block/md0/queue/logical_block_size)"
-    mdadm --stop /dev/md0 2>&1
+    stop
     echo 0 > $start_ro
     mdadm --assemble --run /dev/md0 $devices 2>&1
     if [ $how = degraded ]; then
@@ -25,6 +25,6 @@ while read -r name how write members; do
     [ "$write" = - ] || pat write /dev/md0 $write 64 VMHGEN03
     settle $name
     check $name
-    mdadm --stop /dev/md0 2>&1
+    stop
 done < /vmh/arrays
 finish

@@ -18,7 +18,7 @@ while read -r name how write members; do
         echo 1 > $start_ro
         mdadm --assemble --run /dev/md0 $devices 2>&1
         echo "$name loaded $(bits)"
-        mdadm --stop /dev/md0 2>&1
+        stop
         echo 0 > $start_ro
     fi
     if [ $how = replaced ]; then
@@ -45,6 +45,6 @@ while read -r name how write members; do
         settle $name
         check $name
     fi
-    mdadm --stop /dev/md0 2>&1
+    stop
 done < /vmh/arrays
 finish
