@@ -71,7 +71,7 @@ pub(super) struct Plan {
     pub(super) slot: MemberSlot,
     pub(super) superblock: Superblock,
     pub(super) lacks: Lacks,
-    /// The event count of what the device carries of this array until it is furnished, or 0.
+    /// The event count of what the device carries of this array until it is marked, or 0.
     pub(super) carries_events: u64,
 }
 

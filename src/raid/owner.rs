@@ -409,7 +409,8 @@ impl Owner {
             Life::Settling => {
                 self.settle_bitmap(out);
                 let is_settled = self.bitmap.as_ref().is_none_or(BitmapKeeper::is_settled);
-                if is_settled && !self.is_settling() || self.failed {
+                let is_over = is_settled && !self.is_settling() && !self.joiner.is_marking();
+                if is_over || self.failed {
                     self.set_life(Life::Sealing);
                     self.want_superblock();
                     self.go_on(out);

@@ -87,6 +87,8 @@ pub(super) struct BitmapKeeper {
     owed: Box<[bool]>,
     owed_count: usize,
     owed_to: SlotMask,
+    /// A member that is written, but not given units yet.
+    expected: SlotMask,
     /// Event count of the header that is durable.
     events_durable: u64,
     writes: u64,
@@ -133,6 +135,7 @@ impl BitmapKeeper {
             owed: vec![false; ledger.units()].into_boxed_slice(),
             owed_count: 0,
             owed_to: 0,
+            expected: 0,
             infection: Infection::default(),
             ledger,
             header,
@@ -248,11 +251,25 @@ impl BitmapKeeper {
         }
     }
 
-    /// Every unit is to be written, those under way once more: a member is written from now on
-    /// that has none of them.
-    pub(super) fn furnish(&mut self, slot: MemberSlot) {
+    /// A member is written from now on that has none of the units, and is given none before it is
+    /// furnished.
+    pub(super) fn expect(&mut self, slot: MemberSlot) {
         self.ahead.joined();
-        if self.is_external() {
+        self.expected = bit(slot);
+        if mutant!(FurnishedBeforeMarked) {
+            self.furnish();
+        }
+    }
+
+    /// Who was expected has failed.
+    pub(super) fn expect_nobody(&mut self) {
+        self.expected = 0;
+    }
+
+    /// Every unit is to be written, those under way once more: who was expected is given them.
+    pub(super) fn furnish(&mut self) {
+        let newcomer = std::mem::take(&mut self.expected);
+        if self.is_external() || newcomer == 0 {
             return;
         }
         for unit in 0..self.ledger.units() {
@@ -263,7 +280,7 @@ impl BitmapKeeper {
         }
         self.owed.fill(true);
         self.owed_count = self.owed.len();
-        self.owed_to = bit(slot);
+        self.owed_to = newcomer;
     }
 
     /// The member that joins has all units.
@@ -597,7 +614,7 @@ impl Owner {
     fn begin_flush(&mut self, index: usize, unit: usize, out: &mut Out<'_>) {
         let map = self.shared.map.as_ref().expect("a bitmap has a map");
         let bitmap = self.bitmap.as_mut().expect("the array has a bitmap");
-        let mut copies = bitmap.copies(self.writable);
+        let mut copies = bitmap.copies(self.writable & !bitmap.expected);
         let forgotten = if mutant!(ForgetMembersBitmapWrite) { copies & (copies - 1) } else { 0 };
         copies &= !forgotten;
         bitmap.writes += 1;

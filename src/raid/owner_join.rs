@@ -9,9 +9,13 @@
 //! 2. *Announce.* The superblocks of the others give its number the slot. Only then is its own
 //!    written: were it first, and the power cut, it would speak of an array whose other members
 //!    say that it has failed, as if both had been used apart.
-//! 3. *Furnish.* It is written from here on: all units of the bitmap, those under way once more,
-//!    and its superblock, which says that it is being rebuilt from offset 0.
-//! 4. *Adopt.* Every channel writes to it. Only from here on does a copy stay true, so the rebuild
+//! 3. *Mark.* It is written from here on, but for the bitmap: its superblock says that it is being
+//!    rebuilt from offset 0. Were units of the bitmap written while it still calls itself whole,
+//!    and the power cut, it could be started alone with them: they tell of chunks written since it
+//!    was away, in which it holds nobody knows what.
+//! 4. *Furnish.* All units of the bitmap are written, those under way once more. A stop waits until
+//!    who is marked is furnished, too.
+//! 5. *Adopt.* Every channel writes to it. Only from here on does a copy stay true, so the rebuild
 //!    ([`super::owner_rebuild`]) begins here.
 //!
 //! A crash at any point leaves it out, or being rebuilt. A member that fails on the way is out as
@@ -62,21 +66,24 @@ enum JoinState {
     Draining { cores_left: u16 },
     /// Waits for this update of the others' superblocks.
     Announcing { update: u64 },
-    /// Waits for the newcomer's bitmap and this update of all superblocks.
-    Furnishing { update: u64 },
+    /// Waits for this update of all superblocks, the newcomer's among them.
+    Marking { update: u64 },
+    /// Waits for the newcomer's bitmap.
+    Furnishing,
     /// Waits until every channel uses this membership.
     Adopting { epoch: u32 },
 }
 
 impl JoinState {
     fn allows(self, next: Self) -> bool {
-        use JoinState::{Adopting, Announcing, Draining, Furnishing, Idle};
+        use JoinState::{Adopting, Announcing, Draining, Furnishing, Idle, Marking};
         matches!(
             (self, next),
             (Idle, Draining { .. })
                 | (Draining { .. }, Draining { .. } | Announcing { .. })
-                | (Announcing { .. }, Furnishing { .. })
-                | (Furnishing { .. }, Adopting { .. })
+                | (Announcing { .. }, Marking { .. })
+                | (Marking { .. }, Furnishing)
+                | (Furnishing, Adopting { .. })
                 | (_, Idle)
         )
     }
@@ -88,7 +95,7 @@ pub(super) struct Joiner {
     state: JoinState,
     tasks: VecDeque<Task>,
     round: u32,
-    /// The member that is furnished: channels know nothing of it yet.
+    /// The member that is marked or furnished: channels know nothing of it yet.
     hidden: SlotMask,
     /// The last members that left since the start: device uuid and the event count they have.
     departed: VecDeque<([u8; 16], u64)>,
@@ -117,6 +124,12 @@ impl Joiner {
     /// A member is joining, and not yet written by every channel.
     pub(super) fn is_busy(&self) -> bool {
         self.state != JoinState::Idle
+    }
+
+    /// A member's superblock is to say that it is rebuilt, and it has none of the bitmap. A stop
+    /// ends that: somebody else may go on with the array, and take the bitmap for what it is.
+    pub(super) fn is_marking(&self) -> bool {
+        matches!(self.state, JoinState::Marking { .. }) && !mutant!(MarkedAndStopped)
     }
 
     /// Members come or go, or are about to.
@@ -428,7 +441,14 @@ impl Owner {
 
     /// What the first task waits for has come about.
     pub(super) fn join_can_go_on(&self) -> bool {
-        if self.life() != Life::Running || self.failed {
+        let may_go_on = match self.life() {
+            Life::Running => true,
+            Life::Closing | Life::Winding | Life::Flushing | Life::Settling => {
+                self.joiner.is_marking()
+            }
+            Life::Starting | Life::Sealing | Life::Stopped => false,
+        };
+        if !may_go_on || self.failed {
             return false;
         }
         let Some(slot) = self.joiner.tasks.front().map(Task::slot) else { return false };
@@ -442,9 +462,9 @@ impl Owner {
                 cores_left == 0 && is_quiet && self.recorder.is_recorded(slot) && is_ahead
             }
             JoinState::Announcing { update } => self.recorder.has_recorded(update),
-            JoinState::Furnishing { update } => {
-                let is_furnished = self.bitmap.as_ref().is_none_or(BitmapKeeper::is_furnished);
-                has_failed || self.recorder.has_recorded(update) && is_furnished
+            JoinState::Marking { update } => has_failed || self.recorder.has_recorded(update),
+            JoinState::Furnishing => {
+                has_failed || self.bitmap.as_ref().is_none_or(BitmapKeeper::is_furnished)
             }
             JoinState::Adopting { epoch } => has_failed || self.recorder.is_adopted(epoch),
         }
@@ -462,13 +482,17 @@ impl Owner {
             JoinState::Draining { .. } => self.slot_is_empty(slot, out),
             JoinState::Announcing { .. } => {
                 if !self.retarget_orphan(true, out) {
-                    self.furnish(slot);
+                    self.mark_newcomer(slot);
                 }
             }
-            JoinState::Furnishing { .. } | JoinState::Adopting { .. } if has_failed => {
-                self.end_task();
+            _ if has_failed => self.end_task(),
+            JoinState::Marking { .. } => {
+                self.joiner.set_state(JoinState::Furnishing);
+                if let Some(bitmap) = &mut self.bitmap {
+                    bitmap.furnish();
+                }
             }
-            JoinState::Furnishing { .. } => {
+            JoinState::Furnishing => {
                 let place = self.place(slot);
                 out.mail.push_back(Mail::Channels(ToChannel::Place(slot, place)));
                 self.joiner.hidden = 0;
@@ -489,6 +513,9 @@ impl Owner {
         self.joiner.tasks.pop_front();
         self.joiner.hidden = 0;
         self.joiner.set_state(JoinState::Idle);
+        if let Some(bitmap) = &mut self.bitmap {
+            bitmap.expect_nobody();
+        }
     }
 
     fn drain_slot(&mut self, slot: MemberSlot, out: &mut Out<'_>) {
@@ -537,8 +564,9 @@ impl Owner {
         self.joiner.set_state(JoinState::Announcing { update: self.recorder.wanted() });
     }
 
-    /// The newcomer is written from now on: bitmap, superblock, and what the owner itself writes.
-    fn furnish(&mut self, slot: MemberSlot) {
+    /// The newcomer is written from now on: superblock, and what the owner itself writes. The
+    /// bitmap follows.
+    fn mark_newcomer(&mut self, slot: MemberSlot) {
         let Some(Task::Join { plan, .. }) = self.joiner.tasks.front() else {
             panic!("who is announced joins");
         };
@@ -557,10 +585,10 @@ impl Owner {
         self.writable |= bit(slot);
         self.joiner.hidden = bit(slot);
         if let Some(bitmap) = &mut self.bitmap {
-            bitmap.furnish(slot);
+            bitmap.expect(slot);
         }
         self.want_superblock();
-        self.joiner.set_state(JoinState::Furnishing { update: self.recorder.wanted() });
+        self.joiner.set_state(JoinState::Marking { update: self.recorder.wanted() });
     }
 
     /// Requests of the owner to the slot's device are under way.

@@ -93,7 +93,7 @@ impl World {
 }
 
 /// Strips of 8 blocks, chunks of 16, a log with little room.
-fn shape(level: i32, members: usize) -> Shape {
+pub(super) fn shape(level: i32, members: usize) -> Shape {
     let parity = Some((level, 2, 8));
     let log = Some(LogLayout { rings: 1, slots: 12, slot_bytes: 16 << 10 });
     Shape { members, cores: 2, chunk_blocks: 16, blocks: 256, parity, log, ..Shape::SMALL }.exact()

@@ -12,7 +12,8 @@
 //! - [`errors`]: members that can't read what they hold.
 //! - [`scenario`]: single stories with a name; [`copies`], [`discard`], [`infection`], [`stale`]:
 //!   more of them, [`ahead`] those of chunks zeroed before anybody writes to them.
-//!   [`crash_points`]: a cut at each event of a story.
+//!   [`floors`] those of members and arrays that wait for the stripe log. [`crash_points`]: a cut
+//!   at each event of a story.
 //!
 //! # Defects of others that must not be ours
 //!
@@ -48,6 +49,7 @@ mod discard;
 mod disk;
 mod errors;
 mod external;
+mod floors;
 mod grow;
 mod host;
 mod infection;

@@ -88,6 +88,10 @@ pub(crate) enum Mutant {
     JoinWithoutDrain,
     /// Units of the bitmap that are under way when a member joins are not written to it.
     JoinForgetsUnitsInFlight,
+    /// Who joins is given the bitmap while its superblock still calls it whole.
+    FurnishedBeforeMarked,
+    /// An array stops and leaves who is marked as being rebuilt without the bitmap.
+    MarkedAndStopped,
     /// A member joins whose superblock is only one event behind as it is.
     NewcomerNearlyCurrent,
     /// A rebuild passes over a chunk that is held for a discard and counts as Unwritten by now.
@@ -252,9 +256,7 @@ pub(crate) enum Mutant {
 }
 
 /// Bugs of replacement, found in lives of their own.
-pub(super) const OF_REPLACEMENT: [Mutant; 8] = [
-    Mutant::RenewedWithoutPause,
-    Mutant::SettledNotTold,
+pub(super) const OF_REPLACEMENT: [Mutant; 6] = [
     Mutant::NumberGivenTwice,
     Mutant::TakenBackUntold,
     Mutant::ReplacementForgotten,
@@ -278,7 +280,9 @@ pub(super) const OF_BAD_BLOCKS: [Mutant; 3] =
     [Mutant::BadBlocksRead, Mutant::BadBlocksForever, Mutant::BadBlocksAcknowledgedEarly];
 
 /// Bugs of the stripe log, found in the lives of levels with parity or in stories of their own.
-pub(super) const OF_LOG: [Mutant; 13] = [
+pub(super) const OF_LOG: [Mutant; 15] = [
+    Mutant::RenewedWithoutPause,
+    Mutant::SettledNotTold,
     Mutant::JoinedUnderOldLog,
     Mutant::LogForgottenEarly,
     Mutant::LogWaitSkipped,
@@ -317,7 +321,9 @@ pub(super) const OF_PARITY: [Mutant; 17] = [
 
 /// Every bug that random lives or a story of the simulator must find. Those that stand for a
 /// defect of the kernel's and that no oracle forbids are in `super::defects`.
-pub(super) const ALL: [Mutant; 66] = [
+pub(super) const ALL: [Mutant; 68] = [
+    Mutant::FurnishedBeforeMarked,
+    Mutant::MarkedAndStopped,
     Mutant::ExternalUpdateNotFinished,
     Mutant::ZeroedWithoutNewcomer,
     Mutant::RebuildPassesZeroing,

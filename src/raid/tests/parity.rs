@@ -297,7 +297,8 @@ impl World {
             }
             let row = self.parity().row(strip.row);
             for slot in slots(row.parity_mask() | bit(strip.slot)).map(usize::from) {
-                if in_sync & 1 << slot != 0 {
+                // What it could not write it must list durably by now.
+                if in_sync & 1 << slot != 0 || self.disks[slot].lists_at(at) {
                     continue;
                 }
                 match self.lacks(slot, lba, at, request.version) {

@@ -1,10 +1,12 @@
 //! Stories of members that come back, or are replaced.
 
+use super::disk::{BITMAP_BYTE, STATES_BYTE};
 use super::members::Device;
 use super::scenario::started;
-use super::world::{Shape, World};
-use crate::bdev::IoOp;
+use super::world::{Flight, Shape, World};
+use crate::bdev::{IoOp, Station};
 use crate::bitmap::ChunkState;
+use crate::md::Features;
 use crate::raid::ScrubAction;
 use crate::raid::owner_members::MemberState;
 
@@ -292,5 +294,71 @@ pub(super) fn who_joins_is_behind_before_it_is_told() {
         world.make_whole();
         world.read_all();
         world.run_until_quiet();
+    }
+}
+
+impl World {
+    /// Member 1 comes back after the first write to chunk 5 has begun, which gets no further than
+    /// its mark in the bitmap. Its superblock, which is to say that it is being rebuilt, is on its
+    /// way; what members have got and do not answer.
+    fn joins_unmarked(seed: u64) -> (Self, Vec<Flight>) {
+        let mut world = started(seed, SHAPE);
+        world.write_chunks([0, 3]);
+        world.remove(1).unwrap();
+        world.run_until("it is let go", |world| world.member_state(1) == MemberState::Missing);
+        let is_data = |flight: &Flight| flight.io.completion.tag().station == Station::RaidChannel;
+        world.submit(0, IoOp::Write, false, 5 * 8 + 1, 3);
+        world.run_until("its data are on their way", |world| {
+            world.running.as_ref().unwrap().in_flight.iter().any(is_data)
+        });
+        let mut withheld = world.withhold(is_data);
+        world.join(1, false).unwrap();
+        world.run_until("its superblock is written", |world| world.writes_superblock(1));
+        let lba = world.superblock_lba();
+        withheld.extend(world.withhold(|flight| flight.disk == 1 && flight.io.lba == lba));
+        world.run_until_quiet();
+        (world, withheld)
+    }
+}
+
+/// The power goes before the superblock of a member that joins says that it is being rebuilt:
+/// started alone, it is what it was. It must not have been told of a chunk that was written for the
+/// first time without it, in which it holds nobody knows what.
+#[test]
+pub(super) fn who_joins_is_marked_before_it_has_the_bitmap() {
+    for seed in 0..4 {
+        let (mut world, withheld) = World::joins_unmarked(seed);
+        let own = world.superblock_on_medium(1).unwrap();
+        assert!(!own.features.contains(Features::RECOVERY_OFFSET), "it calls itself whole");
+        assert_ne!(world.state_byte(0, 5), ChunkState::Unwritten as u8);
+        world.cut_power_without(withheld);
+        world.present[0] = false;
+        world.assemble();
+        assert_eq!(world.in_sync(), 2);
+        assert!(world.wait_started());
+        world.read_all();
+        world.cut_power();
+    }
+}
+
+/// The array stops at that moment: whoever starts it next, Linux perhaps, finds the bitmap on it.
+#[test]
+pub(super) fn who_is_marked_has_the_bitmap_when_the_array_stops() {
+    for seed in 0..4 {
+        let (mut world, withheld) = World::joins_unmarked(seed);
+        world.on_owner(|owner, out| owner.stop(out));
+        world.run_until_quiet();
+        world.put_back(withheld);
+        world.run_until("the stop", |world| world.running.as_ref().unwrap().stopped);
+        world.forget_stopped();
+        let own = world.superblock_on_medium(1).unwrap();
+        assert!(own.features.contains(Features::RECOVERY_OFFSET), "it is being rebuilt");
+        let bytes = BITMAP_BYTE..STATES_BYTE + 512;
+        let bitmap = |disk: usize| &world.disks[disk].durable_meta[bytes.clone()];
+        assert!(bitmap(1) == bitmap(0), "seed {seed}: the bitmaps differ");
+        world.assemble();
+        assert!(world.wait_started());
+        world.wait_in_sync(1);
+        world.check_whole();
     }
 }

@@ -10,8 +10,8 @@ use super::life::{
 };
 use super::mutant::{self, Mutant};
 use super::{
-    ahead, bad, copies, defects, discard, errors, external, grow, infection, log, pool, rejoin,
-    replace, row_members, rows, scenario, trace,
+    ahead, bad, copies, defects, discard, errors, external, floors, grow, infection, log, pool,
+    rejoin, replace, row_members, rows, scenario, trace,
 };
 
 use crate::raid::owner_yield;
@@ -84,12 +84,16 @@ const FOUND: [u64; 10] = [
 ///   it under the same count, and it was believed when it came back (oracle 5).
 /// - 10100: the array failed while a row was being read, which then waited for a member's absence
 ///   to be recorded (oracle 0).
+/// - 3002861 with members that come and go: the power went while a member that joined was given
+///   the bitmap and its superblock still called it whole; started alone it showed what it happened
+///   to hold in a chunk that was never written (oracle 3).
 /// - 5544 and 21791 with members that come and go: a member was taken out while parity was torn
 ///   after an unclean stop without a stripe log, and writes were refused for it (oracle 0).
 ///
-/// The others find planted bugs that these pass by: JoinedUnderOldLog, FailedNoteHoldsFloor,
-/// ReplayForgetsAbsent and RebuildPassesZeroing.
-const FOUND_OF_PARITY: [u64; 16] = [
+/// The others have found planted bugs that these pass by: FailedNoteHoldsFloor, and some that have
+/// stories of their own by now.
+const FOUND_OF_PARITY: [u64; 17] = [
+    (PARITY | MEMBER_SEEDS) + 3_002_861,
     (PARITY | MEMBER_SEEDS) + 5544,
     (PARITY | MEMBER_SEEDS) + 21_791,
     PARITY + 801_698,
@@ -295,7 +299,9 @@ fn the_same_seed_gives_the_same_log() {
 }
 
 /// Stories that find a bug which random lives meet seldom or have no oracle for.
-const STORIES: [(Mutant, fn()); 18] = [
+const STORIES: [(Mutant, fn()); 20] = [
+    (Mutant::FurnishedBeforeMarked, rejoin::who_joins_is_marked_before_it_has_the_bitmap),
+    (Mutant::MarkedAndStopped, rejoin::who_is_marked_has_the_bitmap_when_the_array_stops),
     (Mutant::RebuildPassesZeroing, ahead::a_newcomer_was_not_asked_to_zero),
     (Mutant::RebuildPassesDiscard, discard::a_rebuild_waits_for_a_discard_on_its_way),
     (Mutant::ExternalUpdateNotFinished, external::no_cut_off_start_leaves_its_header_ahead),
@@ -424,7 +430,11 @@ fn every_planted_bug_of_bad_blocks_is_found() {
 }
 
 /// Their stories, where random lives meet them seldom.
-const LOG_STORIES: [(Mutant, fn()); 4] = [
+const LOG_STORIES: [(Mutant, fn()); 8] = [
+    (Mutant::JoinedUnderOldLog, floors::a_member_comes_back_and_another_goes),
+    (Mutant::FailedRowWaits, floors::an_array_fails_while_a_row_is_read),
+    (Mutant::RenewedWithoutPause, floors::a_floor_cannot_be_written),
+    (Mutant::SettledNotTold, floors::a_note_is_settled_on_the_way_to_a_stop),
     (Mutant::ReplayForgetsAbsent, log::replays_without_a_member),
     (Mutant::LogForgottenEarly, log::members_that_miss_a_replay),
     (Mutant::LogIgnoresEvents, log::what_another_system_wrote_stays),

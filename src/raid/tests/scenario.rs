@@ -56,11 +56,15 @@ impl World {
         in_flight.extract_if(.., |flight| which(flight)).collect()
     }
 
+    /// Where members have their superblocks.
+    pub(super) fn superblock_lba(&self) -> u64 {
+        u64::try_from(SUPER_BYTE / self.shape.block).unwrap()
+    }
+
     /// Whether this is the write of a member's superblock.
     pub(super) fn is_superblock(&self, flight: &Flight) -> bool {
-        let lba = u64::try_from(SUPER_BYTE / self.shape.block).unwrap();
         let is_member = flight.disk < self.disks.len();
-        is_member && flight.io.op == IoOp::Write && flight.io.lba == lba
+        is_member && flight.io.op == IoOp::Write && flight.io.lba == self.superblock_lba()
     }
 
     /// A member's superblock is being written.
