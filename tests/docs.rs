@@ -100,7 +100,11 @@ fn ask_all(text: &str, dir: &Path) -> usize {
         run(call, dir);
         let arrays = r#"mdof rpc bdev_raid_get_bdevs '{"category": "all"}'"#;
         let since = Instant::now();
-        while run(arrays, dir).contains("\"process\"") {
+        // A member that has just come has no process yet.
+        let is_busy = |said: &str| {
+            ["\"process\"", "\"joining\"", "\"rebuilding\""].iter().any(|it| said.contains(it))
+        };
+        while is_busy(&run(arrays, dir)) {
             assert!(since.elapsed() < Duration::from_secs(60), "{call} does not end");
             std::thread::sleep(Duration::from_millis(50));
         }
