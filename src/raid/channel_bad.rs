@@ -5,7 +5,7 @@
 use super::channel::Channel;
 use super::channel_op::OpState;
 use super::message::{BadNote, BlockRange, Mail, Noted, Out, SlotMask, ToOwner};
-use super::stripe::STRIPE_TAG;
+use super::stripe::{RowAt, STRIPE_TAG};
 use super::{MemberSlot, bad, bit, slots};
 use crate::bdev::IoOp;
 
@@ -110,6 +110,22 @@ impl Channel {
             }
         }
         self.recheck_recorded(out);
+    }
+
+    /// What was written to a row is on no member any more, and can't be computed: some list its
+    /// columns, and one has gone since it was sent.
+    #[cold]
+    pub(super) fn is_nowhere(&self, op: u32) -> bool {
+        let this = &self.ops[op as usize];
+        let Some(parity) = self.shared.parity().filter(|_| this.io().op != IoOp::Flush) else {
+            return false;
+        };
+        let bad = self.bad.at(&self.shared, &this.sync, self.in_sync);
+        let have = this.ok & self.in_sync & !bad;
+        let mut segments = RowAt::new(parity, this.sync.lba).segments(this.range);
+        bad != 0
+            && !segments.all(|segment| have & bit(segment.slot) != 0)
+            && !self.shared.geometry.is_readable(self.in_sync & !bad)
     }
 
     fn op_noted(&mut self, op: u32, slot: MemberSlot, noted: Noted) {

@@ -173,7 +173,8 @@ impl Channel {
             return Some(IoStatus::MediaError);
         }
         if missed & !self.recorded == 0 || mutant!(AcknowledgeBeforeRecorded) {
-            return Some(IoStatus::Ok);
+            let is_lost = !self.bad.is_empty() && self.is_nowhere(op);
+            return Some(if is_lost { IoStatus::MediaError } else { IoStatus::Ok });
         }
         // Nothing will be recorded any more once the array has failed.
         self.is_failed().then_some(IoStatus::MediaError)

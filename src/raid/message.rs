@@ -455,13 +455,13 @@ impl fmt::Display for ArrayEvent {
             }
             Self::BadBlocksListed { slot, lba, blocks } => write!(
                 f,
-                "member {slot} could not write {blocks} blocks from block {lba} of its data on; they \
-                 are on its bad-block log now and read from the others. Replace the member"
+                "member {slot} could not write {blocks} blocks from block {lba} of its data on; \
+                 they are on its bad-block log now and read from the others. Replace the member"
             ),
             Self::BadBlocksCleared { slot, lba, blocks } => write!(
                 f,
-                "member {slot} has written {blocks} blocks from block {lba} of its data on, and they \
-                 are off its bad-block log"
+                "member {slot} has written {blocks} blocks from block {lba} of its data on, and \
+                 they are off its bad-block log"
             ),
             Self::ResyncStarted { chunks } => write!(f, "resync of {chunks} chunks begins"),
             Self::ResyncDone { chunks, unreadable: 0 } => {

@@ -16,6 +16,9 @@
 //! lists stays listed, and the member fails if there is to be more. So it does when its log can't
 //! be written.
 //!
+//! Zeroes that a chunk gets before its first write are no reason to take it off the list: where
+//! nobody else has the block it goes on to be an error until it is written.
+//!
 //! The list is about data that somebody has written. Whatever the policy is, a member fails that
 //! can't write metadata, that is superblock, bitmap or stripe log, which lie before the data and
 //! without which it is of no use; or that can't zero a chunk before its first write: the zeroing

@@ -861,9 +861,15 @@ impl Owner {
     }
 
     fn piece_is_over(&mut self, index: usize, failed: SlotMask, out: &mut Out<'_>) {
-        let blocks = u64::from(self.piece_blocks(index));
+        let piece_blocks = self.piece_blocks(index);
+        let blocks = u64::from(piece_blocks);
         for slot in slots(failed) {
             self.fail_member(slot, out);
+        }
+        if failed & self.in_sync != 0 {
+            // The array can't do without it: it was kept, and has not got the piece.
+            self.walker.windows[index].set_state(WindowState::NeedBuffer);
+            return self.piece_is_lost(index, piece_blocks, out);
         }
         let goes_on = self.life() == Life::Running && self.can_walk();
         let window = &mut self.walker.windows[index];

@@ -3,7 +3,7 @@
 use super::members::Device;
 use super::scenario::started;
 use super::trace::{self, Event};
-use super::world::{Shape, World};
+use super::world::{Faults, Shape, World};
 use crate::bdev::IoOp;
 use crate::raid::message::BlockRange;
 use crate::raid::owner_members::MemberState;
@@ -62,6 +62,17 @@ impl World {
         }
         let at = self.rng.below(disk.live.len());
         disk.stubborn.push(at);
+    }
+
+    /// Nothing fails from now on.
+    pub(super) fn heal(&mut self) {
+        self.faults = Faults::default();
+        self.disks.iter_mut().for_each(|disk| disk.stubborn.clear());
+    }
+
+    /// A member lists something.
+    pub(super) fn has_bad_blocks(&self) -> bool {
+        self.disks.iter().any(|disk| !disk.bad_blocks().is_empty())
     }
 
     /// The array is started: what members list is given to them again.

@@ -484,6 +484,14 @@ pub(super) const GROW_SEEDS: u64 = 1 << 36;
 /// Seeds with this bit live with blocks that can't be written, which members list.
 pub(super) const BAD_SEEDS: u64 = 1 << 37;
 
+/// Blocks come to be that can't be written.
+fn be_stubborn(seed: u64, rng: &mut Rng, habits: &mut Habits) {
+    if seed & BAD_SEEDS != 0 {
+        habits.faults.stubborn = rng.between(8, 200);
+        habits.faults.lost = 0;
+    }
+}
+
 /// One seed: an array lives through work, faults, stops and power cuts. Panics when a promise is
 /// broken; the story is in [`trace`] then.
 pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
@@ -512,10 +520,7 @@ pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
         habits.faults = Faults::default();
         habits.yields = seed % 8 == 3;
     }
-    if seed & BAD_SEEDS != 0 {
-        habits.faults.stubborn = rng.between(8, 200);
-        habits.faults.lost = 0;
-    }
+    be_stubborn(seed, &mut rng, &mut habits);
     if seed & REPLACE_SEEDS != 0 {
         habits.replace = rng.between(10, 60);
         habits.operator = [0, 40, 120][rng.below(3)];
@@ -539,15 +544,13 @@ pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
     }
     // At last everything comes to rest and is looked at.
     let had_faults = world.faults.any() || world.is_doubtful;
-    world.faults = Faults::default();
-    world.disks.iter_mut().for_each(|disk| disk.stubborn.clear());
+    world.heal();
     if !world.wait_started() {
         violated(0, "no start although nothing fails");
     }
     world.read_all();
     // What is lost with a member in doubtful rows is given to nobody, nor what nobody has.
-    let is_listed = world.disks.iter().any(|disk| !disk.bad_blocks().is_empty());
-    if habits.operator + habits.replace > 0 && !world.is_doubtful && !is_listed {
+    if habits.operator + habits.replace > 0 && !world.is_doubtful && !world.has_bad_blocks() {
         world.make_whole();
         world.read_all();
     }
