@@ -100,9 +100,12 @@ fn ask_all(text: &str, dir: &Path) -> usize {
         run(call, dir);
         let arrays = r#"mdof rpc bdev_raid_get_bdevs '{"category": "all"}'"#;
         let since = Instant::now();
-        // A member that has just come has no process yet.
-        let is_busy = |said: &str| {
-            ["\"process\"", "\"joining\"", "\"rebuilding\""].iter().any(|it| said.contains(it))
+        // Who joins is not shown to be copied to before it does.
+        let joins = call.contains("bdev_raid_add_base_bdev");
+        let is_busy = |text: &str| {
+            let is_on_its_way = |state: &&str| text.contains(&format!("\"{state}\""));
+            text.contains("\"process\"")
+                || joins && ["missing", "joining", "rebuilding"].iter().any(|it| is_on_its_way(it))
         };
         while is_busy(&run(arrays, dir)) {
             assert!(since.elapsed() < Duration::from_secs(60), "{call} does not end");

@@ -329,3 +329,77 @@ fn a_check_tells_what_differs_and_a_repair_mends_it() {
     stop(mdof);
     assert_alike(&dir, "a", "b");
 }
+
+/// What the array says of its growth, until it has ended.
+fn wait_growth(mdof: &Mdof) -> Value {
+    let since = Instant::now();
+    loop {
+        let growth = array(mdof)["growth"].clone();
+        if growth.is_null() || growth["state"] == "failed" {
+            return growth;
+        }
+        assert!(since.elapsed() < 2 * PATIENCE, "no end of {growth}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The call is answered soon, the growth given up, the member named; and it may still do later what
+/// it was asked.
+#[test]
+fn a_growth_waits_for_no_member_that_hangs() {
+    let dir = TestDir::new("members-grow");
+    fill(&dir);
+    let mdof = Mdof::start(&dir, &config(&dir, ""), &[]);
+    let call = |method: &str, params: Value| mdof.rpc(method, &params);
+    call("bdev_error_create", json!({ "base_name": "b" })).unwrap();
+    let new = json!({
+        "name": "r", "raid_level": "raid1", "superblock": true, "base_bdevs": ["a", "EE_b"],
+        "assume_clean": true, "chunk_size_kib": 256
+    });
+    call("bdev_raid_create", new).unwrap();
+    let blocks = || {
+        let bdevs = call("bdev_get_bdevs", json!({ "name": "r" })).unwrap();
+        bdevs[0]["num_blocks"].as_u64().unwrap()
+    };
+    let old = blocks();
+    for name in ["a", "b"] {
+        let path = dir.file(&format!("{name}.img"));
+        let file = OpenOptions::new().write(true).open(path).unwrap();
+        file.set_len((2 * SIZE_MIB * MIB) as u64).unwrap();
+    }
+    let hang = json!({ "name": "EE_b", "io_type": "all", "error_type": "pending", "num": 100_000 });
+    call("bdev_error_inject_error", hang).unwrap();
+    // On a slow machine it may be given up before the call is answered.
+    match call("bdev_raid_grow", json!({ "name": "r" })) {
+        Ok(answer) => {
+            assert_eq!(
+                (&answer["state"], &answer["old_num_blocks"]),
+                (&json!("growing"), &json!(old))
+            );
+            assert!(answer["num_blocks"].as_u64().unwrap() > old, "{answer}");
+        }
+        Err(text) => assert!(text.contains("has not grown") && text.contains("EE_b"), "{text}"),
+    }
+    assert_eq!(array(&mdof)["growth"]["waits_for"], json!(["EE_b"]));
+    let growth = wait_growth(&mdof);
+    let reason = growth["reason"].as_str().unwrap();
+    assert!(reason.contains("has not answered for 10 s"), "{growth}");
+    assert_eq!((&growth["waits_for"], blocks()), (&json!(["EE_b"]), old));
+    let notices = call("notify_get_notifications", json!({})).unwrap();
+    let failed = |notice: &&Value| notice["type"] == "raid_growth_failed";
+    let notice = notices.as_array().unwrap().iter().find(failed).unwrap();
+    assert!(notice["text"].as_str().unwrap().ends_with("waited for member 1"), "{notice}");
+    let text = call("bdev_raid_grow", json!({ "name": "r" })).unwrap_err();
+    assert!(text.contains("is answered by member 1"), "{text}");
+    let clear = json!({ "name": "EE_b", "io_type": "clear", "error_type": "pending" });
+    call("bdev_error_inject_error", clear).unwrap();
+    call("bdev_error_resume_pending", json!({ "name": "EE_b" })).unwrap();
+    let since = Instant::now();
+    while call("bdev_raid_grow", json!({ "name": "r" })).is_err() {
+        assert!(since.elapsed() < PATIENCE, "it does not grow: {}", array(&mdof));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(wait_growth(&mdof), Value::Null);
+    assert!(blocks() > old + old / 2, "{} and {old}", blocks());
+    stop(mdof);
+}

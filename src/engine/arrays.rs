@@ -15,7 +15,7 @@ use crate::reactor::timer::TimerTag;
 
 /// Low bits of a timer's tag that say which timer of the owner it is; the rest is the array's
 /// generation.
-const TIMER_BITS: u32 = 2;
+const TIMER_BITS: u32 = 3;
 const TIMER_MASK: u32 = (1 << TIMER_BITS) - 1;
 
 fn wall_clock_s() -> u64 {
@@ -169,13 +169,11 @@ impl Shard {
         assert!(there, "an owner outlived its channel");
     }
 
-    /// The owner is to have the array grow; the answer follows.
+    /// The owner is to have the array grow.
     pub(super) fn grow_array(&mut self, core: &mut ShardCore, bdev: BdevId, wish: &GrowthWish) {
         let mut result = Err("the array is not there".to_owned());
         self.on_owner(core, bdev, |owner, out| result = owner.grow(wish, out));
-        if let Err(text) = result {
-            self.answer(core, Answer::Grown(Err(text)));
-        }
+        self.answer(core, Answer::Grows(result));
     }
 
     /// A timer of an array's owner has run out; the array may be gone, and another one be where
@@ -190,7 +188,8 @@ impl Shard {
             0 => ArrayTimer::DaemonSleep,
             1 => ArrayTimer::BarrierIdle,
             2 => ArrayTimer::Checkpoint,
-            _ => ArrayTimer::Pace,
+            3 => ArrayTimer::Pace,
+            _ => ArrayTimer::Patience,
         };
         self.on_owner(core, bdev, |owner, out| owner.timer(timer, out));
     }
@@ -218,6 +217,7 @@ impl Shard {
                         ArrayTimer::BarrierIdle => 1,
                         ArrayTimer::Checkpoint => 2,
                         ArrayTimer::Pace => 3,
+                        ArrayTimer::Patience => 4,
                     };
                     let array = self.channels.array(bdev).expect("it has just acted");
                     let op = array.generation << TIMER_BITS | op;
@@ -236,9 +236,6 @@ impl Shard {
                         self.send(core, to, Message::Grow(bdev, shared.clone()));
                     }
                 }
-                Mail::Grown(result) => {
-                    self.answer(core, Answer::Grown(result.map_err(str::to_owned)));
-                }
                 Mail::Started(result) | Mail::Stopped(result) => {
                     self.answer(core, Answer::Array(result));
                 }
@@ -254,6 +251,7 @@ impl Shard {
             | ArrayEvent::ReplacementOrphaned { .. }
             | ArrayEvent::TooManyReadErrors { .. }
             | ArrayEvent::LastMemberKept { .. }
+            | ArrayEvent::GrowthFailed { .. }
             | ArrayEvent::MetadataLost => tracing::error!("array {name}: {event}"),
             ArrayEvent::ReadFailed { .. } => tracing::warn!("array {name}: {event}"),
             _ => tracing::info!("array {name}: {event}"),

@@ -437,10 +437,11 @@ impl EngineHandle {
     }
 
     /// Has an array take all of its members, which are so large now, in sectors by slot. It serves
-    /// meanwhile. Returns its blocks: all cores know of them.
+    /// meanwhile. Returns the blocks that it will have when its status says that it does not grow
+    /// any more; [`Self::set_blocks`] is for then.
     ///
     /// # Errors
-    /// If there is no such array, it refuses, or a member fails; it is as large as before then.
+    /// If there is no such array, or it refuses.
     pub fn grow_array(
         &mut self,
         bdev: BdevId,
@@ -450,11 +451,7 @@ impl EngineHandle {
         let owner = self.known(bdev).and_then(|known| known.owner_core).ok_or_else(gone)?;
         let wish = GrowthWish { device_sectors, advise: prefer_hugepages };
         match self.ask_one(owner, Ask::GrowArray(bdev, wish)) {
-            Answer::Grown(Ok(blocks)) => {
-                self.set_blocks(bdev, blocks);
-                Ok(blocks)
-            }
-            Answer::Grown(Err(text)) => Err(EngineError::Refused(text)),
+            Answer::Grows(result) => result.map_err(EngineError::Refused),
             answer => unreachable!("{answer:?} does not answer a growth"),
         }
     }
@@ -465,7 +462,8 @@ impl EngineHandle {
         self.set_blocks(bdev, device.geometry().blocks);
     }
 
-    /// A filter is as large as its base, which has another size.
+    /// The bdev is so large from now on: an array that has grown, or a filter whose base has
+    /// another size.
     pub fn set_blocks(&mut self, bdev: BdevId, blocks: u64) {
         if let Some(known) = self.bdevs[usize::from(bdev.0)].as_mut() {
             known.geometry.blocks = blocks;
@@ -571,3 +569,7 @@ fn listener(address: SocketAddr) -> std::io::Result<TcpListener> {
     rustix::net::listen(&socket, LISTEN_BACKLOG)?;
     Ok(TcpListener::from(socket))
 }
+
+#[cfg(test)]
+#[path = "handle_tests.rs"]
+mod tests;

@@ -231,7 +231,7 @@ pub(super) enum Ask {
     SetKnobs(BdevId, Knobs),
     /// To the owner's core.
     Command(BdevId, Command),
-    /// To the owner's core: have the array take all of its members; answered when it has.
+    /// To the owner's core: have the array take all of its members.
     GrowArray(BdevId, GrowthWish),
     /// The bdev is as large as this one says from now on; all else about it stays.
     ResizeDevice(BdevId, Device),
@@ -286,8 +286,8 @@ pub(super) enum Answer {
     Io(Result<Vec<u8>, IoStatus>),
     /// An array has been started or stopped, or not.
     Array(Result<(), IoStatus>),
-    /// Blocks of an array that has grown, or why it has not.
-    Grown(Result<u64, String>),
+    /// Blocks that an array will have, which has begun to grow; or why it has not.
+    Grows(Result<u64, String>),
     /// State of an array.
     Status(Box<ArrayStatus>),
     /// What became of a command to an array.
@@ -305,7 +305,7 @@ impl std::fmt::Debug for Answer {
             Self::Failed(text) => write!(f, "Failed({text})"),
             Self::Io(result) => write!(f, "Io({:?})", result.as_ref().map(Vec::len)),
             Self::Array(result) => write!(f, "Array({result:?})"),
-            Self::Grown(result) => write!(f, "Grown({result:?})"),
+            Self::Grows(result) => write!(f, "Grows({result:?})"),
             Self::Status(status) => write!(f, "Status({status:?})"),
             Self::Outcome(outcome) => write!(f, "Outcome({outcome:?})"),
             Self::Finished(_) => f.write_str("Finished"),

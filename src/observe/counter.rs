@@ -26,6 +26,8 @@ impl Counter {
 pub struct CoreCounters {
     /// Turns of the loop.
     pub turns: Counter,
+    /// Those that had work.
+    pub busy_turns: Counter,
     /// Nanoseconds of turns that had work.
     pub busy_ns: Counter,
     /// Nanoseconds of turns without work, and asleep.

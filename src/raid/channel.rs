@@ -198,8 +198,8 @@ impl Channel {
         }
     }
 
-    /// The owner is about to let another device take a member's place: what is under way ends, so
-    /// that no answer of the old one can be taken for one of the new one.
+    /// The owner wants to change what nothing may be under way beside: no request begins, and those
+    /// under way end.
     #[cold]
     fn pause(&mut self, round: u32, out: &mut Out<'_>) {
         (self.paused, self.pause_round) = (true, Some(round));
@@ -213,6 +213,22 @@ impl Channel {
             let Some(next) = self.waiting.pop_front() else { return };
             self.take(next, out);
         }
+    }
+
+    /// The pause has taken too long: the host goes on, and the owner hears who was waited for.
+    #[cold]
+    fn end_pause(&mut self, round: u32, out: &mut Out<'_>) {
+        let mut waited_for = 0;
+        if self.pause_round.is_some() {
+            waited_for = self.ops.iter().fold(0, |mask, op| mask | op.pending);
+            if let Some(stripes) = &self.stripes {
+                waited_for |= slots(self.all)
+                    .filter(|&slot| stripes.asks(bit(slot)))
+                    .fold(0, |mask, slot| mask | bit(slot));
+            }
+        }
+        self.resume(out);
+        out.mail.push_back(Mail::Owner(ToOwner::PauseEnded(round, waited_for)));
     }
 
     /// The array has grown: nothing is under way, and this is what owner and channels share now.
@@ -349,6 +365,7 @@ impl Channel {
             ToChannel::TellLatency => self.tell_latency(out),
             ToChannel::Pause(round) => self.pause(round, out),
             ToChannel::Resume => self.resume(out),
+            ToChannel::EndPause(round) => self.end_pause(round, out),
             ToChannel::Quiesce(round) => self.begin_quiesce(round, out),
             ToChannel::Lock(window, range) => self.lock(window, range, out),
             ToChannel::Unlock(window) => self.unlock(window, out),

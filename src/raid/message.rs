@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use super::latency::LatencySample;
+use super::owner_grow::GrowthFailure;
 use super::{MemberPlace, MemberSlot};
 use crate::bdev::{IoQueue, IoStatus};
 
@@ -136,6 +137,9 @@ pub enum ToOwner {
     /// In this round of pausing no request of the host is under way, and none will begin until
     /// [`ToChannel::Resume`].
     Paused(u32),
+    /// The pause of this round is given up; these members had requests of the host that it waited
+    /// for.
+    PauseEnded(u32, SlotMask),
     /// The channel has the map and the size of an array that has grown.
     HasGrown,
     /// The channel takes no more requests and has none.
@@ -173,6 +177,8 @@ pub enum ToChannel {
     Pause(u32),
     /// Go on.
     Resume,
+    /// Go on, as the pause of this round has taken too long; answer [`ToOwner::PauseEnded`].
+    EndPause(u32),
     /// The absence of these members is durable on the others.
     Recorded(SlotMask),
     /// Say when no request to the slot is under way, which takes no part: answer
@@ -226,6 +232,8 @@ pub enum ArrayTimer {
     Checkpoint,
     /// Time to allow more copying.
     Pace,
+    /// Members have been waited for, or left alone, for a while.
+    Patience,
 }
 
 /// What an operator should know. Displayed in the log with the array's name before it.
@@ -407,6 +415,13 @@ pub enum ArrayEvent {
         /// Its blocks now.
         blocks: u64,
     },
+    /// The array was to take all of its larger members, and has not.
+    GrowthFailed {
+        /// Why.
+        why: GrowthFailure,
+        /// Whose fault it was, if that is known.
+        slots: SlotMask,
+    },
     /// No member holds the bitmap any more: writes are refused.
     MetadataLost,
     /// Stopped; the superblocks say clean, or that a resync is due.
@@ -499,6 +514,11 @@ impl ArrayEvent {
             Self::Grown { from_blocks, blocks } => {
                 write!(f, "grown from {from_blocks} to {blocks} blocks; what is new is empty")
             }
+            Self::GrowthFailed { why, slots: 0 } => write!(f, "not grown: {why}"),
+            Self::GrowthFailed { why, slots } => {
+                write!(f, "not grown: {why}; it was waited for member")?;
+                super::slots(slots).try_for_each(|slot| write!(f, " {slot}"))
+            }
             Self::RebuildStarted { slot, chunks } => {
                 write!(f, "rebuild of member {slot} begins: {chunks} chunks to copy")
             }
@@ -587,8 +607,6 @@ pub enum Mail {
     /// To the channels on all cores: give them [`super::Owner::shared`], by
     /// [`super::Channel::grow`].
     Grow,
-    /// The array has so many blocks now, and all cores know it; or it has not grown, and why.
-    Grown(Result<u64, &'static str>),
     /// Tell the operator.
     Event(ArrayEvent),
     /// The array serves: the superblocks say so durably. Or it could not be started.

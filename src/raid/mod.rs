@@ -107,7 +107,7 @@ pub use message::{ArrayEvent, ArrayTimer, Mail, Out, ToChannel, ToOwner};
 pub use newcomer::Newcomer;
 pub use owner::Owner;
 pub use owner_errors::{ErrorPolicy, READ_ERRORS_MAX_DEFAULT, WriteErrorPolicy};
-pub use owner_grow::GrowthWish;
+pub use owner_grow::{GrowthFailure, GrowthStatus, GrowthWish};
 pub use owner_join::Joined;
 pub use owner_replace::ReplacementStatus;
 pub use owner_scrub::{ScrubAction, ScrubStatus};
@@ -242,6 +242,8 @@ pub struct ArrayStatus {
     pub rebuild: Option<RebuildStatus>,
     /// The device that is taking a member's place.
     pub replacement: Option<ReplacementStatus>,
+    /// The growth under way, or one that has failed since.
+    pub growth: Option<GrowthStatus>,
     /// The array refuses writes because it has lost its metadata.
     pub failed: bool,
     /// The bitmap's settings now; `None` without a bitmap.
@@ -353,7 +355,7 @@ fn lowest(set: message::SlotMask) -> Option<MemberSlot> {
 }
 
 /// The slots of a set, ascending.
-fn slots(mask: message::SlotMask) -> impl Iterator<Item = MemberSlot> {
+pub(crate) fn slots(mask: message::SlotMask) -> impl Iterator<Item = MemberSlot> {
     let mut rest = mask;
     std::iter::from_fn(move || {
         let slot = lowest(rest)?;

@@ -90,8 +90,8 @@ pub(super) enum OwnerOp {
     Replay,
     /// Flush of a member that is being rebuilt.
     RebuildFlush,
-    /// Zeroing behind the old end of an array that grows.
-    Grow,
+    /// Zeroing behind the old end of an array that grows, by what is zeroed.
+    Grow(usize),
     /// Flush of a member before its bad-block log is written.
     BadFlush,
     /// Write of a bad-block log.
@@ -110,7 +110,7 @@ impl OwnerOp {
             Self::RebuildFlush => (6, 0),
             Self::LogHead => (7, 0),
             Self::Replay => (8, 0),
-            Self::Grow => (9, 0),
+            Self::Grow(index) => (9, index),
             Self::BadFlush => (10, 0),
             Self::BadLog => (11, 0),
         };
@@ -129,7 +129,7 @@ impl OwnerOp {
             6 => Self::RebuildFlush,
             7 => Self::LogHead,
             8 => Self::Replay,
-            9 => Self::Grow,
+            9 => Self::Grow(index),
             10 => Self::BadFlush,
             11 => Self::BadLog,
             kind => panic!("no owner request is of kind {kind}"),
@@ -271,6 +271,7 @@ impl Owner {
             ToOwner::Locked(window) => self.window_locked(window),
             ToOwner::Forgotten(id, is_forgotten) => self.forgotten(id, is_forgotten),
             ToOwner::Paused(round) => self.paused(round, out),
+            ToOwner::PauseEnded(round, slots) => self.pause_ended(round, slots, out),
             ToOwner::HasGrown => self.has_grown(),
             ToOwner::Closed => self.closed_count += 1,
         }
@@ -289,7 +290,7 @@ impl Owner {
             OwnerOp::LogHead => self.head_answered(tag.part, status, out),
             OwnerOp::Replay => self.replay_answered(tag.part, status, out),
             OwnerOp::RebuildFlush => self.rebuild_flushed(tag.part, status, out),
-            OwnerOp::Grow => self.grow_answered(tag.part, status),
+            OwnerOp::Grow(index) => self.grow_answered(index, tag.part, status),
             OwnerOp::BadFlush => self.bad_flushed(status, out),
             OwnerOp::BadLog => self.bad_log_written(status, out),
         }
@@ -303,6 +304,7 @@ impl Owner {
             ArrayTimer::BarrierIdle => self.daemon_rested(out),
             ArrayTimer::Checkpoint => self.checkpoint_due(out),
             ArrayTimer::Pace => self.pace_ticks(out),
+            ArrayTimer::Patience => self.patience_ticks(out),
         }
         self.go_on(out);
     }
@@ -565,6 +567,7 @@ impl Owner {
             }),
             bitmap_writes: self.bitmap.as_ref().map_or(0, BitmapKeeper::writes),
             replacement: self.replacement_status(),
+            growth: self.growth_status(),
             read_errors: own().map(|member| member.read_errors.total).collect(),
             corrected_sectors: own()
                 .map(|it| it.superblock.as_ref().map_or(0, |own| own.corrected_reads))

@@ -593,15 +593,21 @@ impl Owner {
 
     /// Requests of the owner to the slot's device are under way.
     pub(super) fn has_requests_at(&self, slot: MemberSlot) -> bool {
+        self.has_own_requests_at(slot)
+            || self.daemon.is_flushing()
+            || self.discarder.is_freeing()
+            || self.rebuilder.is_flushing()
+    }
+
+    /// As above, but for those of which it is not known who has them.
+    pub(super) fn has_own_requests_at(&self, slot: MemberSlot) -> bool {
         self.recorder.has_requests_at(slot)
             || self.bitmap.as_ref().is_some_and(|bitmap| bitmap.has_requests_at(slot))
             || self.walker.has_requests_at(slot)
             || self.parity_work.as_ref().is_some_and(|work| work.has_requests_at(slot))
-            || self.daemon.is_flushing()
-            || self.discarder.is_freeing()
-            || self.rebuilder.is_flushing()
             || self.log.has_requests_at(slot)
             || self.bad_keeper.has_requests_at(slot)
+            || self.grower.has_requests_at(slot)
     }
 
     /// Slots whose members are being rebuilt and are written by every channel.

@@ -385,7 +385,11 @@ impl Owner {
             self.walker.cursor = None;
             return None;
         }
-        let map = self.shared.map.as_ref()?;
+        let Some(map) = self.shared.map.as_ref() else {
+            // No chunk is ever in doubt, and an array that searched on would keep its core awake.
+            self.walker.cursor = None;
+            return None;
+        };
         // The rest is the rebuild's, which comes by there.
         let last = self.rebuild_covers_from().map_or(map.len(), |from| from.min(map.len()));
         let end = last.min(from + CHUNKS_PER_POLL).max(from);

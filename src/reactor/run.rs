@@ -201,6 +201,7 @@ impl<P: Program> Reactor<P> {
         let end_ns = clock::now_ns();
         let counters = &self.core.counters;
         counters.turns.add(1);
+        counters.busy_turns.add(u64::from(worked));
         let spent = if worked { &counters.busy_ns } else { &counters.idle_ns };
         spent.add(end_ns.saturating_sub(self.turn_end_ns));
         self.turn_end_ns = end_ns;

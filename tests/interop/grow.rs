@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
 
 use ::mdof::md::{
     BITMAP_HEAD_BYTES, BitmapSuperblock, Growth, Level, LevelCreation, NewArray, NewLevel, NewLog,
@@ -17,6 +18,9 @@ use crate::rows::{Rows, copy_without};
 
 const MIB: u64 = 1 << 20;
 const NQN: &str = "nqn.2026-01.io.mdof:interop";
+
+/// Longest growth.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An array of mdof without data. Its strips are of 64 KiB, its chunks of `chunk_kib`.
 fn blank(name: &str, level: Level, layout: u32, chunk_kib: Option<u64>) -> Rig {
@@ -93,7 +97,26 @@ fn numbers(grown: &serde_json::Value) -> (u64, u64) {
 
 /// While hosts use it.
 fn grow(array: &Running) -> Result<(u64, u64), String> {
-    array.mdof.rpc("bdev_raid_grow", &json!({ "name": "r" })).map(|grown| numbers(&grown))
+    let grown = array.mdof.rpc("bdev_raid_grow", &json!({ "name": "r" }))?;
+    if grown["state"] == "growing" {
+        wait_grown(array)?;
+    }
+    Ok(numbers(&grown))
+}
+
+/// The call does not wait long.
+fn wait_grown(array: &Running) -> Result<(), String> {
+    let since = Instant::now();
+    loop {
+        let all = json!({ "category": "all" });
+        let growth = array.mdof.rpc("bdev_raid_get_bdevs", &all).unwrap()[0]["growth"].clone();
+        match growth["reason"].as_str() {
+            _ if growth.is_null() => return Ok(()),
+            Some(reason) => return Err(reason.to_owned()),
+            None => assert!(since.elapsed() < PATIENCE, "no end of {growth}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// With its namespace taken away meanwhile.
@@ -251,6 +274,37 @@ fn a_growth_that_is_cut_off_is_finished() {
             read_degraded(&copy, &patterns, 1);
         }
     }
+}
+
+/// Power fails between the superblocks, and Linux is to start the array first: mdadm refuses
+/// members that say two sizes, and touches none. mdof goes on from there, and then Linux takes the
+/// array.
+#[test]
+fn linux_takes_a_growth_that_was_cut_off_when_mdof_has_finished_it() {
+    let Some(vmrun) = vmrun() else { return };
+    let (name, level, layout) = LEVELS[0];
+    let rig = blank(name, level, layout, Some(1024));
+    let patterns = patterns(&rig);
+    enlarge(&rig, [128; 4]);
+    let growth = cut_off(&rig, 2, 4);
+    let all = || -> Vec<Superblock> { rig.members().iter().map(|path| superblock(path)).collect() };
+    let before = all();
+    let mut guest = Guest::new(&vmrun, &rig.dir, include_str!("grow.sh"), 's');
+    guest.add((name, "refuse"), None, &rig.members(), 512, &patterns);
+    let text = guest.run();
+    assert_eq!(said(&text, name, "started"), ["no"]);
+    assert!(text.contains("doesn't match others"));
+    assert_eq!(all(), before);
+    let array = rig.start();
+    array.host().verify(&patterns);
+    array.wait_for_resync();
+    array.stop();
+    assert!(all().iter().all(|own| own.size_sectors == growth.to_sectors));
+    let mut guest = Guest::new(&vmrun, &rig.dir, include_str!("ppl.sh"), 's');
+    guest.add((name, "check"), None, &rig.members(), 512, &patterns);
+    let text = guest.run();
+    assert!(said(&text, name, "verify").iter().all(|line| line.starts_with("0 ")));
+    assert_eq!(said(&text, name, "mismatch"), ["0"]);
 }
 
 /// A file and a null bdev become larger under namespaces, and not smaller.

@@ -189,7 +189,7 @@ impl World {
                     }
                     Mail::Arm(timer, _) => self.armed = Some(timer),
                     Mail::Started(result) => result.expect("the members answer"),
-                    Mail::Event(_) | Mail::Stopped(_) | Mail::Grow | Mail::Grown(_) => {}
+                    Mail::Event(_) | Mail::Stopped(_) | Mail::Grow => {}
                 }
             } else if let Some((_, request)) = self.io.next_submit() {
                 request.complete(IoStatus::Ok, &mut self.io);

@@ -342,6 +342,9 @@ fn describe_with(target: &Target, name: &str, status: &ArrayStatus) -> Result<Va
             "state": replacement.state,
         });
     }
+    if let Some(growth) = &status.growth {
+        value["growth"] = raid_start::describe_growth(target, name, growth)?;
+    }
     if let Some(process) = process(target, name, status) {
         value["process"] = process;
     }

@@ -9,6 +9,7 @@ use crate::control::level::{self, LevelChoice};
 use crate::control::policy::DegradedStart;
 use crate::control::rpc::RpcError;
 use crate::control::target::{ProcessOptions, Target, Waiting};
+use crate::raid::GrowthStatus;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -72,8 +73,28 @@ struct GrowMembers {
 /// because SPDK's call with `_base_bdev` behind it adds a member.
 pub(super) fn grow(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
     let GrowMembers { name } = decode(params)?;
-    let (before, after) = target.grow_array(&name)?;
-    Ok(json!({ "name": name, "old_num_blocks": before, "num_blocks": after }))
+    let grown = target.grow_array(&name)?;
+    Ok(json!({
+        "name": name,
+        "old_num_blocks": grown.from_blocks,
+        "num_blocks": grown.blocks,
+        "state": if grown.is_growing { "growing" } else { "grown" },
+    }))
+}
+
+/// A growth under way, or one that has failed, as `bdev_raid_get_bdevs` shows it.
+pub(super) fn describe_growth(
+    target: &Target,
+    array: &str,
+    growth: &GrowthStatus,
+) -> Result<Value, RpcError> {
+    Ok(json!({
+        "state": growth.state,
+        "old_num_blocks": growth.from_blocks,
+        "num_blocks": growth.blocks,
+        "waits_for": target.growth_waits_for(array, growth.waits_for)?,
+        "reason": growth.failure.map(|why| why.to_string()),
+    }))
 }
 
 #[derive(Debug, Deserialize)]

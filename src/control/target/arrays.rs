@@ -441,6 +441,7 @@ impl Target {
             resync_began_s: 0,
             scrub_began_s: 0,
             is_degraded: false,
+            grows_to: None,
             is_found: false,
         };
         let bdev = Bdev { id, geometry, backing: Backing::Array(array), user: None };

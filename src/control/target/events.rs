@@ -11,7 +11,7 @@ use crate::raid::{ArrayEvent, MemberSlot};
 pub const EVENTS_MAX: usize = 1024;
 
 /// Kinds of events by name.
-pub const EVENT_TYPES: [&str; 21] = [
+pub const EVENT_TYPES: [&str; 22] = [
     "bdev_register",
     "bdev_unregister",
     "raid_started",
@@ -33,6 +33,7 @@ pub const EVENT_TYPES: [&str; 21] = [
     "raid_scrub_started",
     "raid_scrub_done",
     "raid_grown",
+    "raid_growth_failed",
 ];
 
 /// Something that has happened.
@@ -102,6 +103,7 @@ fn kind(event: &ArrayEvent) -> Option<(&'static str, Option<MemberSlot>)> {
         ArrayEvent::ScrubStarted { .. } => ("raid_scrub_started", None),
         ArrayEvent::ScrubDone { .. } => ("raid_scrub_done", None),
         ArrayEvent::Grown { .. } => ("raid_grown", None),
+        ArrayEvent::GrowthFailed { .. } => ("raid_growth_failed", None),
         _ => return None,
     })
 }
@@ -124,6 +126,7 @@ impl Target {
             self.note_replaced(&name, &event);
             self.note_health(&name, &event);
         }
+        self.look_at_growths();
     }
 
     /// Tells when an array loses its redundancy and when it has it again.

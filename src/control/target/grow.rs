@@ -2,21 +2,41 @@
 //! and why a power cut does no harm, is in `raid::owner_grow` and `md::grow`. One without a bitmap
 //! stops for it, so nothing may use it meanwhile.
 
+use std::time::{Duration, Instant};
+
 use super::arrays::ArrayOptions;
+use super::members::DRAIN_LOOK;
 use super::takeover::{Given, Takeover};
 use super::waiting::NewArrayWish;
-use super::{Target, TargetError};
+use super::{Backing, Target, TargetError};
 use crate::md::{self, Growth, SECTOR_BYTES, Superblock};
+use crate::raid::message::SlotMask;
+use crate::raid::{GrowthFailure, slots};
 
 /// Bytes that are zeroed at a time.
 const ZERO_STEP_BYTES: u64 = 1 << 20;
 
+/// How long a call waits for a growth to end.
+const GROWTH_WAIT: Duration = Duration::from_secs(5);
+
+/// What became of the operator's word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grown {
+    /// Blocks of the array before.
+    pub from_blocks: u64,
+    /// Those it has now, or will have.
+    pub blocks: u64,
+    /// It still grows: its status and an event tell how that ends.
+    pub is_growing: bool,
+}
+
 impl Target {
-    /// Grows an array to what its smallest member has room for: how many blocks it had, and has.
+    /// Grows an array to what its smallest member has room for. One that has not grown after a few
+    /// seconds goes on by itself.
     ///
     /// # Errors
     /// Why it did not grow; it runs as before then, or waits for what went wrong to be put right.
-    pub fn grow_array(&mut self, name: &str) -> Result<(u64, u64), TargetError> {
+    pub fn grow_array(&mut self, name: &str) -> Result<Grown, TargetError> {
         let name = self.resolve(name)?;
         let (_, array) = self.array(&name)?;
         let has_bitmap = array.bitmap;
@@ -43,15 +63,16 @@ impl Target {
         for member in &members {
             self.rescan_below(member)?;
         }
-        let after = match has_bitmap {
+        let (blocks, is_growing) = match has_bitmap {
             true => self.grow_at_work(&name, &members)?,
-            false => self.grow_at_rest(&name, members)?,
+            false => (self.grow_at_rest(&name, members)?, false),
         };
-        Ok((before, after))
+        Ok(Grown { from_blocks: before, blocks, is_growing })
     }
 
-    /// Grows an array with a bitmap. It serves meanwhile, and its namespaces become larger.
-    fn grow_at_work(&mut self, name: &str, members: &[String]) -> Result<u64, TargetError> {
+    /// Grows an array with a bitmap. It serves meanwhile, and its namespaces become larger. Its
+    /// blocks then, and whether that is still to come.
+    fn grow_at_work(&mut self, name: &str, members: &[String]) -> Result<(u64, bool), TargetError> {
         let sectors = |member: &String| {
             self.bdev(member).map(|bdev| bdev.geometry.size_bytes() / SECTOR_BYTES)
         };
@@ -61,8 +82,77 @@ impl Target {
             .engine
             .grow_array(id, sectors)
             .map_err(|error| TargetError::Invalid(format!("array {name}: {error}")))?;
-        self.take_blocks(name, blocks);
-        Ok(blocks)
+        self.array_mut(name).grows_to = Some(blocks);
+        let since = Instant::now();
+        while since.elapsed() < GROWTH_WAIT {
+            self.look_at_growth(name)?;
+            if self.array(name)?.1.grows_to.is_none() {
+                self.take_events();
+                return Ok((blocks, false));
+            }
+            std::thread::sleep(DRAIN_LOOK);
+        }
+        Ok((blocks, true))
+    }
+
+    /// Looks whether an array has grown that was about to.
+    ///
+    /// # Errors
+    /// If it has not and will not.
+    fn look_at_growth(&mut self, name: &str) -> Result<(), TargetError> {
+        let Some(blocks) = self.array(name)?.1.grows_to else { return Ok(()) };
+        let Some(growth) = self.array_status(name)?.growth else {
+            self.array_mut(name).grows_to = None;
+            self.take_blocks(name, blocks);
+            return Ok(());
+        };
+        let Some(why) = growth.failure else { return Ok(()) };
+        self.array_mut(name).grows_to = None;
+        let waited_for = self.growth_waits_for(name, growth.waits_for)?;
+        let waited_for = match waited_for.is_empty() {
+            true => String::new(),
+            false => format!("; it was waited for {}", waited_for.join(", ")),
+        };
+        let text = format!("array {name} has not grown: {why}{waited_for}");
+        Err(match why {
+            GrowthFailure::NoAnswer | GrowthFailure::NoPause => TargetError::Busy(text),
+            _ => TargetError::Io(text),
+        })
+    }
+
+    /// Names of the members in a set.
+    ///
+    /// # Errors
+    /// If there is no such array.
+    pub fn growth_waits_for(
+        &self,
+        array: &str,
+        members: SlotMask,
+    ) -> Result<Vec<String>, TargetError> {
+        let known = &self.array(array)?.1.members;
+        let named = slots(members).filter_map(|slot| known.get(usize::from(slot))?.as_ref());
+        Ok(named.map(|member| member.name.clone()).collect())
+    }
+
+    /// Arrays that were about to grow when somebody looked last.
+    fn growing(&self) -> impl Iterator<Item = &str> {
+        self.bdevs.iter().filter_map(|(name, bdev)| match &bdev.backing {
+            Backing::Array(array) => array.grows_to.map(|_| name.as_str()),
+            Backing::Device(_) => None,
+        })
+    }
+
+    /// Whether there are any.
+    pub(super) fn has_growing(&self) -> bool {
+        self.growing().next().is_some()
+    }
+
+    /// Looks after all of them. Why one has not grown is told by an event.
+    pub(super) fn look_at_growths(&mut self) {
+        let names: Vec<String> = self.growing().map(str::to_owned).collect();
+        for name in names {
+            let _ = self.look_at_growth(&name);
+        }
     }
 
     /// Grows an array without a bitmap: it stops, and its new part is resynced.

@@ -286,6 +286,7 @@ impl Target {
             || !self.waiting.is_empty()
             || !self.absent.is_empty()
             || self.replaces_members()
+            || self.has_growing()
     }
 
     /// Does what is due.

@@ -198,6 +198,8 @@ pub struct Array {
     pub scrub_began_s: u64,
     /// It was told that it is degraded, and not yet that it is whole again.
     pub is_degraded: bool,
+    /// Blocks that it is to have: it was growing when somebody looked last.
+    pub grows_to: Option<u64>,
     /// Nobody named it: it was found on its members, and will be again.
     pub is_found: bool,
 }

@@ -11,7 +11,8 @@ use super::trace::{self, Event};
 use super::world::{Shape, World, noise};
 use crate::bdev::IoOp;
 use crate::md;
-use crate::raid::{GrowthWish, Mail};
+use crate::raid::message::SlotMask;
+use crate::raid::{GrowthFailure, GrowthWish, Mail};
 
 /// Growths of one life at most: the world is small.
 const GROWTHS_MAX: u64 = 4;
@@ -27,8 +28,8 @@ pub(super) struct Growths {
     pub(super) small: Vec<bool>,
     /// How often the array has grown.
     pub(super) done: u64,
-    /// Why it did not grow the last time.
-    pub(super) refusal: String,
+    /// Why it did not grow the last time, and who is said to be at fault.
+    pub(super) failure: Option<(GrowthFailure, SlotMask)>,
 }
 
 impl Growths {
@@ -87,7 +88,7 @@ impl World {
         let mut result = Err(String::new());
         self.on_owner(|owner, out| result = owner.grow(&wish, out));
         self.growths.is_growing |= result.is_ok();
-        result
+        result.map(drop)
     }
 
     /// In a random life.
@@ -120,16 +121,15 @@ impl World {
         }
     }
 
-    /// The array says that it has grown, or has not.
-    pub(super) fn growth_ended(&mut self, result: Result<u64, &'static str>) {
+    /// The array says that it has not grown.
+    pub(super) fn growth_failed(&mut self, why: GrowthFailure, slots: SlotMask) {
         self.growths.is_growing = false;
-        let blocks = match result {
-            Ok(blocks) => blocks,
-            Err(why) => {
-                self.growths.refusal = why.to_owned();
-                return;
-            }
-        };
+        self.growths.failure = Some((why, slots));
+    }
+
+    /// The array says that it has grown.
+    pub(super) fn has_grown(&mut self, blocks: u64) {
+        self.growths.is_growing = false;
         self.take_size();
         self.growths.done += 1;
         if blocks != self.shape.blocks as u64 {
@@ -224,7 +224,7 @@ pub(super) fn an_array_grows_while_it_serves() {
             world.step();
         }
         world.wait_grown();
-        assert_eq!(world.growths.done, 1, "{}", world.growths.refusal);
+        assert_eq!(world.growths.done, 1, "{:?}", world.growths.failure);
         assert!(world.shape.blocks > old + 100);
         world.wait_host();
         world.read_all();
@@ -255,7 +255,11 @@ fn growing(seed: u64, shape: Shape, events: u64) -> Option<World> {
     while world.growths.is_growing && world.events < end {
         world.step();
     }
-    world.growths.is_growing.then_some(world)
+    if !world.growths.is_growing {
+        world.cut_power();
+        return None;
+    }
+    Some(world)
 }
 
 /// The power goes at every event of a growth: the array has the old size or the new one, and can be
@@ -279,7 +283,7 @@ pub(super) fn a_power_cut_at_every_event_of_a_growth() {
                 world.grow().unwrap();
                 world.wait_grown();
             }
-            assert!(world.shape.blocks > old, "{}", world.growths.refusal);
+            assert!(world.shape.blocks > old, "{:?}", world.growths.failure);
             world.use_what_is_new(old);
             world.cut_power();
             world.assemble();
@@ -320,6 +324,111 @@ fn a_member_that_fails_in_a_growth() {
             assert_eq!(world.in_sync().count_ones() as usize, shape.members);
         }
     }
+}
+
+impl World {
+    /// A member hangs, and time passes until the growth has ended or taken its size. How long that
+    /// takes. What the host wants of the other members it is given all the time.
+    fn outlast(&mut self, hung: usize) -> u64 {
+        self.hung = 1 << hung;
+        let (began, mut served_at, mut served) = (self.now_ms, self.now_ms, 0);
+        for turn in 0..60 {
+            self.run_until_quiet();
+            let status = self.running.as_ref().unwrap().owner.status();
+            if !self.growths.is_growing || status.growth.unwrap().state == "recording" {
+                return self.now_ms - began;
+            }
+            if self.host.blocks_read > served {
+                (served, served_at) = (self.host.blocks_read, self.now_ms);
+            }
+            let unserved_ms = self.now_ms - served_at;
+            assert!(unserved_ms <= 2500, "nobody was served for {unserved_ms} ms");
+            // Those that the member gets hang.
+            for lba in [turn * 16 % 96, turn * 16 % 96 + 40] {
+                if self.host.has_room() {
+                    self.submit(1, IoOp::Read, false, lba, 1);
+                }
+            }
+            self.run_until_quiet();
+            assert!(self.fire_timer(), "nobody will look after the growth again");
+        }
+        panic!("no end of it");
+    }
+}
+
+/// A member hangs at any event of a growth. Before the array has taken its size that is given up,
+/// soon and by the member's name; the host is served meanwhile, and when the member answers the
+/// array can grow.
+#[test]
+pub(super) fn a_member_that_hangs_in_a_growth() {
+    for (seed, shape) in (0..).zip(shapes()) {
+        let (mut given_up, mut grown) = (0, 0);
+        for events in 0.. {
+            let Some(mut world) = growing(seed, shape, events) else { break };
+            let old = shape.blocks;
+            let ms = world.outlast(1);
+            if world.growths.is_growing {
+                grown += 1;
+            } else if world.shape.blocks == old {
+                let (why, slots) = world.growths.failure.unwrap();
+                let text = format!("{why:?} {slots:b} after {ms} ms");
+                let is_known = matches!(why, GrowthFailure::NoAnswer | GrowthFailure::NoPause);
+                assert!(is_known && slots == 2 && ms <= 20_000, "{text}");
+                given_up += 1;
+                let refused = world.grow();
+                let is_unanswered = why == GrowthFailure::NoAnswer;
+                assert!(!is_unanswered || refused.unwrap_err().contains("is answered by member 1"));
+            }
+            world.hung = 0;
+            world.run_until_quiet();
+            if world.shape.blocks == old && !world.growths.is_growing {
+                world.grow().unwrap();
+            }
+            world.run_until("the growth", |world| !world.growths.is_growing);
+            assert!(world.shape.blocks > old, "{:?}", world.growths.failure);
+            world.wait_host();
+            world.use_what_is_new(old);
+            world.read_all();
+            world.cut_power();
+            world.assemble();
+            assert!(world.wait_started());
+            world.read_all();
+            world.run_until_quiet();
+        }
+        assert!(given_up > 3 && grown > 1, "{given_up} given up, {grown} recorded late");
+    }
+}
+
+/// What a member was asked to zero by a growth that was given up it may do at any time, so nothing
+/// is put there before.
+#[test]
+pub(super) fn what_hung_in_a_growth_does_no_harm_later() {
+    let shape = Shape { blocks: 312, ..LOGLESS[0] }.exact();
+    let mut world = started(3, shape);
+    world.enlarge(160);
+    world.grow().unwrap();
+    let held = world.withhold(|flight| flight.disk == 1);
+    assert!(!held.is_empty(), "nothing was asked of it");
+    for _ in 0..30 {
+        world.run_until_quiet();
+        if !world.growths.is_growing {
+            break;
+        }
+        assert!(world.fire_timer());
+    }
+    assert_eq!(world.growths.failure, Some((GrowthFailure::NoAnswer, 2)));
+    if world.grow().is_ok() {
+        world.run_until("the growth", |world| !world.growths.is_growing);
+        world.use_what_is_new(shape.blocks);
+    }
+    world.running.as_mut().unwrap().in_flight.extend(held);
+    world.run_until_quiet();
+    if world.shape.blocks == shape.blocks {
+        world.grow().unwrap();
+        world.run_until("the growth", |world| !world.growths.is_growing);
+    }
+    world.read_all();
+    world.check_members_agree();
 }
 
 /// Who can't grow says why, and nothing is changed.

@@ -27,7 +27,7 @@ impl World {
     /// One random event. `false`: nothing at all can happen.
     pub(super) fn step(&mut self) -> bool {
         let running = self.running.as_ref().expect("nothing runs");
-        let members = running.in_flight.len().min(8);
+        let members = (0..running.in_flight.len()).filter(|&at| !self.hangs(at)).count().min(8);
         let to_owner = non_empty(&running.to_owner);
         let to_channel = non_empty(&running.to_channel);
         let to_peer = non_empty(&running.to_peer);
@@ -109,10 +109,10 @@ impl World {
         true
     }
 
-    /// No message and no member request is under way.
+    /// No message is under way, and no member request but at members that hang.
     pub(super) fn is_quiet(&self) -> bool {
         let running = self.running.as_ref().unwrap();
-        running.in_flight.is_empty()
+        (0..running.in_flight.len()).all(|at| self.hangs(at))
             && non_empty(&running.to_owner) + non_empty(&running.to_channel) == 0
             && non_empty(&running.to_peer) == 0
             && !running.channels.iter().any(Channel::wants_turn_end)
@@ -121,10 +121,16 @@ impl World {
 
     /// A member does a request, any of those it has, and says how it went.
     fn execute_one(&mut self) {
-        let running = self.running.as_mut().unwrap();
-        let at = self.rng.below(running.in_flight.len());
-        let flight = running.in_flight.swap_remove(at);
+        let in_flight = 0..self.running.as_ref().unwrap().in_flight.len();
+        let able: Vec<usize> = in_flight.filter(|&at| !self.hangs(at)).collect();
+        let at = able[self.rng.below(able.len())];
+        let flight = self.running.as_mut().unwrap().in_flight.swap_remove(at);
         self.execute(flight);
+    }
+
+    /// The member that has this request does not answer.
+    fn hangs(&self, flight: usize) -> bool {
+        self.hung & 1 << self.running.as_ref().unwrap().in_flight[flight].disk != 0
     }
 
     /// Some host writes fail on every member.
@@ -318,7 +324,6 @@ impl World {
                 self.check_event(event);
             }
             Mail::Grow => self.grow_channels(),
-            Mail::Grown(result) => self.growth_ended(result),
             Mail::Started(result) => {
                 running.started = result.is_ok();
                 running.start_failed = result.is_err();
@@ -336,6 +341,8 @@ impl World {
     fn check_event(&mut self, event: ArrayEvent) {
         match event {
             ArrayEvent::MemberJoined { .. } => self.watch.joined = true,
+            ArrayEvent::Grown { blocks, .. } => self.has_grown(blocks),
+            ArrayEvent::GrowthFailed { why, slots } => self.growth_failed(why, slots),
             ArrayEvent::ScrubDone { mismatches, .. } if mismatches > 0 && !self.faults.any() => {
                 violated(6, "members in sync differ");
             }

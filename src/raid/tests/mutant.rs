@@ -243,6 +243,12 @@ pub(crate) enum Mutant {
     BadBlocksAcknowledgedEarly,
     /// What a member has listed as bad is read from it.
     BadBlocksRead,
+    /// An array is called grown before that is on record.
+    GrowthUnrecorded,
+    /// A growth, or a pause of the host, waits for members that hang.
+    HangsForEver,
+    /// An array grows while a member may still zero what an earlier growth asked it to.
+    StraysForgotten,
     /// A member comes back under a device number that another one has been given meanwhile.
     NumberGivenTwice,
     /// A member that takes its place back is not given the unit of the bitmap that its replacement
@@ -266,13 +272,16 @@ pub(super) const OF_REPLACEMENT: [Mutant; 6] = [
 ];
 
 /// Bugs of growth, found in lives of their own.
-pub(super) const OF_GROWTH: [Mutant; 6] = [
+pub(super) const OF_GROWTH: [Mutant; 9] = [
     Mutant::GrowthCopiesForgotten,
     Mutant::GrowthBeforeBitmap,
     Mutant::GrowthStatesForgotten,
     Mutant::GrowthNotZeroed,
     Mutant::GrowthUnpaused,
     Mutant::GrowthNotTakenUp,
+    Mutant::GrowthUnrecorded,
+    Mutant::HangsForEver,
+    Mutant::StraysForgotten,
 ];
 
 /// Bugs of the bad-block logs.

@@ -426,9 +426,11 @@ fn every_planted_bug_of_replacement_is_found() {
     find_all(&mutant::OF_REPLACEMENT, &REPLACE_STORIES, replace_seeds);
 }
 
-const GROW_STORIES: [(Mutant, fn()); 2] = [
+const GROW_STORIES: [(Mutant, fn()); 4] = [
     (Mutant::GrowthStatesForgotten, grow::an_array_grows_while_it_serves),
     (Mutant::GrowthNotTakenUp, grow::a_power_cut_at_every_event_of_a_growth),
+    (Mutant::HangsForEver, grow::a_member_that_hangs_in_a_growth),
+    (Mutant::StraysForgotten, grow::what_hung_in_a_growth_does_no_harm_later),
 ];
 
 /// The bugs of growth, in its fixed seeds.

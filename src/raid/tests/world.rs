@@ -194,6 +194,8 @@ pub(super) struct World {
     pub(super) devices: u8,
     pub(super) twins: super::replace::Twins,
     pub(super) growths: super::grow::Growths,
+    /// Members that do not answer.
+    pub(super) hung: SlotMask,
     /// The next assembly is given what was to replace a member.
     pub(super) gives_twin: bool,
     /// Slots of which it was on record that they were out when the power went.
@@ -350,6 +352,7 @@ impl World {
             devices: u8::try_from(shape.members).unwrap(),
             twins: super::replace::Twins::default(),
             growths: super::grow::Growths::of(shape.members),
+            hung: 0,
             gives_twin: false,
             known_out: 0,
             shape,
@@ -609,6 +612,7 @@ impl World {
     pub(super) fn cut_power(&mut self) {
         trace::note(Event::Cut);
         self.cuts += 1;
+        self.hung = 0;
         self.doomed = None;
         if let Some(mut running) = self.running.take() {
             self.known_out = running.channels.iter().fold(0, |all, it| all | it.recorded);

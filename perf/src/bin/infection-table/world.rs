@@ -188,7 +188,7 @@ impl World {
                     }
                     Mail::Arm(timer, ms) => self.at(ms * 1000, Event::Timer(timer)),
                     Mail::Started(result) => result.expect("members answer"),
-                    Mail::Event(_) | Mail::Stopped(_) | Mail::Grow | Mail::Grown(_) => {}
+                    Mail::Event(_) | Mail::Stopped(_) | Mail::Grow => {}
                 }
             } else if let Some((member, request)) = self.io.next_submit() {
                 let delay_us = if request.fua { DURABLE_WRITE_US } else { WRITE_US };
