@@ -368,7 +368,11 @@ impl Channel {
             ToChannel::EndPause(round) => self.end_pause(round, out),
             ToChannel::Quiesce(round) => self.begin_quiesce(round, out),
             ToChannel::Lock(window, range) => self.lock(window, range, out),
-            ToChannel::Unlock(window) => self.unlock(window, out),
+            ToChannel::Unlock(window) => {
+                self.unlock(window, out);
+                // A row may have waited for its parity to be made right, which a window has done.
+                self.settle_stripes(out);
+            }
             ToChannel::Failed => {
                 self.failed = true;
                 self.recheck_recorded(out);
