@@ -368,11 +368,7 @@ impl Channel {
             ToChannel::EndPause(round) => self.end_pause(round, out),
             ToChannel::Quiesce(round) => self.begin_quiesce(round, out),
             ToChannel::Lock(window, range) => self.lock(window, range, out),
-            ToChannel::Unlock(window) => {
-                self.unlock(window, out);
-                // A row may have waited for its parity to be made right, which a window has done.
-                self.settle_stripes(out);
-            }
+            ToChannel::Unlock(window) => self.unlock(window, out),
             ToChannel::Failed => {
                 self.failed = true;
                 self.recheck_recorded(out);
@@ -598,6 +594,8 @@ impl Channel {
                 _ => self.start_write(op, out),
             }
         }
+        // A row may have waited for its parity to be made right, which a window has done.
+        self.settle_stripes(out);
     }
 
     pub(super) fn report_closed(&mut self, out: &mut Out<'_>) {

@@ -405,7 +405,7 @@ impl World {
             return;
         }
         let Some(data) = column.data(in_sync) else {
-            // What was written is there; others of the column are lost. Zeroes of a chunk stay listed.
+            // What was written is there; others of the column are lost. Zeroes stay listed.
             let is_there = in_sync & bit(strip.slot) != 0 || version == 0;
             assert!(in_sync != all_in_sync && is_there, "enough members");
             return;
