@@ -31,8 +31,8 @@ use crate::bdev::BdevId;
 use crate::bitmap::state::safer_byte;
 use crate::bitmap::{ChunkState, Infection};
 use crate::md::{
-    Assembly, BitmapError, BitmapPlan, BitmapSuperblock, Candidate, Creation, ExternalPlan,
-    LevelCreation, Role, SECTOR_BYTES, Slot, Superblock,
+    Assembly, BitmapError, BitmapFlags, BitmapPlan, BitmapSuperblock, Candidate, Creation,
+    ExternalPlan, LevelCreation, Role, SECTOR_BYTES, Slot, Superblock,
 };
 
 /// What the operator decides about an array, beside its members.
@@ -189,6 +189,10 @@ pub fn from_external(
     let mut superblock = superblock.clone();
     if !matches!(plan, ExternalPlan::Load { .. }) {
         superblock.events_cleared = EVENTS_CLEARED_UNKNOWN;
+        // Power may go while it is written: until all of it is, it says that it is out of date.
+        if !mutant!(ExternalVouchedEarly) {
+            superblock.flags |= BitmapFlags::STALE;
+        }
     }
     let mut bitmap = BitmapConfig::Lockless {
         superblock,

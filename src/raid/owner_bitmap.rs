@@ -13,7 +13,7 @@ use super::{CHANNEL_OPS_MAX, MemberSlot, bit, slots};
 use crate::bdev::{BdevId, IoOp, IoStatus};
 use crate::bitmap::ledger::{HEADER_SIZE_BYTES, Urgency};
 use crate::bitmap::{Action, ChunkState, Infection, Ledger, state};
-use crate::md::{BitmapSuperblock, Settings};
+use crate::md::{BitmapFlags, BitmapSuperblock, Settings};
 use crate::reactor::buf::{BufPool, IoBuf};
 
 /// Bitmap units that may be written at a time.
@@ -147,11 +147,15 @@ impl BitmapKeeper {
         })
     }
 
-    /// Every unit is to be written again, because the members' copies may differ. The first one,
-    /// whose header vouches for the others, follows with the first update of the superblocks,
-    /// which waits until these are durable: a crash before leaves the bitmap as doubtful as it was.
-    pub(super) fn rewrite_all(&mut self) {
-        for unit in 1..self.ledger.units() {
+    /// Every unit is to be written again, because the members' copies may differ. The header, which
+    /// vouches for them, follows with the first update of the superblocks, which waits until these
+    /// are durable: a crash before leaves the bitmap as doubtful as it was. Where its unit holds
+    /// states as well, and what they were is out of date, they are written before with the header
+    /// as it was: a write that fails or is cut off may leave one without the other.
+    pub(super) fn rewrite_all(&mut self, is_stale: bool) {
+        let has_states = self.ledger.unit_of(0) == 0;
+        let first = if is_stale && has_states && !mutant!(ExternalVouchedEarly) { 0 } else { 1 };
+        for unit in first..self.ledger.units() {
             self.ledger.mark(unit, Urgency::Now);
         }
     }
@@ -222,6 +226,7 @@ impl BitmapKeeper {
     /// on all members are there, so that chunks may be cleared.
     pub(super) fn set_events(&mut self, events: u64, completes: bool) {
         self.header.events = events;
+        self.header.flags.remove(BitmapFlags::STALE);
         if completes || self.header.events_cleared == EVENTS_CLEARED_UNKNOWN {
             self.header.events_cleared = events;
         }
@@ -231,6 +236,7 @@ impl BitmapKeeper {
     /// The header is to carry the count of an update that began before the array stopped.
     pub(super) fn repeat_events(&mut self, events: u64) {
         self.header.events = events;
+        self.header.flags.remove(BitmapFlags::STALE);
         self.ledger.mark(0, Urgency::Now);
     }
 

@@ -16,7 +16,7 @@ use super::{
 use crate::bdev::BdevId;
 use crate::bitmap::{Advise, ChunkMap, ChunkState, Doubt, ParityFound, state};
 use crate::limits::MEMBERS_MAX;
-use crate::md::{Role, SECTOR_BYTES, Superblock};
+use crate::md::{BitmapFlags, Role, SECTOR_BYTES, Superblock};
 use crate::reactor::buf::BufPool;
 
 /// Chunk size of the map that steers the resync of an array without a bitmap.
@@ -382,7 +382,7 @@ impl Owner {
                     .ok_or_else(no_buffers)?;
                 keeper.set_infection(config.infection);
                 if (*stale || *rewrite) && !mutant!(NoRewriteAfterCrash) {
-                    keeper.rewrite_all();
+                    keeper.rewrite_all(*stale || superblock.flags.contains(BitmapFlags::STALE));
                 }
                 Some(keeper)
             }

@@ -130,6 +130,8 @@ pub(crate) enum Mutant {
     /// With an external bitmap an update of the superblocks that was cut off is followed by the
     /// next one.
     ExternalUpdateNotFinished,
+    /// The head of a new external bitmap is written as current with the first of its states.
+    ExternalVouchedEarly,
     /// With an external bitmap starts and failures take one update of the superblocks.
     ExternalRecordedOnce,
     /// A discard's chunks are not held: writes in flight and later ones go on in them.
@@ -338,7 +340,8 @@ pub(super) const OF_PARITY: [Mutant; 18] = [
 
 /// Every bug that random lives or a story of the simulator must find. Those that stand for a
 /// defect of the kernel's and that no oracle forbids are in `super::defects`.
-pub(super) const ALL: [Mutant; 69] = [
+pub(super) const ALL: [Mutant; 70] = [
+    Mutant::ExternalVouchedEarly,
     Mutant::KeptMemberCountsAsCopied,
     Mutant::FurnishedBeforeMarked,
     Mutant::MarkedAndStopped,

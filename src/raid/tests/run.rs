@@ -43,8 +43,15 @@ const SEEDS: u64 = 300;
 ///   Unwritten already, and called the member whole; a power cut before the discard was durable
 ///   (oracle 3).
 ///
+/// - 300007235, 300009443 and 300013415 with an external bitmap: an old copy of it was taken for
+///   out of date, and made anew; the power went, and of that there was only the head on the medium,
+///   which called itself current (oracles 2 and 6).
+///
 /// The last finds a planted bug that the others pass by: RebuildPassesZeroing.
-const FOUND: [u64; 10] = [
+const FOUND: [u64; 13] = [
+    EXTERNAL_SEEDS + 300_007_235,
+    EXTERNAL_SEEDS + 300_009_443,
+    EXTERNAL_SEEDS + 300_013_415,
     215,
     326,
     560,
