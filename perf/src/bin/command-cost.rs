@@ -231,9 +231,7 @@ fn main() {
     drop(lanes);
     target.end();
 
-    println!(
-        "Instructions (system calls) of the target's process a command of 4 KiB, without turns"
-    );
+    println!("Instructions of the target's process a command of 4 KiB, without turns");
     println!("that found no work.\n");
     compare(&few, &many, "256 connections");
     compare(&few, &crowd, "4, 1000 idle beside");

@@ -146,8 +146,8 @@ fn freshest(candidates: &[Candidate]) -> Result<usize, AssembleError> {
 /// before its own superblock says that it is being rebuilt.
 fn is_last_whole(candidates: &[Candidate], own: &Superblock, other: &Superblock) -> bool {
     let is_here = |number: u32| {
-        let here = candidates.iter().map(|candidate| &candidate.superblock);
-        here.into_iter().any(|it| it.dev_number == number && it.is_rebuilding())
+        let mut here = candidates.iter().map(|candidate| &candidate.superblock);
+        here.any(|it| it.dev_number == number && it.is_rebuilding())
     };
     let numbers = (0u32..).zip(&other.roles);
     let mut counted = numbers.filter(|(_, role)| matches!(role, Role::Active(_)));
