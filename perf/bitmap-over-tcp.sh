@@ -13,12 +13,12 @@ nqn=nqn.2026-01.io.mdof:bitmap-cost
 dir=$(mktemp -d)
 target=
 finish() {
-    [ -z "$target" ] || { kill "$target" && wait "$target"; } || true
+    [ -z "$target" ] || { kill "$target" 2> /dev/null && wait "$target"; } || true
     rm -rf "$dir"
 }
 trap finish EXIT
 {
-    echo "cores = [0]"
+    printf "[target]\ncores = [0]\n"
     for name in a0 a1 b0 b1; do
         printf '[[bdev]]\nname = "%s"\nkind = "null"\nblock_size_bytes = 4096\n' "$name"
         echo "size_mib = 32768"
@@ -36,7 +36,7 @@ trap finish EXIT
     --rpc-socket "$dir/rpc.sock" > "$dir/out" 2>&1 &
 target=$!
 tries=0
-until grep -q ready "$dir/out"; do
+until grep -qs ready "$dir/out"; do
     tries=$((tries + 1))
     if [ $tries -gt 100 ] || ! kill -0 "$target" 2> /dev/null; then
         cat "$dir/out" >&2
