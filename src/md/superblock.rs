@@ -23,6 +23,10 @@ pub(crate) const MAX_DEV_LIMIT: u32 = 1920;
 /// md refuses a member with less room than this.
 const DATA_SECTORS_MIN: u64 = 10;
 
+/// No array gets so far: the count goes up with each start, stop and failure. What adds to it never
+/// overflows.
+const EVENTS_MAX: u64 = 1 << 62;
+
 /// See [`Superblock::unwritten_reads_zero`].
 const ZERO_MARK_MICROSECONDS: u32 = 606_060;
 
@@ -119,6 +123,9 @@ impl<'a> Unverified<'a> {
         let block = raw.logical_block_size.get();
         if block != 0 && !(block.is_power_of_two() && (512..=65536).contains(&block)) {
             return field("logical_block_size", u64::from(block));
+        }
+        if raw.events.get() > EVENTS_MAX {
+            return field("events", raw.events.get());
         }
         Ok(())
     }

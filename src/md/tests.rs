@@ -75,6 +75,7 @@ fn forged_content_is_refused_by_name() {
     assert_eq!(parse(&|b| b[128..136].fill(0xff)), field("data_offset", u64::MAX));
     assert_eq!(parse(&|b| b[224] = 3), field("logical_block_size", 0x203));
     assert!(matches!(parse(&|b| b[86] = 1), E::Field { field: "size", .. }));
+    assert_eq!(parse(&|b| b[200..208].fill(0xff)), field("events", u64::MAX));
 }
 
 #[test]

@@ -56,7 +56,7 @@ pub fn run(data: &[u8]) {
     let candidate = Candidate { device_sectors, superblock, bitmap: None };
     // A twin, and one that disagrees about the array.
     let mut other = candidate.clone();
-    other.superblock.events = other.superblock.events.wrapping_sub(1);
+    other.superblock.events = other.superblock.events.saturating_sub(1);
     other.superblock.device_uuid[0] ^= 1;
     for set in [vec![candidate.clone()], vec![candidate.clone(), candidate.clone()]] {
         let _ = assemble(&set).map_err(|error| error.to_string());
