@@ -122,10 +122,26 @@ impl Channel {
             return self.finish(op, failure, out);
         }
         let failed_on = this.tried;
+        if !self.bad.is_quiet() {
+            return self.all_answered_with_lists(op, failed_on, out);
+        }
         for slot in slots(failed_on) {
             self.report_member(slot, out);
         }
         match self.may_acknowledge(op) {
+            Some(status) => self.acknowledge(op, status, out),
+            None => self.ops[op as usize].set_state(OpState::RecordWait),
+        }
+    }
+
+    /// The same where members have listed bad blocks, or may.
+    #[cold]
+    fn all_answered_with_lists(&mut self, op: u32, failed_on: SlotMask, out: &mut Out<'_>) {
+        self.note_write(op, out);
+        for slot in slots(failed_on & !self.ops[op as usize].noting) {
+            self.report_member(slot, out);
+        }
+        match self.may_end(op) {
             Some(status) => self.acknowledge(op, status, out),
             None => self.ops[op as usize].set_state(OpState::RecordWait),
         }
@@ -171,6 +187,17 @@ impl Channel {
         self.is_failed().then_some(IoStatus::MediaError)
     }
 
+    /// The same where lists of bad blocks may be concerned: they must be on record, and what was
+    /// written must be somewhere.
+    fn may_end(&self, op: u32) -> Option<IoStatus> {
+        if self.ops[op as usize].noting != 0 {
+            return None;
+        }
+        let end = self.may_acknowledge(op)?;
+        let is_lost = end.is_ok() && !self.bad.is_empty() && self.is_nowhere(op);
+        Some(if is_lost { IoStatus::MediaError } else { end })
+    }
+
     #[inline]
     fn acknowledge(&mut self, op: u32, status: IoStatus, out: &mut Out<'_>) {
         if !status.is_ok() {
@@ -189,7 +216,7 @@ impl Channel {
     pub(super) fn recheck_recorded(&mut self, out: &mut Out<'_>) {
         for op in 0..u32::try_from(self.ops.len()).expect("a small constant") {
             if self.ops[op as usize].state() == OpState::RecordWait
-                && let Some(status) = self.may_acknowledge(op)
+                && let Some(status) = self.may_end(op)
             {
                 self.acknowledge(op, status, out);
             }

@@ -90,6 +90,7 @@ impl World {
             unwritten_reads_zero: true,
             doubt: Doubt::default(),
             log: None,
+            bad: BadLists::default(),
         };
         let is_clean = states.map(|state| state == ChunkState::Clean);
         Arc::new(Self {
