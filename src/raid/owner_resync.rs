@@ -267,7 +267,7 @@ impl Walker {
         self.windows[index].tried |= members;
     }
 
-    /// Another device may come into the slot: what was written to the one before says nothing of it.
+    /// Another device may come into the slot: what was written to this one says nothing of it.
     pub(super) fn forget(&mut self, slot: MemberSlot) {
         self.windows.iter_mut().for_each(|window| window.written &= !bit(slot));
     }
@@ -908,13 +908,16 @@ impl Owner {
         let window = &mut self.walker.windows[index];
         window.set_state(WindowState::Free);
         window.buf = None;
-        match window.job {
+        let (job, range) = (window.job, window.locked);
+        match job {
             Job::Resync { chunks, .. } | Job::Rebuild { chunks } => self.end_run(index, chunks),
-            Job::Repair { slot } if completed => {
-                let range = window.locked;
+            // It is not mended where the member could not write it, and lists it.
+            Job::Repair { slot }
+                if completed && self.bad.at(&self.shared, &range, bit(slot)) == 0 =>
+            {
                 self.read_corrected(slot, range, out);
             }
-            Job::Scrub { .. } if completed && window.bad == 0 => {}
+            Job::Scrub { .. } if completed && self.walker.windows[index].bad == 0 => {}
             Job::Scrub { .. } => self.scrubber.note_failure(),
             Job::Repair { .. } => {}
         }

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Guest of tests/interop/bad_blocks.rs: a mirror of mdof whose member 1 has listed bad blocks.
-# /vmh/arrays has one line: name, how, write, members. Linux reads it from member 1 as far as that may
-# be read, checks it, and writes one of the listed ranges.
+# /vmh/arrays has one line: name, how, write, members. Linux reads it from member 1 as far as that
+# may be read, checks it, and writes one of the listed ranges.
 . /vmh/guest.sh
 read -r name how write members < /vmh/arrays
 devices=$(devices_of $members)

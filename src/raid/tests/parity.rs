@@ -210,7 +210,7 @@ impl World {
         for at in self.blocks_of(chunk) {
             for slot in slots(in_sync).map(usize::from) {
                 let disk = &self.disks[slot];
-                if disk.live[at] != disk.durable[at] && !disk.dead {
+                if disk.live[at] != disk.durable[at] && !disk.dead && !disk.lists_at(at) {
                     let what = format!("chunk {chunk} is Clean, block {at} of {slot} is cached");
                     violated(oracle, &what);
                 }
