@@ -148,6 +148,16 @@ impl ChunkMap {
         ChunkState::from_byte(byte).expect("only states are stored")
     }
 
+    /// Any core: whether the chunk is Clean or Dirty: any member that is in sync may be read.
+    #[must_use]
+    #[inline]
+    pub fn has_data(&self, chunk: usize) -> bool {
+        const FIRST: u8 = ChunkState::Clean as u8;
+        const LAST: u8 = ChunkState::Dirty as u8;
+        let byte = self.bytes[chunk].load(Ordering::Acquire) & !FLAGS;
+        byte.wrapping_sub(FIRST) <= LAST - FIRST
+    }
+
     /// Any core: whether the chunk is Unwritten and no change to it is under way.
     #[must_use]
     pub fn is_unwritten_for_good(&self, chunk: usize) -> bool {
@@ -280,6 +290,16 @@ mod tests {
         map.snapshot(0..2, &mut disk);
         map.open(0..2);
         assert!(map.enter(1));
+    }
+
+    #[test]
+    fn clean_and_dirty_chunks_have_data_whatever_their_flags() {
+        for state in ALL_STATES {
+            let expected = matches!(state, ChunkState::Clean | ChunkState::Dirty);
+            let map = map(&[state, state]);
+            map.change(1, state);
+            assert_eq!((map.has_data(0), map.has_data(1)), (expected, expected), "{state:?}");
+        }
     }
 
     #[test]

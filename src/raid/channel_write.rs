@@ -1,8 +1,6 @@
 //! Requests that change or flush data: gate, locks, fan-out, and the wait for a failure to be
 //! recorded.
 
-use std::ops::RangeInclusive;
-
 use super::channel::Channel;
 use super::channel_op::OpState;
 use super::message::{Mail, Out, SlotMask, StartWrite, ToOwner};
@@ -22,14 +20,13 @@ impl Channel {
             return self.ops[op as usize].set_state(OpState::LockWait);
         }
         if let Some(map) = &self.shared.map {
-            let chunks = self.shared.chunks(range.lba, range.blocks);
-            let (first, last) = (*chunks.start(), *chunks.end());
+            let (first, last) = self.shared.chunks(range.lba, range.blocks).into_inner();
             // Nearly all writes lie in one chunk.
             let is_open = map.enter(first) && (first == last || map.enter_all(first + 1..last + 1));
             let is_forced = mutant!(SkipWaitForBlockInFlight)
-                && chunks.clone().all(|chunk| map.state(chunk) == ChunkState::Dirty);
+                && (first..=last).all(|chunk| map.state(chunk) == ChunkState::Dirty);
             if !is_open && !is_forced {
-                return self.ask_to_open(op, &chunks, out);
+                return self.ask_to_open(op, first, last, out);
             }
         }
         // From the look at the map to here nothing else runs on this core, so a quiesce round
@@ -39,14 +36,14 @@ impl Channel {
     }
 
     #[cold]
-    fn ask_to_open(&mut self, op: u32, chunks: &RangeInclusive<usize>, out: &mut Out<'_>) {
-        if self.reads_as_zeroes_for_good(op, chunks) {
+    fn ask_to_open(&mut self, op: u32, first: usize, last: usize, out: &mut Out<'_>) {
+        if self.reads_as_zeroes_for_good(op, &(first..=last)) {
             return self.next_part(op, out);
         }
         out.mail.push_back(Mail::Owner(ToOwner::StartWrite(StartWrite {
             op,
-            first: u32::try_from(*chunks.start()).expect("chunks fit u32"),
-            last: u32::try_from(*chunks.end()).expect("chunks fit u32"),
+            first: u32::try_from(first).expect("chunks fit u32"),
+            last: u32::try_from(last).expect("chunks fit u32"),
         })));
         self.ops[op as usize].set_state(OpState::GateWait);
     }

@@ -111,7 +111,8 @@ fn check_one_array(candidates: &[Candidate]) -> Result<(), AssembleError> {
 /// rebuilt, then one that no other of them calls failed, then the first: an update that was cut off
 /// had reached the one that is called failed, and the others went on without it under that count.
 /// One that is being rebuilt has no say against one that is whole and that it calls a member
-/// itself: the last whole member can't be thrown out, whatever updates of its superblock fail.
+/// itself: the last whole member can't be thrown out, whatever updates of its superblock fail. Nor
+/// has one that the freshest calls failed.
 fn freshest(candidates: &[Candidate]) -> Result<usize, AssembleError> {
     let rank = |index: usize| {
         let superblock = &candidates[index].superblock;
@@ -126,9 +127,12 @@ fn freshest(candidates: &[Candidate]) -> Result<usize, AssembleError> {
         AssembleError::NoActiveMember { uuid: candidates[0].superblock.set_uuid_text() }
     })?;
     let whole = active().filter(|index| !is_rebuilding(index)).max_by_key(|&index| rank(index));
+    let latest = &candidates[best].superblock;
     let fresher_agree = |whole: &usize| {
         let own = &candidates[*whole].superblock;
+        let counts = |number| matches!(latest.role_of(number), Role::Active(_));
         let fresher = active().map(|index| &candidates[index].superblock);
+        let fresher = fresher.filter(|other| counts(other.dev_number));
         fresher.filter(|other| other.events > own.events).all(|other| {
             let is_near = other.events <= own.events + EVENTS_TOLERANCE;
             other.role_of(own.dev_number) == own.own_role()

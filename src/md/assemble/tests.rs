@@ -62,6 +62,30 @@ fn one_event_behind_is_tolerated_two_are_not() {
     assert!(assembly.is_degraded());
 }
 
+/// A newcomer that went on without the last whole member has failed since: whom it was copied onto
+/// counts on the whole one again. That two went on is told; it is not "nobody is in sync".
+#[test]
+fn who_has_failed_has_no_say_against_the_last_whole_member() {
+    let mut three = pair();
+    three.push(three[1].clone());
+    for (number, events) in [(0, 16), (1, 18), (2, 17)] {
+        set_events(&mut three[number], events);
+        three[number].superblock.roles = vec![Role::Active(0), Role::Active(1), Role::Faulty];
+    }
+    three[1].superblock.features |= Features::RECOVERY_OFFSET;
+    let failed = &mut three[2].superblock;
+    (failed.dev_number, failed.device_uuid) = (2, [9; 16]);
+    failed.features |= Features::RECOVERY_OFFSET;
+    failed.roles = vec![Role::Faulty, Role::Active(1), Role::Active(1)];
+    assert!(matches!(
+        assemble(&three),
+        Err(AssembleError::SplitBrain { freshest: 0, other: 2, .. })
+    ));
+    // Without it, as the operator decides then, the array starts from the whole one.
+    let assembly = assemble(&three[..2]).unwrap();
+    assert_eq!((assembly.freshest, assembly.in_sync_count()), (0, 1));
+}
+
 /// The last whole member failed two updates of its superblock that the one being rebuilt has.
 #[test]
 fn a_member_being_rebuilt_has_no_say_against_the_one_it_is_rebuilt_from() {

@@ -230,9 +230,11 @@ fn random_lives_of_parity_break_no_promise() {
 ///   its cache, a mistake of the simulator's (oracle 3).
 /// - 11001030 with parity: a member that could not be done without failed every write, and the log
 ///   was renewed on it without a pause (oracle 0).
+/// - 520021052: a newcomer that had failed voted out the last whole member (oracle 2).
 ///
 /// The others have found planted bugs that these pass by and that have stories of their own by now.
-const FOUND_OF_REPLACEMENT: [u64; 14] = [
+const FOUND_OF_REPLACEMENT: [u64; 15] = [
+    REPLACE_SEEDS + 520_021_052,
     REPLACE_SEEDS + 93_021_699,
     REPLACE_SEEDS + 82_024_343,
     REPLACE_SEEDS + 82_022_602,
