@@ -16,7 +16,7 @@ use mdof::bdev::{BdevId, BdevIo, Completion, IoOp, IoQueue, IoStatus, Station, T
 use mdof::bitmap::{ChunkMap, ChunkState, Doubt};
 use mdof::raid::geometry::{Geometry, Shape};
 use mdof::raid::message::StartWrite;
-use mdof::raid::{Channel, Mail, MemberPlace, Out, Shared, ToChannel, ToOwner};
+use mdof::raid::{BadLists, Channel, Mail, MemberPlace, Out, Shared, ToChannel, ToOwner};
 use mdof::reactor::sync::model::{Seed, plant};
 
 const CHUNKS: usize = 2;
