@@ -119,13 +119,13 @@ impl Channel {
             return self.finish(op, failure, out);
         }
         let failed_on = this.tried;
-        if !self.bad.is_quiet() {
-            return self.all_answered_with_lists(op, failed_on, out);
-        }
-        for slot in slots(failed_on) {
-            self.report_member(slot, out);
-        }
-        match self.may_acknowledge(op) {
+        let end = if self.bad.is_quiet() {
+            slots(failed_on).for_each(|slot| self.report_member(slot, out));
+            self.may_acknowledge(op)
+        } else {
+            self.note_all_answered(op, failed_on, out)
+        };
+        match end {
             Some(status) => self.acknowledge(op, status, out),
             None => self.ops[op as usize].set_state(OpState::RecordWait),
         }
@@ -133,15 +133,16 @@ impl Channel {
 
     /// The same where members have listed bad blocks, or may.
     #[cold]
-    fn all_answered_with_lists(&mut self, op: u32, failed_on: SlotMask, out: &mut Out<'_>) {
+    fn note_all_answered(
+        &mut self,
+        op: u32,
+        failed_on: SlotMask,
+        out: &mut Out<'_>,
+    ) -> Option<IoStatus> {
         self.note_write(op, out);
-        for slot in slots(failed_on & !self.ops[op as usize].noting) {
-            self.report_member(slot, out);
-        }
-        match self.may_end(op) {
-            Some(status) => self.acknowledge(op, status, out),
-            None => self.ops[op as usize].set_state(OpState::RecordWait),
-        }
+        let reported = failed_on & !self.ops[op as usize].noting;
+        slots(reported).for_each(|slot| self.report_member(slot, out));
+        self.may_end(op)
     }
 
     /// Tells the owner of a write that the host will hear has failed, and that members may have
