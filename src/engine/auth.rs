@@ -62,6 +62,10 @@ impl ConnAuth {
     pub(super) fn is_overdue(&self, now_ms: u64) -> bool {
         self.authenticator.is_overdue(now_ms)
     }
+
+    pub(super) fn restart_time(&mut self, now_ms: u64) {
+        self.authenticator.restart_time(now_ms);
+    }
 }
 
 impl Shard {

@@ -1,10 +1,9 @@
 //! Fabrics Connect across cores, and what ends with a connection.
 
 use super::message::{ConnectionKey, Message, NewConnection};
-use super::queue::{Conn, OwnedController, Role};
-use super::shard::{KIND_HOUSEKEEPING, Shard, ShardCore};
+use super::queue::{OwnedController, Role};
+use super::shard::{Shard, ShardCore};
 use crate::limits::{CONNECTIONS_PER_CORE_MAX, IO_QUEUES_PER_CONTROLLER_MAX};
-use crate::reactor::timer::TimerTag;
 use crate::target::controller::connect::{cntlid_of, owner_of};
 use crate::target::controller::{
     ConnectContext, ConnectRequest, Controller, IoQueueGrant, Refusal,
@@ -12,34 +11,6 @@ use crate::target::controller::{
 use crate::target::subsystem::Nqn;
 use crate::target::tcp::RequestId;
 use crate::wire::nvme::{Sqe, Status};
-
-/// How often connections are looked after.
-const HOUSEKEEPING_MS: u64 = 1000;
-
-/// A connection that has not sent Connect by then is ended.
-const CONNECT_TIMEOUT_MS: u64 = 10_000;
-
-/// A peer that takes nothing of what is sent to it for so long is ended: it holds buffers that
-/// others need.
-const SEND_TIMEOUT_MS: u64 = 10_000;
-
-/// A peer that has begun to send a command's data, or was asked for them, and for so long ends no
-/// command's, is ended for the same reason.
-const TRANSFER_TIMEOUT_MS: u64 = 10_000;
-
-/// How long a peer may take to close after it was told of its protocol error.
-const LINGER_MS: u64 = 2000;
-
-impl Conn {
-    /// The host owes data, and none of its commands' has become complete for too long.
-    fn transfer_stands_still(&mut self, now_ms: u64) -> bool {
-        let (awaited, ended) = self.protocol.inbound_transfers();
-        if awaited == 0 || self.transfers_seen.0 != ended {
-            self.transfers_seen = (ended, now_ms);
-        }
-        now_ms.saturating_sub(self.transfers_seen.1) > TRANSFER_TIMEOUT_MS
-    }
-}
 
 impl Shard {
     /// Serves a connection from now on.
@@ -336,52 +307,6 @@ impl Shard {
         for index in self.connections.indexes() {
             if self.connections.get(index).is_some() {
                 self.close_connection(core, index, "");
-            }
-        }
-    }
-
-    pub(super) fn arm_housekeeping(&self, core: &mut ShardCore) {
-        let tag = TimerTag { kind: KIND_HOUSEKEEPING, object: 0, op: 0 };
-        core.io.timers.arm(core.io.now_ms() + HOUSEKEEPING_MS, tag);
-    }
-
-    /// Ends connections whose time is over.
-    pub(super) fn housekeeping(&mut self, core: &mut ShardCore) {
-        self.arm_housekeeping(core);
-        let left_out = self.connections.log.renew();
-        if left_out > 0 {
-            tracing::warn!("core {}: {left_out} more such lines left out", core.index());
-        }
-        self.accept_again(core);
-        let now_ms = core.io.now_ms();
-        for index in self.connections.indexes() {
-            let Some(conn) = self.connections.get(index) else { continue };
-            conn.errors.told = 0;
-            let overdue = conn.auth.as_ref().is_some_and(|auth| auth.is_overdue(now_ms));
-            let fresh = matches!(conn.role, Role::Fresh);
-            if conn.socket.lingering_for_ms(now_ms) > LINGER_MS {
-                self.close_connection(core, index, "");
-            } else if fresh && now_ms.saturating_sub(conn.accepted_ms) > CONNECT_TIMEOUT_MS {
-                self.close_connection(core, index, "the host sent no Connect in time");
-            } else if overdue {
-                self.close_connection(core, index, "it has not authenticated itself");
-            } else if conn.socket.sending_for_ms(now_ms) > SEND_TIMEOUT_MS {
-                self.close_connection(core, index, "the host takes no data any more");
-            } else if conn.transfer_stands_still(now_ms) {
-                self.close_connection(
-                    core,
-                    index,
-                    "the host does not send the data it was asked for",
-                );
-            }
-        }
-        for slot in 0..self.connections.controllers.len() {
-            let Some(owned) = self.connections.controllers[slot].as_deref_mut() else { continue };
-            if owned.controller.check_keep_alive(now_ms) {
-                let (index, kato_ms) = (owned.connection, owned.controller.kato_ms());
-                let host = owned.controller.hostnqn().as_str().to_owned();
-                let why = format!("host {host} was silent for more than its {kato_ms} ms");
-                self.close_connection(core, index, &why);
             }
         }
     }

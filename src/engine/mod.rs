@@ -36,6 +36,7 @@ mod gate;
 mod gate_home;
 pub mod handle;
 mod message;
+mod patience;
 mod queue;
 mod report;
 mod reserve;

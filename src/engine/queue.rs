@@ -83,8 +83,8 @@ pub(super) struct Conn {
     pub(super) listed_to_receive: bool,
     /// It stands in the list of connections that wait for a buffer.
     pub(super) listed_for_buffer: bool,
-    /// Milliseconds of the reactor's clock when it was accepted.
-    pub(super) accepted_ms: u64,
+    /// Milliseconds of the reactor's clock from which on the host owes its Connect.
+    pub(super) connect_from_ms: u64,
     /// The queue's authentication, if it has to do with one.
     pub(super) auth: Option<Box<ConnAuth>>,
     /// Nothing but authentication may happen on the queue.
@@ -191,7 +191,7 @@ impl Connections {
             listed_to_send: false,
             listed_to_receive: false,
             listed_for_buffer: false,
-            accepted_ms: now_ms,
+            connect_from_ms: now_ms,
             auth: None,
             is_locked: false,
             asks_as: None,

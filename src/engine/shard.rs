@@ -306,15 +306,17 @@ impl Program for Shard {
     }
 
     fn on_turn(&mut self, core: &mut ShardCore) -> bool {
-        let mut worked = self.receive_arrivals(core);
+        // Those that wait for a buffer go before those that come now.
+        let mut worked = self.serve_buffer_waiters(core);
+        worked |= self.receive_arrivals(core);
         worked |= self.poll_arrays(core);
         worked |= self.drain(core);
         worked |= self.end_turn_of_arrays(core);
         worked |= self.drain(core);
-        worked |= self.serve_buffer_waiters(core);
         worked |= self.serve_scratch_waiters(core);
         self.answer_seekers(core);
-        self.drain(core);
+        // Buffers that came back are given out in the next turn: there must be one.
+        worked |= self.drain(core);
         self.send_responses(core);
         self.answer_when_ready(core);
         worked

@@ -2,7 +2,9 @@
 //!
 //! The ring tells what has something to receive. It is received to a staging buffer of the core,
 //! from which the protocol cuts its PDUs; a payload of which much is still to come is received
-//! straight into its request's buffer. What a connection has to send goes out in one send a turn.
+//! straight into its request's buffer. Where the protocol lacks a buffer for what comes next, the
+//! connection keeps the staging buffer and gives the core its own. What a connection has to send
+//! goes out in one send a turn.
 
 use std::io::IoSliceMut;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -34,6 +36,7 @@ const SECURED_SIZE_BYTES: usize = 16 * 1024;
 const RECEIVES_PER_TURN: usize = 4;
 
 const _: () = assert!(HEADERS_SIZE_BYTES <= STAGING_SIZE_BYTES);
+const _: () = assert!(SECURED_SIZE_BYTES <= STAGING_SIZE_BYTES);
 
 /// What a connection's socket takes beside itself, without what it has to keep.
 const HEAP_BYTES: usize = size_of::<TransmitVec>() + size_of::<libc::msghdr>();
@@ -161,14 +164,16 @@ impl Socket {
         self.tls.as_ref().is_some_and(|tls| tls.has_unsent())
     }
 
-    /// Keeps what the protocol cannot take now.
-    fn spill(&mut self, bytes: &[u8]) {
+    /// Keeps what the protocol cannot take now, where it lies: the connection's memory becomes the
+    /// core's in exchange. A core that lacks buffers may receive all that it is sent in this way,
+    /// and would do little else than copy.
+    fn keep(&mut self, staging: &mut Box<[u8]>, spilled: Range<usize>) {
         assert!(self.spilled.is_empty(), "nothing is received before the rest has been taken");
         if self.spill.is_empty() {
             self.spill = vec![0; STAGING_SIZE_BYTES].into_boxed_slice();
         }
-        self.spill[..bytes.len()].copy_from_slice(bytes);
-        self.spilled = 0..bytes.len();
+        std::mem::swap(&mut self.spill, staging);
+        self.spilled = spilled;
     }
 
     pub(super) fn fd(&self) -> types::Fd {
@@ -256,24 +261,24 @@ impl Shard {
     }
 
     /// Receives once. Says whether it may receive again in this turn: large payload only.
-    fn receive(&mut self, core: &mut ShardCore, index: u16, staging: &mut [u8]) -> bool {
+    fn receive(&mut self, core: &mut ShardCore, index: u16, staging: &mut Box<[u8]>) -> bool {
         let Some(conn) = self.connections.get(index) else { return false };
         let socket = &mut conn.socket;
         if socket.tls.is_some() {
-            return self.receive_secured(core, index, &mut staging[..SECURED_SIZE_BYTES]);
+            return self.receive_secured(core, index, staging);
         }
         let is_ready = socket.readable && !socket.closing && socket.spilled.is_empty();
         if !is_ready || !conn.protocol.wants_bytes() {
             return false;
         }
         let awaits_data = conn.protocol.awaits_data();
-        let staging = if awaits_data { &mut staging[..HEADERS_SIZE_BYTES] } else { staging };
+        let staged_bytes_max = if awaits_data { HEADERS_SIZE_BYTES } else { STAGING_SIZE_BYTES };
         let is_direct = conn.protocol.payload_left_bytes() >= DIRECT_SIZE_BYTES_MIN;
         let region = if is_direct { conn.protocol.direct_target() } else { None };
         let is_direct = region.is_some();
         let region = region.unwrap_or(&mut []);
         let direct_bytes = region.len();
-        let result = receive_into(&socket.stream, region, staging);
+        let result = receive_into(&socket.stream, region, &mut staging[..staged_bytes_max]);
         let received = *result.as_ref().unwrap_or(&0);
         if is_direct {
             conn.protocol.handle_direct(received.min(direct_bytes));
@@ -282,9 +287,8 @@ impl Shard {
             Ok(1..) => {
                 // Where less came than there was room for, there was no more. The end of the
                 // stream, though, may have been told of before.
-                socket.readable = received == direct_bytes + staging.len() || socket.hung_up;
-                let staged = received.saturating_sub(direct_bytes);
-                self.feed(core, index, &staging[..staged]);
+                socket.readable = received == direct_bytes + staged_bytes_max || socket.hung_up;
+                self.feed(core, index, staging, received.saturating_sub(direct_bytes));
                 return awaits_data;
             }
             Ok(0) => self.close_connection(core, index, ""),
@@ -299,7 +303,12 @@ impl Shard {
     }
 
     /// Receives once under TLS. Says whether there may be more.
-    fn receive_secured(&mut self, core: &mut ShardCore, index: u16, staging: &mut [u8]) -> bool {
+    fn receive_secured(
+        &mut self,
+        core: &mut ShardCore,
+        index: u16,
+        staging: &mut Box<[u8]>,
+    ) -> bool {
         if !self.decrypt_all(core, index, staging) {
             return false;
         }
@@ -308,10 +317,10 @@ impl Shard {
         if !socket.readable {
             return false;
         }
-        match receive_into(&socket.stream, &mut [], staging) {
+        match receive_into(&socket.stream, &mut [], &mut staging[..SECURED_SIZE_BYTES]) {
             Ok(0) => self.close_connection(core, index, ""),
             Ok(received) => {
-                socket.readable = received == staging.len() || socket.hung_up;
+                socket.readable = received == SECURED_SIZE_BYTES || socket.hung_up;
                 let more = socket.readable;
                 let tls = socket.tls.as_deref_mut().expect("the caller has looked");
                 tls.feed(&staging[..received]);
@@ -328,7 +337,7 @@ impl Shard {
     }
 
     /// Decrypts what was received and gives it to the protocol. Says whether that takes more.
-    fn decrypt_all(&mut self, core: &mut ShardCore, index: u16, staging: &mut [u8]) -> bool {
+    fn decrypt_all(&mut self, core: &mut ShardCore, index: u16, staging: &mut Box<[u8]>) -> bool {
         loop {
             let Some(conn) = self.connections.get(index) else { return false };
             let socket = &mut conn.socket;
@@ -337,7 +346,7 @@ impl Shard {
             if socket.closing || tls.has_ended || !takes {
                 return false;
             }
-            match tls.decrypt(staging) {
+            match tls.decrypt(&mut staging[..SECURED_SIZE_BYTES]) {
                 Ok(0) => {
                     // The handshake may have something to say.
                     if tls.has_unsent() {
@@ -345,7 +354,7 @@ impl Shard {
                     }
                     return true;
                 }
-                Ok(len) => self.feed(core, index, &staging[..len]),
+                Ok(len) => self.feed(core, index, staging, len),
                 Err(error) => {
                     self.tls_ended(core, index, &error);
                     return false;
@@ -354,14 +363,13 @@ impl Shard {
         }
     }
 
-    /// Gives the protocol what was received and executes what it makes of it. What it cannot take
-    /// now is kept.
-    fn feed(&mut self, core: &mut ShardCore, index: u16, bytes: &[u8]) {
-        let taken = self.digest(core, index, bytes);
-        let rest = &bytes[taken..];
+    /// Gives the protocol the `len` bytes that were received and executes what it makes of them.
+    /// What it cannot take now is kept.
+    fn feed(&mut self, core: &mut ShardCore, index: u16, staging: &mut Box<[u8]>, len: usize) {
+        let taken = self.digest(core, index, &staging[..len]);
         let Some(conn) = self.connections.get(index) else { return };
-        if !rest.is_empty() && !conn.socket.closing {
-            conn.socket.spill(rest);
+        if taken < len && !conn.socket.closing {
+            conn.socket.keep(staging, taken..len);
         }
         self.after_feeding(core, index);
     }
@@ -435,6 +443,9 @@ impl Shard {
     /// is more.
     pub(super) fn serve_buffer_waiters(&mut self, core: &mut ShardCore) -> bool {
         let waiting = self.connections.for_buffer.len();
+        if waiting == 0 {
+            return false;
+        }
         let returns = core.io.pool.returns();
         if self.connections.returns_seen != returns {
             self.connections.returns_seen = returns;

@@ -35,6 +35,9 @@ const DEPTH_MAX: u16 = 32;
 const COMMANDS_MIN: u64 = 20_000;
 const COMMANDS_PER_PLACE: u64 = 8;
 
+/// Commands before these, for each in flight.
+const WARM_UPS_PER_PLACE: u64 = 2;
+
 /// How long the target is left without work to see what a turn without work takes.
 const IDLE_TIME: Duration = Duration::from_millis(500);
 const IDLE_TURNS_MIN: f64 = 3000.0;
@@ -156,7 +159,8 @@ impl Column {
         let cell = |work: &Work| {
             let places = lanes.connections() as u64 * u64::from(work.depth);
             let count = COMMANDS_MIN.max(COMMANDS_PER_PLACE * places) / share;
-            lanes.run(work, count / 4);
+            // A connection that has never waited for a buffer makes room to wait, once.
+            lanes.run(work, (count / 4).max(WARM_UPS_PER_PLACE * places));
             let (instructions, turns) = target.count(|| lanes.run(work, count));
             let idle_turns = turns.all - turns.busy;
             (*work, (instructions - idle_turns * idle) / count as f64)

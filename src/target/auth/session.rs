@@ -229,6 +229,11 @@ impl Authenticator {
         now_ms.saturating_sub(self.since_ms) > limit_ms
     }
 
+    /// What the host has to do it need not have done before now: what it sent could not be read.
+    pub fn restart_time(&mut self, now_ms: u64) {
+        self.since_ms = now_ms;
+    }
+
     /// The one place where the state changes.
     fn set_state(&mut self, next: AuthState) {
         assert!(self.state.leads_to(next), "authentication goes from {:?} to {next:?}", self.state);
