@@ -4,6 +4,8 @@
 
 #[path = "interop/auth.rs"]
 mod auth;
+#[path = "interop/bad_blocks.rs"]
+mod bad_blocks;
 #[path = "interop/grow.rs"]
 mod grow;
 #[path = "interop/images.rs"]

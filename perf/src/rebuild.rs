@@ -151,6 +151,7 @@ fn begin_rebuild(host: &mut Host, array: BdevId, member: BdevId) -> Result<(), P
         device_uuid: Uuid::new_v4().into_bytes(),
         slot: Some(1),
         as_new: true,
+        bad_blocks: Vec::new(),
     };
     let command = Command::Join(Box::new(newcomer));
     host.engine().command(array, command).map_err(refused("a member does not join"))?;

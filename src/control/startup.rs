@@ -358,6 +358,7 @@ fn start_array(
             latency_us: array.sync_latency_us,
             latency_percent: array.sync_latency_percent,
             read_errors_max: array.read_errors_max,
+            write_error_policy: array.write_error_policy,
             scrub_every_hours: array.scrub_every_hours,
             scrub_next_s: None,
         },

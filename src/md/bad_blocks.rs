@@ -5,12 +5,20 @@
 
 use thiserror::Error;
 
-use super::Superblock;
+use super::bitmap_superblock::BitmapSuperblock;
+use super::superblock::SUPERBLOCK_SECTORS;
+use super::types::BadBlockLog;
+use super::{MinorVersion, Superblock};
 
 /// Sectors of a log that md reads: one page.
 pub const BAD_BLOCK_LOG_SECTORS_MAX: u16 = 8;
 
+/// Entries that mdof writes, those of one sector. A log with more is read, and left as it is.
+pub const BAD_BLOCK_ENTRIES_WRITTEN_MAX: usize = 512 / 8;
+
 const LENGTH_BITS: u32 = 10;
+/// md's, of an entry.
+const LENGTH_MAX: u64 = 512;
 const END: u64 = u64::MAX;
 
 /// A run of sectors that could not be written, counted from sector 0 of the member.
@@ -83,6 +91,47 @@ pub fn parse_bad_blocks(
     Ok(ranges)
 }
 
+/// Where a member's log lies, if it may be written: nothing else is there. mdadm puts it inside a
+/// lockless bitmap.
+#[must_use]
+pub fn bad_block_log_sector(own: &Superblock, bitmap: Option<&BitmapSuperblock>) -> Option<u64> {
+    let log = own.bblog;
+    if log.offset_sectors == 0 || !(1..=BAD_BLOCK_LOG_SECTORS_MAX).contains(&log.size_sectors) {
+        return None;
+    }
+    let start = own.super_offset_sectors.checked_add_signed(log.offset_sectors.into())?;
+    let end = start + u64::from(log.size_sectors);
+    let is_free = |other: u64, sectors: u64| other.saturating_add(sectors) <= start || end <= other;
+    let is_last = own.minor_version() == MinorVersion::V1_0;
+    let data = if is_last { own.size_sectors } else { own.data_size_sectors };
+    let reserved = bitmap.map_or(0, |bitmap| u64::from(bitmap.sectors_reserved));
+    let beside_bitmap = own.bitmap_sector().is_none_or(|sector| is_free(sector, reserved));
+    let is_free = beside_bitmap
+        && is_free(own.super_offset_sectors, SUPERBLOCK_SECTORS)
+        && is_free(own.data_offset_sectors, data);
+    is_free.then_some(start)
+}
+
+/// The log that lists these ranges, for the place that `log` is. `None`: they are too many for its
+/// first sector, which is the part that a power cut leaves old or new as a whole.
+#[must_use]
+pub fn encode_bad_blocks(ranges: &[BadRange], log: &BadBlockLog) -> Option<Vec<u8>> {
+    let scale = 1u64.checked_shl(u32::from(log.shift))?;
+    let mut bytes = vec![0xff; usize::from(log.size_sectors) * 512];
+    let (words, _) = bytes.as_chunks_mut::<8>();
+    let mut free = words.iter_mut().take(BAD_BLOCK_ENTRIES_WRITTEN_MAX);
+    for range in ranges {
+        let end = (range.start_sector + range.sectors).div_ceil(scale);
+        let mut at = range.start_sector / scale;
+        while at < end {
+            let length = (end - at).min(LENGTH_MAX);
+            *free.next()? = (at << LENGTH_BITS | length).to_le_bytes();
+            at += length;
+        }
+    }
+    Some(bytes)
+}
+
 fn decode(entry: u64, shift: u8) -> Option<BadRange> {
     let scale = 1u64.checked_shl(u32::from(shift))?;
     Some(BadRange {
@@ -143,6 +192,25 @@ mod tests {
             parse_bad_blocks(&log(&[]), &none),
             Err(BadBlockError::Size { sectors: 9, .. })
         ));
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let superblock = with_log(0);
+        let range = |start_sector, sectors| BadRange { start_sector, sectors };
+        let ranges = [range(5000, 1), range(6000, 1300), range(9000, 512)];
+        let bytes = encode_bad_blocks(&ranges, &superblock.bblog).unwrap();
+        assert_eq!(bytes.len(), 4096);
+        let found = parse_bad_blocks(&bytes, &superblock).unwrap();
+        let split = [range(6000, 512), range(6512, 512), range(7024, 276)];
+        assert_eq!(found, [&ranges[..1], &split, &ranges[2..]].concat());
+        // Units of 8 sectors: rounded to the outside.
+        let superblock = with_log(3);
+        let bytes = encode_bad_blocks(&ranges[..1], &superblock.bblog).unwrap();
+        assert_eq!(parse_bad_blocks(&bytes, &superblock).unwrap(), [range(5000, 8)]);
+        let many: Vec<_> = (0..65).map(|index| range(5000 + 16 * index, 1)).collect();
+        assert!(encode_bad_blocks(&many[..64], &superblock.bblog).is_some());
+        assert_eq!(encode_bad_blocks(&many, &superblock.bblog), None);
     }
 
     proptest! {

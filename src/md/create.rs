@@ -2,19 +2,20 @@
 //!
 //! ```text
 //! sector 8            16                16+reserved   +8             data_offset (1 MiB multiple)
-//!        │ superblock │ bitmap          │ room for    │ headroom,    │ data …
-//!        │            │ (reserved)      │ a log       │ about 0.1 %  │
+//!        │ superblock │ bitmap          │ bad-block   │ headroom,    │ data …
+//!        │            │ (reserved)      │ log         │ about 0.1 %  │
 //! ```
 //!
 //! mdadm puts its bad-block log 16 sectors behind the superblock, which is inside a lockless
-//! bitmap: the first entry destroys states. mdof writes no log at all; the 8 sectors behind the
-//! bitmap stay free for one. mdadm always sets 256 sectors aside for the bitmap; mdof sets aside
+//! bitmap: the first entry destroys states. mdof puts it into the 8 sectors behind the bitmap.
+//! mdadm always sets 256 sectors aside for the bitmap; mdof sets aside
 //! more on members above 127 GiB, so that a chunk stays at 1 MiB, and what it takes when the
 //! operator asks for a chunk size. md takes the number from the bitmap head (`llbitmap_read_sb`),
 //! and any chunk size that is a power of two and whose states fit.
 
 use thiserror::Error;
 
+use super::bad_blocks::BAD_BLOCK_LOG_SECTORS_MAX;
 use super::bitmap_superblock::{
     BITMAP_CHUNKS_MAX, BITMAP_HEAD_BYTES, BitmapSuperblock, InitialState, chunk_sectors_for,
 };
@@ -261,7 +262,7 @@ pub fn create_with_chunk(
 /// Makes the bitmap that goes with these superblocks, in the room set aside for it.
 pub(super) fn plan_bitmap(
     array: &NewArray,
-    superblocks: Vec<Superblock>,
+    mut superblocks: Vec<Superblock>,
     wanted: Option<u32>,
     reserved: u32,
 ) -> Creation {
@@ -270,6 +271,9 @@ pub(super) fn plan_bitmap(
     let chunk = wanted.or_else(|| chunk_sectors_for(sync_size, reserved));
     let chunk = chunk.expect("the area holds 2^15 states at least");
     let bitmap = BitmapSuperblock::created(&superblocks[0], chunk, reserved);
+    for superblock in &mut superblocks {
+        superblock.bblog = log_behind(superblock.bitmap_offset_sectors, reserved);
+    }
     let bitmap_sector = superblocks[0].bitmap_sector().expect("a bitmap position was just set");
     assert!(bitmap_sector + u64::from(reserved) <= data_offset, "the bitmap ends before the data");
     let states = STATES_OFFSET_BYTES + bitmap.chunk_count();
@@ -285,6 +289,17 @@ pub(super) fn plan_bitmap(
         bitmap_sector,
         bitmap,
         superblocks,
+    }
+}
+
+/// The bad-block log behind a bitmap, in md's size. It is empty, and no feature bit says that there
+/// is one.
+fn log_behind(bitmap_offset_sectors: i32, reserved: u32) -> BadBlockLog {
+    let end = i32::try_from(reserved).ok().and_then(|it| it.checked_add(bitmap_offset_sectors));
+    BadBlockLog {
+        shift: 0,
+        size_sectors: BAD_BLOCK_LOG_SECTORS_MAX,
+        offset_sectors: end.expect("the area has some MiB"),
     }
 }
 

@@ -32,7 +32,10 @@ pub use assemble::{
     AssembleError, Assembly, BitmapPlan, Candidate, MissingReason, Rejection, RejectionReason,
     Replacing, Slot, assemble, assemble_lost_bitmap, check_member,
 };
-pub use bad_blocks::{BAD_BLOCK_LOG_SECTORS_MAX, BadBlockError, BadRange, parse_bad_blocks};
+pub use bad_blocks::{
+    BAD_BLOCK_ENTRIES_WRITTEN_MAX, BAD_BLOCK_LOG_SECTORS_MAX, BadBlockError, BadRange,
+    bad_block_log_sector, encode_bad_blocks, parse_bad_blocks,
+};
 pub use bitmap_superblock::{
     BITMAP_CHUNKS_MAX, BITMAP_HEAD_BYTES, BitmapFlags, BitmapSuperblock, BitmapVersion,
     InitialState, STATES_OFFSET_BYTES, chunk_sectors_for, state_offset_bytes,

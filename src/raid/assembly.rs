@@ -114,7 +114,8 @@ fn created(superblocks: &[Superblock], bdevs: &[CandidateBdev]) -> Vec<Option<Me
     let member = |(bdev, superblock): (&CandidateBdev, &Superblock)| {
         let superblock = superblock.clone();
         let CandidateBdev { bdev, unmap, cheap_zeroes } = *bdev;
-        Some(MemberConfig { bdev, unmap, cheap_zeroes, superblock, lacks: None })
+        let bad_blocks = Vec::new();
+        Some(MemberConfig { bdev, unmap, cheap_zeroes, superblock, lacks: None, bad_blocks })
     };
     bdevs.iter().zip(superblocks).map(member).collect()
 }
@@ -271,7 +272,7 @@ fn member(
         superblock.updated_at(superblock.utime.seconds(), reads_zero);
     }
     let CandidateBdev { bdev, unmap, cheap_zeroes } = bdevs[candidate];
-    MemberConfig { bdev, unmap, cheap_zeroes, superblock, lacks }
+    MemberConfig { bdev, unmap, cheap_zeroes, superblock, lacks, bad_blocks: Vec::new() }
 }
 
 /// What a member that was being rebuilt has to be given yet.

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::bad::BadBlocks;
 use super::channel_op::{Op, OpSet, OpState};
 use super::channel_split::{PIECE, PIECES_MAX, SPLITS_MAX, Split};
 use super::latency::LatencyLog;
@@ -64,6 +65,8 @@ pub struct Channel {
     pub(super) all: SlotMask,
     /// Every member has everything at the same place: what a request asks the geometry is known.
     pub(super) is_mirror: bool,
+    /// The same, and nothing is listed as bad: no request is cut.
+    pub(super) never_cuts: bool,
     /// Members whose absence is durable.
     pub(super) recorded: SlotMask,
     /// Members whose failure has been reported to the owner.
@@ -95,6 +98,8 @@ pub struct Channel {
     failed: bool,
     closing: bool,
     closed: bool,
+    /// What members have listed as bad.
+    pub(super) bad: BadBlocks,
     /// Rows under work; levels with parity only.
     pub(super) stripes: Option<Box<Stripes>>,
 }
@@ -110,16 +115,17 @@ impl Channel {
         let all = shared.geometry.all_slots() | twin;
         let replaced = shared.replacement.map(|(slot, _)| slot);
         let is_mirror = shared.is_mirror();
-        let splits = if is_mirror { 0 } else { SPLITS_MAX };
+        let bad = BadBlocks::of(&shared);
         let ops_max = u32::try_from(CHANNEL_OPS_MAX).expect("a small constant");
-        Self {
+        let never_cuts = is_mirror && bad.is_empty();
+        let mut channel = Self {
             shared,
             ops: (0..CHANNEL_OPS_MAX).map(|_| Op::free()).collect(),
             free: (0..ops_max).rev().collect(),
             waiting: VecDeque::with_capacity(CHANNEL_OPS_MAX),
-            splits: (0..splits).map(|_| Split::free()).collect(),
-            free_splits: (0..u32::try_from(splits).expect("a small constant")).rev().collect(),
-            waiting_splits: VecDeque::with_capacity(splits),
+            splits: Box::default(),
+            free_splits: Vec::new(),
+            waiting_splits: VecDeque::new(),
             places,
             in_sync,
             writable,
@@ -128,6 +134,7 @@ impl Channel {
             drain_round: 0,
             all,
             is_mirror,
+            never_cuts,
             recorded: all & !writable,
             reported: 0,
             kept: 0,
@@ -147,8 +154,13 @@ impl Channel {
             failed: false,
             closing: false,
             closed: false,
+            bad,
             stripes: None,
+        };
+        if !never_cuts {
+            channel.be_able_to_split();
         }
+        channel
     }
 
     /// Takes a host request.
@@ -161,7 +173,7 @@ impl Channel {
         if io.op != IoOp::Flush && (!fits || io.blocks == 0) {
             return io.complete(IoStatus::OutOfRange, out.io);
         }
-        if self.is_mirror || !self.crosses_strips(&io) {
+        if self.never_cuts || !self.must_be_cut(&io) {
             return self.take(io, out);
         }
         self.split(io, out);
@@ -326,6 +338,8 @@ impl Channel {
                 self.finish(op, status, out);
             }
             ToChannel::Place(slot, place) => self.places[usize::from(slot)] = Some(place),
+            ToChannel::BadNoted(op, slot, noted) => self.bad_noted(op, slot, noted, out),
+            ToChannel::BadBlocks(slot) => self.take_bad(slot),
             ToChannel::Members { epoch, in_sync, writable, replaced } => {
                 if !mutant!(MembershipNotAdopted) {
                     self.replaced = replaced;
@@ -348,10 +362,7 @@ impl Channel {
                 self.recheck_recorded(out);
             }
             ToChannel::TimeRequests(is_on) => self.latency.turn(is_on),
-            ToChannel::TellLatency => {
-                let sample = self.latency.take();
-                out.mail.push_back(Mail::Owner(ToOwner::Latency(sample)));
-            }
+            ToChannel::TellLatency => self.tell_latency(out),
             ToChannel::Pause(round) => self.pause(round, out),
             ToChannel::Resume => self.resume(out),
             ToChannel::EndPause(round) => self.end_pause(round, out),
@@ -380,6 +391,11 @@ impl Channel {
                 self.report_closed(out);
             }
         }
+    }
+
+    fn tell_latency(&mut self, out: &mut Out<'_>) {
+        let sample = self.latency.take();
+        out.mail.push_back(Mail::Owner(ToOwner::Latency(sample)));
     }
 
     /// Takes over a membership. A member that comes (back) is neither known absent nor reported.

@@ -154,6 +154,7 @@ mod tests {
             unwritten_reads_zero: true,
             doubt: crate::bitmap::Doubt::default(),
             log: None,
+            bad: crate::raid::BadLists::default(),
         }
     }
 

@@ -82,6 +82,8 @@ pub(super) struct Op {
     pub(super) tried: SlotMask,
     /// Members that joined while it was under way: it was not sent to them.
     pub(super) excused: SlotMask,
+    /// Members about whose lists of bad blocks the owner has been asked.
+    pub(super) noting: SlotMask,
     /// First failure, for the host if nothing better comes.
     pub(super) failure: IoStatus,
     /// Bit i: chunk i of a read was Unwritten when it was sent, so its part reads as zeroes.
@@ -111,6 +113,7 @@ impl Op {
             ok: 0,
             tried: 0,
             excused: 0,
+            noting: 0,
             failure: IoStatus::Ok,
             zero_chunks: 0,
             holds_up: 0,
@@ -141,6 +144,7 @@ impl Op {
     pub(super) fn forget_answers(&mut self) {
         self.ok = 0;
         self.tried = 0;
+        self.noting = 0;
         self.failure = IoStatus::Ok;
     }
 

@@ -35,11 +35,13 @@ impl Channel {
         self.ops[op as usize].zero_chunks = if is_read { survey.zero_chunks } else { 0 };
         let tried = self.ops[op as usize].tried;
         let legs = self.ops[op as usize].legs;
-        let Some(slot) = self.choose(legs & !tried, survey.in_doubt) else {
+        let bad = if self.bad.is_empty() { 0 } else { self.bad_legs(op) };
+        let Some(slot) = self.choose(legs & !tried & !bad, survey.in_doubt) else {
             if self.stripes.is_some() {
                 return self.recover_read(op);
             }
             let failure = match self.ops[op as usize].failure {
+                IoStatus::Ok if bad != 0 => IoStatus::MediaError,
                 IoStatus::Ok => IoStatus::Removed,
                 failure => failure,
             };
@@ -51,6 +53,16 @@ impl Channel {
         self.reads[usize::from(slot)] += 1;
         let member_lba = self.leg_lba(range.lba, slot);
         self.send(op, slot, member_lba, out);
+    }
+
+    /// Members in sync that have listed a block of the request.
+    #[cold]
+    pub(super) fn bad_legs(&self, op: u32) -> SlotMask {
+        let this = &self.ops[op as usize];
+        match mutant!(BadBlocksRead) {
+            true => 0,
+            false => self.bad.at(&self.shared, &this.sync, this.legs & self.in_sync),
+        }
     }
 
     fn leg_lba(&self, lba: u64, slot: MemberSlot) -> u64 {
@@ -127,8 +139,9 @@ impl Channel {
         }
         let range = self.ops[op as usize].range;
         let (lba, in_doubt) = (range.lba, self.survey(&range).in_doubt);
+        let bad = self.bad_legs(op);
         let this = &self.ops[op as usize];
-        match self.choose(this.legs & !this.tried, in_doubt) {
+        match self.choose(this.legs & !this.tried & !bad, in_doubt) {
             Some(slot) => {
                 let this = &mut self.ops[op as usize];
                 this.tried |= bit(slot);

@@ -5,7 +5,7 @@
 //! one. What is not cut by then is not sent any more.
 
 use super::channel::Channel;
-use super::message::Out;
+use super::message::{BlockRange, Out};
 use crate::bdev::{BdevIo, Completion, IoOp, IoStatus, Station, Tag};
 
 /// Host requests in pieces at a time; further ones wait.
@@ -38,6 +38,16 @@ impl Split {
 }
 
 impl Channel {
+    /// Makes room for requests in pieces: a mirror needs none as long as nothing is listed as bad.
+    pub(super) fn be_able_to_split(&mut self) {
+        if self.splits.is_empty() {
+            self.splits = (0..SPLITS_MAX).map(|_| Split::free()).collect();
+            let numbers = 0..u32::try_from(SPLITS_MAX).expect("a small constant");
+            self.free_splits = numbers.rev().collect();
+            self.waiting_splits.reserve(SPLITS_MAX);
+        }
+    }
+
     /// Whether the request must be cut. What becomes Unwritten chunk by chunk is not: its ends
     /// are cut later.
     #[inline(never)]
@@ -47,6 +57,20 @@ impl Channel {
             IoOp::WriteZeroes | IoOp::Unmap if self.discards_chunks(io) => false,
             _ => self.shared.run_blocks(io.lba, io.op.modifies()) < u64::from(io.blocks),
         }
+    }
+
+    /// The same where members may have listed bad blocks: it is also cut where one has.
+    #[inline(never)]
+    pub(super) fn must_be_cut(&self, io: &BdevIo) -> bool {
+        let crosses_strips = self.crosses_strips(io);
+        if crosses_strips || self.bad.is_empty() || io.op == IoOp::Flush {
+            return crosses_strips;
+        }
+        if matches!(io.op, IoOp::WriteZeroes | IoOp::Unmap) && self.discards_chunks(io) {
+            return false;
+        }
+        let range = BlockRange { lba: io.lba, blocks: io.blocks.into() };
+        self.bad.uncut(&self.shared, range, io.op.modifies()) < range.blocks
     }
 
     /// Takes a request that crosses strips.
@@ -68,7 +92,11 @@ impl Channel {
                 return;
             }
             let lba = this.next;
-            let blocks = self.shared.run_blocks(lba, io.op.modifies()).min(end - lba);
+            let mut blocks = self.shared.run_blocks(lba, io.op.modifies()).min(end - lba);
+            if !self.bad.is_empty() {
+                let range = BlockRange { lba, blocks };
+                blocks = self.bad.uncut(&self.shared, range, io.op.modifies());
+            }
             let block = u64::from(self.shared.block_size_bytes);
             let part = |blocks: u64| usize::try_from(blocks * block).expect("inside a buffer");
             let piece = BdevIo {

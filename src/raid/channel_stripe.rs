@@ -131,6 +131,7 @@ impl Channel {
                 std::mem::replace(reads, OpList::EMPTY)
             }
         };
+        let batch = if self.bad.is_empty() { batch } else { self.one_at_a_time(index, batch) };
         let stripe = &mut self.rows().stripes[index as usize];
         stripe.batch = batch;
         stripe.ticket = ticket;
@@ -144,6 +145,30 @@ impl Channel {
             self.rows().stripes[index as usize].unread = unread;
         }
         self.start_job(index, out);
+    }
+
+    /// Where members have listed bad blocks in a slice, each request is a batch of its own: it has
+    /// been cut so that a member has all of its columns or none, and others are no concern of it.
+    #[cold]
+    fn one_at_a_time(&mut self, index: u32, mut batch: OpList) -> OpList {
+        let stripes = self.stripes.as_mut().expect("a level with parity, on a core");
+        let blocks = stripes.slice_blocks;
+        let stripe = &mut stripes.stripes[index as usize];
+        let slice = BlockRange { lba: stripe.slice * blocks, blocks };
+        if self.bad.at(&self.shared, &slice, self.shared.geometry.all_slots()) == 0 {
+            return batch;
+        }
+        let is_write = stripe.kind == Kind::Write;
+        let list = if is_write { &mut stripe.writes } else { &mut stripe.reads };
+        let mut later = std::mem::replace(list, OpList::EMPTY);
+        let mut one = OpList::EMPTY;
+        if let Some(op) = batch.pop(&self.ops) {
+            one.push(op, &mut self.ops);
+        }
+        while let Some(op) = batch.pop(&self.ops).or_else(|| later.pop(&self.ops)) {
+            list.push(op, &mut self.ops);
+        }
+        one
     }
 
     /// Decides how the batch is done, and begins. Also after a member has failed to read for it.
@@ -196,6 +221,8 @@ impl Channel {
         let at = RowAt::new(parity, first);
         stripe.at = Some(at);
         stripes.survey.look(index, stripe, &self.ops);
+        let bad = self.bad.at(&self.shared, &stripe.hull, self.in_sync);
+        let bad = if mutant!(BadBlocksRead) { 0 } else { bad };
         let (p, q) = (bit(at.row.p()), at.row.q().map_or(0, bit));
         Question {
             data: at.row.data_mask(),
@@ -203,7 +230,7 @@ impl Channel {
             q,
             touched: stripes.survey.touched,
             full: stripes.survey.full,
-            readable: self.in_sync & !stripe.unread,
+            readable: self.in_sync & !stripe.unread & !bad,
             writable: self.writable,
             in_doubt,
             is_torn,

@@ -314,13 +314,19 @@ impl Channel {
         let row = at.row;
         let (ok, failed) = (stripe.sent & !stripe.failed, stripe.failed);
         let failure = if failed == 0 { IoStatus::Removed } else { stripe.failure };
+        let noting = match self.bad.is_quiet() || ok & !self.twin == 0 {
+            true => 0,
+            false => self.note_row(index, ok, failed, out),
+        };
+        let stripes = self.stripes.as_mut().expect("a level with parity");
+        let stripe = &mut stripes.stripes[index as usize];
         let mut batch = std::mem::replace(&mut stripe.batch, OpList::EMPTY);
         // Who has joined since is given the row by its rebuild, which waits for what is counted.
         let concerned = !(self.writable & !stripe.writable);
         let parity_mask = row.parity_mask() | stripe.sent & self.twin;
         let mut touched = parity_mask & concerned;
         if ok != 0 {
-            slots(failed).for_each(|slot| self.report_member(slot, out));
+            slots(failed & !noting).for_each(|slot| self.report_member(slot, out));
         }
         while let Some(op) = batch.pop(&self.ops) {
             let this = &mut self.ops[op as usize];
@@ -330,6 +336,7 @@ impl Channel {
             touched |= legs;
             this.legs = legs;
             this.excused = 0;
+            this.noting = legs & noting;
             this.ok = legs & ok;
             this.tried = legs & failed;
             this.failure = failure;
@@ -338,7 +345,9 @@ impl Channel {
         let settled = self.recorded | self.kept;
         let missed = touched & !ok & !settled;
         let is_lost = ok & !self.twin == 0 || mutant!(RowFreedBeforeRecorded);
-        self.rows().stripes[index as usize].missed = if is_lost { 0 } else { missed };
+        let stripe = &mut self.rows().stripes[index as usize];
+        stripe.missed = if is_lost { 0 } else { missed };
+        stripe.noting = noting;
         if self.is_settled(index) {
             return self.release_row(index, out);
         }

@@ -289,7 +289,7 @@ impl Channel {
         let stripe = &stripes.stripes[index as usize];
         let is_denied = self.shared.log.as_ref().is_some_and(|log| log.vouching.is_on())
             && self.shared.is_torn(&stripe.hull);
-        stripe.missed == 0 && !is_denied || self.is_failed()
+        stripe.noting == 0 && (stripe.missed == 0 && !is_denied || self.is_failed())
     }
 }
 

@@ -119,13 +119,30 @@ impl Channel {
             return self.finish(op, failure, out);
         }
         let failed_on = this.tried;
-        for slot in slots(failed_on) {
-            self.report_member(slot, out);
-        }
-        match self.may_acknowledge(op) {
+        let end = if self.bad.is_quiet() {
+            slots(failed_on).for_each(|slot| self.report_member(slot, out));
+            self.may_acknowledge(op)
+        } else {
+            self.note_all_answered(op, failed_on, out)
+        };
+        match end {
             Some(status) => self.acknowledge(op, status, out),
             None => self.ops[op as usize].set_state(OpState::RecordWait),
         }
+    }
+
+    /// The same where members have listed bad blocks, or may.
+    #[cold]
+    fn note_all_answered(
+        &mut self,
+        op: u32,
+        failed_on: SlotMask,
+        out: &mut Out<'_>,
+    ) -> Option<IoStatus> {
+        self.note_write(op, out);
+        let reported = failed_on & !self.ops[op as usize].noting;
+        slots(reported).for_each(|slot| self.report_member(slot, out));
+        self.may_end(op)
     }
 
     /// Tells the owner of a write that the host will hear has failed, and that members may have
@@ -168,6 +185,17 @@ impl Channel {
         self.is_failed().then_some(IoStatus::MediaError)
     }
 
+    /// The same where lists of bad blocks may be concerned: they must be on record, and what was
+    /// written must be somewhere.
+    fn may_end(&self, op: u32) -> Option<IoStatus> {
+        if self.ops[op as usize].noting != 0 {
+            return None;
+        }
+        let end = self.may_acknowledge(op)?;
+        let is_lost = end.is_ok() && !self.bad.is_empty() && self.is_nowhere(op);
+        Some(if is_lost { IoStatus::MediaError } else { end })
+    }
+
     #[inline]
     fn acknowledge(&mut self, op: u32, status: IoStatus, out: &mut Out<'_>) {
         if !status.is_ok() {
@@ -186,7 +214,7 @@ impl Channel {
     pub(super) fn recheck_recorded(&mut self, out: &mut Out<'_>) {
         for op in 0..u32::try_from(self.ops.len()).expect("a small constant") {
             if self.ops[op as usize].state() == OpState::RecordWait
-                && let Some(status) = self.may_acknowledge(op)
+                && let Some(status) = self.may_end(op)
             {
                 self.acknowledge(op, status, out);
             }

@@ -52,7 +52,7 @@ impl Owner {
             Command::Fail(slot) => self.fail(*slot, out)?,
             Command::Remove(slot) => self.remove(*slot, out)?,
             Command::SetPace(pace) => self.set_pace(*pace, out),
-            Command::SetErrorPolicy(policy) => self.set_error_policy(*policy),
+            Command::SetErrorPolicy(policy) => self.set_error_policy(*policy, out),
             Command::AcceptLoss => self.accept_loss(out)?,
             Command::Scrub(action) => self.scrub(*action, out)?,
         }

@@ -64,6 +64,30 @@ pub struct Ticket {
     pub count: u8,
 }
 
+/// What a write that has ended says about a member's list of bad blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BadNote {
+    /// The channel's operation or stripe, named again in the answer.
+    pub op: u32,
+    /// The member.
+    pub slot: MemberSlot,
+    /// Blocks of the member's data.
+    pub range: BlockRange,
+    /// They were written; else they could not be.
+    pub is_good: bool,
+}
+
+/// What becomes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Noted {
+    /// It is on record, and everybody knows.
+    Kept,
+    /// The member has failed.
+    Refused,
+    /// Nobody else has what could not be written, nor can compute it: the write has failed.
+    Lost,
+}
+
 /// How the work on a slice has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RowEnd {
@@ -88,6 +112,8 @@ pub enum ToOwner {
     MemberFailed(MemberSlot),
     /// A read failed on this member and was served by another.
     ReadFailed(MemberSlot, BlockRange),
+    /// A list of bad blocks is concerned; answer [`ToChannel::BadNoted`].
+    BadNote(BadNote),
     /// A write failed on every member: its chunks may differ between them now.
     WriteLost {
         /// First chunk of the write.
@@ -131,6 +157,10 @@ pub enum ToChannel {
     Discarded(u32, IoStatus),
     /// The slot's member has its data here. It takes part from the next `Members` on.
     Place(MemberSlot, MemberPlace),
+    /// The slot's member has listed other blocks as bad than before: see [`super::BadLists`].
+    BadBlocks(MemberSlot),
+    /// The answer to [`ToOwner::BadNote`], for this operation and member.
+    BadNoted(u32, MemberSlot, Noted),
     /// These members take part from now on; answer [`ToOwner::Adopted`].
     Members {
         /// Grows with each change.
@@ -257,6 +287,24 @@ pub enum ArrayEvent {
         slot: MemberSlot,
         /// First block.
         lba: u64,
+    },
+    /// A member could not write a range, which is on its bad-block log now.
+    BadBlocksListed {
+        /// The member.
+        slot: MemberSlot,
+        /// First block of its data.
+        lba: u64,
+        /// Number of blocks.
+        blocks: u64,
+    },
+    /// A member has written a range that was on its bad-block log, and is not any more.
+    BadBlocksCleared {
+        /// The member.
+        slot: MemberSlot,
+        /// First block of its data.
+        lba: u64,
+        /// Number of blocks.
+        blocks: u64,
     },
     /// Resync begins.
     ResyncStarted {
@@ -420,6 +468,16 @@ impl fmt::Display for ArrayEvent {
             Self::ReadRepaired { slot, lba } => {
                 write!(f, "member {slot}: block {lba} and the rest of the read were rewritten")
             }
+            Self::BadBlocksListed { slot, lba, blocks } => write!(
+                f,
+                "member {slot} could not write {blocks} blocks from block {lba} of its data on; \
+                 they are on its bad-block log now and read from the others. Replace the member"
+            ),
+            Self::BadBlocksCleared { slot, lba, blocks } => write!(
+                f,
+                "member {slot} has written {blocks} blocks from block {lba} of its data on, and \
+                 they are off its bad-block log"
+            ),
             Self::ResyncStarted { chunks } => write!(f, "resync of {chunks} chunks begins"),
             Self::ResyncDone { chunks, unreadable: 0 } => {
                 write!(f, "resync is done, {chunks} chunks copied")

@@ -20,6 +20,9 @@
 //!    In an array that Linux md has run Unwritten chunks may hold data: they are read as chunks in
 //!    doubt, the first write makes them NeedSync, and nothing becomes Unwritten.
 //!
+//! What a member has listed as bad ([`bad`]) it does not have, at any level: reads, and all that is
+//! read to copy or to compute, go to the others.
+//!
 //! Levels with parity ([`stripe`]) keep further ones:
 //!
 //! 6. Who changes a row's columns, or recovers them, holds the lock of its slice, on whatever core.
@@ -40,7 +43,9 @@
 mod ahead;
 pub mod assembly;
 pub mod assembly_log;
+mod bad;
 mod channel;
+mod channel_bad;
 mod channel_discard;
 mod channel_op;
 mod channel_read;
@@ -57,6 +62,7 @@ mod layout;
 pub mod message;
 pub mod newcomer;
 mod owner;
+mod owner_bad;
 mod owner_bitmap;
 mod owner_daemon;
 mod owner_discard;
@@ -87,8 +93,9 @@ use std::sync::Arc;
 use crate::bdev::BdevId;
 use crate::bitmap::{Advise, ChunkMap, Doubt, Infection};
 use crate::limits::{IO_SIZE_BYTES_MAX, MEMBERS_MAX};
-use crate::md::{BitmapSuperblock, Superblock};
+use crate::md::{BadRange, BitmapSuperblock, Superblock};
 
+pub use bad::BadLists;
 pub use channel::Channel;
 pub use command::{Command, Outcome};
 pub use geometry::Geometry;
@@ -99,7 +106,7 @@ pub use latency::LatencySample;
 pub use message::{ArrayEvent, ArrayTimer, Mail, Out, ToChannel, ToOwner};
 pub use newcomer::Newcomer;
 pub use owner::Owner;
-pub use owner_errors::{ErrorPolicy, READ_ERRORS_MAX_DEFAULT};
+pub use owner_errors::{ErrorPolicy, READ_ERRORS_MAX_DEFAULT, WriteErrorPolicy};
 pub use owner_grow::{GrowthFailure, GrowthStatus, GrowthWish};
 pub use owner_join::Joined;
 pub use owner_replace::ReplacementStatus;
@@ -189,6 +196,8 @@ pub struct MemberConfig {
     pub superblock: Superblock,
     /// What it lacks, if it is being rebuilt.
     pub lacks: Option<Lacks>,
+    /// What its bad-block log lists.
+    pub bad_blocks: Vec<BadRange>,
 }
 
 /// What a member that is being rebuilt has to be given, besides the chunks in doubt.
@@ -248,6 +257,8 @@ pub struct ArrayStatus {
     pub corrected_sectors: Vec<u32>,
     /// What the array puts up with.
     pub error_policy: ErrorPolicy,
+    /// Ranges that a member has listed as bad, by slot, in blocks of its data.
+    pub bad_blocks: Vec<Vec<message::BlockRange>>,
 }
 
 /// A rebuild as an operator sees it.
@@ -298,6 +309,8 @@ pub struct Shared {
     pub doubt: Doubt,
     /// Levels with parity: the stripe log, if it is kept.
     pub log: Option<SharedLog>,
+    /// What the members have listed as bad. Each machine has a copy.
+    pub bad: BadLists,
 }
 
 /// Where a member's data lie.

@@ -18,7 +18,9 @@
 
 use super::{Lacks, MemberSlot, slots};
 use crate::bdev::BdevId;
-use crate::md::{self, Candidate, Features, MinorVersion, Role, SECTOR_BYTES, Superblock};
+use crate::md::{
+    self, BadRange, Candidate, Features, MinorVersion, Role, SECTOR_BYTES, Superblock,
+};
 use crate::raid::message::SlotMask;
 
 /// A device that is offered to an array.
@@ -40,6 +42,8 @@ pub struct Newcomer {
     pub slot: Option<MemberSlot>,
     /// It is to be given everything, whatever it carries.
     pub as_new: bool,
+    /// What the bad-block log lists that it carries.
+    pub bad_blocks: Vec<BadRange>,
 }
 
 /// The array that it is offered to.
@@ -204,8 +208,6 @@ fn fresh(array: &ArrayNow<'_>, newcomer: &Newcomer) -> Result<Plan, String> {
     superblock.dev_number = free_number(array)?;
     superblock.corrected_reads = 0;
     superblock.devflags = md::DevFlags::empty();
-    superblock.bblog.size_sectors = 0;
-    superblock.bblog.offset_sectors = 0;
     superblock.features.remove(Features::BAD_BLOCKS);
     place_superblock(&mut superblock, newcomer.device_sectors)?;
     let superblock = common(array, superblock);
@@ -234,8 +236,6 @@ pub fn spare_superblock(
     superblock.device_uuid = device_uuid;
     superblock.corrected_reads = 0;
     superblock.devflags = md::DevFlags::empty();
-    superblock.bblog.size_sectors = 0;
-    superblock.bblog.offset_sectors = 0;
     superblock.recovery_offset_sectors = 0;
     let of_a_member = Features::RECOVERY_OFFSET | Features::RECOVERY_BITMAP | Features::BAD_BLOCKS;
     superblock.features.remove(of_a_member);
@@ -338,6 +338,7 @@ pub(super) mod tests {
                 device_uuid: [0x77; 16],
                 slot: None,
                 as_new: false,
+                bad_blocks: Vec::new(),
             };
             change(&mut newcomer);
             let array = ArrayNow {

@@ -8,8 +8,10 @@
 
 use std::sync::Arc;
 
+use super::bad::BadBlocks;
 use super::channel::DISCARD_WINDOW;
 use super::message::{ArrayTimer, Mail, Out, SlotMask, ToChannel, ToOwner};
+use super::owner_bad::BadKeeper;
 use super::owner_bitmap::BitmapKeeper;
 use super::owner_daemon::Daemon;
 use super::owner_discard::Discarder;
@@ -90,6 +92,10 @@ pub(super) enum OwnerOp {
     RebuildFlush,
     /// Zeroing behind the old end of an array that grows, by what is zeroed.
     Grow(usize),
+    /// Flush of a member before its bad-block log is written.
+    BadFlush,
+    /// Write of a bad-block log.
+    BadLog,
 }
 
 impl OwnerOp {
@@ -105,6 +111,8 @@ impl OwnerOp {
             Self::LogHead => (7, 0),
             Self::Replay => (8, 0),
             Self::Grow(index) => (9, index),
+            Self::BadFlush => (10, 0),
+            Self::BadLog => (11, 0),
         };
         kind << 24 | u32::try_from(index).expect("indexes are small")
     }
@@ -122,6 +130,8 @@ impl OwnerOp {
             7 => Self::LogHead,
             8 => Self::Replay,
             9 => Self::Grow(index),
+            10 => Self::BadFlush,
+            11 => Self::BadLog,
             kind => panic!("no owner request is of kind {kind}"),
         }
     }
@@ -160,6 +170,9 @@ pub struct Owner {
     pub(super) yielder: Yielder,
     pub(super) scrubber: Scrubber,
     pub(super) error_policy: ErrorPolicy,
+    /// What members have listed as bad.
+    pub(super) bad: BadBlocks,
+    pub(super) bad_keeper: BadKeeper,
     /// Since when members have been in sync.
     pub(super) seniority: Seniority,
     /// No member holds the metadata any more.
@@ -176,7 +189,7 @@ impl Owner {
         pool: BufPool,
         cores: u16,
         members: Vec<Member>,
-        (bitmap, log): (Option<BitmapKeeper>, LogKeeper),
+        (bitmap, log, bad_keeper): (Option<BitmapKeeper>, LogKeeper, BadKeeper),
         daemon: Daemon,
         recorder: Recorder,
     ) -> Self {
@@ -201,6 +214,8 @@ impl Owner {
             error_policy: ErrorPolicy::default(),
             seniority: Seniority::new(members.len()),
             places: shared.places(),
+            bad: BadBlocks::of(&shared),
+            bad_keeper,
             shared,
             pool,
             cores,
@@ -246,6 +261,7 @@ impl Owner {
             ToOwner::Discard(discard) => self.discard(core, discard),
             ToOwner::MemberFailed(slot) => self.fail_member(slot, out),
             ToOwner::ReadFailed(slot, range) => self.read_failed(slot, range, out),
+            ToOwner::BadNote(note) => self.bad_note(core, note),
             ToOwner::WriteLost { first, last } => self.write_lost(first, last),
             ToOwner::Adopted(epoch) => self.recorder.adopted(core, epoch),
             ToOwner::Drained(round) => self.drained(round),
@@ -275,6 +291,8 @@ impl Owner {
             OwnerOp::Replay => self.replay_answered(tag.part, status, out),
             OwnerOp::RebuildFlush => self.rebuild_flushed(tag.part, status, out),
             OwnerOp::Grow(index) => self.grow_answered(index, tag.part, status),
+            OwnerOp::BadFlush => self.bad_flushed(status, out),
+            OwnerOp::BadLog => self.bad_log_written(status, out),
         }
         self.go_on(out);
     }
@@ -310,6 +328,7 @@ impl Owner {
         self.poll_join(out);
         self.poll_bitmap(out);
         self.poll_recorder(out);
+        self.poll_bad(out);
         self.poll_vouching(out);
         self.poll_zeroing(out);
         self.poll_rebuild(out);
@@ -332,6 +351,7 @@ impl Owner {
             || self.rebuild_can_go_on()
             || self.replace_can_go_on()
             || self.grow_can_go_on()
+            || self.bad_can_go_on()
             || self.scrub_can_end()
             || self.may_copy()
                 && !self.is_pausing()
@@ -358,6 +378,7 @@ impl Owner {
                 self.set_life(Life::Running);
                 self.arm_daemon(out);
                 self.announce_start(out);
+                self.repair_listed();
                 out.mail.push_back(Mail::Started(Ok(())));
                 if !mutant!(DoubtWaitsForWrite) {
                     self.walker.look_again();
@@ -371,6 +392,7 @@ impl Owner {
             }
             Life::Winding
                 if self.walker.is_idle()
+                    && self.bad_keeper.is_idle()
                     && self.daemon.is_idle()
                     && !self.rebuilder.is_flushing()
                     && !self.is_swapping() =>
@@ -415,6 +437,7 @@ impl Owner {
     /// for their success, but for their end it must.
     fn awaits_members(&self) -> bool {
         self.recorder.is_writing()
+            || self.bad_keeper.awaits_member()
             || self.log.awaits_members()
             || self.grower.awaits_members()
             || self.bitmap.as_ref().is_some_and(BitmapKeeper::awaits_members)
@@ -551,6 +574,7 @@ impl Owner {
                 .map(|it| it.superblock.as_ref().map_or(0, |own| own.corrected_reads))
                 .collect(),
             error_policy: self.error_policy,
+            bad_blocks: (0..).take(slots).map(|slot| self.bad.list(slot).to_vec()).collect(),
         }
     }
 }

@@ -97,6 +97,11 @@ pub(super) struct BitmapKeeper {
 }
 
 impl BitmapKeeper {
+    /// The header, if the members have the bitmap.
+    pub(super) fn header_on_members(&self) -> Option<&BitmapSuperblock> {
+        (!self.is_external()).then_some(&self.header)
+    }
+
     /// `None` when the pool has no buffers for the metadata, which are reserved here for good:
     /// host requests hold buffers while they wait for the bitmap.
     pub(super) fn new(

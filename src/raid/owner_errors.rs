@@ -13,6 +13,7 @@ use super::owner::Owner;
 use super::owner_members::MemberState;
 use super::{MemberSlot, bit};
 use crate::md::SECTOR_BYTES;
+use serde::{Deserialize, Serialize};
 
 /// md's default.
 pub const READ_ERRORS_MAX_DEFAULT: u32 = 20;
@@ -20,16 +21,47 @@ pub const READ_ERRORS_MAX_DEFAULT: u32 = 20;
 /// After this long a member's recent errors count half.
 const HALVED_AFTER_S: u64 = 3600;
 
+/// What becomes of a member that fails to write.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WriteErrorPolicy {
+    /// It is failed.
+    #[default]
+    Fail,
+    /// What it could not write is put on its bad-block log, and it stays; if it has none, or no
+    /// room in it, it is failed.
+    BadBlock,
+}
+
+impl WriteErrorPolicy {
+    /// As an operator writes it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fail => "fail",
+            Self::BadBlock => "bad_block",
+        }
+    }
+
+    /// What is called so.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Self> {
+        [Self::Fail, Self::BadBlock].into_iter().find(|policy| policy.name() == name)
+    }
+}
+
 /// What an array puts up with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ErrorPolicy {
     /// Recent read errors that a member may have; 0: any number.
     pub read_errors_max: u32,
+    /// What becomes of a member that fails to write.
+    pub write_errors: WriteErrorPolicy,
 }
 
 impl Default for ErrorPolicy {
     fn default() -> Self {
-        Self { read_errors_max: READ_ERRORS_MAX_DEFAULT }
+        Self { read_errors_max: READ_ERRORS_MAX_DEFAULT, write_errors: WriteErrorPolicy::default() }
     }
 }
 
@@ -59,8 +91,9 @@ impl ReadErrors {
 
 impl Owner {
     /// What the array puts up with from now on.
-    pub(super) fn set_error_policy(&mut self, policy: ErrorPolicy) {
+    pub(super) fn set_error_policy(&mut self, policy: ErrorPolicy, out: &mut Out<'_>) {
         self.error_policy = policy;
+        self.use_bad_blocks(policy.write_errors == WriteErrorPolicy::BadBlock, out);
     }
 
     /// A read failed on a member and was served by another.
@@ -137,7 +170,7 @@ mod tests {
         let mut errors = ReadErrors::default();
         (0..21).for_each(|_| errors.note(5));
         assert!(errors.are_too_many(ErrorPolicy::default()));
-        assert!(!errors.are_too_many(ErrorPolicy { read_errors_max: 21 }));
-        assert!(!errors.are_too_many(ErrorPolicy { read_errors_max: 0 }));
+        assert!(!errors.are_too_many(ErrorPolicy { read_errors_max: 21, ..<_>::default() }));
+        assert!(!errors.are_too_many(ErrorPolicy { read_errors_max: 0, ..<_>::default() }));
     }
 }

@@ -23,6 +23,7 @@
 
 use std::collections::VecDeque;
 
+use super::bad::{self, List};
 use super::message::{ArrayEvent, Mail, Out, SlotMask, ToChannel};
 use super::newcomer::{self, ArrayNow, Newcomer, Plan};
 use super::owner::{Life, Owner};
@@ -30,7 +31,7 @@ use super::owner_bitmap::BitmapKeeper;
 use super::owner_members::{Member, MemberState, Rebuild};
 use super::{Lacks, MemberPlace, MemberSlot, bit, slots};
 use crate::limits::MEMBERS_MAX;
-use crate::md::{Role, SECTOR_BYTES, Superblock};
+use crate::md::{Features, Role, SECTOR_BYTES, Superblock};
 
 /// Comings and goings that may wait; an operator's script that is ahead of the array is told so.
 const TASKS_MAX: usize = 64;
@@ -42,7 +43,7 @@ const DEPARTED_MAX: usize = MEMBERS_MAX;
 #[derive(Debug)]
 enum Task {
     /// This member joins.
-    Join { plan: Box<Plan>, place: MemberPlace, bitmap_lba: u64 },
+    Join { plan: Box<Plan>, place: MemberPlace, bitmap_lba: u64, bad: List },
     /// The slot's member, which has failed, is let go.
     Remove(MemberSlot),
 }
@@ -210,13 +211,16 @@ impl Owner {
             unmap: newcomer.unmap,
             cheap_zeroes: newcomer.cheap_zeroes,
         };
-        self.push_join(plan, place, bitmap_sector / sectors_per_block);
+        let listed = own.features.contains(Features::BAD_BLOCKS);
+        let listed = if listed { &newcomer.bad_blocks[..] } else { &[] };
+        let bad = bad::from_log(listed, own.data_offset_sectors, self.shared.block_size_bytes);
+        self.push_join(plan, place, bitmap_sector / sectors_per_block, bad);
         self.go_on(out);
         Ok(joined)
     }
 
-    pub(super) fn push_join(&mut self, plan: Plan, place: MemberPlace, bitmap_lba: u64) {
-        self.joiner.tasks.push_back(Task::Join { plan: Box::new(plan), place, bitmap_lba });
+    pub(super) fn push_join(&mut self, plan: Plan, place: MemberPlace, bitmap_lba: u64, bad: List) {
+        self.joiner.tasks.push_back(Task::Join { plan: Box::new(plan), place, bitmap_lba, bad });
     }
 
     /// Block of a member where its bitmap begins.
@@ -245,7 +249,8 @@ impl Owner {
         if !is_twins || self.in_sync & bit(slot) != 0 {
             return false;
         }
-        let Some(Task::Join { mut plan, place, bitmap_lba }) = self.joiner.tasks.pop_front() else {
+        let Some(Task::Join { mut plan, place, bitmap_lba, bad }) = self.joiner.tasks.pop_front()
+        else {
             unreachable!("just seen")
         };
         self.joiner.set_state(JoinState::Idle);
@@ -261,7 +266,7 @@ impl Owner {
             self.end_replacing();
         }
         plan.slot = slot;
-        self.joiner.tasks.push_back(Task::Join { plan, place, bitmap_lba });
+        self.joiner.tasks.push_back(Task::Join { plan, place, bitmap_lba, bad });
         true
     }
 
@@ -532,10 +537,12 @@ impl Owner {
     /// Nothing of an earlier member is under way in the slot.
     fn slot_is_empty(&mut self, slot: MemberSlot, out: &mut Out<'_>) {
         let index = usize::from(slot);
+        self.walker.forget(slot);
         let task = self.joiner.tasks.front().expect("the task is under way");
-        let Task::Join { plan, place, bitmap_lba } = task else {
+        let Task::Join { plan, place, bitmap_lba, bad } = task else {
             self.members[index] = Member::new(MemberState::Missing, None);
             self.places[index] = None;
+            self.install_list(slot, List::default(), out);
             if self.shared.twin() == Some(slot) {
                 self.end_replacing();
                 return self.end_task();
@@ -547,7 +554,8 @@ impl Owner {
         if let Some(bitmap) = &mut self.bitmap {
             bitmap.set_lba(slot, *bitmap_lba);
         }
-        let superblock = plan.superblock.clone();
+        let (superblock, bad) = (plan.superblock.clone(), bad.clone());
+        self.install_list(slot, bad, out);
         let number = superblock.dev_number;
         self.members[index] = Member::new(MemberState::Joining, Some(superblock));
         let role = self.origin(slot);
@@ -600,6 +608,7 @@ impl Owner {
             || self.walker.has_requests_at(slot)
             || self.parity_work.as_ref().is_some_and(|work| work.has_requests_at(slot))
             || self.log.has_requests_at(slot)
+            || self.bad_keeper.has_requests_at(slot)
             || self.grower.has_requests_at(slot)
     }
 

@@ -116,8 +116,13 @@ impl Owner {
         let (job, next, left, tried) = self.walker.piece_of(index, self.shared.chunk_shift);
         let to_strip_end = parity.strip_blocks() - next % parity.strip_blocks();
         let columns = BlockRange { lba: next, blocks: left.min(to_strip_end) };
+        let blocks = self.bad.even(&self.shared, &columns, self.shared.geometry.all_slots());
+        let columns = BlockRange { blocks, ..columns };
+        let bad = self.bad.at(&self.shared, &columns, self.in_sync);
+        self.walker.lack(index, bad);
         let computer = self.computer(columns);
         let excluded = if let Job::Repair { slot } = job { tried | bit(slot) } else { tried };
+        let excluded = excluded | bad;
         // What replaces a member is given what that has, as long as it can be read.
         let own = match job {
             Job::Rebuild { .. } => self.replaced_by(self.rebuild_targets()),
@@ -133,6 +138,11 @@ impl Owner {
         let is_refused = is_guess && !self.shared.doubt.is_accepted();
         let is_unknown = lost > parity_read || is_refused && !mutant!(RebuildFromDoubt);
         if is_unknown && !is_copy {
+            self.piece(index).columns = columns;
+            let is_listed = bad != 0 && tried & !bad == 0 && !is_refused;
+            if is_listed && self.list_lack(index, columns.blocks, out) {
+                return;
+            }
             let blocks = u32::try_from(columns.blocks).expect("a held range fits u32");
             return self.piece_unreadable(index, blocks, out);
         }
@@ -283,6 +293,7 @@ impl Owner {
     /// Writes what a piece was made to be.
     fn send_made(&mut self, index: usize, targets: SlotMask, out: &mut Out<'_>) {
         let columns = self.piece(index).columns;
+        self.wrote(index, targets);
         let piece = self.piece(index);
         piece.pending = targets;
         self.walker.window_begins(index, WindowState::Writing { pending: targets, failed: 0 });

@@ -213,6 +213,7 @@ impl Owner {
             && self.recorder.is_durable()
             && self.absences_are_recorded()
             && self.log.heads_are_written()
+            && self.bad_keeper.is_idle()
             && self.bitmap.as_ref().is_none_or(BitmapKeeper::is_quiet)
     }
 }

@@ -23,6 +23,7 @@
 //! newcomer joins as one that left in the middle of its rebuild: it has what its last checkpoint
 //! says, but for chunks that were written since, and those are not Clean.
 
+use super::bad::List;
 use super::message::{ArrayEvent, Mail, Out, SlotMask, ToChannel};
 use super::newcomer::Plan;
 use super::owner::{Life, Owner};
@@ -267,6 +268,7 @@ impl Owner {
         if let Some(bitmap) = &mut self.bitmap {
             bitmap.swap_lbas(slot, twin);
         }
+        self.bad.swap(slot, twin);
         self.writable &= !bit(twin);
         let superblock = former.superblock.as_ref().expect("it was in sync");
         let (number, uuid) = (superblock.dev_number, superblock.device_uuid);
@@ -303,6 +305,7 @@ impl Owner {
         if let Some(bitmap) = &mut self.bitmap {
             bitmap.swap_lbas(slot, twin);
         }
+        self.bad.swap(slot, twin);
         for superblock in self.members.iter_mut().filter_map(|it| it.superblock.as_mut()) {
             superblock.set_role(number, Role::Faulty);
             superblock.set_role(former_number, Role::Active(slot.into()));
@@ -325,6 +328,9 @@ impl Owner {
             self.end_replacing();
         }
         out.mail.push_back(Mail::Channels(ToChannel::Place(slot, self.place(slot))));
+        for slot in [Some(slot), self.shared.twin()].into_iter().flatten() {
+            self.set_bad(slot, self.bad.list(slot).to_vec(), out);
+        }
         self.announce_members(out);
         if is_replaced {
             out.mail.push_back(Mail::Channels(ToChannel::Recorded(self.shared.twin_bit())));
@@ -363,6 +369,8 @@ impl Owner {
         self.replacer.is_orphaned = true;
         self.fail_member(twin, out);
         let plan = Plan { slot, superblock, lacks: Lacks::AllFrom(done), carries_events };
-        self.push_join(plan, place, bitmap_lba);
+        let bad =
+            List { ranges: self.bad.list(twin).to_vec(), is_frozen: self.bad.is_frozen(twin) };
+        self.push_join(plan, place, bitmap_lba, bad);
     }
 }

@@ -6,9 +6,11 @@
 
 use std::collections::VecDeque;
 
+use super::bad;
 use super::channel::WINDOWS;
-use super::message::{ArrayEvent, BlockRange, Mail, Out, SlotMask, ToChannel};
+use super::message::{ArrayEvent, BlockRange, Mail, Noted, Out, SlotMask, ToChannel};
 use super::owner::{Life, MemberRequest, Owner, OwnerOp};
+use super::owner_bad::Asker;
 use super::owner_rebuild::Wanted;
 use super::owner_scrub::PART_SIZE_BYTES;
 use super::{MemberSlot, bit, slots};
@@ -96,6 +98,16 @@ struct Window {
     close_until: u64,
     /// Members that differ from the piece that was read.
     differ: SlotMask,
+    /// Block behind the piece at most: there a list of bad blocks begins or ends.
+    edge: u64,
+    /// Members that were written last.
+    written: SlotMask,
+    /// Members whose lists of bad blocks are to change before it goes on, and those that could not
+    /// be written, or which can't be given what nobody has.
+    noting: SlotMask,
+    refused: SlotMask,
+    /// Nobody has the piece: it is being listed.
+    is_listing: bool,
     /// They are being given it.
     repairing: bool,
     /// A member compares what it was given for a read that failed.
@@ -143,6 +155,11 @@ impl Default for Walker {
             bad: 0,
             close_until: 0,
             differ: 0,
+            edge: u64::MAX,
+            written: 0,
+            noting: 0,
+            refused: 0,
+            is_listing: false,
             repairing: false,
             rereading: false,
             buf: None,
@@ -243,6 +260,16 @@ impl Walker {
 
     pub(super) fn is_reading(&self, index: usize) -> bool {
         matches!(self.windows[index].state, WindowState::Reading { .. })
+    }
+
+    /// These can't be read, and are to be given the piece.
+    pub(super) fn lack(&mut self, index: usize, members: SlotMask) {
+        self.windows[index].tried |= members;
+    }
+
+    /// Another device may come into the slot: what was written to this one says nothing of it.
+    pub(super) fn forget(&mut self, slot: MemberSlot) {
+        self.windows.iter_mut().for_each(|window| window.written &= !bit(slot));
     }
 
     /// The window's piece is to be read again, without these.
@@ -486,7 +513,7 @@ impl Owner {
             true => self.part_blocks(),
             false => left,
         };
-        let run = self.shared.run_blocks(window.next, false);
+        let run = self.shared.run_blocks(window.next, false).min(window.edge - window.next);
         let blocks = left.min(blocks_max).min(in_chunk).min(part).min(run);
         u32::try_from(blocks).expect("a piece fits a buffer")
     }
@@ -503,6 +530,8 @@ impl Owner {
         if self.parity_work.is_some() {
             return self.read_columns(index, out);
         }
+        self.set_edge(index);
+        let window = &self.walker.windows[index];
         let legs = self.with_twin(self.shared.holders(window.next, false));
         if matches!(window.job, Job::Rebuild { .. }) && rebuilt & legs == 0 {
             // The member has no part in this run.
@@ -520,7 +549,7 @@ impl Owner {
             Job::Rebuild { .. } => self.replaced_by(rebuilt),
             _ => 0,
         };
-        let sources = self.in_sync & legs & !excluded;
+        let sources = self.in_sync & legs & !excluded & !self.bad_in_piece(index);
         let sources = if sources & own != 0 { sources & own } else { sources };
         let Some(source) = self.seniority.source_of(sources) else {
             return self.piece_unreadable(index, blocks, out);
@@ -537,9 +566,43 @@ impl Owner {
         self.send(source, OwnerOp::Window(index), request, out);
     }
 
-    /// No member can read the piece: the rest of its run is copied all the same.
+    /// The piece ends where a member's list of bad blocks begins or ends.
+    fn set_edge(&mut self, index: usize) {
+        let window = &mut self.walker.windows[index];
+        window.edge = u64::MAX;
+        if !self.bad.is_empty() {
+            let left = window.locked.lba + window.locked.blocks - window.next;
+            let blocks = left.min(self.shared.run_blocks(window.next, false));
+            let run = BlockRange { lba: window.next, blocks };
+            let legs = self.shared.holders(window.next, false);
+            window.edge = window.next + self.bad.even(&self.shared, &run, legs);
+        }
+    }
+
+    /// Members in sync that have listed the piece as bad.
+    fn bad_in_piece(&mut self, index: usize) -> SlotMask {
+        if self.bad.is_empty() {
+            return 0;
+        }
+        let (lba, blocks) = (self.walker.windows[index].next, self.piece_blocks(index).into());
+        let legs = self.shared.holders(lba, false);
+        self.bad.at(&self.shared, &BlockRange { lba, blocks }, legs & self.in_sync)
+    }
+
+    /// No member can read the piece.
     #[cold]
     pub(super) fn piece_unreadable(&mut self, index: usize, blocks: u32, out: &mut Out<'_>) {
+        let bad = self.bad_in_piece(index);
+        let legs = self.shared.holders(self.walker.windows[index].next, false);
+        let is_listed = self.parity_work.is_none() && bad != 0 && bad == legs & self.in_sync;
+        if !is_listed || !self.list_lack(index, blocks.into(), out) {
+            self.piece_is_lost(index, blocks, out);
+        }
+    }
+
+    /// No member can read the piece: the rest of its run is copied all the same.
+    #[cold]
+    pub(super) fn piece_is_lost(&mut self, index: usize, blocks: u32, out: &mut Out<'_>) {
         let window = &self.walker.windows[index];
         let (Job::Resync { chunks, .. } | Job::Rebuild { chunks } | Job::Scrub { chunks }) =
             window.job
@@ -657,13 +720,18 @@ impl Owner {
     fn compare_piece(&mut self, index: usize, source: MemberSlot, out: &mut Out<'_>) {
         let (blocks, next) = (self.piece_blocks(index), self.walker.windows[index].next);
         let others = self.in_sync & self.shared.holders(next, false) & !bit(source);
+        let bad = self.bad_in_piece(index);
         // What has come to be in doubt may differ.
         let mut chunks = self.shared.chunks(next, blocks.into());
         if others == 0 || !chunks.all(|chunk| self.is_comparable(chunk)) {
             self.walker.windows[index].set_state(WindowState::Writing { pending: 0, failed: 0 });
             return self.piece_written(index, 0, out);
         }
-        self.send_piece(index, IoOp::Compare, others, out);
+        if others & !bad == 0 {
+            self.walker.windows[index].set_state(WindowState::Writing { pending: 0, failed: 0 });
+            return self.piece_compared(index, 0, out);
+        }
+        self.send_piece(index, IoOp::Compare, others & !bad, out);
     }
 
     /// The other members have compared: what differs is looked at closely, then told; what can't
@@ -671,6 +739,7 @@ impl Owner {
     fn piece_compared(&mut self, index: usize, unreadable: SlotMask, out: &mut Out<'_>) {
         let blocks = u64::from(self.piece_blocks(index));
         let part_blocks = self.part_blocks();
+        let bad = self.bad_in_piece(index);
         let window = &mut self.walker.windows[index];
         let differ = std::mem::take(&mut window.differ);
         let lba = window.next;
@@ -686,7 +755,7 @@ impl Owner {
         }
         self.scrubber.note(differ, lba);
         let differ = if self.scrubber.repairs() { differ } else { 0 };
-        let targets = self.with_twin((differ | unreadable) & self.in_sync);
+        let targets = self.with_twin((differ | unreadable | bad) & self.in_sync);
         if targets == 0 {
             return self.piece_written(index, 0, out);
         }
@@ -699,6 +768,9 @@ impl Owner {
         let blocks = self.piece_blocks(index);
         let window = &mut self.walker.windows[index];
         let next = window.next;
+        if op == IoOp::Write {
+            window.written = targets;
+        }
         window.set_state(WindowState::Writing { pending: targets, failed: 0 });
         if targets == 0 {
             // Nobody else has this run, or is there to get it.
@@ -713,7 +785,91 @@ impl Owner {
         }
     }
 
+    /// These members were sent a piece to write.
+    pub(super) fn wrote(&mut self, index: usize, members: SlotMask) {
+        self.walker.windows[index].written = members;
+    }
+
+    /// What could be done with the piece is done, but some have failed to write it.
     pub(super) fn piece_written(&mut self, index: usize, failed: SlotMask, out: &mut Out<'_>) {
+        let written = std::mem::take(&mut self.walker.windows[index].written);
+        if !self.bad.is_quiet() && written | failed != 0 {
+            let (lba, blocks) =
+                (self.walker.windows[index].next, u64::from(self.piece_blocks(index)));
+            let sync = BlockRange { lba, blocks };
+            let asked = self.ask_for_piece(index, sync, written, failed);
+            let window = &mut self.walker.windows[index];
+            (window.noting, window.refused) = (asked, failed & !asked);
+            if asked != 0 {
+                return;
+            }
+        }
+        self.piece_is_over(index, failed, out);
+    }
+
+    /// A change of a list that a window has asked for is made, or is not.
+    pub(super) fn window_noted(
+        &mut self,
+        index: usize,
+        slot: MemberSlot,
+        noted: Noted,
+        out: &mut Out<'_>,
+    ) {
+        let window = &mut self.walker.windows[index];
+        window.noting &= !bit(slot);
+        window.refused |= if noted == Noted::Kept { 0 } else { bit(slot) };
+        if window.noting != 0 {
+            return;
+        }
+        let refused = std::mem::take(&mut window.refused);
+        match std::mem::take(&mut window.is_listing) {
+            true if refused != 0 => {
+                let blocks = self.piece_blocks(index);
+                self.walker.windows[index].set_state(WindowState::NeedBuffer);
+                self.piece_is_lost(index, blocks, out);
+            }
+            true => self.piece_is_over(index, 0, out),
+            false => self.piece_is_over(index, refused, out),
+        }
+    }
+
+    /// Nobody has the piece, since those who should have listed it: so do those that it is for.
+    /// Whether they have been asked to.
+    pub(super) fn list_lack(&mut self, index: usize, blocks: u64, out: &mut Out<'_>) -> bool {
+        let window = &self.walker.windows[index];
+        let lba = window.next;
+        let legs = self.shared.sync_run(lba).legs;
+        let targets = match window.job {
+            Job::Rebuild { .. } => self.rebuild_targets(),
+            Job::Resync { .. } => self.writable & !self.shared.twin_bit(),
+            Job::Scrub { .. } | Job::Repair { .. } => 0,
+        };
+        let (mut asked, mut concerned) = (0, false);
+        for slot in slots(targets) {
+            if legs & bit(self.origin(slot)) == 0 {
+                continue;
+            }
+            let lba = self.shared.sync_leg_lba(lba, self.origin(slot));
+            let range = BlockRange { lba, blocks };
+            concerned = true;
+            if !bad::covers(self.bad.list(slot), &range) {
+                self.want_change(slot, range, false, Asker::Lack(index));
+                asked |= bit(slot);
+            }
+        }
+        if concerned {
+            let window = &mut self.walker.windows[index];
+            window.set_state(WindowState::Writing { pending: 0, failed: 0 });
+            (window.noting, window.refused, window.is_listing) = (asked, 0, asked != 0);
+        }
+        if concerned && asked == 0 {
+            // They have listed it before.
+            self.piece_is_over(index, 0, out);
+        }
+        concerned
+    }
+
+    fn piece_is_over(&mut self, index: usize, failed: SlotMask, out: &mut Out<'_>) {
         let piece_blocks = self.piece_blocks(index);
         let blocks = u64::from(piece_blocks);
         for slot in slots(failed) {
@@ -722,7 +878,7 @@ impl Owner {
         if failed & self.in_sync != 0 && !mutant!(KeptMemberCountsAsCopied) {
             // The array can't do without it: it was kept, and has not got the piece.
             self.walker.windows[index].set_state(WindowState::NeedBuffer);
-            return self.piece_unreadable(index, piece_blocks, out);
+            return self.piece_is_lost(index, piece_blocks, out);
         }
         let goes_on = self.life() == Life::Running && self.can_walk();
         let window = &mut self.walker.windows[index];
@@ -752,13 +908,16 @@ impl Owner {
         let window = &mut self.walker.windows[index];
         window.set_state(WindowState::Free);
         window.buf = None;
-        match window.job {
+        let (job, range) = (window.job, window.locked);
+        match job {
             Job::Resync { chunks, .. } | Job::Rebuild { chunks } => self.end_run(index, chunks),
-            Job::Repair { slot } if completed => {
-                let range = window.locked;
+            // It is not mended where the member could not write it, and lists it.
+            Job::Repair { slot }
+                if completed && self.bad.at(&self.shared, &range, bit(slot)) == 0 =>
+            {
                 self.read_corrected(slot, range, out);
             }
-            Job::Scrub { .. } if completed && window.bad == 0 => {}
+            Job::Scrub { .. } if completed && self.walker.windows[index].bad == 0 => {}
             Job::Scrub { .. } => self.scrubber.note_failure(),
             Job::Repair { .. } => {}
         }

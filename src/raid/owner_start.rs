@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use super::bad::{self, BadLists, List};
 use super::geometry::{Geometry, Shape};
 use super::knobs;
 use super::message::SlotMask;
 use super::owner::Owner;
+use super::owner_bad::BadKeeper;
 use super::owner_bitmap::{BitmapKeeper, Copies};
 use super::owner_daemon::Daemon;
 use super::owner_log::LogKeeper;
@@ -111,6 +113,7 @@ pub(super) fn shared(
     let map = map(config, sync_blocks, chunk_shift, advise)?;
     let doubt = doubt(config, &geometry, &map, sync_blocks.div_ceil(1 << chunk_shift))?;
     let log = SharedLog::new(config, &geometry)?;
+    let bad = BadLists::new(bad_blocks(config));
     Ok(Shared {
         bdev,
         block_size_bytes: config.block_size_bytes,
@@ -125,6 +128,7 @@ pub(super) fn shared(
         unwritten_reads_zero,
         doubt,
         log,
+        bad,
     })
 }
 
@@ -160,6 +164,7 @@ impl Shared {
             unwritten_reads_zero: self.unwritten_reads_zero,
             doubt: Doubt::new((0..doubted).map(|_| ParityFound::Right)),
             log: self.log.as_ref().map(SharedLog::again),
+            bad: self.bad.clone(),
         })
     }
 
@@ -173,6 +178,18 @@ impl Shared {
             log.vouching.set(old.vouching.is_on());
         }
     }
+}
+
+/// What the members have listed as bad, by slot, with what replaces one behind the slots.
+fn bad_blocks(config: &ArrayConfig) -> Vec<List> {
+    let replacement = config.replacement.as_ref().map(|(_, member)| member);
+    let members = config.members.iter().map(Option::as_ref).chain([replacement]);
+    let list = |member: &MemberConfig| {
+        let data = member.superblock.data_offset_sectors;
+        bad::from_log(&member.bad_blocks, data, config.block_size_bytes)
+    };
+    let lists = members.map(|member| member.map_or_else(List::default, list));
+    lists.chain([List::default()]).take(config.members.len() + 1).collect()
 }
 
 /// Where a member's data lie.
@@ -389,7 +406,8 @@ impl Owner {
         };
         let daemon = Daemon::new(config.daemon_sleep_s, config.barrier_idle_s);
         let log = LogKeeper::new(config, &shared, &pool).ok_or_else(no_buffers)?;
-        let metadata = (bitmap, log);
+        let bad_keeper = BadKeeper::new(&pool).ok_or_else(no_buffers)?;
+        let metadata = (bitmap, log, bad_keeper);
         let members = members(config, slots);
         let mut owner = Self::new(shared, pool, cores, members, metadata, daemon, recorder);
         let is_behind = events == events_of_members && is_behind(config, events);

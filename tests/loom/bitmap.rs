@@ -16,7 +16,7 @@ use mdof::bdev::{BdevId, BdevIo, Completion, IoOp, IoQueue, IoStatus, Station, T
 use mdof::bitmap::{ChunkMap, ChunkState, Doubt};
 use mdof::raid::geometry::{Geometry, Shape};
 use mdof::raid::message::StartWrite;
-use mdof::raid::{Channel, Mail, MemberPlace, Out, Shared, ToChannel, ToOwner};
+use mdof::raid::{BadLists, Channel, Mail, MemberPlace, Out, Shared, ToChannel, ToOwner};
 use mdof::reactor::sync::model::{Seed, plant};
 
 const CHUNKS: usize = 2;
@@ -90,6 +90,7 @@ impl World {
             unwritten_reads_zero: true,
             doubt: Doubt::default(),
             log: None,
+            bad: BadLists::default(),
         };
         let is_clean = states.map(|state| state == ChunkState::Clean);
         Arc::new(Self {

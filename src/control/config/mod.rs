@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::control::level::LevelChoice;
 use crate::control::policy::DegradedStart;
 use crate::control::target::{BitmapPlace, KeyNames};
-use crate::raid::Knobs;
+use crate::raid::{Knobs, WriteErrorPolicy};
 use crate::target::subsystem::{AuthPolicy, DupHostPolicy};
 
 /// A configuration that has been checked as far as text can be checked.
@@ -158,6 +158,8 @@ pub struct ArrayConfig {
     pub sync_latency_percent: Option<u32>,
     /// Recent read errors that a member may have; `None`: as set at run time.
     pub read_errors_max: Option<u32>,
+    /// What becomes of a member that fails to write.
+    pub write_error_policy: Option<WriteErrorPolicy>,
     /// Hours between two checks, 0 for none; `None`: as set at run time.
     pub scrub_every_hours: Option<u32>,
     /// Turn the classic bitmap of an array of Linux md into a lockless one.

@@ -93,6 +93,7 @@ pub(super) struct RawArray {
     pub(super) sync_latency_us: Option<u32>,
     pub(super) sync_latency_percent: Option<Spanned<u32>>,
     pub(super) read_errors_max: Option<u32>,
+    pub(super) write_error_policy: Option<Spanned<String>>,
     pub(super) scrub_every_hours: Option<Spanned<u32>>,
     #[serde(default)]
     pub(super) convert_bitmap: bool,

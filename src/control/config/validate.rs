@@ -22,7 +22,7 @@ use crate::control::policy::DegradedStart;
 use crate::control::target::{BitmapPlace, KeyNames, SCRUB_EVERY_HOURS_MAX};
 use crate::limits::{BDEVS_MAX, CORES_MAX, MEMBERS_MAX, NAMESPACES_MAX, SUBSYSTEMS_MAX};
 use crate::md::{CHUNK_KIB_MAX, CHUNK_KIB_MIN};
-use crate::raid::{Knobs, PACE_LATENCY_PERCENT, PACE_MIB_S_MAX};
+use crate::raid::{Knobs, PACE_LATENCY_PERCENT, PACE_MIB_S_MAX, WriteErrorPolicy};
 use crate::target::subsystem::{AuthPolicy, DupHostPolicy};
 
 /// Bytes of one mebibyte.
@@ -337,6 +337,7 @@ fn array(
         sync_latency_us: raw.sync_latency_us,
         sync_latency_percent: latency_percent(raw)?,
         read_errors_max: raw.read_errors_max,
+        write_error_policy: write_error_policy(raw)?,
         scrub_every_hours: bounded(
             "scrub_every_hours",
             raw.scrub_every_hours.as_ref(),
@@ -364,6 +365,14 @@ fn level(raw: &RawArray) -> Result<LevelChoice, Fault> {
     let strip = raw.strip_size_kib.as_ref();
     LevelChoice::parse(&word, layout.map(|it| it.get_ref().as_str()), strip.map(|it| *it.get_ref()))
         .or_else(|text| fault(strip.expect("without one it was taken"), text))
+}
+
+/// What becomes of a member that fails to write.
+fn write_error_policy(raw: &RawArray) -> Result<Option<WriteErrorPolicy>, Fault> {
+    let Some(word) = &raw.write_error_policy else { return Ok(None) };
+    let name = word.get_ref();
+    let text = || format!("write_error_policy is \"fail\" or \"bad_block\", not \"{name}\"");
+    WriteErrorPolicy::by_name(name).map(Some).map_or_else(|| fault(word, text()), Ok)
 }
 
 /// When the array may start with members missing.

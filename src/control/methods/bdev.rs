@@ -238,6 +238,18 @@ struct InjectError {
     corrupt_value: Option<u8>,
     nvme_sct: Option<u32>,
     nvme_sc: Option<u32>,
+    /// mdof's own: only requests that touch these blocks, first and number.
+    lba: Option<u64>,
+    blocks: Option<u64>,
+}
+
+impl InjectError {
+    /// The blocks that are sick: first, and one past the last.
+    fn lbas(&self) -> Option<(u64, u64)> {
+        let first = self.lba.unwrap_or(0);
+        let end = self.blocks.map_or(u64::MAX, |blocks| first.saturating_add(blocks));
+        (self.lba.is_some() || self.blocks.is_some()).then_some((first, end))
+    }
 }
 
 pub(super) fn error_inject_error(
@@ -280,7 +292,8 @@ pub(super) fn error_inject_error(
     if params.io_type == "clear" {
         device.clear();
     } else {
-        device.inject(op, Injection { kind, count: params.num.unwrap_or(1), lbas: None });
+        let (count, lbas) = (params.num.unwrap_or(1), params.lbas());
+        device.inject(op, Injection { kind, count, lbas });
     }
     Ok(json!(true))
 }

@@ -268,6 +268,18 @@ pub(super) fn describe(target: &mut Target, name: &str) -> Result<Value, RpcErro
     describe_with(target, name, &status)
 }
 
+/// Ranges of a member's bad-block log that are listed one by one.
+const BAD_RANGES_SHOWN: usize = 16;
+
+/// What a member has listed as bad: first block of its data and number, the first ones of them.
+fn bad_blocks(status: &ArrayStatus, slot: usize) -> Value {
+    let ranges = status.bad_blocks.get(slot).map_or(&[][..], Vec::as_slice);
+    let shown: Vec<[u64; 2]> =
+        ranges.iter().take(BAD_RANGES_SHOWN).map(|range| [range.lba, range.blocks]).collect();
+    let blocks: u64 = ranges.iter().map(|range| range.blocks).sum();
+    json!({ "ranges": ranges.len(), "blocks": blocks, "first": shown })
+}
+
 fn describe_with(target: &Target, name: &str, status: &ArrayStatus) -> Result<Value, RpcError> {
     let bdev = target.bdev(name)?;
     let (_, array) = target.array(name)?;
@@ -284,6 +296,7 @@ fn describe_with(target: &Target, name: &str, status: &ArrayStatus) -> Result<Va
             "state": state,
             "read_errors": status.read_errors.get(slot).copied().unwrap_or(0),
             "corrected_sectors": status.corrected_sectors.get(slot).copied().unwrap_or(0),
+            "bad_blocks": bad_blocks(status, slot),
         }));
     }
     let settings = target.settings_of(name);
@@ -312,6 +325,7 @@ fn describe_with(target: &Target, name: &str, status: &ArrayStatus) -> Result<Va
         "sync_latency_us": status.pace.latency_us,
         "sync_latency_percent": status.pace.latency_percent,
         "read_errors_max": status.error_policy.read_errors_max,
+        "write_error_policy": status.error_policy.write_errors.name(),
     });
     if let Some(log) = &array.stripe_log {
         value["stripe_log"] = match log {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::params::{NoParams, decode};
 use crate::control::rpc::RpcError;
 use crate::control::target::{Target, Which};
-use crate::raid::{ErrorPolicy, MemberSlot, PACE_LATENCY_PERCENT, PACE_MIB_S_MAX, Pace};
+use crate::raid::{MemberSlot, PACE_LATENCY_PERCENT, PACE_MIB_S_MAX, Pace, WriteErrorPolicy};
 
 fn invalid(text: &str) -> RpcError {
     RpcError::params(format!("Invalid parameters: {text}"))
@@ -172,15 +172,21 @@ pub(super) fn set_sync(target: &mut Target, params: Option<Value>) -> Result<Val
 #[serde(deny_unknown_fields)]
 struct SetErrors {
     name: String,
-    read_errors_max: u32,
+    read_errors_max: Option<u32>,
+    write_error_policy: Option<WriteErrorPolicy>,
 }
 
 /// Ours: how many read errors a member may have before it is failed, each hour without one halving
-/// the count; 0: any number.
+/// the count (0: any number), and whether one that fails to write is failed or lists what it could
+/// not write. What is not given stays.
 pub(super) fn set_errors(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
     let params: SetErrors = decode(params)?;
-    let policy = ErrorPolicy { read_errors_max: params.read_errors_max };
-    target.set_error_policy(&params.name, policy)?;
+    let SetErrors { name, read_errors_max, write_error_policy } = params;
+    if read_errors_max.is_none() && write_error_policy.is_none() {
+        let text = "neither read_errors_max nor write_error_policy is given";
+        return Err(RpcError::params(text));
+    }
+    target.set_error_policy(&name, read_errors_max, write_error_policy)?;
     Ok(json!(true))
 }
 

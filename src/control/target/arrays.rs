@@ -281,6 +281,7 @@ impl Target {
                 .map_err(|error| TargetError::Invalid(format!("array {name}: {error}")))?;
             (config, None)
         };
+        self.list_bad_blocks(&mut config, &given);
         if let BitmapConfig::Lockless { superblock, .. } = &config.bitmap {
             // Set at run time before, or by the kernel.
             let kept = Knobs::kept(superblock);
@@ -303,6 +304,24 @@ impl Target {
         let slot = |slot| MemberSlot::try_from(slot).expect("few slots");
         self.array_mut(name).awaited = expected.into_iter().map(slot).collect();
         Ok(how)
+    }
+
+    /// The members' bad-block logs go into the configuration.
+    fn list_bad_blocks(&self, config: &mut ArrayConfig, given: &Given) {
+        let name = config.name.clone();
+        let replacement = config.replacement.as_mut().map(|(_, member)| member);
+        for member in config.members.iter_mut().flatten().chain(replacement) {
+            let bdev = self.name_of(member.bdev).expect("members were looked up by name");
+            let at = given.names.iter().position(|own| own == bdev).expect("it was given");
+            member.bad_blocks.clone_from(&given.bad_blocks[at]);
+            let sectors: u64 = member.bad_blocks.iter().map(|range| range.sectors).sum();
+            if sectors > 0 {
+                tracing::warn!(
+                    "array {name}: the bad-block log of bdev {bdev} lists {sectors} sectors; they \
+                     are read from the other members. Replace the bdev if there are ever more"
+                );
+            }
+        }
     }
 
     /// The chunk states of every in-sync member whose bitmap can be read.

@@ -101,12 +101,18 @@ impl Target {
     }
 
     fn newcomer_with(
-        &self,
+        &mut self,
         bdev: &str,
         superblock: Option<Superblock>,
         slot: Option<MemberSlot>,
         as_new: bool,
     ) -> Result<Newcomer, TargetError> {
+        let carried = superblock.as_ref().filter(|_| !as_new);
+        let listed = carried.map_or(Ok(Vec::new()), |own| self.read_bad_blocks(bdev, own));
+        if let Err(error) = &listed {
+            tracing::warn!("{error}; what it lacks is not known, so it is given everything");
+        }
+        let as_new = as_new || listed.is_err();
         let bdev = self.bdev(bdev)?;
         Ok(Newcomer {
             bdev: bdev.id,
@@ -117,6 +123,7 @@ impl Target {
             device_uuid: Uuid::new_v4().into_bytes(),
             slot,
             as_new,
+            bad_blocks: listed.unwrap_or_default(),
         })
     }
 

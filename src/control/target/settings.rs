@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Target, TargetError};
 use crate::control::policy::DegradedStart;
-use crate::raid::{Command, ErrorPolicy, PACE_MIB_S_MAX, Pace, ScrubAction};
+use crate::raid::{
+    Command, ErrorPolicy, PACE_MIB_S_MAX, Pace, READ_ERRORS_MAX_DEFAULT, ScrubAction,
+    WriteErrorPolicy,
+};
 
 /// Longest time between two checks: a year.
 pub const SCRUB_EVERY_HOURS_MAX: u32 = 24 * 366;
@@ -31,6 +34,9 @@ pub struct Settings {
     /// Recent read errors that a member may have; 0 for any number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub read_errors_max: Option<u32>,
+    /// What becomes of a member that fails to write.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub write_error_policy: Option<WriteErrorPolicy>,
     /// Hours between two checks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scrub_every_hours: Option<u32>,
@@ -129,22 +135,34 @@ impl Target {
         Ok(())
     }
 
-    /// Sets what an array puts up with.
+    /// Sets what an array puts up with; what is not given stays.
     ///
     /// # Errors
     /// If there is no such array.
     pub fn set_error_policy(
         &mut self,
         array: &str,
-        policy: ErrorPolicy,
+        read_errors_max: Option<u32>,
+        write_errors: Option<WriteErrorPolicy>,
     ) -> Result<(), TargetError> {
         let array = self.known_array(array)?;
+        self.change_settings(&array, |settings| {
+            settings.read_errors_max = read_errors_max.or(settings.read_errors_max);
+            settings.write_error_policy = write_errors.or(settings.write_error_policy);
+        });
         if !self.waiting.contains_key(&array) {
-            self.member_command(&array, Command::SetErrorPolicy(policy))?;
+            self.apply_error_policy(&array)?;
         }
-        let read_errors_max = Some(policy.read_errors_max);
-        self.change_settings(&array, |settings| settings.read_errors_max = read_errors_max);
         Ok(())
+    }
+
+    fn apply_error_policy(&mut self, array: &str) -> Result<(), TargetError> {
+        let settings = self.settings_of(array);
+        let policy = ErrorPolicy {
+            read_errors_max: settings.read_errors_max.unwrap_or(READ_ERRORS_MAX_DEFAULT),
+            write_errors: settings.write_error_policy.unwrap_or_default(),
+        };
+        self.member_command(array, Command::SetErrorPolicy(policy)).map(drop)
     }
 
     /// Checks an array every so many hours from now on; 0 for never.
@@ -170,6 +188,7 @@ impl Target {
             kept.latency_us = set.latency_us.or(kept.latency_us);
             kept.latency_percent = set.latency_percent.or(kept.latency_percent);
             kept.read_errors_max = set.read_errors_max.or(kept.read_errors_max);
+            kept.write_error_policy = set.write_error_policy.or(kept.write_error_policy);
             match set.scrub_every_hours {
                 None => {}
                 Some(0) => (kept.scrub_every_hours, kept.scrub_next_s) = (None, None),
@@ -212,10 +231,12 @@ impl Target {
         if let Err(error) = self.apply_pace(array) {
             tracing::error!("array {array} copies without a bound: {error}");
         }
-        let Some(read_errors_max) = self.settings_of(array).read_errors_max else { return };
-        let policy = Command::SetErrorPolicy(ErrorPolicy { read_errors_max });
-        if let Err(error) = self.member_command(array, policy) {
-            tracing::error!("array {array} puts up with as many read errors as usual: {error}");
+        let settings = self.settings_of(array);
+        if settings.read_errors_max.is_none() && settings.write_error_policy.is_none() {
+            return;
+        }
+        if let Err(error) = self.apply_error_policy(array) {
+            tracing::error!("array {array} puts up with as many errors as usual: {error}");
         }
     }
 

@@ -1,6 +1,5 @@
 //! What has to be written before an array of Linux md can run: a lockless bitmap in place of a
-//! classic one, and the data that a member's bad-block log says it lacks. Partial parity logs are
-//! replayed in [`super::ppl`].
+//! classic one. Partial parity logs are replayed in [`super::ppl`].
 
 use uuid::Uuid;
 
@@ -10,11 +9,8 @@ use crate::bitmap::ChunkState;
 use crate::control::carried::Carried;
 use crate::md::{
     self, AssembleError, Assembly, BadRange, BitmapPlan, BitmapSuperblock, Candidate, Conversion,
-    Features, Level, SECTOR_BYTES, SUPERBLOCK_READ_BYTES, Slot, Superblock, parse_bad_blocks,
+    Features, SECTOR_BYTES, SUPERBLOCK_READ_BYTES, Slot, Superblock, parse_bad_blocks,
 };
-
-/// Bytes that a repair of listed sectors copies at a time.
-const REPAIR_STEP_BYTES: u64 = 1 << 20;
 
 /// What the operator allows at the start of an array that cannot run as it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -32,6 +28,8 @@ pub(super) struct Given {
     pub(super) candidates: Vec<Candidate>,
     /// Indexes of those that a growth has left behind, and that have its size now.
     pub(super) taken_up: Vec<usize>,
+    /// What their bad-block logs list.
+    pub(super) bad_blocks: Vec<Vec<BadRange>>,
 }
 
 impl Given {
@@ -78,10 +76,20 @@ impl Target {
     pub(super) fn read_members(&mut self, members: &[String]) -> Result<Given, TargetError> {
         let mut given = Given::default();
         for member in members {
-            if let Carried::Member(candidate) = self.read_superblock(member)? {
-                given.candidates.push(*candidate);
-                given.names.push(member.clone());
+            let Carried::Member(candidate) = self.read_superblock(member)? else { continue };
+            match self.read_bad_blocks(member, &candidate.superblock) {
+                Ok(ranges) => given.bad_blocks.push(ranges),
+                Err(error) => {
+                    // It may hold anything there, and where is not known.
+                    tracing::error!(
+                        "{error}; the bdev is left out. If its data are of worth, have Linux read \
+                         them; else erase its superblock and add it as a new member"
+                    );
+                    continue;
+                }
             }
+            given.candidates.push(*candidate);
+            given.names.push(member.clone());
         }
         given.taken_up = md::take_up(&mut given.candidates);
         Ok(given)
@@ -108,9 +116,6 @@ impl Target {
         if let Ok(assembly) = given.plan(takeover)
             && self.replay_ppl(name, &given, &assembly, permit)?
         {
-            given = self.read_members(&given.names)?;
-        }
-        if self.repair_bad_blocks(name, &given, start_degraded)? {
             given = self.read_members(&given.names)?;
         }
         let Err(error @ AssembleError::ClassicBitmap { .. }) = given.plan(takeover) else {
@@ -186,73 +191,15 @@ impl Target {
         Ok(())
     }
 
-    /// Rewrites what the members' bad-block logs list from members that have it, and takes the
-    /// logs out of force. A member where that fails keeps its log and is left out by the assembly.
-    /// Returns whether anything was written.
-    fn repair_bad_blocks(
-        &mut self,
-        name: &str,
-        given: &Given,
-        start_degraded: bool,
-    ) -> Result<bool, TargetError> {
-        // What other levels have lost is computed, not copied: a member with a log is left out.
-        if given.candidates.iter().any(|it| it.superblock.level != Level::Raid1) {
-            return Ok(false);
-        }
-        let listed =
-            |candidate: &Candidate| candidate.superblock.features.contains(Features::BAD_BLOCKS);
-        if !given.candidates.iter().any(listed) {
-            return Ok(false);
-        }
-        let mut without = given.clone();
-        for candidate in &mut without.candidates {
-            candidate.superblock.features.remove(Features::BAD_BLOCKS);
-        }
-        // What cannot be started is not repaired; the assembly proper says why.
-        let Ok(assembly) =
-            without.plan(&Takeover { bitmap_lost_resync: true, ..Takeover::default() })
-        else {
-            return Ok(false);
-        };
-        if assembly.is_degraded() && !start_degraded {
-            return Ok(false);
-        }
-        let members = Given::in_sync(&assembly);
-        let mut logs = Vec::with_capacity(members.len());
-        for &index in &members {
-            let own = &given.candidates[index].superblock;
-            let log = if listed(&given.candidates[index]) {
-                self.read_bad_blocks(&given.names[index], own)
-            } else {
-                Ok(Vec::new())
-            };
-            logs.push((index, log));
-        }
-        let mut wrote = false;
-        for &index in members.iter().filter(|&&index| listed(&given.candidates[index])) {
-            let member = &given.names[index];
-            match self.repair_member(given, index, &logs) {
-                Ok(sectors) => {
-                    wrote = true;
-                    tracing::warn!(
-                        "array {name}: bdev {member} listed {sectors} bad sectors; they were \
-                         rewritten from the other members and its bad-block log is empty now"
-                    );
-                }
-                Err(error) => tracing::error!(
-                    "array {name}: bdev {member} has a bad-block log that could not be repaired \
-                     and is left out: {error}"
-                ),
-            }
-        }
-        Ok(wrote)
-    }
-
-    fn read_bad_blocks(
+    /// What a member's bad-block log lists.
+    pub(super) fn read_bad_blocks(
         &mut self,
         name: &str,
         own: &Superblock,
     ) -> Result<Vec<BadRange>, TargetError> {
+        if !own.features.contains(Features::BAD_BLOCKS) {
+            return Ok(Vec::new());
+        }
         let invalid = |text: String| TargetError::Invalid(format!("bdev {name}: {text}"));
         let sector = own.super_offset_sectors.checked_add_signed(own.bblog.offset_sectors.into());
         let end = self.bdev(name)?.geometry.size_bytes() / SECTOR_BYTES;
@@ -262,73 +209,6 @@ impl Target {
         };
         let bytes = self.read_sectors(name, sector, SUPERBLOCK_READ_BYTES)?;
         parse_bad_blocks(&bytes, own).map_err(|error| invalid(error.to_string()))
-    }
-
-    /// Copies every listed range to member `index` and then clears its feature bit: a crash in
-    /// between repairs again. Returns the sectors copied.
-    fn repair_member(
-        &mut self,
-        given: &Given,
-        index: usize,
-        logs: &[(usize, Result<Vec<BadRange>, TargetError>)],
-    ) -> Result<u64, TargetError> {
-        let own = &given.candidates[index].superblock;
-        let member = given.names[index].clone();
-        let block = u64::from(self.bdev(&member)?.geometry.block_size_bytes) / SECTOR_BYTES;
-        let (_, log) = logs.iter().find(|(other, _)| *other == index).expect("it was read");
-        let ranges = match log {
-            Ok(ranges) => ranges.clone(),
-            Err(error) => return Err(TargetError::Invalid(error.to_string())),
-        };
-        let mut copied = 0;
-        for range in ranges {
-            // In data sectors, whole blocks; what lies beside the data is nobody's.
-            let data = own.data_offset_sectors;
-            let first = range.start_sector.max(data) - data;
-            let last = (range.start_sector + range.sectors).max(data) - data;
-            let last = last.min(own.size_sectors);
-            let (mut at, last) = (first / block * block, last.next_multiple_of(block));
-            while at < last {
-                let step = (last - at).min(REPAIR_STEP_BYTES / SECTOR_BYTES);
-                let source = logs.iter().find(|(other, log)| {
-                    let start = given.candidates[*other].superblock.data_offset_sectors + at;
-                    *other != index
-                        && log.as_ref().is_ok_and(|log| {
-                            log.iter().all(|bad| {
-                                bad.start_sector >= start + step
-                                    || bad.start_sector + bad.sectors <= start
-                            })
-                        })
-                });
-                let Some((source, _)) = source else {
-                    return Err(TargetError::Invalid(format!(
-                        "no other member holds data sectors {at} to {}",
-                        at + step
-                    )));
-                };
-                self.copy_data(given, *source, index, at, step)?;
-                copied += step;
-                at += step;
-            }
-        }
-        let mut superblock = own.clone();
-        superblock.features.remove(Features::BAD_BLOCKS);
-        self.write_superblock(&member, &superblock)?;
-        Ok(copied)
-    }
-
-    fn copy_data(
-        &mut self,
-        given: &Given,
-        from: usize,
-        to: usize,
-        sector: u64,
-        sectors: u64,
-    ) -> Result<(), TargetError> {
-        let offset = |index: usize| given.candidates[index].superblock.data_offset_sectors + sector;
-        let length = usize::try_from(sectors * SECTOR_BYTES).expect("one step");
-        let bytes = self.read_bytes(&given.names[from], offset(from) * SECTOR_BYTES, length)?;
-        self.write_bytes(&given.names[to], offset(to) * SECTOR_BYTES, &bytes)
     }
 
     /// Tells the operator what became of the members' bitmaps.

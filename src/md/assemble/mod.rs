@@ -30,9 +30,6 @@ const ARRAY_FEATURES_REFUSED: Features = Features::RESHAPE_ACTIVE
 /// The partial parity log is replayed and taken away before the array starts; md has it for raid5.
 const PARTIAL_PARITY: Features = Features::PPL.union(Features::MULTIPLE_PPLS);
 
-/// Features of a single member that mdof does not run yet; the others may do without it.
-const MEMBER_FEATURES_REFUSED: Features = Features::BAD_BLOCKS;
-
 /// A device that carries a superblock, as read.
 #[derive(Debug, Clone)]
 pub struct Candidate {
@@ -369,7 +366,11 @@ pub fn check_member(array: &Superblock, candidate: &Candidate) -> Result<(), Rej
     if bitmap(own) != bitmap(array) {
         return field("bitmap");
     }
-    let refused = own.features & (MEMBER_FEATURES_REFUSED | ARRAY_FEATURES_REFUSED);
+    let mut refused = own.features & ARRAY_FEATURES_REFUSED;
+    if own.features.intersects(PARTIAL_PARITY) {
+        // The replay of the partial parity log believes what it reads.
+        refused |= own.features & Features::BAD_BLOCKS;
+    }
     if !refused.is_empty() {
         return Err(RejectionReason::UnsupportedFeatures { features: refused.names() });
     }

@@ -196,6 +196,7 @@ fn the_room_is_what_nobody_else_uses() {
     assert_eq!(LogRoom::of(&own, None).bytes, 0, "a bitmap of unknown size");
     let mut own = own;
     own.features.remove(crate::md::Features::BITMAP_OFFSET);
+    own.bblog = crate::md::BadBlockLog::default();
     assert_eq!(LogRoom::of(&own, None).bytes, (4096 - 16) * 512);
     own.bblog = crate::md::BadBlockLog { shift: 0, size_sectors: 8, offset_sectors: 4000 };
     assert_eq!(LogRoom::of(&own, None).bytes, (4096 - 4016) * 512);

@@ -360,6 +360,8 @@ pub(super) struct Stripe {
     pub(super) failure: IoStatus,
     /// Members that have missed the write: what `Settling` waits for.
     pub(super) missed: SlotMask,
+    /// Members about whose lists of bad blocks the owner has been asked: it waits for that, too.
+    pub(super) noting: SlotMask,
     pub(super) on_reserve: bool,
     /// The numbers of its records; none without a stripe log, or of a batch of reads.
     pub(super) ticket: Ticket,
@@ -391,6 +393,7 @@ impl Stripe {
             failed: 0,
             failure: IoStatus::Ok,
             missed: 0,
+            noting: 0,
             on_reserve: false,
             ticket: Ticket::default(),
             records: Vec::with_capacity(records_max),

@@ -20,6 +20,7 @@ pub(super) const META_BYTES: usize = 16 * 1024;
 /// Where the superblock and the bitmap are.
 pub(super) const SUPER_BYTE: usize = 8 * 512;
 pub(super) const BITMAP_BYTE: usize = 16 * 512;
+pub(super) const BAD_LOG_BYTE: usize = META_BYTES - 4096;
 pub(super) const STATES_BYTE: usize = BITMAP_BYTE + md::BITMAP_HEAD_BYTES;
 
 /// What a read is filled with before, to see what nobody fills.
@@ -144,6 +145,8 @@ pub(super) struct Disk {
     /// Blocks of the member's data that can't be read, and whether a write makes them good.
     pub(super) rotten: Vec<usize>,
     pub(super) heals: bool,
+    /// Blocks that can neither be read nor written.
+    pub(super) stubborn: Vec<usize>,
     /// May be given what nobody ever wrote, from parity that fits nothing.
     pub(super) takes_guesses: bool,
 }
@@ -176,6 +179,7 @@ impl Disk {
             dead: false,
             takes_guesses: false,
             rotten: Vec::new(),
+            stubborn: Vec::new(),
             heals: true,
         }
     }
@@ -220,6 +224,37 @@ impl Disk {
     pub(super) fn put_superblock(&mut self, superblock: &md::Superblock) {
         superblock.encode_into(&mut self.live_meta[SUPER_BYTE..BITMAP_BYTE]);
         superblock.encode_into(&mut self.durable_meta[SUPER_BYTE..BITMAP_BYTE]);
+    }
+
+    /// What its bad-block log lists, as the medium has it.
+    pub(super) fn bad_blocks(&self) -> Vec<md::BadRange> {
+        // The superblock's feature bit, before all of it is decoded.
+        if self.bitmap_byte == 0 || self.durable_meta[SUPER_BYTE + 8] & 8 == 0 {
+            return Vec::new();
+        }
+        let own = md::Unverified::parse(&self.durable_meta[SUPER_BYTE..BITMAP_BYTE], 8);
+        // A blank device is full of noise.
+        let Ok(own) = own else { return Vec::new() };
+        md::parse_bad_blocks(&self.durable_meta[BAD_LOG_BYTE..META_BYTES], &own).unwrap()
+    }
+
+    /// Whether a block of its data is listed as bad.
+    pub(super) fn lists_at(&self, at: usize) -> bool {
+        let sectors = (self.block / 512) as u64;
+        let first = (self.data_lba + at) as u64 * sectors;
+        self.bad_blocks()
+            .iter()
+            .any(|bad| bad.start_sector < first + sectors && first < bad.start_sector + bad.sectors)
+    }
+
+    /// Whether the member's part of a block of the array is.
+    pub(super) fn lists(&self, lba: usize) -> bool {
+        self.places.member[lba].is_some_and(|at| self.lists_at(at))
+    }
+
+    /// Whether the member's part of a block of the sync space is.
+    pub(super) fn lists_block(&self, at: usize) -> bool {
+        if self.places.has_parity { self.lists_at(at) } else { self.lists(at) }
     }
 
     /// A device that holds a bitmap from its first byte on, and no data.
@@ -303,6 +338,14 @@ impl Disk {
         if self.dead {
             return IoStatus::MediaError;
         }
+        if !self.stubborn.is_empty()
+            && let Some(first) = self.member_block(io)
+        {
+            let range = first..first + io.blocks as usize;
+            if self.stubborn.iter().any(|block| range.contains(block)) {
+                return IoStatus::MediaError;
+            }
+        }
         if !self.rotten.is_empty()
             && let Some(first) = self.member_block(io)
         {
@@ -361,7 +404,8 @@ impl Disk {
                 // What has a checksum of its own sector is written by sectors.
                 let is_head = self.before_data(at) <= md::stripe_log::LOG_HEAD_BYTES;
                 let is_states = at + offset >= self.bitmap_byte + md::BITMAP_HEAD_BYTES;
-                let may_tear = is_states && !is_head && !whole;
+                let is_bad_log = (BAD_LOG_BYTE..META_BYTES).contains(&at) && self.bitmap_byte > 0;
+                let may_tear = is_states && !is_head && !is_bad_log && !whole;
                 if if may_tear { rng.one_in(2) } else { all } {
                     self.live_meta[at + offset] = byte;
                     self.durable_meta[at + offset] = byte;

@@ -96,7 +96,8 @@ pub(super) fn too_many_read_errors_put_a_member_out() {
         for max in [0, 5, 20] {
             let mut world = started(3, shape);
             world.write(0, world.host.len().min(200));
-            let command = Command::SetErrorPolicy(ErrorPolicy { read_errors_max: max });
+            let command =
+                Command::SetErrorPolicy(ErrorPolicy { read_errors_max: max, ..<_>::default() });
             world.on_owner(|owner, out| drop(owner.execute(&command, out)));
             let mut errors = 0;
             for round in 0..60 {

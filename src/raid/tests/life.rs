@@ -190,6 +190,7 @@ fn habits(rng: &mut Rng, shape: &Shape) -> Habits {
                 metadata_error: 200,
                 death: 3000,
                 lost: 400,
+                stubborn: 0,
             };
         }
     }
@@ -358,6 +359,9 @@ impl World {
             if self.rng.one_in(habits.settings) {
                 self.some_setting();
             }
+            if self.rng.one_in(self.faults.stubborn) {
+                self.some_stubborn_block();
+            }
             self.step();
         }
         cut_soon
@@ -385,6 +389,9 @@ impl World {
                     let pace = Pace { max_mib_s: 0, latency_us: 900, latency_percent: 110 };
                     let command = Command::SetPace(pace);
                     self.on_owner(|owner, out| drop(owner.execute(&command, out)));
+                }
+                if habits.faults.stubborn > 0 && !self.rng.one_in(8) {
+                    self.list_bad_blocks();
                 }
                 let steps = self.rng.below(habits.steps);
                 if self.random_work(habits, steps) {
@@ -474,6 +481,17 @@ pub(super) const REPLACE_SEEDS: u64 = 1 << 35;
 /// Seeds with this bit live with members that become larger.
 pub(super) const GROW_SEEDS: u64 = 1 << 36;
 
+/// Seeds with this bit live with blocks that can't be written, which members list.
+pub(super) const BAD_SEEDS: u64 = 1 << 37;
+
+/// Blocks come to be that can't be written.
+fn be_stubborn(seed: u64, rng: &mut Rng, habits: &mut Habits) {
+    if seed & BAD_SEEDS != 0 {
+        habits.faults.stubborn = rng.between(8, 200);
+        habits.faults.lost = 0;
+    }
+}
+
 /// One seed: an array lives through work, faults, stops and power cuts. Panics when a promise is
 /// broken; the story is in [`trace`] then.
 pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
@@ -502,6 +520,7 @@ pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
         habits.faults = Faults::default();
         habits.yields = seed % 8 == 3;
     }
+    be_stubborn(seed, &mut rng, &mut habits);
     if seed & REPLACE_SEEDS != 0 {
         habits.replace = rng.between(10, 60);
         habits.operator = [0, 40, 120][rng.below(3)];
@@ -525,13 +544,13 @@ pub(super) fn life(seed: u64, pool: BufPool, with_digest: bool) -> Figures {
     }
     // At last everything comes to rest and is looked at.
     let had_faults = world.faults.any() || world.is_doubtful;
-    world.faults = Faults::default();
+    world.heal();
     if !world.wait_started() {
         violated(0, "no start although nothing fails");
     }
     world.read_all();
-    // What is lost with a member in doubtful rows is given to nobody.
-    if habits.operator + habits.replace > 0 && !world.is_doubtful {
+    // What is lost with a member in doubtful rows is given to nobody, nor what nobody has.
+    if habits.operator + habits.replace > 0 && !world.is_doubtful && !world.has_bad_blocks() {
         world.make_whole();
         world.read_all();
     }

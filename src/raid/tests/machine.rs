@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::disk::{Disk, META_BYTES, SUPER_BYTE};
+use super::disk::{BAD_LOG_BYTE, Disk, META_BYTES, SUPER_BYTE};
 use super::oracle::violated;
 use super::rng::Rng;
 use super::trace::{self, Event, Place, Sent};
@@ -242,6 +242,9 @@ impl World {
                 Place::Data { lba, blocks, first, last }
             }
             None if at == SUPER_BYTE && disk.bitmap_byte() > 0 => Place::Superblock,
+            None if (BAD_LOG_BYTE..META_BYTES).contains(&at) && disk.bitmap_byte() > 0 => {
+                Place::BadLog
+            }
             None if at >= META_BYTES => Place::Log(disk.before_data(at)),
             None => Place::Unit((at - disk.bitmap_byte()) / self.shape.block),
         };

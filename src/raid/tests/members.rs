@@ -108,6 +108,10 @@ impl World {
             device_uuid: [self.devices | 0x80; 16],
             slot: Some(MemberSlot::try_from(slot).unwrap()),
             as_new,
+            bad_blocks: match self.superblock(slot) {
+                Some(_) => self.disks[slot].bad_blocks(),
+                None => Vec::new(),
+            },
         };
         let mut result = Err(String::new());
         self.on_owner(|owner, out| result = owner.join(&newcomer, out));
@@ -246,10 +250,14 @@ impl World {
 
     /// Whether a member lacks a block of the array that it should hold.
     fn block_lacks(&self, slot: usize, lba: usize, state: ChunkState) -> bool {
-        let Some((live, durable)) = self.disks[slot].holds(lba) else { return false };
+        let own = &self.disks[slot];
+        let Some((live, durable)) = own.holds(lba).filter(|_| !own.lists(lba)) else {
+            return false;
+        };
         match state {
             ChunkState::Clean => {
                 let in_sync = slots(self.in_sync()).map(usize::from);
+                let in_sync = in_sync.filter(|&other| !self.disks[other].lists(lba));
                 let mut others = in_sync.filter_map(|other| self.disks[other].holds(lba));
                 others.next().is_some_and(|(_, other)| other != durable)
             }

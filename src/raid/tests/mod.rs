@@ -41,6 +41,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod ahead;
+mod bad;
 mod copies;
 mod crash_points;
 mod defects;

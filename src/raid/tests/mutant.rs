@@ -252,6 +252,12 @@ pub(crate) enum Mutant {
     GrowthUnpaused,
     /// Members that a growth has left behind are left to themselves.
     GrowthNotTakenUp,
+    /// What was listed as bad and has been written since stays listed.
+    BadBlocksForever,
+    /// A write that a member could not do ends before its list says so on the medium.
+    BadBlocksAcknowledgedEarly,
+    /// What a member has listed as bad is read from it.
+    BadBlocksRead,
     /// An array is called grown before that is on record.
     GrowthUnrecorded,
     /// A growth, or a pause of the host, waits for members that hang.
@@ -295,6 +301,10 @@ pub(super) const OF_GROWTH: [Mutant; 9] = [
     Mutant::HangsForEver,
     Mutant::StraysForgotten,
 ];
+
+/// Bugs of the bad-block logs.
+pub(super) const OF_BAD_BLOCKS: [Mutant; 3] =
+    [Mutant::BadBlocksRead, Mutant::BadBlocksForever, Mutant::BadBlocksAcknowledgedEarly];
 
 /// Bugs of the stripe log, found in the lives of levels with parity or in stories of their own.
 pub(super) const OF_LOG: [Mutant; 16] = [
@@ -427,7 +437,7 @@ impl Mutant {
 /// The bug of that name.
 pub(super) fn by_name(name: &str) -> Option<Mutant> {
     let all = ALL.into_iter().chain(OF_PARITY).chain(OF_LOG).chain(OF_REPLACEMENT);
-    let all = all.chain(OF_GROWTH);
+    let all = all.chain(OF_GROWTH).chain(OF_BAD_BLOCKS);
     all.into_iter().find(|mutant| format!("{mutant:?}") == name)
 }
 

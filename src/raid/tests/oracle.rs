@@ -59,6 +59,10 @@ pub(super) struct Watch {
     /// A test has spoilt the bitmap.
     pub(super) may_be_stale: bool,
     copied: u64,
+    /// Blocks of the sync space that a member listed as bad when the array was started.
+    pub(super) listed: Vec<usize>,
+    /// Listed blocks were given again beside the resync, in this life.
+    mended: bool,
     /// Chunks copied in all lives of the world.
     pub(super) copied_in_all: u64,
 }
@@ -79,6 +83,8 @@ impl Watch {
             rebuilt_in_all: 0,
             may_be_stale: false,
             copied: 0,
+            mended: false,
+            listed: Vec::new(),
             copied_in_all: 0,
         }
     }
@@ -130,6 +136,7 @@ impl Watch {
     pub(super) fn resync_started(&mut self, chunks: u64) {
         self.resync_expected = chunks;
         self.copied = 0;
+        self.mended = false;
     }
 
     /// The chunks whose states a unit holds.
@@ -161,7 +168,7 @@ impl World {
                 }
             }
             Place::Superblock => self.check_says(disk, io),
-            Place::Member | Place::Log(_) => {}
+            Place::Member | Place::Log(_) | Place::BadLog => {}
         }
     }
 
@@ -259,6 +266,11 @@ impl World {
         });
         let range = BlockRange { lba: lba as u64, blocks: blocks as u64 };
         let is_repair = self.watch.repairs.iter().any(|(_, repair)| repair.overlaps(&range));
+        let is_listed = |at| self.disks.iter().any(|disk| disk.lists_block(at));
+        let was_listed = |at: usize| self.watch.listed.contains(&at);
+        let is_listed = (lba..lba + blocks).any(|at| is_listed(at) || was_listed(at));
+        let is_repair = is_repair || is_listed;
+        self.watch.mended |= is_listed;
         let is_rebuild = self.is_rebuild_copy(disk, io.op, first..=last);
         let begun = (first..=last).filter(|&chunk| self.blocks_of(chunk).start >= lba).count();
         if is_rebuild && !is_resync && io.op == IoOp::Write {
@@ -279,7 +291,14 @@ impl World {
         let running = self.running.as_ref().unwrap();
         let whole = self.in_sync().count_ones() as usize == self.disks.len();
         let serves = running.owner.life() == crate::raid::owner::Life::Running;
-        if self.faults.any() || !whole || !serves || self.watch.joined {
+        let is_listed = self.disks.iter().any(|disk| !disk.bad_blocks().is_empty());
+        if self.faults.any()
+            || !whole
+            || !serves
+            || self.watch.joined
+            || is_listed
+            || self.watch.mended
+        {
             return;
         }
         let (expected, copied) = (self.watch.resync_expected, self.watch.copied);
@@ -327,7 +346,9 @@ impl World {
             let mut first = None;
             for slot in slots(in_sync).map(usize::from) {
                 let disk = &self.disks[slot];
-                let Some((live, durable)) = disk.holds(lba) else { continue };
+                let Some((live, durable)) = disk.holds(lba).filter(|_| !disk.lists(lba)) else {
+                    continue;
+                };
                 let &mut (first, want) = first.get_or_insert((slot, durable));
                 if durable != want || (live != durable && !disk.dead) {
                     let what = format!(
@@ -374,8 +395,12 @@ impl World {
                 continue;
             }
             for slot in 0..self.disks.len() {
-                let held = self.disks[slot].holds(lba);
-                if held.is_none_or(|(live, _)| live == request.version) {
+                let disk = &self.disks[slot];
+                if disk.holds(lba).is_none_or(|(live, _)| live == request.version) {
+                    continue;
+                }
+                // What it could not write it must list durably by now.
+                if disk.lists(lba) {
                     continue;
                 }
                 if in_sync & 1 << slot != 0 {
@@ -453,7 +478,10 @@ impl World {
             }
             for lba in self.blocks_of(chunk) {
                 for slot in slots(in_sync).map(usize::from) {
-                    let Some((live, _)) = self.disks[slot].holds(lba) else { continue };
+                    let disk = &self.disks[slot];
+                    let Some((live, _)) = disk.holds(lba).filter(|_| !disk.lists(lba)) else {
+                        continue;
+                    };
                     let version = if state == ChunkState::Unwritten { 0 } else { live };
                     if !self.host.may_hold(lba, version) {
                         let possible = self.host.possible(lba);

@@ -167,7 +167,14 @@ impl World {
         }
     }
 
+    /// Those of the members that have not listed a block of their data as bad.
+    fn sound(&self, at: usize, members: SlotMask) -> SlotMask {
+        let sound = slots(members).filter(|&slot| !self.disks[usize::from(slot)].lists_at(at));
+        sound.fold(0, |mask, slot| mask | bit(slot))
+    }
+
     fn check_column(&self, at: usize, in_sync: SlotMask, in_doubt: bool) {
+        let (all_in_sync, in_sync) = (in_sync, self.sound(at, in_sync));
         let column = self.column(at, false);
         let lbas = self.array_lbas(at);
         for (index, &lba) in (0..column.data).zip(&lbas) {
@@ -179,7 +186,9 @@ impl World {
         if in_doubt {
             return;
         }
-        let data = column.data(in_sync).expect("enough members");
+        let Some(data) = column.data(in_sync) else {
+            return assert_ne!(in_sync, all_in_sync, "enough members");
+        };
         for (&cell, &lba) in data.iter().zip(&lbas) {
             self.check_version(lba, version_of(cell, lba), "recovered");
         }
@@ -201,13 +210,17 @@ impl World {
         for at in self.blocks_of(chunk) {
             for slot in slots(in_sync).map(usize::from) {
                 let disk = &self.disks[slot];
-                if disk.live[at] != disk.durable[at] && !disk.dead {
+                if disk.live[at] != disk.durable[at] && !disk.dead && !disk.lists_at(at) {
                     let what = format!("chunk {chunk} is Clean, block {at} of {slot} is cached");
                     violated(oracle, &what);
                 }
             }
             let column = self.column(at, true);
-            let data = column.data(in_sync).expect("enough members");
+            let (all_in_sync, in_sync) = (in_sync, self.sound(at, in_sync));
+            let Some(data) = column.data(in_sync) else {
+                assert_ne!(in_sync, all_in_sync, "enough members");
+                continue;
+            };
             if let Some(slot) = column.wrong_parity(&data, in_sync) {
                 let what = format!("chunk {chunk} is Clean, parity of block {at} on {slot} is not");
                 violated(oracle, &what);
@@ -221,9 +234,19 @@ impl World {
         if !is_clean && (state != ChunkState::Dirty || self.is_moving(at)) {
             return false;
         }
+        // A write that has failed has spoilt the row, which the owner is just being told.
+        let doubt = &self.running.as_ref().unwrap().shared.doubt;
+        if !is_clean && self.faults.any() && doubt.is_in_doubt(self.chunk_of(at)) {
+            return false;
+        }
         let column = self.column(at, is_clean);
         let member = bit(u8::try_from(slot).unwrap());
-        let Some(data) = column.data(self.in_sync() & !member) else { return false };
+        if self.sound(at, member) == 0 {
+            return false;
+        }
+        let Some(data) = column.data(self.sound(at, self.in_sync()) & !member) else {
+            return false;
+        };
         let is_data = |index| bit(column.row.data_slot(index)) == member;
         match (0..column.data).find(|&index| is_data(index)) {
             Some(index) => column.data_cell(index) != data[usize::from(index)],
@@ -279,7 +302,8 @@ impl World {
             }
             let row = self.parity().row(strip.row);
             for slot in slots(row.parity_mask() | bit(strip.slot)).map(usize::from) {
-                if in_sync & 1 << slot != 0 {
+                // What it could not write it must list durably by now.
+                if in_sync & 1 << slot != 0 || self.disks[slot].lists_at(at) {
                     continue;
                 }
                 match self.lacks(slot, lba, at, request.version) {
@@ -315,7 +339,7 @@ impl World {
         if self.is_moving(at) {
             return None;
         }
-        let data = column.data(self.in_sync()).expect("enough members");
+        let data = column.data(self.sound(at, self.in_sync()))?;
         Some(column.wrong_parity(&data, bit(slot)).is_some())
     }
 
@@ -367,7 +391,8 @@ impl World {
 
     /// A block that was acknowledged is on its member or can be computed.
     fn check_written(&self, lba: usize, at: usize, version: u64) {
-        let in_sync = self.in_sync();
+        let all_in_sync = self.in_sync();
+        let in_sync = self.sound(at, all_in_sync);
         let running = self.running.as_ref().unwrap();
         let strip = self.parity().strip(lba as u64);
         let column = self.column(at, false);
@@ -376,14 +401,20 @@ impl World {
             violated(5, &format!("block {lba} acknowledged, member {} lacks it", strip.slot));
         }
         let is_settling = running.channels.iter().any(|channel| {
-            channel.in_sync != in_sync || channel.stripes.as_ref().is_some_and(|it| it.settling > 0)
+            channel.in_sync != all_in_sync
+                || channel.stripes.as_ref().is_some_and(|it| it.settling > 0)
         });
         // A write makes its own columns right; one that failed since may have spoilt them.
         let in_doubt = running.shared.doubt.is_in_doubt(self.chunk_of(at)) && self.faults.any();
         if self.is_moving(at) || is_settling || in_doubt {
             return;
         }
-        let data = column.data(in_sync).expect("enough members");
+        let Some(data) = column.data(in_sync) else {
+            // What was written is there; others of the column are lost. Zeroes stay listed.
+            let is_there = in_sync & bit(strip.slot) != 0 || version == 0;
+            assert!(in_sync != all_in_sync && is_there, "enough members");
+            return;
+        };
         if version_of(data[usize::from(strip.index)], lba) != Ok(version) {
             violated(5, &format!("block {lba} acknowledged and not recovered"));
         }

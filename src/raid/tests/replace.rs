@@ -166,6 +166,7 @@ impl World {
             device_uuid: [self.devices | 0x80; 16],
             slot: None,
             as_new: false,
+            bad_blocks: Vec::new(),
         };
         let mut result = Err(String::new());
         let slot = MemberSlot::try_from(slot).unwrap();
@@ -186,7 +187,7 @@ impl World {
         for at in 0..old.live.len() {
             let Some(lba) = old.sync_block(at) else { continue };
             let state = shared.chunk_state(self.chunk_of(lba));
-            let is_alike = old.live[at] == new.live[at];
+            let is_alike = old.live[at] == new.live[at] || old.lists_at(at) || new.lists_at(at);
             if matches!(state, Some(ChunkState::Clean | ChunkState::Dirty)) && !is_alike {
                 let (old, new) = (old.live[at][0], new.live[at][0]);
                 let what = format!("member {slot} is replaced: block {at} was v{old}, is v{new}");
@@ -232,7 +233,9 @@ impl World {
             // What is written just now may be under way on either of them.
             let is_settled = running.shared.chunk_state(chunk) == Some(ChunkState::Clean)
                 && self.state_byte(usize::from(slot), chunk) == ChunkState::Clean as u8;
-            if chunk < chunks && is_settled && old.durable[at] != new.durable[at] && !old.dead {
+            let is_alike = old.durable[at] == new.durable[at];
+            let is_listed = || old.lists_at(at) || new.lists_at(at);
+            if chunk < chunks && is_settled && !is_alike && !old.dead && !is_listed() {
                 let what = format!("what replaces member {slot} says that it has chunk {chunk}");
                 violated(6, &what);
             }

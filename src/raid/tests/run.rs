@@ -5,11 +5,13 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use super::life::{EXTERNAL_SEEDS, Figures, GROW_SEEDS, MEMBER_SEEDS, PARITY, REPLACE_SEEDS, life};
+use super::life::{
+    BAD_SEEDS, EXTERNAL_SEEDS, Figures, GROW_SEEDS, MEMBER_SEEDS, PARITY, REPLACE_SEEDS, life,
+};
 use super::mutant::{self, Mutant};
 use super::{
-    ahead, copies, defects, discard, errors, external, floors, grow, infection, log, pool, rejoin,
-    replace, row_members, rows, scenario, trace,
+    ahead, bad, copies, defects, discard, errors, external, floors, grow, infection, log, pool,
+    rejoin, replace, row_members, rows, scenario, trace,
 };
 
 use crate::raid::{newcomer, owner_yield};
@@ -295,6 +297,49 @@ fn random_lives_with_replacements_break_no_promise() {
     assert!(sum.replaced > 300, "{sum:?}");
 }
 
+/// What lives with bad blocks have found:
+///
+/// - a copy had failed on a member that the array could not do without: it was kept, and the chunk
+///   counted as copied and became Clean (oracles 4 and 3: the first three);
+/// - a block was on a list already when it could not be written again, and was acknowledged,
+///   though the member that it could have been computed from had gone (oracle 5: the next one);
+/// - a write was acknowledged whose member was let go meanwhile, while another one listed a column
+///   of the row (oracle 5: the two after it);
+/// - nobody had a piece for a member that was rebuilt, nor could that list it (the one after them);
+/// - what was to replace a member was let go while a piece that it had been given was still being
+///   written elsewhere, and then looked for on its list (a panic: the last one).
+const FOUND_OF_BAD: [u64; 8] = [
+    (BAD_SEEDS | MEMBER_SEEDS) + 55_001_470,
+    (BAD_SEEDS | MEMBER_SEEDS) + 55_001_600,
+    (BAD_SEEDS | REPLACE_SEEDS) + 55_000_509,
+    (BAD_SEEDS | PARITY) + 9_000_627,
+    (BAD_SEEDS | PARITY | MEMBER_SEEDS) + 55_000_271,
+    (BAD_SEEDS | PARITY) + 55_000_377,
+    (BAD_SEEDS | REPLACE_SEEDS) + 7_000_012,
+    (BAD_SEEDS | REPLACE_SEEDS) + 737_259_379,
+];
+
+/// The fixed seeds in which blocks can't be written, of every level.
+fn bad_seeds() -> impl Iterator<Item = u64> {
+    let of = |bits: u64, count: u64| (BAD_SEEDS | bits)..(BAD_SEEDS | bits) + count;
+    let some = of(0, SEEDS / 3).chain(of(PARITY, SEEDS / 3)).chain(of(MEMBER_SEEDS, SEEDS / 15));
+    some.chain(FOUND_OF_BAD)
+}
+
+/// The same with blocks that can't be written, which members list.
+#[test]
+fn random_lives_with_bad_blocks_break_no_promise() {
+    let mut sum = Figures::default();
+    for seed in bad_seeds() {
+        match try_life(seed, false) {
+            Ok(figures) => sum.add(&figures),
+            Err(what) => tell(seed, &what),
+        }
+    }
+    println!("{sum}");
+    assert!(sum.writes > 1000, "{sum:?}");
+}
+
 /// Oracle 7.
 #[test]
 fn the_same_seed_gives_the_same_log() {
@@ -432,6 +477,18 @@ fn every_planted_bug_of_growth_is_found() {
     find_all(&mutant::OF_GROWTH, &GROW_STORIES, grow_seeds);
 }
 
+const BAD_STORIES: [(Mutant, fn()); 3] = [
+    (Mutant::BadBlocksRead, bad::what_cannot_be_written_is_listed_and_cleared),
+    (Mutant::BadBlocksForever, bad::what_cannot_be_written_is_listed_and_cleared),
+    (Mutant::BadBlocksAcknowledgedEarly, bad::what_cannot_be_written_is_listed_and_cleared),
+];
+
+/// The bugs of the bad-block logs, in their story.
+#[test]
+fn every_planted_bug_of_bad_blocks_is_found() {
+    find_all(&mutant::OF_BAD_BLOCKS, &BAD_STORIES, bad_seeds);
+}
+
 /// Their stories, where random lives meet them seldom.
 const LOG_STORIES: [(Mutant, fn()); 8] = [
     (Mutant::JoinedUnderOldLog, floors::a_member_comes_back_and_another_goes),
@@ -469,7 +526,7 @@ fn as_many_lives_as_there_is_time_for() {
     for seed in first..first.saturating_add(seeds) {
         // Every fourth life has an external bitmap, every fourth has parity, half of these and
         // every eighth of the others members that come and go; every fourth has members that are
-        // replaced, every sixteenth grows.
+        // replaced, every sixteenth grows, and in every thirty-second blocks can't be written.
         let seed = match seed % 8 {
             _ if seed >= EXTERNAL_SEEDS => seed,
             3 | 7 => seed | EXTERNAL_SEEDS,
@@ -479,6 +536,7 @@ fn as_many_lives_as_there_is_time_for() {
             4 => seed | REPLACE_SEEDS,
             6 => seed | REPLACE_SEEDS | PARITY,
             _ if seed % 16 == 0 => seed | GROW_SEEDS,
+            _ if seed % 32 == 8 => seed | BAD_SEEDS,
             _ => seed,
         };
         match try_life(seed, false) {

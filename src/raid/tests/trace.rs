@@ -22,6 +22,8 @@ pub(super) enum Place {
     Unit(usize),
     /// The stripe log: the byte before the data.
     Log(usize),
+    /// The bad-block log.
+    BadLog,
     /// Blocks of the array: first block, count, first chunk, last chunk.
     Data { lba: usize, blocks: usize, first: usize, last: usize },
     /// The member as a whole.
@@ -110,6 +112,7 @@ impl fmt::Display for Sent {
             Place::Data { lba, blocks, first, last } => {
                 write!(f, "blocks {lba}+{blocks}, chunks {first}..={last}")
             }
+            Place::BadLog => f.write_str("bad-block log"),
             Place::Member => Ok(()),
         }
     }

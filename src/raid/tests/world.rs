@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::disk::{BITMAP_BYTE, Disk, META_BYTES, Places, STATES_BYTE, SUPER_BYTE};
+use super::disk::{BAD_LOG_BYTE, BITMAP_BYTE, Disk, META_BYTES, Places, STATES_BYTE, SUPER_BYTE};
 use super::host::Host;
 use super::oracle::Watch;
 use super::rng::Rng;
@@ -118,11 +118,14 @@ pub(super) struct Faults {
     pub(super) death: usize,
     /// A host write fails on every member, though each may have done a part.
     pub(super) lost: usize,
+    /// One step of work in so many, a block of a member can't be written any more, or can again.
+    pub(super) stubborn: usize,
 }
 
 impl Faults {
     pub(super) fn any(&self) -> bool {
-        self.error + self.read_error + self.metadata_error + self.death + self.lost > 0
+        let single = self.error + self.read_error + self.metadata_error;
+        single + self.death + self.lost + self.stubborn > 0
     }
 }
 
@@ -253,6 +256,8 @@ pub(super) fn creation(shape: &Shape) -> md::Creation {
     let geometry = shape.geometry();
     for superblock in &mut creation.superblocks {
         superblock.size_sectors = geometry.member_blocks(0) * sectors_per_block as u64;
+        superblock.bblog.offset_sectors =
+            i32::try_from((BAD_LOG_BYTE - SUPER_BYTE) / 512).expect("a small number");
         if shape.log.is_some() {
             superblock.data_offset_sectors = shape.meta_bytes() as u64 / 512;
             superblock.data_size_sectors = (1 << 16) - superblock.data_offset_sectors;
@@ -274,11 +279,8 @@ pub(super) fn creation(shape: &Shape) -> md::Creation {
     }
     creation.bitmap.sync_size_sectors = geometry.sync_blocks() * sectors_per_block as u64;
     creation.bitmap.chunk_raw = u32::try_from(shape.chunk_blocks * sectors_per_block).unwrap();
-    if shape.log.is_some() {
-        // What is simulated of it, and room for a bad-block log.
-        creation.bitmap.sectors_reserved =
-            u32::try_from((META_BYTES - BITMAP_BYTE) / 512).unwrap() - 8;
-    }
+    // What is simulated of it; the bad-block log is behind.
+    creation.bitmap.sectors_reserved = u32::try_from((BAD_LOG_BYTE - BITMAP_BYTE) / 512).unwrap();
     creation.chunk_count = creation.bitmap.chunk_count();
     assert_eq!(creation.bitmap_sector * 512, BITMAP_BYTE as u64);
     if shape.external {
@@ -517,12 +519,20 @@ impl World {
             self.check_plan(&assembly);
             assembly::from_assembly(options, &assembly, &candidates, &bdevs, &states).unwrap()
         };
+        let mut config = config;
+        let bdev_of = |at: usize| bdevs[at].bdev;
+        let replacement = config.replacement.as_mut().map(|(_, member)| member);
+        for member in config.members.iter_mut().flatten().chain(replacement) {
+            let at = (0..given.len()).find(|&at| bdev_of(at) == member.bdev).unwrap();
+            member.bad_blocks = self.disk(given[at]).bad_blocks();
+        }
         let log = self.find_log(&assembly, &candidates, &given);
         Ok((assembly, ArrayConfig { log, ..config }))
     }
 
     pub(super) fn assemble_from(&mut self, present: &[usize]) -> Result<md::Assembly, Refused> {
         let (assembly, mut config) = self.read_members(present)?;
+        self.note_listed();
         config.force = true;
         if !self.geometry.is_readable(config.in_sync()) {
             assert!(raid::prepare(&config, BdevId(100)).is_err(), "data are missing");
