@@ -343,6 +343,47 @@ fn wait_growth(mdof: &Mdof) -> Value {
     }
 }
 
+fn enlarge(dir: &TestDir) {
+    for name in ["a", "b"] {
+        let path = dir.file(&format!("{name}.img"));
+        let file = OpenOptions::new().write(true).open(path).unwrap();
+        file.set_len((2 * SIZE_MIB * MIB) as u64).unwrap();
+    }
+}
+
+/// An array without a bitmap stops to grow, and does not while a member hangs: everything else can
+/// be said to the target then.
+#[test]
+fn an_array_without_a_bitmap_does_not_stop_to_grow_when_a_member_hangs() {
+    let dir = TestDir::new("members-rest");
+    fill(&dir);
+    let mdof = Mdof::start(&dir, &config(&dir, ""), &[]);
+    let call = |method: &str, params: Value| mdof.rpc(method, &params);
+    call("bdev_error_create", json!({ "base_name": "b" })).unwrap();
+    let new = json!({
+        "name": "r", "raid_level": "raid1", "superblock": true, "base_bdevs": ["a", "EE_b"],
+        "assume_clean": true, "bitmap": "none"
+    });
+    call("bdev_raid_create", new).unwrap();
+    enlarge(&dir);
+    for io_type in ["read", "flush"] {
+        let hang =
+            json!({ "name": "EE_b", "io_type": io_type, "error_type": "pending", "num": 100_000 });
+        call("bdev_error_inject_error", hang).unwrap();
+        let text = call("bdev_raid_grow", json!({ "name": "r" })).unwrap_err();
+        assert!(text.contains("bdev EE_b has not answered for 5 s"), "{text}");
+        assert!(text.contains("Nothing was changed"), "{text}");
+        assert_eq!(array(&mdof)["state"], "online");
+        let clear = json!({ "name": "EE_b", "io_type": "clear", "error_type": "pending" });
+        call("bdev_error_inject_error", clear).unwrap();
+        call("bdev_error_resume_pending", json!({ "name": "EE_b" })).unwrap();
+    }
+    let grown = call("bdev_raid_grow", json!({ "name": "r" })).unwrap();
+    let blocks = |key: &str| grown[key].as_u64().unwrap();
+    assert!(blocks("num_blocks") > blocks("old_num_blocks") * 3 / 2, "{grown}");
+    stop(mdof);
+}
+
 /// The call is answered soon, the growth given up, the member named; and it may still do later what
 /// it was asked.
 #[test]
@@ -362,11 +403,7 @@ fn a_growth_waits_for_no_member_that_hangs() {
         bdevs[0]["num_blocks"].as_u64().unwrap()
     };
     let old = blocks();
-    for name in ["a", "b"] {
-        let path = dir.file(&format!("{name}.img"));
-        let file = OpenOptions::new().write(true).open(path).unwrap();
-        file.set_len((2 * SIZE_MIB * MIB) as u64).unwrap();
-    }
+    enlarge(&dir);
     let hang = json!({ "name": "EE_b", "io_type": "all", "error_type": "pending", "num": 100_000 });
     call("bdev_error_inject_error", hang).unwrap();
     // On a slow machine it may be given up before the call is answered.

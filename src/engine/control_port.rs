@@ -12,6 +12,8 @@ use crate::reactor::buf::IoBuf;
 pub(super) struct ControlPort {
     /// A request to a bdev, and its buffer.
     io: Option<(IoOp, Option<IoBuf>)>,
+    /// Number of that request. Others that end are no longer waited for.
+    io_number: u32,
     /// A channel that is to be dropped when it is drained.
     closing: Option<BdevId>,
     /// All connections are to end.
@@ -50,6 +52,7 @@ impl Shard {
             Ask::Io { bdev, op, lba, blocks, data } => {
                 self.control_io(core, bdev, op, (lba, blocks), &data);
             }
+            Ask::ForgetIo => self.forget_control_io(core),
             Ask::ArrayStatus(bdev) => {
                 let owner = self.channels.array(bdev).and_then(|array| array.owner.as_deref());
                 let answer = match owner {
@@ -162,15 +165,25 @@ impl Shard {
             buf = Some(free);
         }
         self.control.io = Some((op, buf.clone()));
-        let tag = Tag { station: Station::Control, part: 0, object: bdev.0, op: 0 };
+        self.control.io_number = self.control.io_number.wrapping_add(1);
+        let number = self.control.io_number;
+        let tag = Tag { station: Station::Control, part: 0, object: bdev.0, op: number };
         let fua = op.modifies();
         let completion = Completion::new(tag);
         self.queue.submit(bdev, BdevIo { op, fua, lba, blocks, buf, completion });
     }
 
+    /// What the control plane has asked for is no longer waited for, if it has not ended.
+    fn forget_control_io(&mut self, core: &mut ShardCore) {
+        if self.control.io.take().is_some() {
+            self.answer(core, Answer::Failed("it has not ended".to_owned()));
+        }
+    }
+
     /// A request of the control plane has ended.
-    pub(super) fn control_io_done(&mut self, core: &mut ShardCore, _tag: Tag, status: IoStatus) {
-        let (op, buf) = self.control.io.take().expect("the control plane waits for it");
+    pub(super) fn control_io_done(&mut self, core: &mut ShardCore, tag: Tag, status: IoStatus) {
+        let is_awaited = tag.op == self.control.io_number;
+        let Some((op, buf)) = self.control.io.take_if(|_| is_awaited) else { return };
         let answer = match (status, buf) {
             (IoStatus::Ok, Some(buf)) if op == IoOp::Read => Ok(buf.as_slice().to_vec()),
             (IoStatus::Ok, _) => Ok(Vec::new()),

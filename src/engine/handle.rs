@@ -96,6 +96,9 @@ pub struct EngineHandle {
     bdevs: Vec<Option<Known>>,
     /// What cores have told that nobody has asked for yet.
     events: VecDeque<(BdevId, ArrayEvent)>,
+    /// Programs under way, and what those gave back that are finished.
+    programs: usize,
+    finished: Vec<Box<dyn std::any::Any + Send>>,
 }
 
 impl EngineHandle {
@@ -114,6 +117,8 @@ impl EngineHandle {
             counters: Vec::new(),
             bdevs: (0..BDEVS_MAX).map(|_| None).collect(),
             events: VecDeque::new(),
+            programs: 0,
+            finished: Vec::new(),
         };
         let desks = auth_worker::start(config.cores.len());
         for ((&cpu, port), desk) in config.cores.iter().zip(ports).zip(desks) {
@@ -154,18 +159,30 @@ impl EngineHandle {
     /// The next answer of a core. A core that takes long is reported, and waited for.
     fn answer(&mut self) -> Answer {
         loop {
-            match self.port.receive_blocking(PATIENCE) {
-                Some((_, Message::Answer(answer))) => return *answer,
-                Some((_, Message::Event(bdev, event))) => self.note(bdev, event),
-                Some((from, message)) => {
+            if let Some(answer) = self.answer_in(PATIENCE) {
+                return answer;
+            }
+            // A panic on a reactor aborts the process, so the thread is there.
+            tracing::warn!(
+                "a core has not answered for {} s: a bdev may be stuck. Waiting on",
+                PATIENCE.as_secs()
+            );
+        }
+    }
+
+    /// The next answer of a core, if there is one in this time. Programs end at any time.
+    fn answer_in(&mut self, patience: Duration) -> Option<Answer> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.port.receive_blocking(left)? {
+                (_, Message::Answer(answer)) => match *answer {
+                    Answer::Finished(result) => self.finished.push(result),
+                    answer => return Some(answer),
+                },
+                (_, Message::Event(bdev, event)) => self.note(bdev, event),
+                (from, message) => {
                     unreachable!("core {from} sent {message:?} to the control plane")
-                }
-                None => {
-                    // A panic on a reactor aborts the process, so the thread is there.
-                    tracing::warn!(
-                        "a core has not answered for {} s: a bdev may be stuck. Waiting on",
-                        PATIENCE.as_secs()
-                    );
                 }
             }
         }
@@ -184,6 +201,10 @@ impl EngineHandle {
         while let Some((from, message)) = self.port.receive() {
             match message {
                 Message::Event(bdev, event) => self.note(bdev, event),
+                Message::Answer(answer) => match *answer {
+                    Answer::Finished(result) => self.finished.push(result),
+                    answer => unreachable!("core {from} sent {answer:?} and nobody had asked"),
+                },
                 message => unreachable!("core {from} sent {message:?} to the control plane"),
             }
         }
@@ -263,6 +284,34 @@ impl EngineHandle {
                 answer => unreachable!("{answer:?} does not answer a request"),
             }
         }
+    }
+
+    /// Whether the bdev ends a read and a flush in this time each, however. What it does not end
+    /// is waited for no longer, and may end later; the bdev can't be removed before.
+    pub fn answers_in(&mut self, bdev: BdevId, patience: Duration) -> bool {
+        let Some(known) = self.known(bdev) else { return false };
+        let block = known.geometry.block_size_bytes as usize;
+        let flush = (IoOp::Flush, 0, Vec::new());
+        [(IoOp::Read, 1, vec![0; block]), flush].into_iter().all(|(op, blocks, data)| {
+            let deadline = Instant::now() + patience;
+            loop {
+                self.ask(0, Ask::Io { bdev, op, lba: 0, blocks, data: data.clone() });
+                match self.answer_in(deadline.saturating_duration_since(Instant::now())) {
+                    // All buffers are in use by hosts for the moment.
+                    Some(Answer::Io(Err(IoStatus::Aborted))) if Instant::now() < deadline => {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    Some(Answer::Io(_)) => return true,
+                    Some(answer) => unreachable!("{answer:?} does not answer a request"),
+                    None => match self.ask_one(0, Ask::ForgetIo) {
+                        Answer::Failed(_) => return false,
+                        // At the last moment.
+                        Answer::Io(_) => return true,
+                        answer => unreachable!("{answer:?} does not answer a request"),
+                    },
+                }
+            }
+        })
     }
 
     /// Reads blocks through the bdev's channel on the first core (control-plane use only).
@@ -516,30 +565,31 @@ impl EngineHandle {
     }
 
     /// Runs programs, each on its core, until all are finished; returns what each gave back, in
-    /// the order in which they finished. Nothing else may be asked meanwhile.
+    /// the order in which they finished.
     pub fn run_workloads(
         &mut self,
         workloads: Vec<(usize, Box<dyn Workload>)>,
     ) -> Vec<Box<dyn std::any::Any + Send>> {
-        let count = workloads.len();
+        self.begin_workloads(workloads);
+        self.end_workloads()
+    }
+
+    /// Begins to run programs, each on its core and one a core at a time.
+    pub fn begin_workloads(&mut self, workloads: Vec<(usize, Box<dyn Workload>)>) {
+        self.programs += workloads.len();
         for (core, workload) in workloads {
             self.ask(core, Ask::Run(workload));
         }
-        let mut results = Vec::with_capacity(count);
-        while results.len() < count {
-            match self.port.receive_blocking(PATIENCE) {
-                Some((_, Message::Answer(answer))) => match *answer {
-                    Answer::Finished(result) => results.push(result),
-                    answer => unreachable!("{answer:?} does not end a program"),
-                },
-                Some((_, Message::Event(bdev, event))) => self.note(bdev, event),
-                Some((from, message)) => {
-                    unreachable!("core {from} sent {message:?} to the control plane")
-                }
-                None => {}
-            }
+    }
+
+    /// Waits until all programs are finished; returns what each gave back.
+    pub fn end_workloads(&mut self) -> Vec<Box<dyn std::any::Any + Send>> {
+        while self.finished.len() < self.programs {
+            let answer = self.answer_in(PATIENCE);
+            assert!(answer.is_none(), "{answer:?} does not end a program");
         }
-        results
+        self.programs = 0;
+        std::mem::take(&mut self.finished)
     }
 
     /// Ends all connections and joins the reactors. Arrays are to be stopped before.

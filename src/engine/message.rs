@@ -225,6 +225,9 @@ pub(super) enum Ask {
     CloseBdev(BdevId),
     /// Execute a request of the control plane.
     Io { bdev: BdevId, op: IoOp, lba: u64, blocks: u32, data: Vec<u8> },
+    /// Wait no longer for the request of the control plane: answered by `Failed`, and not at all if
+    /// that has been answered.
+    ForgetIo,
     /// To the owner's core.
     ArrayStatus(BdevId),
     /// To the owner's core: new settings of the bitmap.
@@ -260,6 +263,7 @@ impl std::fmt::Debug for Ask {
             Self::StopArray(..) => "StopArray",
             Self::CloseBdev(..) => "CloseBdev",
             Self::Io { .. } => "Io",
+            Self::ForgetIo => "ForgetIo",
             Self::ArrayStatus(..) => "ArrayStatus",
             Self::SetKnobs(..) => "SetKnobs",
             Self::Command(..) => "Command",

@@ -394,8 +394,7 @@ impl Owner {
                 if self.walker.is_idle()
                     && self.bad_keeper.is_idle()
                     && self.daemon.is_idle()
-                    && !self.rebuilder.is_flushing()
-                    && !self.is_swapping() =>
+                    && !self.rebuilder.is_flushing() =>
             {
                 self.set_life(Life::Flushing);
                 if mutant!(StopWithoutFlush) {

@@ -92,7 +92,7 @@ pub(super) fn describe_growth(
         "state": growth.state,
         "old_num_blocks": growth.from_blocks,
         "num_blocks": growth.blocks,
-        "waits_for": target.growth_waits_for(array, growth.waits_for)?,
+        "waits_for": target.names_of_members(array, growth.waits_for)?,
         "reason": growth.failure.map(|why| why.to_string()),
     }))
 }

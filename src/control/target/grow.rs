@@ -19,6 +19,9 @@ const ZERO_STEP_BYTES: u64 = 1 << 20;
 /// How long a call waits for a growth to end.
 const GROWTH_WAIT: Duration = Duration::from_secs(5);
 
+/// How long a member may take to answer before an array without a bitmap stops to grow.
+const ANSWER_WAIT: Duration = Duration::from_secs(5);
+
 /// What became of the operator's word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grown {
@@ -108,7 +111,7 @@ impl Target {
         };
         let Some(why) = growth.failure else { return Ok(()) };
         self.array_mut(name).grows_to = None;
-        let waited_for = self.growth_waits_for(name, growth.waits_for)?;
+        let waited_for = self.names_of_members(name, growth.waits_for)?;
         let waited_for = match waited_for.is_empty() {
             true => String::new(),
             false => format!("; it was waited for {}", waited_for.join(", ")),
@@ -124,14 +127,18 @@ impl Target {
     ///
     /// # Errors
     /// If there is no such array.
-    pub fn growth_waits_for(
+    pub fn names_of_members(
         &self,
         array: &str,
         members: SlotMask,
     ) -> Result<Vec<String>, TargetError> {
-        let known = &self.array(array)?.1.members;
-        let named = slots(members).filter_map(|slot| known.get(usize::from(slot))?.as_ref());
-        Ok(named.map(|member| member.name.clone()).collect())
+        let (_, array) = self.array(array)?;
+        // What replaces a member has the number behind the slots.
+        let of_slot = |slot| match array.members.get(usize::from(slot)) {
+            Some(member) => member.as_ref(),
+            None => array.replacing.newcomer.as_ref(),
+        };
+        Ok(slots(members).filter_map(of_slot).map(|member| member.name.clone()).collect())
     }
 
     /// Arrays that were about to grow when somebody looked last.
@@ -161,6 +168,7 @@ impl Target {
         let (uuid, is_found) = (array.uuid, array.is_found);
         let without_log = array.stripe_log == Some(Err(super::stripe_log::TURNED_OFF.to_owned()));
         let before = self.bdev(name)?.geometry.blocks;
+        self.check_answers(name, &members)?;
         let (_, of_all) = self.superblocks_of(&members)?;
         if of_all.len() == members.len() {
             md::plan_growth(&of_all, None)
@@ -203,6 +211,23 @@ impl Target {
             growth.from_sectors
         );
         Ok(after)
+    }
+
+    /// A stop waits for all that members have been asked, and so does whoever asks them for their
+    /// superblocks; and nothing else can be told the target meanwhile. So they are asked before.
+    fn check_answers(&mut self, name: &str, members: &[String]) -> Result<(), TargetError> {
+        for member in members {
+            let id = self.bdev(member)?.id;
+            if !self.engine.answers_in(id, ANSWER_WAIT) {
+                return Err(TargetError::Busy(format!(
+                    "array {name}: bdev {member} has not answered for {} s. Without a bitmap the \
+                     array stops while it grows, and that would wait for the bdev. Nothing was \
+                     changed: grow it when the bdev answers, or has been replaced",
+                    ANSWER_WAIT.as_secs()
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// The members that carry superblocks, these, and how large each device is.
