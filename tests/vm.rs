@@ -15,6 +15,7 @@ use host::target::{ARRAY, FAULTY, Mdof, Members, NQN};
 use host::vm::{HOST_ADDRESS, SCRIPT_LIMIT, Script, Vm};
 use host::{turn_with_guest, turn_with_mdadm, wait_until};
 use serde_json::{Value, json};
+use std::fs::File;
 use std::time::Duration;
 
 /// What a writer may take to its next sign of life, a restart of mdof included.
@@ -91,9 +92,26 @@ fn fio_verifies_with_header_and_data_digests() {
     ]);
 }
 
+/// And then the array, which has chunks in all states by that, becomes larger under the host.
 #[test]
-fn discarded_and_zeroed_ranges_read_as_zeroes() {
-    run_all(&[("discard", "")]);
+fn discarded_and_zeroed_ranges_read_as_zeroes_and_so_does_what_an_array_grows_by() {
+    let Some(_turn) = turn_with_guest() else { return };
+    let mut mdof = Mdof::start(Members::Files);
+    let mut vm = Vm::boot();
+    vm.run(&script("discard", &mdof));
+    vm.start(&script("grow", &mdof));
+    vm.wait_for_line("under way", PROGRESS_LIMIT);
+    for index in 0..2 {
+        let file = File::options().write(true).open(mdof.member(index)).unwrap();
+        file.set_len(file.metadata().unwrap().len() + (96 << 20)).unwrap();
+    }
+    println!("{}", mdof.rpc("bdev_raid_grow", json!({ "name": ARRAY })));
+    vm.finish(SCRIPT_LIMIT);
+    let growth = mdof.array()["growth"].clone();
+    assert!(growth.is_null(), "{growth}");
+    mdof.wait_for_resync();
+    mdof.stop();
+    assert_same_data(&mdof.member(0), &mdof.member(1));
 }
 
 #[test]
