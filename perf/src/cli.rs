@@ -99,6 +99,21 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// How long the host has no answer while an array grows under its requests
+    Growth {
+        /// What the array takes of its members at first, and how much more in each growth
+        #[arg(long, value_name = "SIZE", default_value = "64m", value_parser = parse_size)]
+        size: u64,
+        /// Growths
+        #[arg(long, value_name = "N", default_value_t = 9)]
+        growths: u32,
+        /// Host requests in flight, on each core
+        #[arg(long, value_name = "N", default_value_t = 32)]
+        queue_depth: u32,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// CPU time and memory of a target that nobody uses
     Idle {
         /// The target's program

@@ -45,7 +45,7 @@ pub(crate) struct Host {
 #[derive(Debug)]
 enum Home {
     /// This program, for the measurement only.
-    Bare(EngineHandle),
+    Bare(Box<EngineHandle>),
     /// The control plane, from a configuration file.
     Target(Box<Target>),
 }
@@ -54,7 +54,7 @@ impl Host {
     /// An engine on `cores` (empty: the last one this process may use), with buffers for `job`.
     pub(crate) fn start(cores: &[usize], job: &Job) -> Result<Self, PerfError> {
         let engine = start_engine(cores, job)?;
-        Ok(Self { home: Home::Bare(engine), arrays: Vec::new(), names: 0 })
+        Ok(Self { home: Home::Bare(Box::new(engine)), arrays: Vec::new(), names: 0 })
     }
 
     /// What the target would have with this configuration, but for the network; and the bdev
@@ -209,7 +209,7 @@ impl Host {
     /// Stops the arrays and the engine.
     pub(crate) fn stop(self) -> Result<(), PerfError> {
         let mut engine = match self.home {
-            Home::Bare(engine) => engine,
+            Home::Bare(engine) => *engine,
             Home::Target(target) => {
                 target.stop();
                 return Ok(());

@@ -7,7 +7,7 @@
 //! - `nvme` and `inproc` carry loads to a namespace and to a bdev. `ab` lets two places take turns.
 //! - `versus` compares two targets on the network. `target_process` runs the target's program.
 //! - `table` compares bitmaps, `levels` the levels of RAID; `daemon_pass` looks at one part of the
-//!   lockless bitmap, `rebuild` at rebuilds.
+//!   lockless bitmap, `rebuild` at rebuilds, `growth` at arrays that become larger.
 
 mod ab;
 #[cfg(test)]
@@ -17,6 +17,7 @@ mod allocations;
 mod cli;
 mod cpu;
 mod daemon_pass;
+mod growth;
 mod inproc;
 mod job;
 mod keys;
@@ -71,6 +72,10 @@ fn main() -> ExitCode {
         }
         Some(Command::Rebuild { size: member_size_bytes, rounds, time, queue_depth, json }) => {
             rebuild::run(&rebuild::Options { member_size_bytes, rounds, time, queue_depth })
+                .and_then(|report| show(&report, json, || report.as_text()))
+        }
+        Some(Command::Growth { size: size_bytes, growths, queue_depth, json }) => {
+            growth::run(&growth::Options { size_bytes, growths, queue_depth })
                 .and_then(|report| show(&report, json, || report.as_text()))
         }
         Some(Command::Idle { mdof, time, json }) => target_process::measure_idle(&mdof, time)

@@ -91,6 +91,8 @@ pub(crate) struct ArrayPlan {
     pub(crate) daemon_sleep_s: u32,
     pub(crate) barrier_idle_s: u32,
     pub(crate) infection: Infection,
+    /// How much of each member it takes; `None`: all.
+    pub(crate) member_size_bytes: Option<u64>,
 }
 
 impl ArrayPlan {
@@ -104,6 +106,7 @@ impl ArrayPlan {
             daemon_sleep_s: DAEMON_SLEEP_S,
             barrier_idle_s: BARRIER_IDLE_S,
             infection: Infection::default(),
+            member_size_bytes: None,
         }
     }
 
@@ -148,8 +151,9 @@ pub(crate) fn add_array(
 ) -> Result<BdevId, PerfError> {
     let geometry = |bdev: &BdevId| engine.geometry(*bdev).expect("it was built here");
     let block_size_bytes = geometry(&members[0]).block_size_bytes;
+    let size_bytes = |bdev: &BdevId| plan.member_size_bytes.unwrap_or(geometry(bdev).size_bytes());
     let new_member = |bdev: &BdevId| NewMember {
-        device_sectors: geometry(bdev).size_bytes() / md::SECTOR_BYTES,
+        device_sectors: size_bytes(bdev) / md::SECTOR_BYTES,
         logical_block_size: block_size_bytes,
         device_uuid: Uuid::new_v4().into_bytes(),
     };
