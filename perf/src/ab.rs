@@ -34,7 +34,7 @@ pub(crate) const NAMED: &[Named] = &[
         a: "raid1-nobitmap:null,null",
         b: "raid1:null,null",
         rw: Access::RandWrite,
-        promise: Some(0.97),
+        promise: Some(0.99),
     },
     Named {
         name: "raid1-bitmap-read",
