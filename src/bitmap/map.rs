@@ -162,12 +162,8 @@ impl ChunkMap {
         assert_eq!(byte, DIRTY | AGING, "only open Dirty chunks age");
         // AcqRel: one of this and `clear_if_aging` wins. If this does, the owner sees the chunk
         // touched; if the owner does, this writer goes to the owner and waits for a new flush.
-        let kept = self.bytes[chunk].compare_exchange(
-            byte,
-            DIRTY,
-            Ordering::AcqRel,
-            Ordering::Acquire,
-        );
+        let kept =
+            self.bytes[chunk].compare_exchange(byte, DIRTY, Ordering::AcqRel, Ordering::Acquire);
         // Another writer of another core may have taken the flag off first: as good.
         kept.is_ok() || kept.is_err_and(is_open)
     }

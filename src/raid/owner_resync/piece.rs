@@ -111,7 +111,12 @@ impl Owner {
 
     /// No member can read the piece.
     #[cold]
-    pub(in crate::raid) fn piece_unreadable(&mut self, index: usize, blocks: u32, out: &mut Out<'_>) {
+    pub(in crate::raid) fn piece_unreadable(
+        &mut self,
+        index: usize,
+        blocks: u32,
+        out: &mut Out<'_>,
+    ) {
         let bad = self.bad_in_piece(index);
         let legs = self.shared.holders(self.walker.windows[index].next, false);
         let is_listed = self.parity_work.is_none() && bad != 0 && bad == legs & self.in_sync;
@@ -311,7 +316,12 @@ impl Owner {
     }
 
     /// What could be done with the piece is done, but some have failed to write it.
-    pub(in crate::raid) fn piece_written(&mut self, index: usize, failed: SlotMask, out: &mut Out<'_>) {
+    pub(in crate::raid) fn piece_written(
+        &mut self,
+        index: usize,
+        failed: SlotMask,
+        out: &mut Out<'_>,
+    ) {
         let written = std::mem::take(&mut self.walker.windows[index].written);
         if !self.bad.is_quiet() && written | failed != 0 {
             let (lba, blocks) =
@@ -355,7 +365,12 @@ impl Owner {
 
     /// Nobody has the piece, since those who should have listed it: so do those that it is for.
     /// Whether they have been asked to.
-    pub(in crate::raid) fn list_lack(&mut self, index: usize, blocks: u64, out: &mut Out<'_>) -> bool {
+    pub(in crate::raid) fn list_lack(
+        &mut self,
+        index: usize,
+        blocks: u64,
+        out: &mut Out<'_>,
+    ) -> bool {
         let window = &self.walker.windows[index];
         let lba = window.next;
         let legs = self.shared.sync_run(lba).legs;
