@@ -97,7 +97,8 @@ fn the_kernel_encrypts_where_it_can() {
     assert!(begun[0] == begun[1] && begun[0] >= 12, "{begun:?}");
     // Of each suite the host has changed its key twice, and wanted the target's to be changed once.
     assert_eq!(numbers(&text, "tests: rekeyed "), [2, 4]);
-    assert_eq!(numbers(&text, "tests: bad "), [0]);
+    // One record was changed on its way.
+    assert_eq!(numbers(&text, "tests: bad "), [1]);
     if tlshd.is_some() {
         judge_the_linux_host(&text);
     }
@@ -111,7 +112,8 @@ fn judge_the_linux_host(text: &str) {
     assert_eq!(numbers(text, "without: open "), [3, 3]);
     assert_eq!(numbers(text, "without: kernel "), [0]);
     assert_eq!(numbers(text, "without: openssl "), [3]);
-    assert_eq!(numbers(text, "both: bad "), [0]);
+    // Still that one.
+    assert_eq!(numbers(text, "both: bad "), [1]);
     assert_eq!(numbers(text, "mdof ended: "), [0]);
     for said in ["TLS: the kernel encrypts", "under TLS by kernel", "under TLS by openssl"] {
         assert!(text.contains(said), "mdof's log does not say '{said}'");

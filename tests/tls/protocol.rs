@@ -243,6 +243,21 @@ fn a_host_may_change_its_key_and_ask_for_another() {
 }
 
 #[test]
+fn a_changed_record_ends_its_own_connection() {
+    let (rig, secure) = rig(KEYS[0]);
+    let mut other = try_connect(options(&rig, secure, Some(tls_key(KEYS[0], 1))), &rig).unwrap();
+    let mut host = RawHost::open(secure, tls_key(KEYS[0], 1));
+    assert_eq!(host.channel.write(&[0; 128]), Ok(128));
+    let mut bytes = Vec::new();
+    host.channel.take_outgoing(&mut bytes);
+    *bytes.last_mut().unwrap() ^= 1;
+    host.stream.write_all(&bytes).unwrap();
+    assert!(ends(host.stream));
+    works(&mut other);
+    rig.stop();
+}
+
+#[test]
 fn data_right_behind_the_handshake_are_not_lost() {
     let (rig, secure) = rig(KEYS[0]);
     let mut host = TlsChannel::client(tls_key(KEYS[0], 1)).unwrap();
