@@ -117,6 +117,10 @@ impl Shard {
             conn.errors.told = 0;
             if let Some(overdue) = conn.overdue(now_ms) {
                 self.close_connection(core, index, overdue.why());
+            } else if conn.socket.kernel_tls.is_some() {
+                // A goodbye behind data ends the receive of these, and nobody tells of it again.
+                conn.socket.readable = true;
+                self.receive_later(index);
             }
         }
         for slot in 0..self.connections.controllers.len() {
