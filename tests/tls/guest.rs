@@ -77,7 +77,7 @@ fn the_kernel_encrypts_where_it_can() {
     let tlshd = tlshd("TLS by the kernel with a Linux host");
     let dir = TestDir::new("kernel-tls");
     let mut guest = Command::new(vmrun);
-    guest.args(["-t", "400", "-m", "1536", "-f"]).arg(own(&dir));
+    guest.args(["-t", "600", "-m", "1536", "-f"]).arg(own(&dir));
     if let Some(tlshd) = &tlshd {
         // It is known there as `tlshd.tar`.
         std::os::unix::fs::symlink(tlshd, dir.file("tlshd.tar")).unwrap();
