@@ -11,7 +11,7 @@ pub const TLS_HOST: &str = include_str!("tls_host.sh");
 /// Past the capture of a passing test's output: who runs the tests has to see it.
 pub fn say_left_out(why: &str) {
     // Without a stderr there is nobody to tell.
-    let _ = writeln!(std::io::stderr(), "LEFT OUT: {why}");
+    let _ = writeln!(std::io::stderr(), "left out: {why}");
 }
 
 /// What runs the guest of Linux 7.2, if there is one, which is part of the shared material.
