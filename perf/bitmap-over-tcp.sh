@@ -7,7 +7,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 bin="${CARGO_TARGET_DIR:-target}/release"
-[ -x "$bin/mdof" ] && [ -x "$bin/mdof-perf" ] || cargo build --release --workspace
+cargo build --release --workspace 1>&2
 address="127.0.0.1:${MDOF_PERF_PORT:-4431}"
 nqn=nqn.2026-01.io.mdof:bitmap-cost
 dir=$(mktemp -d)

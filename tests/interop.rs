@@ -35,3 +35,6 @@ mod rig;
 mod rows;
 #[path = "interop/tls.rs"]
 mod tls;
+#[path = "support/tls_guest.rs"]
+#[allow(dead_code, unreachable_pub, reason = "several tests share it and use parts of it")]
+mod tls_guest;

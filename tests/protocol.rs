@@ -17,5 +17,3 @@ mod reserve;
 #[path = "protocol/rig.rs"]
 #[allow(dead_code, reason = "each module uses its part")]
 mod rig;
-#[path = "protocol/tls.rs"]
-mod tls;

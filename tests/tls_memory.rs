@@ -83,7 +83,7 @@ fn open() -> (TlsChannel, TlsChannel) {
     let of = Party { hostnqn: "nqn.host", subnqn: "nqn.subsystem" };
     let [key, _] = psk.tls_keys(of);
     let mut client = TlsChannel::client(key).unwrap();
-    let mut server = TlsChannel::server(Arc::new(Known(psk))).unwrap();
+    let mut server = TlsChannel::server_to_hand_over(Arc::new(Known(psk))).unwrap();
     for _ in 0..4 {
         client.read(&mut []).unwrap();
         carry(&mut client, &mut server);

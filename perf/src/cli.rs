@@ -495,11 +495,11 @@ pub(crate) struct AbArgs {
     /// What is compared with it
     #[arg(long, value_name = "PLACE", requires = "a")]
     b: Option<String>,
-    /// Rounds, each of both variants
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    /// Rounds, each of both variants, which are built anew, the other one first
+    #[arg(long, value_name = "N", default_value_t = 6)]
     rounds: u32,
     /// Pieces into which a variant's time in a round is cut, which take turns with the other's
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value_t = 100)]
     slices: u32,
     #[command(flatten)]
     reach: ReachArgs,

@@ -18,6 +18,32 @@ pub const IN_FLIGHT: u8 = 0x20;
 
 const FLAGS: u8 = AGING | CHANGED | IN_FLIGHT;
 
+/// The bits of a state.
+const STATE_MASK: u8 = 7;
+
+const _: () = assert!(STATE_MASK & FLAGS == 0 && ALL_STATES.len() == STATE_MASK as usize + 1);
+
+/// The states in memory are turned by as much, so that those under which data writes may be issued
+/// come first: a writer finds out by one comparison.
+const TURN: u8 = ChunkState::Dirty as u8;
+
+/// Values in memory below this one, without a flag, are open: the states that resync visits after
+/// a crash.
+const OPEN_END: u8 = in_memory(ChunkState::Syncing) + 1;
+
+/// The byte of an open Dirty chunk.
+const DIRTY: u8 = in_memory(ChunkState::Dirty);
+
+/// How memory holds a state.
+const fn in_memory(state: ChunkState) -> u8 {
+    (state as u8).wrapping_sub(TURN) & STATE_MASK
+}
+
+/// The state in a byte of memory, whatever its flags, as it belongs on disk.
+const fn on_disk(byte: u8) -> u8 {
+    (byte + TURN) & STATE_MASK
+}
+
 /// Told the place and size in bytes of memory that a map is about to use.
 pub type Advise<'a> = &'a dyn Fn(*const u8, usize);
 
@@ -45,7 +71,7 @@ impl Counts {
     }
 
     fn add(&self, byte: u8, n: u64) {
-        let count = &self.0[usize::from(byte & !FLAGS)];
+        let count = &self.0[usize::from(on_disk(byte))];
         count.store(count.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
 
@@ -56,12 +82,9 @@ impl Counts {
     }
 }
 
-/// Whether a data write may be issued under this byte: the states that resync visits after a
-/// crash, without a flag.
+/// Whether a data write may be issued under this byte.
 fn is_open(byte: u8) -> bool {
-    const FIRST: u8 = ChunkState::Dirty as u8;
-    const LAST: u8 = ChunkState::Syncing as u8;
-    byte.wrapping_sub(FIRST) <= LAST - FIRST
+    byte < OPEN_END
 }
 
 impl ChunkMap {
@@ -75,7 +98,7 @@ impl ChunkMap {
     pub fn new_in(advise: Advise<'_>, states: impl ExactSizeIterator<Item = ChunkState>) -> Self {
         let mut bytes: Vec<AtomicU8> = Vec::with_capacity(states.len());
         advise(bytes.as_ptr().cast(), bytes.capacity());
-        bytes.extend(states.map(|state| AtomicU8::new(state as u8)));
+        bytes.extend(states.map(|state| AtomicU8::new(in_memory(state))));
         Self { counts: Box::new(Counts::of(&bytes)), bytes: bytes.into_boxed_slice() }
     }
 
@@ -93,7 +116,7 @@ impl ChunkMap {
             count.store(old.load(Ordering::Relaxed), Ordering::Relaxed);
         }
         let new = u64::try_from(self.len() - old.len()).expect("usize fits u64");
-        self.counts.add(ChunkState::Unwritten as u8, new);
+        self.counts.add(in_memory(ChunkState::Unwritten), new);
     }
 
     /// Number of chunks.
@@ -114,6 +137,14 @@ impl ChunkMap {
     #[inline]
     pub fn enter(&self, chunk: usize) -> bool {
         // Acquire: pairs with the Release in `open`, which follows the durable metadata write.
+        let byte = self.bytes.get(chunk).map(|byte| byte.load(Ordering::Acquire));
+        byte.is_some_and(is_open) || self.enter_marked(chunk)
+    }
+
+    /// The same of a byte that was not open a moment ago.
+    #[cold]
+    fn enter_marked(&self, chunk: usize) -> bool {
+        // Acquire: as in `enter`; it may have been opened since.
         let byte = self.bytes[chunk].load(Ordering::Acquire);
         is_open(byte)
             || (byte & AGING != 0 && (mutant!(WriterLeavesMark) || self.keep_dirty(chunk, byte)))
@@ -128,15 +159,11 @@ impl ChunkMap {
     /// A writer met an aging chunk: it stays Dirty. Fails if the owner has just cleared it.
     #[cold]
     fn keep_dirty(&self, chunk: usize, byte: u8) -> bool {
-        assert_eq!(byte, ChunkState::Dirty as u8 | AGING, "only open Dirty chunks age");
+        assert_eq!(byte, DIRTY | AGING, "only open Dirty chunks age");
         // AcqRel: one of this and `clear_if_aging` wins. If this does, the owner sees the chunk
         // touched; if the owner does, this writer goes to the owner and waits for a new flush.
-        let kept = self.bytes[chunk].compare_exchange(
-            byte,
-            ChunkState::Dirty as u8,
-            Ordering::AcqRel,
-            Ordering::Acquire,
-        );
+        let kept =
+            self.bytes[chunk].compare_exchange(byte, DIRTY, Ordering::AcqRel, Ordering::Acquire);
         // Another writer of another core may have taken the flag off first: as good.
         kept.is_ok() || kept.is_err_and(is_open)
     }
@@ -144,8 +171,8 @@ impl ChunkMap {
     /// State of `chunk` as of now, on any core.
     #[must_use]
     pub fn state(&self, chunk: usize) -> ChunkState {
-        let byte = self.bytes[chunk].load(Ordering::Acquire) & !FLAGS;
-        ChunkState::from_byte(byte).expect("only states are stored")
+        let byte = on_disk(self.bytes[chunk].load(Ordering::Acquire));
+        ChunkState::from_byte(byte).expect("every value is a state")
     }
 
     /// Any core: whether the chunk is Clean or Dirty: any member that is in sync may be read.
@@ -154,7 +181,7 @@ impl ChunkMap {
     pub fn has_data(&self, chunk: usize) -> bool {
         const FIRST: u8 = ChunkState::Clean as u8;
         const LAST: u8 = ChunkState::Dirty as u8;
-        let byte = self.bytes[chunk].load(Ordering::Acquire) & !FLAGS;
+        let byte = on_disk(self.bytes[chunk].load(Ordering::Acquire));
         byte.wrapping_sub(FIRST) <= LAST - FIRST
     }
 
@@ -163,7 +190,7 @@ impl ChunkMap {
     pub fn is_unwritten_for_good(&self, chunk: usize) -> bool {
         let byte = self.bytes[chunk].load(Ordering::Acquire);
         let byte = if mutant!(UnwrittenBeforeDurable) { byte & !FLAGS } else { byte };
-        byte == ChunkState::Unwritten as u8
+        byte == in_memory(ChunkState::Unwritten)
     }
 
     /// Owner: whether the chunk's last change is durable.
@@ -181,8 +208,9 @@ impl ChunkMap {
     /// Owner: gives the chunk a new state that must become durable before it counts.
     pub fn change(&self, chunk: usize, state: ChunkState) {
         let byte = &self.bytes[chunk];
-        self.counts.moved(byte.load(Ordering::Relaxed), state as u8);
-        byte.store(state as u8 | CHANGED, Ordering::Relaxed);
+        let state = in_memory(state);
+        self.counts.moved(byte.load(Ordering::Relaxed), state);
+        byte.store(state | CHANGED, Ordering::Relaxed);
     }
 
     /// Owner: gives the chunk a new state where the one on disk is at least as cautious, so that
@@ -190,8 +218,9 @@ impl ChunkMap {
     /// pending.
     pub fn change_quietly(&self, chunk: usize, state: ChunkState) {
         let byte = self.bytes[chunk].load(Ordering::Relaxed);
-        self.counts.moved(byte, state as u8);
-        self.bytes[chunk].store(state as u8 | byte & (CHANGED | IN_FLIGHT), Ordering::Release);
+        let state = in_memory(state);
+        self.counts.moved(byte, state);
+        self.bytes[chunk].store(state | byte & (CHANGED | IN_FLIGHT), Ordering::Release);
     }
 
     /// Owner: copies the states of `chunks` into `out` as they belong on disk and notes that a
@@ -202,7 +231,7 @@ impl ChunkMap {
         let mut changed = false;
         for (byte, out) in self.bytes[chunks].iter().zip(out) {
             let value = byte.load(Ordering::Relaxed);
-            *out = value & !FLAGS;
+            *out = on_disk(value);
             if value & CHANGED != 0 {
                 byte.store(value & !FLAGS | IN_FLIGHT, Ordering::Relaxed);
                 changed = true;
@@ -227,11 +256,11 @@ impl ChunkMap {
     /// Owner: asks who writes to the chunk, if it is open and Dirty. Whether it did ask.
     pub fn age(&self, chunk: usize) -> bool {
         let byte = &self.bytes[chunk];
-        let dirty = byte.load(Ordering::Relaxed) == ChunkState::Dirty as u8;
+        let dirty = byte.load(Ordering::Relaxed) == DIRTY;
         if dirty {
             // Release: a writer may enter under this value without having seen the one that
             // `open` stored, and the flush must have ended before it does.
-            byte.store(ChunkState::Dirty as u8 | AGING, Ordering::Release);
+            byte.store(DIRTY | AGING, Ordering::Release);
         }
         dirty
     }
@@ -239,8 +268,8 @@ impl ChunkMap {
     /// Owner: makes the chunk Clean if nobody has written to it since [`Self::age`]. To be called
     /// only after every core has passed a quiescent point.
     pub fn clear_if_aging(&self, chunk: usize) -> bool {
-        const AGED: u8 = ChunkState::Dirty as u8 | AGING;
-        const CLEAN: u8 = ChunkState::Clean as u8;
+        const AGED: u8 = DIRTY | AGING;
+        const CLEAN: u8 = in_memory(ChunkState::Clean);
         let byte = &self.bytes[chunk];
         // AcqRel: pairs with `keep_dirty`; a byte that is open again stays Dirty.
         let cleared = byte.load(Ordering::Relaxed) == AGED
@@ -263,8 +292,6 @@ impl ChunkMap {
         (from..self.len()).find(|&chunk| self.state(chunk) == state)
     }
 }
-
-const _: () = assert!(ALL_STATES.len() <= (!FLAGS) as usize + 1);
 
 #[cfg(test)]
 mod tests {

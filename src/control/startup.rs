@@ -259,6 +259,9 @@ pub fn apply(
     if config.target.dup_host_policy != target.dup_host_policy() {
         target.set_dup_host_policy(config.target.dup_host_policy)?;
     }
+    if config.target.no_kernel_tls {
+        target.set_kernel_tls(false)?;
+    }
     for subsystem in &config.subsystems {
         create_subsystem(target, subsystem, state)?;
     }

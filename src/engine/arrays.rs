@@ -11,6 +11,7 @@ use crate::raid::{
     ArrayConfig, ArrayEvent, ArrayTimer, Channel, GrowthWish, Mail, Out, Owner, Shared, ToChannel,
     ToOwner,
 };
+use crate::reactor::clock;
 use crate::reactor::timer::TimerTag;
 
 /// Low bits of a timer's tag that say which timer of the owner it is; the rest is the array's
@@ -96,7 +97,9 @@ impl Shard {
     ) -> bool {
         let Some(array) = self.channels.array(bdev) else { return false };
         let mut out = Out { io: &mut self.queue, mail: &mut self.mail, wall_clock_s: 0 };
-        array.channel.tell_time(core.io.now_ns / 1000);
+        // Most requests of fast members begin and end in one turn.
+        let times = array.channel.times_requests();
+        array.channel.tell_time(if times { clock::now_ns() } else { core.io.now_ns });
         act(&mut array.channel, &mut out);
         let gathers = array.channel.wants_turn_end();
         if gathers && !self.gathering.contains(&bdev) {

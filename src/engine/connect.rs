@@ -109,6 +109,10 @@ impl Shard {
         };
         let conn = self.connections.get(index).expect("the command came from it");
         let (peer, local_address) = (conn.peer, conn.local);
+        let under = match conn.socket.tls_by() {
+            Some(by) => format!(", under TLS by {by}"),
+            None => String::new(),
+        };
         let context = ConnectContext {
             table: &self.table,
             cntlid: cntlid_of(core.index(), slot),
@@ -122,7 +126,7 @@ impl Shard {
         let cntlid = controller.cntlid();
         if self.connections.log.allows() {
             tracing::info!(
-                "{peer}: host {} connected to {} as controller {cntlid}",
+                "{peer}: host {} connected to {} as controller {cntlid}{under}",
                 request.hostnqn.as_str(),
                 request.subnqn.as_str()
             );

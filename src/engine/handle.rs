@@ -12,6 +12,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use thiserror::Error;
 
 use super::auth_worker;
+use super::kernel_tls;
 use super::message::{Answer, Ask, Message};
 use super::report::CoreReport;
 use super::shard::Shard;
@@ -121,6 +122,7 @@ impl EngineHandle {
             finished: Vec::new(),
         };
         let desks = auth_worker::start(config.cores.len());
+        let kernel_tls = kernel_tls::look();
         for ((&cpu, port), desk) in config.cores.iter().zip(ports).zip(desks) {
             let reactor = ReactorConfig {
                 cpu: Some(cpu),
@@ -128,7 +130,9 @@ impl EngineHandle {
                 buffer_counts: config.buffer_counts,
             };
             let counters = Arc::new(CoreCounters::default());
-            match reactor::spawn(reactor, port, counters.clone(), |_| Shard::new(desk)) {
+            match reactor::spawn(reactor, port, counters.clone(), move |_| {
+                Shard::new(desk, kernel_tls)
+            }) {
                 Ok(thread) => handle.threads.push(thread),
                 Err(error) => {
                     handle.exit();

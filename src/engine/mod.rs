@@ -4,7 +4,8 @@
 //! - `shard`: what a core runs; takes events from the reactor and carries work between stations.
 //! - `channels`: the core's table of bdevs and arrays.
 //! - `arrays`: carries an array's mail between its channels and its owner.
-//! - `socket`: the only file that sees a connection's descriptor.
+//! - `socket`: receives and sends; with `kernel_tls` the only file that sees a connection's
+//!   descriptor.
 //! - `queue`: commands of a connection meet their controller and their bdev.
 //! - `connect`: Fabrics Connect across cores, and what ends with a connection.
 //! - `auth`: Authentication Send and Receive; `auth_worker`: the thread that does their
@@ -17,7 +18,8 @@
 //! - `report`: what a core tells of its connections and controllers.
 //! - `reserve`, `saver`: reservation commands and the files that keep reservations.
 //! - `steps`: commands that take several requests to a bdev.
-//! - `tls`: connections under TLS.
+//! - `tls`: connections under OpenSSL's TLS; `kernel_tls`: what becomes of them after the handshake
+//!   where the kernel has TLS.
 //! - `message`: what cores and the control plane tell each other.
 //! - `control_port`: the control plane's requests on a core.
 //! - `handle`: the control plane's side of it.
@@ -35,6 +37,7 @@ mod failures;
 mod gate;
 mod gate_home;
 pub mod handle;
+mod kernel_tls;
 mod message;
 mod patience;
 mod queue;

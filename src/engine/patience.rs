@@ -21,7 +21,8 @@ const CONNECT_TIMEOUT_MS: u64 = 10_000;
 const SEND_TIMEOUT_MS: u64 = 10_000;
 
 /// A peer that has begun to send a command's data, or was asked for them, and for so long ends no
-/// command's, is ended for the same reason.
+/// command's, is ended for the same reason; so is one that does not send the second command of a
+/// fused operation.
 const TRANSFER_TIMEOUT_MS: u64 = 10_000;
 
 /// How long a peer may take to close after it was told of its protocol error.
@@ -47,7 +48,7 @@ impl Overdue {
             Self::Connect => "the host sent no Connect in time",
             Self::Authentication => "it has not authenticated itself",
             Self::Taking => "the host takes no data any more",
-            Self::Transfer => "the host does not send the data it was asked for",
+            Self::Transfer => "the host does not send the data or the fused command that it owes",
         }
     }
 }
@@ -116,6 +117,10 @@ impl Shard {
             conn.errors.told = 0;
             if let Some(overdue) = conn.overdue(now_ms) {
                 self.close_connection(core, index, overdue.why());
+            } else if conn.socket.kernel_tls.is_some() {
+                // A goodbye behind data ends the receive of these, and nobody tells of it again.
+                conn.socket.readable = true;
+                self.receive_later(index);
             }
         }
         for slot in 0..self.connections.controllers.len() {
@@ -144,7 +149,7 @@ mod tests {
 
     use super::super::queue::Connections;
     use super::*;
-    use crate::reactor::buf::BufPool;
+    use crate::reactor::buf::{BufPool, IoBuf};
     use crate::target::tcp::{RequestState, RxState};
     use crate::wire::nvme::{Sqe, opcode};
 
@@ -177,8 +182,18 @@ mod tests {
         pdu
     }
 
-    fn all_of(pool: &BufPool) -> Vec<crate::reactor::buf::IoBuf> {
+    fn all_of(pool: &BufPool) -> Vec<IoBuf> {
         std::iter::from_fn(|| pool.get(4096)).collect()
+    }
+
+    /// What the host sends next has no buffer for a minute, and then one.
+    fn lacks_buffer_until_60_000(conn: &mut Conn, held: Vec<IoBuf>, pool: &BufPool) {
+        assert_eq!(conn.protocol.rx_state(), RxState::AwaitBuffer);
+        for now_ms in (1000..=60_000).step_by(1000) {
+            assert_eq!(conn.overdue(now_ms), None, "{now_ms}");
+        }
+        drop(held);
+        assert!(conn.protocol.retry_buffers(pool));
     }
 
     #[test]
@@ -194,13 +209,8 @@ mod tests {
         assert_eq!(conn.protocol.population(RequestState::AwaitH2cData), 1);
         let held = all_of(&pool);
         conn.protocol.handle_bytes(&write(2, IN_CAPSULE), &pool);
-        assert_eq!(conn.protocol.rx_state(), RxState::AwaitBuffer);
-        for now_ms in (1000..=60_000).step_by(1000) {
-            assert_eq!(conn.overdue(now_ms), None, "{now_ms}");
-        }
+        lacks_buffer_until_60_000(conn, held, &pool);
         // From now on it is the host that is waited for.
-        drop(held);
-        assert!(conn.protocol.retry_buffers(&pool));
         assert_eq!(conn.overdue(60_000 + TRANSFER_TIMEOUT_MS), None);
         assert_eq!(conn.overdue(60_001 + TRANSFER_TIMEOUT_MS), Some(Overdue::Transfer));
     }
@@ -213,11 +223,7 @@ mod tests {
         let conn = connections.get(index).unwrap();
         let held = all_of(&pool);
         conn.protocol.handle_bytes(&write(1, IN_CAPSULE), &pool);
-        for now_ms in (1000..=60_000).step_by(1000) {
-            assert_eq!(conn.overdue(now_ms), None, "{now_ms}");
-        }
-        drop(held);
-        assert!(conn.protocol.retry_buffers(&pool));
+        lacks_buffer_until_60_000(conn, held, &pool);
         assert_eq!(conn.overdue(60_000 + CONNECT_TIMEOUT_MS), None);
         assert_eq!(conn.overdue(60_001 + CONNECT_TIMEOUT_MS), Some(Overdue::Connect));
     }

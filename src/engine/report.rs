@@ -24,6 +24,8 @@ const _: () = {
     let plain = CONNECTION_MEMORY_BYTES_MAX + ENGINE_BYTES_MAX;
     assert!(plain <= CONNECTION_BYTES_MAX);
     assert!(plain + super::tls::BYTES_MAX <= SECURED_CONNECTION_BYTES_MAX);
+    // A connection has either.
+    assert!(super::kernel_tls::BYTES_MAX <= super::tls::BYTES_MAX);
 };
 
 /// Where a queue pair is in its life.
@@ -56,6 +58,8 @@ pub struct QueueReport {
     pub local: SocketAddr,
     /// Its authentication, if there is one: how far it is, hash and group.
     pub auth: Option<(&'static str, Hash, Group)>,
+    /// Who encrypts, under TLS: `kernel` or `openssl`.
+    pub tls: Option<&'static str>,
     /// Memory of its own, which it has from its start or from Connect on.
     pub memory_bytes: usize,
     /// Buffers of the core's pool that its commands hold.
@@ -119,6 +123,7 @@ impl Conn {
             + self.socket.heap_bytes()
             + self.executing.len() * EXECUTING_BYTES
             + if self.socket.tls.is_some() { super::tls::BYTES_MAX } else { 0 }
+            + if self.socket.kernel_tls.is_some() { super::kernel_tls::BYTES_MAX } else { 0 }
             + if self.auth.is_some() { AUTH_BYTES_MAX } else { 0 }
             + if self.place.is_some() { PLACE_BYTES } else { 0 }
     }
@@ -148,6 +153,7 @@ impl Conn {
             peer: self.peer,
             local: self.local,
             auth: self.auth.as_ref().map(|auth| auth.describe()),
+            tls: self.socket.tls_by(),
             memory_bytes: self.memory_bytes(),
             held_bytes: self.protocol.held_bytes(),
             executing: self.protocol.executing_count(),

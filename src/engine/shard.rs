@@ -77,12 +77,14 @@ pub(super) struct Shard {
     pub(super) auth: AuthDesk,
     pub(super) duplicates: Duplicates,
     pub(super) lists: ControllerLists,
+    /// The kernel has TLS, and has taken keys whenever it was to.
+    pub(super) kernel_tls: bool,
     /// Milliseconds of the reactor's clock at start.
     pub(super) started_ms: u64,
 }
 
 impl Shard {
-    pub(super) fn new(auth: AuthDesk) -> Self {
+    pub(super) fn new(auth: AuthDesk, kernel_tls: bool) -> Self {
         Self {
             channels: Channels::new(),
             queue: IoQueue::with_capacity(QUEUE_CAPACITY),
@@ -103,6 +105,7 @@ impl Shard {
             auth,
             duplicates: Duplicates::default(),
             lists: ControllerLists::default(),
+            kernel_tls,
             started_ms: 0,
         }
     }

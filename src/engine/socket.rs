@@ -1,10 +1,14 @@
-//! The only file that sees a connection's descriptor: receives and sends through the ring.
+//! Receives and sends through the ring. Of a connection's descriptor nobody else knows but
+//! `kernel_tls`, which gives the kernel its keys.
 //!
 //! The ring tells what has something to receive. It is received to a staging buffer of the core,
 //! from which the protocol cuts its PDUs; a payload of which much is still to come is received
 //! straight into its request's buffer. Where the protocol lacks a buffer for what comes next, the
 //! connection keeps the staging buffer and gives the core its own. What a connection has to send
 //! goes out in one send a turn.
+//!
+//! Under TLS that the kernel does, this is the same; under OpenSSL's, what is received and sent
+//! takes the way through `tls`.
 
 use std::io::IoSliceMut;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -16,6 +20,7 @@ use io_uring::{cqueue, opcode, types};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, Shutdown, recv, recvmsg, sockopt};
 
+use super::kernel_tls::{self, KernelTls};
 use super::message::{Answer, Message, NewConnection};
 use super::shard::{KIND_ACCEPT, KIND_CANCEL, KIND_RECEIVE, KIND_SEND, Shard, ShardCore};
 use super::tls::TlsSocket;
@@ -62,7 +67,7 @@ const DIRECT_SIZE_BYTES_MIN: usize = 4096;
 
 /// The driver's part of a connection.
 pub(super) struct Socket {
-    stream: TcpStream,
+    pub(super) stream: TcpStream,
     /// Bytes that were received and that the protocol could not take yet. Made when it is first
     /// needed.
     spill: Box<[u8]>,
@@ -71,9 +76,9 @@ pub(super) struct Socket {
     /// The ring tells of each arrival.
     watched: bool,
     /// There may be something to receive.
-    readable: bool,
+    pub(super) readable: bool,
     /// The peer will send no more, or the connection has failed: receiving says which.
-    hung_up: bool,
+    pub(super) hung_up: bool,
     pub(super) sending: bool,
     /// Milliseconds of the reactor's clock when the send in flight began.
     pub(super) send_began_ms: u64,
@@ -83,8 +88,10 @@ pub(super) struct Socket {
     /// When the protocol ended the connection and the peer was left to close it.
     pub(super) linger_from_ms: Option<u64>,
     error_is_logged: bool,
-    /// TLS, if it is due here.
+    /// TLS by OpenSSL, if it is due here and the kernel does not do it.
     pub(super) tls: Option<Box<TlsSocket>>,
+    /// TLS by the kernel.
+    pub(super) kernel_tls: Option<Box<KernelTls>>,
 }
 
 impl std::fmt::Debug for Socket {
@@ -116,6 +123,7 @@ impl Socket {
             linger_from_ms: None,
             error_is_logged: false,
             tls: None,
+            kernel_tls: None,
         }
     }
 
@@ -123,6 +131,9 @@ impl Socket {
     pub(super) fn begin_close(&mut self) -> bool {
         if std::mem::replace(&mut self.closing, true) {
             return false;
+        }
+        if !self.sending {
+            self.say_goodbye();
         }
         // Receives and sends in flight end now. An error says that the peer was first.
         let _ = rustix::net::shutdown(&self.stream, Shutdown::Both);
@@ -156,7 +167,25 @@ impl Socket {
 
     /// Who the peer has proven to be, under TLS.
     pub(super) fn tls_identity(&self) -> Option<String> {
-        self.tls.as_ref().and_then(|tls| tls.identity())
+        match &self.kernel_tls {
+            Some(kernel) => kernel.identity.clone(),
+            None => self.tls.as_ref().and_then(|tls| tls.identity()),
+        }
+    }
+
+    /// Who encrypts, under TLS.
+    pub(super) fn tls_by(&self) -> Option<&'static str> {
+        if self.kernel_tls.is_some() {
+            return Some("kernel");
+        }
+        self.tls.as_ref().map(|_| "openssl")
+    }
+
+    /// The kernel's TLS says that nothing more is sent.
+    fn say_goodbye(&self) {
+        if self.kernel_tls.is_some() {
+            kernel_tls::say_goodbye(&self.stream);
+        }
     }
 
     /// Something that was encrypted has not left.
@@ -229,7 +258,7 @@ impl Shard {
     }
 
     /// The connection has its turn to receive, if there may be something and there is use for it.
-    fn receive_later(&mut self, index: u16) {
+    pub(super) fn receive_later(&mut self, index: u16) {
         let Some(conn) = self.connections.get(index) else { return };
         let Socket { readable, closing, ref spilled, .. } = conn.socket;
         if !readable || closing || !spilled.is_empty() || !conn.protocol.wants_bytes() {
@@ -294,15 +323,12 @@ impl Shard {
             Ok(0) => self.close_connection(core, index, ""),
             Err(Errno::AGAIN) => socket.readable = false,
             Err(Errno::INTR) => {}
-            Err(errno) => {
-                let error = std::io::Error::from(errno);
-                self.close_connection(core, index, &format!("receiving failed: {error}"));
-            }
+            Err(errno) => self.receive_failed(core, index, errno),
         }
         false
     }
 
-    /// Receives once under TLS. Says whether there may be more.
+    /// Receives once under OpenSSL's TLS. Says whether there may be more.
     fn receive_secured(
         &mut self,
         core: &mut ShardCore,
@@ -314,24 +340,23 @@ impl Shard {
         }
         let conn = self.connections.get(index).expect("it takes more");
         let socket = &mut conn.socket;
+        // The kernel may have it since.
+        let Some(tls) = socket.tls.as_deref_mut() else { return true };
         if !socket.readable {
             return false;
         }
-        match receive_into(&socket.stream, &mut [], &mut staging[..SECURED_SIZE_BYTES]) {
+        let room_bytes = tls.room_bytes();
+        match receive_into(&socket.stream, &mut [], &mut staging[..room_bytes]) {
             Ok(0) => self.close_connection(core, index, ""),
             Ok(received) => {
-                socket.readable = received == SECURED_SIZE_BYTES || socket.hung_up;
+                socket.readable = received == room_bytes || socket.hung_up;
                 let more = socket.readable;
-                let tls = socket.tls.as_deref_mut().expect("the caller has looked");
                 tls.feed(&staging[..received]);
                 return self.decrypt_all(core, index, staging) && more;
             }
             Err(Errno::AGAIN) => socket.readable = false,
             Err(Errno::INTR) => {}
-            Err(errno) => {
-                let error = std::io::Error::from(errno);
-                self.close_connection(core, index, &format!("receiving failed: {error}"));
-            }
+            Err(errno) => self.receive_failed(core, index, errno),
         }
         false
     }
@@ -352,7 +377,7 @@ impl Shard {
                     if tls.has_unsent() {
                         self.connections.wants_to_send(index);
                     }
-                    return true;
+                    return self.hand_over(index);
                 }
                 Ok(len) => self.feed(core, index, staging, len),
                 Err(error) => {
@@ -434,6 +459,9 @@ impl Shard {
         let ended = conn.protocol.is_closing() && !conn.socket.has_unsent();
         if ended && conn.socket.linger_from_ms.is_none() {
             conn.socket.linger_from_ms = Some(core.io.now_ms());
+            if !conn.socket.sending {
+                conn.socket.say_goodbye();
+            }
             // An error says that the peer was first.
             let _ = rustix::net::shutdown(&conn.socket.stream, Shutdown::Write);
         }
@@ -489,6 +517,13 @@ impl Shard {
                 self.send_secured(core, index);
                 continue;
             }
+            if let Some(kernel) = &mut socket.kernel_tls
+                && let Err(error) = kernel.answer(&socket.stream)
+            {
+                let why = format!("its TLS key could not be changed as the host asked: {error}");
+                self.close_connection(core, index, &why);
+                continue;
+            }
             if conn.protocol.poll_transmit(&mut socket.transmit) == 0 {
                 continue;
             }
@@ -532,8 +567,14 @@ impl Shard {
         if conn.socket.tls.as_ref().is_some_and(|tls| tls.has_ended) && !has_unsent {
             return self.close_connection(core, index, "");
         }
-        if conn.protocol.wants_transmit() || has_unsent {
+        let wants_transmit = conn.protocol.wants_transmit() || has_unsent;
+        let waits = conn.socket.tls.as_ref().is_some_and(|tls| tls.channel.can_hand_over());
+        if wants_transmit {
             self.connections.wants_to_send(index);
+        }
+        // What the handshake had to say has left.
+        if waits && self.hand_over(index) {
+            self.receive_later(index);
         }
         self.end_if_protocol_ended(core, index);
         // Slots came free, for which a capsule may have waited.

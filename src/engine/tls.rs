@@ -1,5 +1,6 @@
-//! Connections under TLS: what was received is decrypted before the protocol sees it, what the
-//! protocol has to send is encrypted and leaves from a buffer of its own.
+//! Connections under TLS, as long as it is OpenSSL's (`kernel_tls` is what comes after): what was
+//! received is decrypted before the protocol sees it, what the protocol has to send is encrypted
+//! and leaves from a buffer of its own.
 
 use std::sync::Arc;
 
@@ -31,7 +32,7 @@ pub(super) const BYTES_MAX: usize =
 /// TLS of a connection.
 #[derive(Debug)]
 pub(super) struct TlsSocket {
-    channel: TlsChannel,
+    pub(super) channel: TlsChannel,
     /// Data that become the next record.
     gathered: Vec<u8>,
     /// What the kernel sends, and how much of it has left.
@@ -42,15 +43,22 @@ pub(super) struct TlsSocket {
 }
 
 impl TlsSocket {
-    /// For a new connection; keys are those of this table.
-    pub(super) fn new(table: Arc<SubsystemTable>) -> Result<Box<Self>, TlsError> {
+    /// For a new connection; keys are those of this table. After the handshake the kernel may have
+    /// it, if it is `for_kernel`.
+    pub(super) fn new(table: Arc<SubsystemTable>, for_kernel: bool) -> Result<Box<Self>, TlsError> {
+        let make = if for_kernel { TlsChannel::server_to_hand_over } else { TlsChannel::server };
         Ok(Box::new(Self {
-            channel: TlsChannel::server(table)?,
+            channel: make(table)?,
             gathered: Vec::with_capacity(RECORD_BYTES),
             leaving: Vec::new(),
             left: 0,
             has_ended: false,
         }))
+    }
+
+    /// How many bytes of the peer may be received at a time at most.
+    pub(super) fn room_bytes(&self) -> usize {
+        self.channel.wanted_bytes().map_or(RECORD_BYTES, |wanted| wanted.min(RECORD_BYTES))
     }
 
     /// Bytes of the peer.
@@ -118,7 +126,8 @@ impl TlsSocket {
 impl Shard {
     /// A connection has come to an address where TLS is due.
     pub(super) fn open_secured(&mut self, core: &mut ShardCore, index: u16) {
-        match TlsSocket::new(self.table.clone()) {
+        let for_kernel = self.kernel_tls && self.table.kernel_tls();
+        match TlsSocket::new(self.table.clone(), for_kernel) {
             Ok(tls) => {
                 let conn = self.connections.get(index).expect("it has just come");
                 conn.socket.tls = Some(tls);

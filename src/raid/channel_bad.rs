@@ -7,7 +7,7 @@ use super::channel_op::OpState;
 use super::message::{BadNote, BlockRange, Mail, Noted, Out, SlotMask, ToOwner};
 use super::stripe::{RowAt, STRIPE_TAG};
 use super::{MemberSlot, bad, bit, slots};
-use crate::bdev::IoOp;
+use crate::bdev::{BdevIo, IoOp};
 
 impl Channel {
     /// All members have answered a write, some of them well: asks the owner about those whose
@@ -112,20 +112,49 @@ impl Channel {
         self.recheck_recorded(out);
     }
 
-    /// What was written to a row is on no member any more, and can't be computed: some list its
-    /// columns, and one has gone since it was sent.
+    /// What was written is on no member any more, and can't be computed: some list it, and one has
+    /// gone since it was sent.
     #[cold]
     pub(super) fn is_nowhere(&self, op: u32) -> bool {
         let this = &self.ops[op as usize];
-        let Some(parity) = self.shared.parity().filter(|_| this.io().op != IoOp::Flush) else {
+        this.io().op != IoOp::Flush && self.is_lost(this.range, this.ok)
+    }
+
+    /// The same of a request in pieces, which have ended well at their time.
+    #[cold]
+    pub(super) fn pieces_are_nowhere(&self, io: &BdevIo) -> bool {
+        if !io.op.modifies() || mutant!(LostPieceAcknowledged) {
             return false;
+        }
+        let (mut lba, end) = (io.lba, io.lba + u64::from(io.blocks));
+        while lba < end {
+            let range = BlockRange { lba, blocks: self.uncut_blocks(lba, end, true) };
+            if self.is_lost(range, self.in_sync) {
+                return true;
+            }
+            lba += range.blocks;
+        }
+        false
+    }
+
+    /// The same of blocks of one row or strip that these members were given.
+    fn is_lost(&self, range: BlockRange, given: SlotMask) -> bool {
+        let (parity, sync) = (self.shared.parity(), self.shared.sync_range(range));
+        let holders = match parity {
+            None => self.in_sync & self.shared.holders(range.lba, false),
+            Some(_) => self.in_sync,
         };
-        let bad = self.bad.at(&self.shared, &this.sync, self.in_sync);
-        let have = this.ok & self.in_sync & !bad;
-        let mut segments = RowAt::new(parity, this.sync.lba).segments(this.range);
-        bad != 0
-            && !segments.all(|segment| have & bit(segment.slot) != 0)
-            && !self.shared.geometry.is_readable(self.in_sync & !bad)
+        let bad = self.bad.at(&self.shared, &sync, holders);
+        let sound = holders & !bad;
+        let is_there = || match parity {
+            None => given & sound != 0,
+            Some(parity) => {
+                let mut segments = RowAt::new(parity, sync.lba).segments(range);
+                segments.all(|segment| given & sound & bit(segment.slot) != 0)
+                    || self.shared.geometry.is_readable(sound)
+            }
+        };
+        bad != 0 && !is_there()
     }
 
     fn op_noted(&mut self, op: u32, slot: MemberSlot, noted: Noted) {

@@ -95,7 +95,7 @@ pub(super) struct Op {
     /// The next operation in a list of a stripe.
     pub(super) next: u32,
     /// The driver's time when it began.
-    pub(super) began_us: u64,
+    pub(super) began_ns: u64,
 }
 
 impl Op {
@@ -104,7 +104,7 @@ impl Op {
         Self {
             state: OpState::Free,
             io: None,
-            began_us: 0,
+            began_ns: 0,
             range: BlockRange { lba: 0, blocks: 0 },
             sync: BlockRange { lba: 0, blocks: 0 },
             legs: 0,

@@ -85,18 +85,14 @@ impl Channel {
     /// Cuts off as many pieces as may be under way.
     fn cut(&mut self, split: u32, out: &mut Out<'_>) {
         loop {
-            let this = &mut self.splits[split as usize];
+            let this = &self.splits[split as usize];
             let io = this.io.as_ref().expect("the slot is in use");
             let end = io.lba + u64::from(io.blocks);
             if this.next == end || this.in_flight == PIECES_MAX || !this.failure.is_ok() {
                 return;
             }
             let lba = this.next;
-            let mut blocks = self.shared.run_blocks(lba, io.op.modifies()).min(end - lba);
-            if !self.bad.is_empty() {
-                let range = BlockRange { lba, blocks };
-                blocks = self.bad.uncut(&self.shared, range, io.op.modifies());
-            }
+            let blocks = self.uncut_blocks(lba, end, io.op.modifies());
             let block = u64::from(self.shared.block_size_bytes);
             let part = |blocks: u64| usize::try_from(blocks * block).expect("inside a buffer");
             let piece = BdevIo {
@@ -112,10 +108,20 @@ impl Channel {
                     op: split,
                 }),
             };
+            let this = &mut self.splits[split as usize];
             this.next += blocks;
             this.in_flight += 1;
             self.take(piece, out);
         }
+    }
+
+    /// Blocks of a piece that begins at `lba`.
+    pub(super) fn uncut_blocks(&self, lba: u64, end: u64, modifies: bool) -> u64 {
+        let blocks = self.shared.run_blocks(lba, modifies).min(end - lba);
+        if self.bad.is_empty() {
+            return blocks;
+        }
+        self.bad.uncut(&self.shared, BlockRange { lba, blocks }, modifies)
     }
 
     /// A piece has ended.
@@ -131,8 +137,9 @@ impl Channel {
         if this.in_flight > 0 {
             return;
         }
-        let io = this.io.take().expect("the slot is in use");
-        io.complete(this.failure, out.io);
+        let (io, status) = (this.io.take().expect("the slot is in use"), this.failure);
+        let is_lost = status.is_ok() && !self.bad.is_empty() && self.pieces_are_nowhere(&io);
+        io.complete(if is_lost { IoStatus::MediaError } else { status }, out.io);
         self.free_splits.push(split);
         if let Some(next) = self.waiting_splits.pop_front() {
             let split = self.free_splits.pop().expect("a slot was just freed");

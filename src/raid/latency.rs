@@ -6,8 +6,8 @@ use super::channel::Channel;
 const PARTS_BITS: u32 = 3;
 const PARTS: usize = 1 << PARTS_BITS;
 
-/// Up to some 16 s; what is longer counts as that.
-const BUCKETS: usize = 22 * PARTS;
+/// Up to some 17 s; what is longer counts as that.
+const BUCKETS: usize = 32 * PARTS;
 
 /// What a channel has seen since it was asked last.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub struct LatencySample {
     /// Requests that ended.
     pub count: u32,
     /// All but one in a hundred took at most so long.
-    pub p99_us: u32,
+    pub p99_ns: u64,
 }
 
 impl LatencySample {
@@ -23,7 +23,7 @@ impl LatencySample {
     pub(super) fn and(self, other: Self) -> Self {
         Self {
             count: self.count.saturating_add(other.count),
-            p99_us: self.p99_us.max(other.p99_us),
+            p99_ns: self.p99_ns.max(other.p99_ns),
         }
     }
 }
@@ -33,50 +33,50 @@ impl LatencySample {
 pub(super) struct LatencyLog {
     is_on: bool,
     /// The time as the driver told it last.
-    now_us: u64,
+    now_ns: u64,
     count: u32,
     buckets: [u32; BUCKETS],
 }
 
 impl Default for LatencyLog {
     fn default() -> Self {
-        Self { is_on: false, now_us: 0, count: 0, buckets: [0; BUCKETS] }
+        Self { is_on: false, now_ns: 0, count: 0, buckets: [0; BUCKETS] }
     }
 }
 
-fn bucket_of(us: u64) -> usize {
-    let Some(octave) = us.checked_ilog2().filter(|&octave| octave >= PARTS_BITS) else {
-        return usize::try_from(us).expect("below eight");
+fn bucket_of(ns: u64) -> usize {
+    let Some(octave) = ns.checked_ilog2().filter(|&octave| octave >= PARTS_BITS) else {
+        return usize::try_from(ns).expect("below eight");
     };
-    let part = usize::try_from(us >> (octave - PARTS_BITS)).expect("below sixteen") % PARTS;
+    let part = usize::try_from(ns >> (octave - PARTS_BITS)).expect("below sixteen") % PARTS;
     ((octave - PARTS_BITS + 1) as usize * PARTS + part).min(BUCKETS - 1)
 }
 
 /// The first time that is too long for the bucket.
-fn end_of(bucket: usize) -> u32 {
-    let (octave, part) = (bucket / PARTS, bucket % PARTS);
+fn end_of(bucket: usize) -> u64 {
+    let (octave, part) = (bucket / PARTS, bucket as u64 % PARTS as u64);
     match octave.checked_sub(1) {
-        None => u32::try_from(part + 1).expect("few parts"),
-        Some(shift) => u32::try_from((PARTS + part + 1) << shift).expect("bounded by BUCKETS"),
+        None => part + 1,
+        Some(shift) => (PARTS as u64 + part + 1) << shift,
     }
 }
 
 impl LatencyLog {
     /// Whether requests are timed; what was counted is forgotten.
     pub(super) fn turn(&mut self, is_on: bool) {
-        *self = Self { is_on, now_us: self.now_us, ..Self::default() };
+        *self = Self { is_on, now_ns: self.now_ns, ..Self::default() };
     }
 
     #[inline]
-    pub(super) fn now_us(&self) -> u64 {
-        self.now_us
+    pub(super) fn now_ns(&self) -> u64 {
+        self.now_ns
     }
 
     /// A request has ended that began then.
     #[inline]
-    pub(super) fn note(&mut self, began_us: u64) {
+    pub(super) fn note(&mut self, began_ns: u64) {
         if self.is_on {
-            let bucket = &mut self.buckets[bucket_of(self.now_us.saturating_sub(began_us))];
+            let bucket = &mut self.buckets[bucket_of(self.now_ns.saturating_sub(began_ns))];
             *bucket = bucket.saturating_add(1);
             self.count = self.count.saturating_add(1);
         }
@@ -85,25 +85,32 @@ impl LatencyLog {
     /// What was counted since the last call.
     pub(super) fn take(&mut self) -> LatencySample {
         let mut beyond = self.count / 100;
-        let mut p99_us = 0;
+        let mut p99_ns = 0;
         for (bucket, &count) in self.buckets.iter().enumerate().rev() {
             if count > beyond {
-                p99_us = end_of(bucket);
+                p99_ns = end_of(bucket);
                 break;
             }
             beyond -= count;
         }
         let count = self.count;
         self.turn(self.is_on);
-        LatencySample { count, p99_us }
+        LatencySample { count, p99_ns }
     }
 }
 
 impl Channel {
+    /// How long requests take is wanted: the driver's time should be exact.
+    #[must_use]
+    #[inline]
+    pub fn times_requests(&self) -> bool {
+        self.latency.is_on
+    }
+
     /// The driver's time: any clock that does not go back. Requests that begin or end from here on
     /// do so now.
-    pub fn tell_time(&mut self, now_us: u64) {
-        self.latency.now_us = now_us;
+    pub fn tell_time(&mut self, now_ns: u64) {
+        self.latency.now_ns = now_ns;
     }
 }
 
@@ -114,10 +121,10 @@ mod tests {
     #[test]
     fn every_time_has_a_bucket_that_is_hardly_longer() {
         let mut last = 0;
-        for us in (0..5000).chain((5000..16_000_000).step_by(977)) {
-            let (bucket, end) = (bucket_of(us), u64::from(end_of(bucket_of(us))));
-            assert!(bucket >= last && end > us, "{us} is in {bucket}, which ends at {end}");
-            assert!(us < 8 || end <= us + us / 8 + 1, "{us} is in {bucket}, which ends at {end}");
+        for ns in (0..5000).chain((5000..16_000_000_000).step_by(977_777)) {
+            let (bucket, end) = (bucket_of(ns), end_of(bucket_of(ns)));
+            assert!(bucket >= last && end > ns, "{ns} is in {bucket}, which ends at {end}");
+            assert!(ns < 8 || end <= ns + ns / 8 + 1, "{ns} is in {bucket}, which ends at {end}");
             last = bucket;
         }
         assert_eq!(bucket_of(u64::MAX), BUCKETS - 1);
@@ -129,13 +136,13 @@ mod tests {
         log.note(0);
         assert_eq!(log.take(), LatencySample::default(), "it is off");
         log.turn(true);
-        log.now_us = 1000;
+        log.now_ns = 1000;
         (0..198).for_each(|_| log.note(900));
         (0..2).for_each(|_| log.note(0));
-        assert_eq!(log.take(), LatencySample { count: 200, p99_us: 104 });
+        assert_eq!(log.take(), LatencySample { count: 200, p99_ns: 104 });
         (0..198).for_each(|_| log.note(900));
         (0..3).for_each(|_| log.note(0));
-        assert_eq!(log.take(), LatencySample { count: 201, p99_us: 1024 });
+        assert_eq!(log.take(), LatencySample { count: 201, p99_ns: 1024 });
         assert_eq!(log.take(), LatencySample::default());
     }
 }

@@ -71,13 +71,13 @@ pub(super) struct Yielder {
     pause: u32,
     judgements: u32,
     /// The host's p99 without copying.
-    baseline_us: Option<u32>,
+    baseline_ns: Option<u64>,
 }
 
 impl Default for Yielder {
     fn default() -> Self {
         let (phase, level) = (Phase::Off, LEVEL_AT_FIRST);
-        Self { phase, level, pause: 0, judgements: 0, baseline_us: None }
+        Self { phase, level, pause: 0, judgements: 0, baseline_ns: None }
     }
 }
 
@@ -108,19 +108,19 @@ impl Yielder {
     }
 
     /// The p99 at which there is less in flight, or `None` where it is not known yet.
-    fn bound_us(&self, pace: Pace) -> Option<u64> {
-        let relative = match (pace.latency_percent, self.baseline_us) {
+    fn bound_ns(&self, pace: Pace) -> Option<u64> {
+        let relative = match (pace.latency_percent, self.baseline_ns) {
             (0, _) => u64::MAX,
             (_, None) => return None,
             // A part of what is allowed: what goes beyond in a judgement counts for the host too.
-            (percent, Some(us)) => {
-                let more = u64::from(percent.saturating_sub(100)) * 7 / 10;
-                u64::from(us) * (100 + more) / 100
+            (percent, Some(ns)) => {
+                let more = u64::from(percent.saturating_sub(100)) * 6 / 10;
+                ns * (100 + more) / 100
             }
         };
         let absolute = match pace.latency_us {
             0 => u64::MAX,
-            us => u64::from(us) * 9 / 10,
+            us => u64::from(us) * 1000 * 9 / 10,
         };
         Some(relative.min(absolute))
     }
@@ -131,14 +131,14 @@ impl Yielder {
         self.judgements += 1;
         let wants_rest = is_relative
             && told.count >= COUNT_MIN
-            && (self.baseline_us.is_none() || self.judgements >= JUDGEMENTS_PER_REST);
+            && (self.baseline_ns.is_none() || self.judgements >= JUDGEMENTS_PER_REST);
         if told.count < COUNT_MIN {
             self.level = LEVEL_MAX;
-        } else if let Some(bound) = self.bound_us(pace) {
-            let p99 = u64::from(told.p99_us);
+        } else if let Some(bound) = self.bound_ns(pace) {
+            let p99 = told.p99_ns;
             if p99 > bound && !mutant!(CopyingNeverYields) {
                 self.level = if self.level > 1 { self.level / 2 } else { self.level - 1 };
-            } else if p99 * 10 < bound * 9 {
+            } else if p99 * 20 < bound * 19 {
                 self.level += 1;
             }
             self.level = self.level.clamp(LEVEL_MIN, LEVEL_MAX);
@@ -156,9 +156,9 @@ impl Yielder {
             return;
         }
         // A moment is short: several of them count.
-        self.baseline_us = Some(match self.baseline_us {
-            None => told.p99_us,
-            Some(before) => before - before / 4 + told.p99_us / 4,
+        self.baseline_ns = Some(match self.baseline_ns {
+            None => told.p99_ns,
+            Some(before) => before - before / 4 + told.p99_ns / 4,
         });
     }
 
@@ -240,8 +240,8 @@ pub(super) mod tests {
 
     const HALF_MORE: Pace = Pace { max_mib_s: 0, latency_us: 0, latency_percent: 150 };
 
-    fn sample(p99_us: u32) -> LatencySample {
-        LatencySample { count: 1000, p99_us }
+    fn sample(p99_ns: u64) -> LatencySample {
+        LatencySample { count: 1000, p99_ns }
     }
 
     /// A host whose latency grows with the windows in flight: what it sees on average, in percent
@@ -251,13 +251,13 @@ pub(super) mod tests {
         let (mut beyond, mut windows) = (0, 0);
         for round in 0..400 {
             let busy = u32::try_from(yielder.level.max(0)).unwrap();
-            let p99 = 1000 + 10 * percent_per_window * busy;
+            let p99 = u64::from(1_000_000 + 10_000 * percent_per_window * busy);
             yielder.judge(sample(p99), pace);
             if yielder.phase == Phase::Draining {
-                yielder.rested(sample(1000));
+                yielder.rested(sample(1_000_000));
             }
             if round >= 100 {
-                beyond += u64::from(p99 > 1500);
+                beyond += u64::from(p99 > 1_500_000);
                 windows += u64::from(busy) * 10;
             }
         }
@@ -285,7 +285,7 @@ pub(super) mod tests {
     #[test]
     fn copying_always_goes_on() {
         let mut yielder = Yielder { phase: Yielder::COPYING, ..Yielder::default() };
-        yielder.baseline_us = Some(10);
+        yielder.baseline_ns = Some(10);
         for _ in 0..50 {
             yielder.judge(sample(1_000_000), HALF_MORE);
             yielder.phase = Yielder::COPYING;

@@ -9,12 +9,15 @@
 //!   milliseconds: not for a reactor's thread.
 //! - `key`: secrets as operators have them, `DHHC-1:...`.
 //! - `chap`: the responses of DH-HMAC-CHAP.
+//! - `hkdf`: keys from keys, as TLS 1.3 has it.
 //! - `psk`: pre-shared keys of TLS, `NVMeTLSkey-1:...`.
-//! - `tls`: a secure channel between two buffers.
+//! - `tls`: a secure channel between two buffers, and what it takes to let somebody else, such as
+//!   the kernel, encrypt in its place (`tls::traffic`).
 
 pub mod chap;
 pub mod dh;
 pub mod hash;
+mod hkdf;
 pub mod key;
 pub mod psk;
 pub mod tls;

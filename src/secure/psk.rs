@@ -1,10 +1,8 @@
 //! Pre-shared keys of TLS (NVMe/TCP Transport 1.1, section 3.6.1): the form in which operators have
 //! them, what is made of them for a host and a subsystem, and the identities that name them.
 
-use zerocopy::big_endian::U16;
-
 use super::key::{KeyError, MarkedKey};
-use super::{Hash, Secret, same};
+use super::{Hash, Secret, hkdf, same};
 
 /// Bytes of a key that there are: a hash value of SHA-256 or of SHA-384.
 const PSK_BYTES: [usize; 2] = [32, 48];
@@ -109,18 +107,9 @@ fn digest(hash: Hash, retained: &Secret, of: Party<'_>) -> String {
     openssl::base64::encode_block(hash.hmac(retained.bytes(), &parts).bytes())
 }
 
-/// HKDF-Extract without salt, then HKDF-Expand-Label (RFC 5869; RFC 8446, section 7.1) to as many
-/// bytes as the hash function gives: one step of the expansion.
+/// HKDF-Extract without salt, then HKDF-Expand-Label to as many bytes as the hash function gives.
 fn derive(hash: Hash, key: &Secret, label: &[u8], context: &[u8]) -> Secret {
-    let salt = vec![0; hash.len_bytes()];
-    let extracted = hash.hmac(&salt, &[key.bytes()]);
-    let length = U16::new(u16::try_from(hash.len_bytes()).expect("at most 64")).to_bytes();
-    let label_len = [u8::try_from(6 + label.len()).expect("labels are short")];
-    let context_len = [u8::try_from(context.len()).unwrap_or(u8::MAX)];
-    // What is longer than one byte can say is cut off; names of hosts are at most 223 bytes.
-    let context = &context[..usize::from(context_len[0])];
-    let parts: [&[u8]; 7] = [&length, &label_len, b"tls13 ", label, &context_len, context, &[1]];
-    hash.hmac(extracted.bytes(), &parts)
+    hkdf::expand_label(hash, &hkdf::extract(hash, key), label, context, hash.len_bytes())
 }
 
 #[cfg(test)]

@@ -3,14 +3,15 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use serde_json::json;
 
 use crate::kernel::vmrun;
 use crate::mdof::{Mdof, TestDir, free_port};
+use crate::tls_guest::{TLS_HOST, kernel_has_tls, tlshd};
 
+const WHAT: &str = "a Linux host under TLS";
 const SCRIPT: &str = include_str!("tls.sh");
 const NQN: &str = "nqn.2026-01.io.mdof:tls";
 const HOST: &str = "nqn.2014-08.org.nvmexpress:uuid:6d646f66-0000-4000-8000-000000000003";
@@ -21,33 +22,6 @@ const KEYS: [&str; 2] = [
     "NVMeTLSkey-1:02:BRAbJjE8R1JdaHN+iZSfqrXAy9bh7PcCDRgjLjlET1plcHuGkZynsr3I097p9P8KbTPm6w==:",
 ];
 const WRONG_KEY: &str = "NVMeTLSkey-1:01:AAcOFRwjKjE4P0ZNVFtiaXB3foWMk5qhqK+2vcTL0tk/PUPo:";
-
-/// The archive of tlshd, made where there is none.
-fn tlshd() -> Option<PathBuf> {
-    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("vm-cache");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/host/tlshd.sh");
-    let mut make = Command::new("bash");
-    let output = make.arg(script).arg(cache).stdin(Stdio::null()).output().ok()?;
-    let path = String::from_utf8(output.stdout).ok()?;
-    if output.status.success() {
-        return Some(PathBuf::from(path.trim_end()));
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    eprintln!(
-        "LEFT OUT: TLS with a Linux host was not tested, for tlshd can't be had here: {said}"
-    );
-    None
-}
-
-/// Whether the guest's kernel does TLS for NVMe/TCP.
-fn kernel_has_tls(vmrun: &Path) -> bool {
-    let config = fs::read_to_string(vmrun.with_file_name("kernel.config")).unwrap_or_default();
-    let has = config.lines().any(|line| line == "CONFIG_NVME_TCP_TLS=y");
-    if !has {
-        eprintln!("LEFT OUT: TLS with a Linux host was not tested: no CONFIG_NVME_TCP_TLS there");
-    }
-    has
-}
 
 /// The key of each subsystem.
 const OF_SUBSYSTEMS: [&str; 5] = [KEYS[0], KEYS[0], KEYS[1], KEYS[1], KEYS[0]];
@@ -74,10 +48,10 @@ fn start(dir: &TestDir, port: u16, plain: u16) -> Mdof {
 #[test]
 fn a_linux_host_comes_under_tls() {
     let Some(vmrun) = vmrun() else { return };
-    if !kernel_has_tls(&vmrun) {
+    if !kernel_has_tls(&vmrun, WHAT) {
         return;
     }
-    let Some(tlshd) = tlshd() else { return };
+    let Some(tlshd) = tlshd(WHAT) else { return };
     let dir = TestDir::new("interop-tls");
     let (port, plain) = (free_port(), free_port());
     let mdof = start(&dir, port, plain);
@@ -87,11 +61,13 @@ fn a_linux_host_comes_under_tls() {
     );
     fs::write(dir.file("keys"), keys).unwrap();
     fs::write(dir.file("tls.sh"), SCRIPT).unwrap();
+    fs::write(dir.file("tls_host.sh"), TLS_HOST).unwrap();
     // tlshd is in the archive as `tlshd.tar`.
     let named = dir.file("tlshd.tar");
     std::os::unix::fs::symlink(&tlshd, &named).unwrap();
     let mut guest = Command::new(vmrun);
     guest.args(["-t", "400"]).arg("-f").arg(&named).arg("-f").arg(dir.file("keys"));
+    guest.arg("-f").arg(dir.file("tls_host.sh"));
     let output = guest.arg(dir.file("tls.sh")).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     println!("{text}");

@@ -81,7 +81,8 @@ fn policy(mdof: &Mdof) {
     refused(mdof, set, json!({ "dhchap_digests": ["md5"] }), "not md5");
     refused(mdof, set, json!({ "dhchap_dhgroups": [] }), "without any");
     refused(mdof, set, json!({ "dup_host_policy": "deny" }), "restrict_per_listener");
-    ok(mdof, set, json!({ "dup_host_policy": "replace_per_listener" }));
+    refused(mdof, set, json!({ "kernel_tls": "maybe" }), "a boolean");
+    ok(mdof, set, json!({ "dup_host_policy": "replace_per_listener", "kernel_tls": false }));
     ok(
         mdof,
         set,
@@ -102,6 +103,7 @@ fn restarted(dir: &TestDir, mdof: Mdof) {
         "dhchap_digests": ["sha384"],
         "dhchap_dhgroups": ["ffdhe4096", "null"],
         "dup_host_policy": "replace_per_listener",
+        "kernel_tls": false,
     });
     assert_eq!((&set["method"], &set["params"]), (&json!("nvmf_set_config"), &policy));
     assert_eq!(config("keyring").as_array().unwrap().len(), 2);
@@ -198,6 +200,12 @@ fn spdks_client_sets_keys() {
     let config = client.ok(&["framework_get_config", "nvmf"]);
     let set = json!({ "dup_host_policy": "restrict_per_listener" });
     assert_eq!((&config[0]["method"], &config[0]["params"]), (&json!("nvmf_set_config"), &set));
+    let options = || client.ok(&["sock_impl_get_options", "-i", "ssl"]);
+    assert_eq!(options(), json!({ "enable_ktls": true }));
+    client.ok(&["sock_impl_set_options", "-i", "ssl", "--no-ktls", "--tls-version", "13"]);
+    client.ok(&["sock_impl_set_options", "-i", "posix", "--ktls"]);
+    assert_eq!(options(), json!({ "enable_ktls": false }));
+    client.refused(&["sock_impl_set_options", "-i", "rdma", "--ktls"], -32602);
     client.ok(&["nvmf_create_subsystem", NQN]);
     client.ok(&["nvmf_subsystem_add_host", NQN, HOST, "--dhchap-key", "k"]);
     assert_eq!(hosts(&mdof), json!([{ "nqn": HOST, "dhchap_key": "k" }]));

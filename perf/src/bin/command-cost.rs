@@ -9,6 +9,8 @@
 mod callgrind;
 #[path = "command-cost/lanes.rs"]
 mod lanes;
+#[path = "../loopback.rs"]
+mod loopback;
 #[path = "command-cost/served.rs"]
 mod served;
 

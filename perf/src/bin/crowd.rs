@@ -11,6 +11,8 @@
 
 #[path = "crowd/load.rs"]
 mod load;
+#[path = "../loopback.rs"]
+mod loopback;
 #[path = "crowd/misery.rs"]
 mod misery;
 #[path = "crowd/served.rs"]
@@ -23,8 +25,8 @@ use mdof::initiator::QueuePair;
 use served::Served;
 
 /// Rounds unless the command line says otherwise, and the time of a variant in each.
-const ROUNDS: usize = 5;
-const TIME: Duration = Duration::from_millis(1000);
+const ROUNDS: usize = 15;
+const TIME: Duration = Duration::from_millis(400);
 const WARM_UP: Duration = Duration::from_millis(200);
 
 /// What was promised.
@@ -101,29 +103,26 @@ fn cost(rounds: usize, time: Duration) {
 fn p99(rounds: usize, time: Duration) {
     let served = Served::start();
     let (_client, mut queues) = served.hosts(1, 1, 17);
-    let mut p99_us = |depth: u16| {
+    let mut p99_us = |depth: u16, every: Duration, act: &mut dyn FnMut()| {
         let mut lanes = Lanes::new(&mut queues, depth);
         lanes.run(WARM_UP);
         lanes.time_each();
-        lanes.run(time);
+        lanes.run_beside(time, every, act);
         lanes.drain();
         lanes.p99_us()
     };
     for depth in [1u16, 8] {
         for kind in misery::Kind::ALL {
+            let every = kind.every();
             let (mut alone, mut beside) = (Vec::new(), Vec::new());
             for round in 0..rounds {
-                let mut with_misery = |p99_us: &mut dyn FnMut(u16) -> f64| {
-                    let misery = misery::Misery::begin(kind, &served);
-                    beside.push(p99_us(depth));
-                    misery.end();
-                };
-                if round % 2 == 0 {
-                    alone.push(p99_us(depth));
-                    with_misery(&mut p99_us);
-                } else {
-                    with_misery(&mut p99_us);
-                    alone.push(p99_us(depth));
+                for is_beside in [round % 2 == 1, round % 2 == 0] {
+                    if is_beside {
+                        let mut misery = misery::Misery::begin(kind, &served);
+                        beside.push(p99_us(depth, every, &mut || misery.act()));
+                    } else {
+                        alone.push(p99_us(depth, every, &mut || ()));
+                    }
                 }
             }
             let ratio: Vec<f64> = beside.iter().zip(&alone).map(|(b, a)| b / a).collect();

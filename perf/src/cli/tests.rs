@@ -105,7 +105,7 @@ fn comparisons() {
         command => panic!("{command:?}"),
     };
     let (comparison, job, _) = ab("ab raid1-bitmap --rounds 3").unwrap().unwrap();
-    assert_eq!((comparison.rounds, comparison.promise), (3, Some(0.97)));
+    assert_eq!((comparison.rounds, comparison.promise), (3, Some(0.99)));
     assert_eq!((job.rw, job.block_size_bytes, job.queue_depth), (Access::RandWrite, 4096, 32));
     let (comparison, ..) = ab("ab --a null --b malloc:8m").unwrap().unwrap();
     assert_eq!(comparison.promise, None);

@@ -58,6 +58,8 @@ pub struct TargetConfig {
     pub auth_policy: AuthPolicy,
     /// What becomes of a host that connects anew.
     pub dup_host_policy: DupHostPolicy,
+    /// `kernel_tls = false`: OpenSSL encrypts under TLS, also where the kernel can.
+    pub no_kernel_tls: bool,
     /// Bdevs that take the place of a member of any array.
     pub spares: Vec<String>,
 }

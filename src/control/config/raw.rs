@@ -34,6 +34,7 @@ pub(super) struct RawTarget {
     pub(super) dhchap_digests: Option<Spanned<Vec<String>>>,
     pub(super) dhchap_dhgroups: Option<Spanned<Vec<String>>>,
     pub(super) dup_host_policy: Option<Spanned<String>>,
+    pub(super) kernel_tls: Option<bool>,
     #[serde(default)]
     pub(super) spares: Vec<Spanned<String>>,
 }

@@ -50,12 +50,24 @@ fn policies_for_hosts_that_connect_anew_are_read() {
 }
 
 #[test]
+fn the_kernels_tls_is_used_unless_the_file_forbids_it() {
+    for (text, forbids) in [
+        ("", false),
+        ("[target]\nkernel_tls = true\n", false),
+        ("[target]\nkernel_tls = false\n", true),
+    ] {
+        let config = Config::parse(text, "t.toml").unwrap();
+        assert_eq!(config.target.no_kernel_tls, forbids);
+    }
+}
+
+#[test]
 fn unknown_keys_are_named_with_their_line() {
     assert_eq!(
         refusal("[target]\ncores = \"auto\"\npol_mode = \"always\"\n"),
         "t.toml:3: unknown key \"pol_mode\", expected one of \"cores\", \"poll_mode\", \
          \"state_dir\", \"rpc_socket\", \"state\", \"auto_assemble\", \"dhchap_digests\", \
-         \"dhchap_dhgroups\", \"dup_host_policy\", \"spares\""
+         \"dhchap_dhgroups\", \"dup_host_policy\", \"kernel_tls\", \"spares\""
     );
     assert_eq!(
         refusal("\n[targets]\n"),

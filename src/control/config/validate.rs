@@ -101,6 +101,7 @@ fn target(raw: &RawTarget) -> Result<TargetConfig, Fault> {
         state: raw.state.as_ref().map(PathBuf::from),
         auth_policy: auth_policy(raw)?,
         dup_host_policy: dup_host_policy(raw)?,
+        no_kernel_tls: raw.kernel_tls == Some(false),
         no_auto_assemble: raw.auto_assemble == Some(false),
         spares: Vec::new(),
     })

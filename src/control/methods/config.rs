@@ -296,7 +296,7 @@ fn waiting_entry(target: &Target, name: &str, waiting: &Waiting) -> Value {
 
 fn nvmf_entries(target: &Target) -> Vec<Value> {
     let mut entries = Vec::new();
-    let set = super::nvmf_auth::config_value(target.auth_policy(), target.dup_host_policy());
+    let set = super::nvmf_auth::config_value(target);
     entries.extend(set.map(|params| entry("nvmf_set_config", &params)));
     if target.transport().is_some() {
         entries.push(entry("nvmf_create_transport", &json!({ "trtype": "TCP" })));

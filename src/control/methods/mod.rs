@@ -15,6 +15,7 @@ mod raid;
 mod raid_members;
 mod raid_scrub;
 mod raid_start;
+mod sock;
 #[cfg(test)]
 mod tests;
 
@@ -106,6 +107,8 @@ const METHODS: &[(&str, Method)] = &[
     ("nvmf_subsystem_set_keys", nvmf_auth::set_keys),
     ("nvmf_subsystem_set_ns_ana_group", nvmf_paths::set_ns_ana_group),
     ("rpc_get_methods", framework::get_methods),
+    ("sock_impl_get_options", sock::get_options),
+    ("sock_impl_set_options", sock::set_options),
     ("spdk_get_version", framework::get_version),
     ("spdk_kill_instance", framework::kill_instance),
 ];

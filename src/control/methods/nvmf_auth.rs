@@ -62,6 +62,8 @@ struct SetConfig {
     dhchap_digests: Option<Vec<String>>,
     dhchap_dhgroups: Option<Vec<String>>,
     dup_host_policy: Option<String>,
+    /// mdof's own.
+    kernel_tls: Option<bool>,
 }
 
 pub(super) fn set_config(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
@@ -87,17 +89,24 @@ pub(super) fn set_config(target: &mut Target, params: Option<Value>) -> Result<V
     if let Some(duplicates) = duplicates {
         target.set_dup_host_policy(duplicates)?;
     }
+    if let Some(is_wanted) = params.kernel_tls {
+        target.set_kernel_tls(is_wanted)?;
+    }
     Ok(json!(true))
 }
 
 /// The parameters that set what differs from the default; `None`: nothing does.
-pub(super) fn config_value(policy: AuthPolicy, duplicates: DupHostPolicy) -> Option<Value> {
+pub(super) fn config_value(target: &Target) -> Option<Value> {
+    let (policy, duplicates) = (target.auth_policy(), target.dup_host_policy());
     let mut value = json!({});
     if policy != AuthPolicy::default() {
         value = policy_value(policy);
     }
     if duplicates != DupHostPolicy::default() {
         value["dup_host_policy"] = json!(duplicates.name());
+    }
+    if !target.kernel_tls() {
+        value["kernel_tls"] = json!(false);
     }
     (value != json!({})).then_some(value)
 }

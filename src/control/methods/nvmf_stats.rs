@@ -70,6 +70,9 @@ fn queue_value(core: usize, queue: &QueueReport) -> Option<Value> {
         "buffer_bytes": queue.held_bytes,
         "executing": queue.executing,
     });
+    if let Some(by) = queue.tls {
+        value["tls"] = json!(by);
+    }
     if let Some((state, hash, group)) = queue.auth {
         value["auth"] = json!({ "state": state, "digest": hash.name(), "dhgroup": group.name() });
     }

@@ -132,6 +132,20 @@ impl Target {
         })
     }
 
+    /// Whether the kernel encrypts connections under TLS, where it can.
+    #[must_use]
+    pub fn kernel_tls(&self) -> bool {
+        self.table.kernel_tls()
+    }
+
+    /// Sets whether the kernel encrypts connections under TLS that come from now on.
+    pub fn set_kernel_tls(&mut self, is_wanted: bool) -> Result<(), TargetError> {
+        self.change(|table| {
+            table.set_kernel_tls(is_wanted);
+            Ok(())
+        })
+    }
+
     /// What becomes of a host that connects anew.
     #[must_use]
     pub fn dup_host_policy(&self) -> DupHostPolicy {

@@ -205,28 +205,38 @@ impl RowAt {
 }
 
 /// A set of columns of a slice.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Columns([u64; COLUMNS_MAX / 64]);
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Columns {
+    bits: [u64; COLUMNS_MAX / 64],
+    /// Behind the last one: most slices have far fewer than there is room for, and a full stripe
+    /// should not pay for the rest.
+    end: usize,
+}
 
 impl Columns {
     pub(super) fn add(&mut self, first: usize, count: usize) {
-        for (word, bits) in (0..).zip(&mut self.0) {
-            let from = first.saturating_sub(word * 64).min(64);
-            let to = (first + count).saturating_sub(word * 64).min(64);
-            if from < to {
-                *bits |= u64::MAX >> (64 - (to - from)) << from;
-            }
+        let end = first + count;
+        for word in first / 64..end.div_ceil(64) {
+            let from = first.saturating_sub(word * 64);
+            let to = (end - word * 64).min(64);
+            self.bits[word] |= u64::MAX >> (64 - (to - from)) << from;
         }
+        self.end = self.end.max(end);
+    }
+
+    fn clear(&mut self) {
+        self.bits[..self.end.div_ceil(64)].fill(0);
+        self.end = 0;
     }
 
     fn count(&self) -> u32 {
-        self.0.iter().map(|word| word.count_ones()).sum()
+        self.bits[..self.end.div_ceil(64)].iter().map(|word| word.count_ones()).sum()
     }
 
     /// The first column at or behind `from` that is in the set, or is not.
     fn find(&self, from: usize, is_in: bool) -> usize {
         let (mut word, mut mask) = (from / 64, u64::MAX << (from % 64));
-        while let Some(&bits) = self.0.get(word) {
+        while let Some(&bits) = self.bits.get(word) {
             let found = if is_in { bits } else { !bits } & mask;
             if found != 0 {
                 return word * 64 + found.trailing_zeros() as usize;
@@ -238,8 +248,11 @@ impl Columns {
 
     /// The next run of columns at or behind `from`: first and number.
     pub(super) fn run(&self, from: usize) -> Option<(usize, usize)> {
+        if from >= self.end {
+            return None;
+        }
         let first = self.find(from, true);
-        (first < COLUMNS_MAX).then(|| (first, self.find(first, false) - first))
+        Some((first, self.find(first, false) - first))
     }
 }
 
@@ -291,25 +304,21 @@ impl Survey {
         let (batch, hull, at) = (stripe.batch, stripe.hull, stripe.at());
         self.of = index;
         for slot in super::slots(self.touched) {
-            self.columns[usize::from(slot)] = Columns::default();
+            self.columns[usize::from(slot)].clear();
             self.sole[usize::from(slot)] = None;
         }
-        (self.touched, self.full, self.all) = (0, 0, Columns::default());
+        (self.touched, self.full) = (0, 0);
+        self.all.clear();
         let to_usize = |blocks: u64| usize::try_from(blocks).expect("inside a slice");
-        let mut whole = Columns::default();
-        whole.add(0, to_usize(hull.blocks));
         for op in batch.iter(ops) {
             for segment in at.segments(ops[op as usize].range) {
                 let (slot, mask) = (usize::from(segment.slot), super::bit(segment.slot));
                 let (first, count) =
                     (to_usize(segment.column - hull.lba), to_usize(segment.blocks));
+                self.columns[slot].add(first, count);
+                self.all.add(first, count);
                 if segment.blocks == hull.blocks {
-                    // As of a full stripe, where it matters what this costs.
-                    (self.columns[slot], self.all) = (whole, whole);
                     self.full |= mask;
-                } else {
-                    self.columns[slot].add(first, count);
-                    self.all.add(first, count);
                 }
                 let sole = Sole { op, offset: segment.offset };
                 self.sole[slot] = (self.touched & mask == 0).then_some(sole);
@@ -648,6 +657,8 @@ mod tests {
                 from = first + count;
             }
             prop_assert_eq!(told, model);
+            columns.clear();
+            prop_assert_eq!((columns.bits, columns.run(0)), ([0; COLUMNS_MAX / 64], None));
         }
     }
 }

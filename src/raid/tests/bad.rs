@@ -3,7 +3,7 @@
 use super::members::Device;
 use super::scenario::started;
 use super::trace::{self, Event};
-use super::world::{Faults, Shape, World};
+use super::world::{Faults, Flight, Shape, World};
 use crate::bdev::IoOp;
 use crate::raid::message::BlockRange;
 use crate::raid::owner_members::MemberState;
@@ -147,6 +147,42 @@ pub(super) fn what_cannot_be_written_is_listed_and_cleared() {
 #[test]
 fn write_errors_become_bad_blocks() {
     what_cannot_be_written_is_listed_and_cleared();
+}
+
+/// Of a write of two rows or strips member 1 lists a block of the first, which has ended; member 0,
+/// which has the rest of it, goes before the second ends.
+pub(super) fn what_a_piece_has_lost_is_no_success() {
+    for shape in [striped(), rows(5)] {
+        let mut world = started(3, shape);
+        world.uses_bad_blocks();
+        world.write(0, world.host.len().min(200));
+        world.run_until_quiet();
+        world.disks[1].stubborn = vec![3];
+        // Member 2 has none of the first strip of copies, and its part of the first row.
+        let (blocks, second) = if shape.parity.is_some() { (64, 8) } else { (16, 0) };
+        world.submit(0, IoOp::Write, false, 0, blocks);
+        let second = world.disks[2].data_lba() + second;
+        let is_second = |flight: &Flight| {
+            flight.disk == 2 && flight.io.op == IoOp::Write && flight.io.lba >= second
+        };
+        world.run_until("the second piece is written", |world| world.has_in_flight(is_second));
+        let withheld = world.withhold(is_second);
+        world.run_until_quiet();
+        assert_ne!(world.listed(1), []);
+        assert_eq!((world.host.failed, world.host.in_flight()), (0, 1));
+        world.fail(0).unwrap();
+        world.run_until_quiet();
+        world.put_back(withheld);
+        world.wait_host();
+        assert_eq!(world.host.failed, 1, "{shape:?}");
+        world.run_until_quiet();
+        world.stop();
+    }
+}
+
+#[test]
+fn a_write_is_acknowledged_as_a_whole() {
+    what_a_piece_has_lost_is_no_success();
 }
 
 /// What is listed is written again from the others when the array starts, and by checks.

@@ -238,6 +238,11 @@ impl Disk {
         md::parse_bad_blocks(&self.durable_meta[BAD_LOG_BYTE..META_BYTES], &own).unwrap()
     }
 
+    /// Where its data begin.
+    pub(super) fn data_lba(&self) -> u64 {
+        u64::try_from(self.data_lba).unwrap()
+    }
+
     /// Whether a block of its data is listed as bad.
     pub(super) fn lists_at(&self, at: usize) -> bool {
         let sectors = (self.block / 512) as u64;

@@ -259,11 +259,11 @@ impl World {
     }
 
     pub(super) fn on_channel(&mut self, core: usize, act: impl FnOnce(&mut Channel, &mut Out<'_>)) {
-        let now_us = self.now_ms * 1000 + self.events;
+        let now_ns = self.now_ms * 1_000_000 + self.events * 1000;
         let mut out =
             Out { io: &mut self.io[core], mail: &mut self.mail, wall_clock_s: WALL_CLOCK_S };
         let channel = &mut self.running.as_mut().unwrap().channels[core];
-        channel.tell_time(now_us);
+        channel.tell_time(now_ns);
         act(channel, &mut out);
         self.mail_from(core);
         self.deliver(core);

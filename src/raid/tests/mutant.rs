@@ -259,6 +259,8 @@ pub(crate) enum Mutant {
     BadBlocksAcknowledgedEarly,
     /// What a member has listed as bad is read from it.
     BadBlocksRead,
+    /// A write in pieces ends well though what one of them wrote has been lost since.
+    LostPieceAcknowledged,
     /// An array is called grown before that is on record.
     GrowthUnrecorded,
     /// A growth, or a pause of the host, waits for members that hang.
@@ -304,8 +306,12 @@ pub(super) const OF_GROWTH: [Mutant; 9] = [
 ];
 
 /// Bugs of the bad-block logs.
-pub(super) const OF_BAD_BLOCKS: [Mutant; 3] =
-    [Mutant::BadBlocksRead, Mutant::BadBlocksForever, Mutant::BadBlocksAcknowledgedEarly];
+pub(super) const OF_BAD_BLOCKS: [Mutant; 4] = [
+    Mutant::BadBlocksRead,
+    Mutant::BadBlocksForever,
+    Mutant::BadBlocksAcknowledgedEarly,
+    Mutant::LostPieceAcknowledged,
+];
 
 /// Bugs of the stripe log, found in the lives of levels with parity or in stories of their own.
 pub(super) const OF_LOG: [Mutant; 16] = [

@@ -301,15 +301,18 @@ fn random_lives_with_replacements_break_no_promise() {
 /// What lives with bad blocks have found:
 ///
 /// - a copy had failed on a member that the array could not do without: it was kept, and the chunk
-///   counted as copied and became Clean (oracles 4 and 3: the first three);
+///   counted as copied and became Clean (oracles 4 and 3: the next three);
 /// - a block was on a list already when it could not be written again, and was acknowledged,
 ///   though the member that it could have been computed from had gone (oracle 5: the next one);
 /// - a write was acknowledged whose member was let go meanwhile, while another one listed a column
 ///   of the row (oracle 5: the two after it);
 /// - nobody had a piece for a member that was rebuilt, nor could that list it (the one after them);
 /// - what was to replace a member was let go while a piece that it had been given was still being
-///   written elsewhere, and then looked for on its list (a panic: the last one).
-const FOUND_OF_BAD: [u64; 8] = [
+///   written elsewhere, and then looked for on its list (a panic: the last one);
+/// - a write in pieces was acknowledged though a piece that had ended, and that one member listed,
+///   was lost with another one before the last piece ended (oracle 5: the first one).
+const FOUND_OF_BAD: [u64; 9] = [
+    (BAD_SEEDS | REPLACE_SEEDS | PARITY) + 660_003_082,
     (BAD_SEEDS | MEMBER_SEEDS) + 55_001_470,
     (BAD_SEEDS | MEMBER_SEEDS) + 55_001_600,
     (BAD_SEEDS | REPLACE_SEEDS) + 55_000_509,
@@ -482,7 +485,8 @@ fn every_planted_bug_of_growth_is_found() {
     find_all(&mutant::OF_GROWTH, &GROW_STORIES, grow_seeds);
 }
 
-const BAD_STORIES: [(Mutant, fn()); 3] = [
+const BAD_STORIES: [(Mutant, fn()); 4] = [
+    (Mutant::LostPieceAcknowledged, bad::what_a_piece_has_lost_is_no_success),
     (Mutant::BadBlocksRead, bad::what_cannot_be_written_is_listed_and_cleared),
     (Mutant::BadBlocksForever, bad::what_cannot_be_written_is_listed_and_cleared),
     (Mutant::BadBlocksAcknowledgedEarly, bad::what_cannot_be_written_is_listed_and_cleared),

@@ -12,6 +12,7 @@ use openssl::ssl::{Ssl, SslRef};
 use zerocopy::big_endian::U16;
 
 use super::FindPsk;
+use super::traffic::{KeyLog, Traffic};
 use crate::secure::Hash;
 use crate::secure::psk::TlsPsk;
 
@@ -49,6 +50,7 @@ unsafe extern "C" {
         len: *mut usize,
     ) -> c_int;
     fn SSL_CIPHER_find(ssl: *mut RawSsl, id: *const c_uchar) -> *const c_void;
+    fn SSL_key_update(ssl: *mut RawSsl, kind: c_int) -> c_int;
 }
 
 /// TLS 1.3 on the wire.
@@ -60,6 +62,8 @@ struct Attached {
     offered: Option<TlsPsk>,
     /// The identity whose key was found.
     found: Mutex<Option<String>>,
+    /// Secrets of a channel that somebody else is to take over.
+    log: Mutex<KeyLog>,
 }
 
 fn slot() -> Result<Index<Ssl, Attached>, ErrorStack> {
@@ -77,8 +81,8 @@ fn attached(ssl: &SslRef) -> Option<&Attached> {
 
 /// Has the server look for keys here.
 pub(super) fn serve(ssl: &mut Ssl, keys: Arc<dyn FindPsk>) -> Result<(), ErrorStack> {
-    let found = Mutex::default();
-    ssl.set_ex_data(slot()?, Attached { keys: Some(keys), offered: None, found });
+    let (found, log) = Default::default();
+    ssl.set_ex_data(slot()?, Attached { keys: Some(keys), offered: None, found, log });
     // SAFETY: the connection is alive, and the callback keeps to what OpenSSL expects of it.
     unsafe { SSL_set_psk_find_session_callback(ssl.as_ptr(), Some(find)) };
     Ok(())
@@ -86,8 +90,8 @@ pub(super) fn serve(ssl: &mut Ssl, keys: Arc<dyn FindPsk>) -> Result<(), ErrorSt
 
 /// Has the client offer this key.
 pub(super) fn offer(ssl: &mut Ssl, key: TlsPsk) -> Result<(), ErrorStack> {
-    let found = Mutex::default();
-    ssl.set_ex_data(slot()?, Attached { keys: None, offered: Some(key), found });
+    let (found, log) = Default::default();
+    ssl.set_ex_data(slot()?, Attached { keys: None, offered: Some(key), found, log });
     // SAFETY: as above.
     unsafe { SSL_set_psk_use_session_callback(ssl.as_ptr(), Some(use_offered)) };
     Ok(())
@@ -96,6 +100,25 @@ pub(super) fn offer(ssl: &mut Ssl, key: TlsPsk) -> Result<(), ErrorStack> {
 /// The identity whose key a server has found.
 pub(super) fn identity(ssl: &SslRef) -> Option<String> {
     attached(ssl)?.found.lock().ok()?.clone()
+}
+
+/// OpenSSL tells a secret, as a line of its key log.
+pub(super) fn note_secret(ssl: &SslRef, line: &str) {
+    if let Some(mut log) = attached(ssl).and_then(|attached| attached.log.lock().ok()) {
+        log.note(line);
+    }
+}
+
+/// The secrets that it has told. They are not kept here.
+pub(super) fn take_traffic(ssl: &SslRef) -> Option<Traffic> {
+    attached(ssl)?.log.lock().ok()?.take()
+}
+
+/// Has the next record sent follow a change of the key; `asks`: the peer is to change its own, too.
+pub(super) fn update_key(ssl: &SslRef, asks: bool) -> bool {
+    // SSL_KEY_UPDATE_NOT_REQUESTED and SSL_KEY_UPDATE_REQUESTED.
+    // SAFETY: the connection is alive; OpenSSL refuses where it is not the time for it.
+    unsafe { SSL_key_update(ssl.as_ptr(), c_int::from(asks)) == 1 }
 }
 
 /// The extension pre_shared_key (RFC 8446, section 4.2.11).

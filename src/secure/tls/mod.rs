@@ -1,7 +1,11 @@
 //! TLS 1.3 with a pre-shared key between the bytes of a socket and those of NVMe/TCP: bytes in,
 //! bytes out, no socket. OpenSSL does it over two buffers in memory.
+//!
+//! After the handshake somebody else may take the records over ([`TlsChannel::hand_over`]): the
+//! kernel, which does it on the socket itself.
 
 mod external;
+pub mod traffic;
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -13,6 +17,7 @@ use openssl::ssl::{
 
 use super::Hash;
 use super::psk::TlsPsk;
+use traffic::{Records, Traffic};
 
 /// The cipher suite that NVMe/TCP names for a key of this hash function (Transport 1.1, section
 /// 3.6.1.1).
@@ -97,10 +102,18 @@ pub enum TlsState {
 pub struct TlsChannel {
     stream: SslStream<Pipe>,
     state: TlsState,
+    /// Where in the peer's stream of records it is, while somebody else may take over.
+    records: Option<Records>,
+    /// What they need, from the end of the handshake until the channel is used.
+    traffic: Option<Traffic>,
 }
 
 /// The settings of all channels.
-fn context(method: SslMethod, is_server: bool) -> Result<SslContext, ErrorStack> {
+fn context(
+    method: SslMethod,
+    is_server: bool,
+    tells_secrets: bool,
+) -> Result<SslContext, ErrorStack> {
     let mut builder = SslContext::builder(method)?;
     builder.set_min_proto_version(Some(SslVersion::TLS1_3))?;
     builder.set_max_proto_version(Some(SslVersion::TLS1_3))?;
@@ -108,6 +121,9 @@ fn context(method: SslMethod, is_server: bool) -> Result<SslContext, ErrorStack>
     builder.set_mode(SslMode::RELEASE_BUFFERS | SslMode::ENABLE_PARTIAL_WRITE);
     // A key is for this handshake: nothing is resumed.
     builder.set_num_tickets(0)?;
+    if tells_secrets {
+        builder.set_keylog_callback(external::note_secret);
+    }
     if is_server {
         // A suite is chosen before a key is looked for: only that of the key will do.
         builder.set_client_hello_callback(|ssl, _| {
@@ -126,8 +142,22 @@ impl TlsChannel {
     /// # Errors
     /// If OpenSSL can't.
     pub fn server(keys: Arc<dyn FindPsk>) -> Result<Self, TlsError> {
+        Self::make_server(keys, false)
+    }
+
+    /// The server's side of a new channel that can be handed over after its handshake.
+    ///
+    /// # Errors
+    /// If OpenSSL can't.
+    pub fn server_to_hand_over(keys: Arc<dyn FindPsk>) -> Result<Self, TlsError> {
+        let mut channel = Self::make_server(keys, true)?;
+        channel.records = Some(Records::default());
+        Ok(channel)
+    }
+
+    fn make_server(keys: Arc<dyn FindPsk>, tells_secrets: bool) -> Result<Self, TlsError> {
         let make = || {
-            let settings = context(SslMethod::tls_server(), true)?;
+            let settings = context(SslMethod::tls_server(), true, tells_secrets)?;
             let mut ssl = Ssl::new(&settings)?;
             ssl.set_accept_state();
             external::serve(&mut ssl, keys)?;
@@ -142,7 +172,7 @@ impl TlsChannel {
     /// If OpenSSL can't.
     pub fn client(key: TlsPsk) -> Result<Self, TlsError> {
         let make = || {
-            let settings = context(SslMethod::tls_client(), false)?;
+            let settings = context(SslMethod::tls_client(), false, false)?;
             let mut ssl = Ssl::new(&settings)?;
             ssl.set_connect_state();
             ssl.set_ciphersuites(suite(key.hash))?;
@@ -153,7 +183,7 @@ impl TlsChannel {
     }
 
     fn over(stream: SslStream<Pipe>) -> Self {
-        Self { stream, state: TlsState::Handshake }
+        Self { stream, state: TlsState::Handshake, records: None, traffic: None }
     }
 
     /// Where it is in its life.
@@ -179,8 +209,47 @@ impl TlsChannel {
         external::identity(self.stream.ssl())
     }
 
+    /// How many bytes of the peer may be fed at a time at most, so that the handshake ends with
+    /// nothing behind it; `None`: as many as there are.
+    #[must_use]
+    pub fn wanted_bytes(&self) -> Option<usize> {
+        self.records.as_ref().map(Records::wanted_bytes)
+    }
+
+    /// The handshake is over, and nothing else was sent or received: whoever has the secrets may
+    /// go on in place of this channel, with the sequence number 0 in both directions.
+    #[must_use]
+    pub fn can_hand_over(&self) -> bool {
+        self.traffic.is_some()
+    }
+
+    /// Gives the secrets away, if it can: nothing may be done with the channel then. What it has
+    /// to send ([`TlsChannel::outgoing`]) belongs to the handshake and is to leave before.
+    pub fn hand_over(&mut self) -> Option<Traffic> {
+        self.traffic.take()
+    }
+
+    /// The handshake is over. Where more has come than that, it stays with OpenSSL.
+    fn opened(&mut self) {
+        self.set_state(TlsState::Open);
+        let traffic = external::take_traffic(self.stream.ssl());
+        let is_clean = self.records.take().is_some_and(|records| records.is_between())
+            && self.stream.get_ref().incoming.is_empty();
+        self.traffic = traffic.filter(|_| is_clean);
+    }
+
+    /// Changes the key of what is sent from now on (`KeyUpdate`); `asks`: the peer is to change
+    /// its own, too. Whether it may be changed now.
+    pub fn update_key(&mut self, asks: bool) -> bool {
+        external::update_key(self.stream.ssl(), asks)
+    }
+
     /// Bytes from the peer.
     pub fn feed(&mut self, bytes: &[u8]) {
+        self.traffic = None;
+        if let Some(records) = &mut self.records {
+            records.follow(bytes);
+        }
         self.stream.get_mut().incoming.extend_from_slice(bytes);
     }
 
@@ -215,7 +284,7 @@ impl TlsChannel {
         }
         match self.stream.do_handshake() {
             Ok(()) => {
-                self.set_state(TlsState::Open);
+                self.opened();
                 Ok(true)
             }
             Err(error) if is_patience(&error) => Ok(false),
@@ -228,6 +297,7 @@ impl TlsChannel {
         if self.state != TlsState::Ended {
             self.set_state(TlsState::Ended);
         }
+        self.traffic = None;
         if error.code() == ErrorCode::ZERO_RETURN {
             return TlsError::Closed;
         }
@@ -268,6 +338,7 @@ impl TlsChannel {
         if bytes.is_empty() {
             return Ok(0);
         }
+        self.traffic = None;
         match self.stream.ssl_write(bytes) {
             Ok(len) => Ok(len),
             Err(error) if is_patience(&error) => Ok(0),

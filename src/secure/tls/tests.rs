@@ -141,3 +141,141 @@ fn identities_are_cut_from_their_extension() {
     let many: Vec<u8> = [0, 70].into_iter().chain([0, 1, b'x', 0, 0, 0, 0].repeat(10)).collect();
     assert_eq!(identities(&many).len(), 4);
 }
+
+const LONG_KEY: &str = "NVMeTLSkey-1:02:BRAbJjE8R1JdaHN+iZSfqrXAy9bh7PcCDRgjLjlET1plcHuGkZynsr3I\
+                        097p9P8KbTPm6w==:";
+
+/// Both sides just before the client's last word of the handshake, and this.
+fn nearly_open(key: &str) -> (TlsChannel, TlsChannel, Vec<u8>) {
+    let psk = Psk::parse(key).unwrap();
+    let [key, _] = psk.tls_keys(OF);
+    let mut client = TlsChannel::client(key).unwrap();
+    let mut server = TlsChannel::server_to_hand_over(Arc::new(Known(psk))).unwrap();
+    client.read(&mut []).unwrap();
+    let mut bytes = Vec::new();
+    client.take_outgoing(&mut bytes);
+    server.feed(&bytes);
+    server.read(&mut []).unwrap();
+    bytes.clear();
+    server.take_outgoing(&mut bytes);
+    client.feed(&bytes);
+    client.read(&mut []).unwrap();
+    assert_eq!((client.state(), server.state()), (TlsState::Open, TlsState::Handshake));
+    assert!(!server.can_hand_over());
+    bytes.clear();
+    client.take_outgoing(&mut bytes);
+    (client, server, bytes)
+}
+
+/// Feeds no more at a time than is wanted, as its driver does.
+fn feed_in_steps(server: &mut TlsChannel, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        let wanted = server.wanted_bytes().expect("the handshake is not over");
+        let (part, rest) = bytes.split_at(wanted.min(bytes.len()));
+        bytes = rest;
+        server.feed(part);
+        assert_eq!(server.read(&mut [0; 64]), Ok(0));
+    }
+}
+
+/// What encrypts a record, and the nonce of the one with this number.
+fn cipher(keys: &traffic::RecordKeys, number: u8) -> (openssl::symm::Cipher, Vec<u8>) {
+    use openssl::symm::Cipher;
+    let is_short = keys.key.bytes().len() == 16;
+    let mut nonce = keys.iv.bytes().to_vec();
+    nonce[11] ^= number;
+    (if is_short { Cipher::aes_128_gcm() } else { Cipher::aes_256_gcm() }, nonce)
+}
+
+/// The first record of a stream in the clear, with its type as the last byte, and what follows it.
+fn unseal<'a>(keys: &traffic::RecordKeys, number: u8, stream: &'a [u8]) -> (Vec<u8>, &'a [u8]) {
+    let (head, rest) = stream.split_at(5);
+    let (body, rest) = rest.split_at(usize::from(head[3]) << 8 | usize::from(head[4]));
+    let (text, tag) = body.split_at(body.len() - 16);
+    let (cipher, nonce) = cipher(keys, number);
+    let key = keys.key.bytes();
+    (openssl::symm::decrypt_aead(cipher, key, Some(&nonce), head, text, tag).unwrap(), rest)
+}
+
+/// A record of this text, whose last byte is its type.
+fn seal(keys: &traffic::RecordKeys, number: u8, text: &[u8]) -> Vec<u8> {
+    let head = [23, 3, 3, 0, u8::try_from(text.len() + 16).unwrap()];
+    let (cipher, nonce) = cipher(keys, number);
+    let (key, mut tag) = (keys.key.bytes(), [0; 16]);
+    let sealed =
+        openssl::symm::encrypt_aead(cipher, key, Some(&nonce), &head, text, &mut tag).unwrap();
+    [&head[..], &sealed, &tag].concat()
+}
+
+#[test]
+fn whoever_takes_over_goes_on_where_the_handshake_ended() {
+    for key in [KEY, LONG_KEY] {
+        let (mut client, mut server, last) = nearly_open(key);
+        feed_in_steps(&mut server, &last);
+        assert_eq!((server.state(), server.wanted_bytes()), (TlsState::Open, None));
+        assert!(server.outgoing().is_empty() && server.can_hand_over());
+        let mut traffic = server.hand_over().unwrap();
+        assert!(!server.can_hand_over() && server.hand_over().is_none());
+        let mut sent = Vec::new();
+        for (number, text) in [(0, b"first"), (1, b"other")] {
+            assert_eq!(client.write(text), Ok(5));
+            sent.clear();
+            client.take_outgoing(&mut sent);
+            let (found, rest) = unseal(&traffic.receive.keys(), number, &sent);
+            assert_eq!((&found[..], rest.len()), (&[&text[..], &[23]].concat()[..], 0));
+            client.feed(&seal(&traffic.send.keys(), number, b"answer\x17"));
+            let mut got = [0; 16];
+            assert_eq!((client.read(&mut got), &got[..6]), (Ok(6), &b"answer"[..]));
+        }
+        // The client changes its key and wants the other to be changed.
+        assert!(client.update_key(true));
+        client.write(b"third").unwrap();
+        sent.clear();
+        client.take_outgoing(&mut sent);
+        let (found, rest) = unseal(&traffic.receive.keys(), 2, &sent);
+        assert_eq!(found, [24, 0, 0, 1, 1, 22]);
+        traffic.receive = traffic.receive.next();
+        assert_eq!(unseal(&traffic.receive.keys(), 0, rest).0, b"third\x17");
+        client.feed(&seal(&traffic.send.keys(), 2, &[24, 0, 0, 1, 0, 22]));
+        traffic.send = traffic.send.next();
+        client.feed(&seal(&traffic.send.keys(), 0, b"answer\x17"));
+        assert_eq!(client.read(&mut [0; 16]), Ok(6));
+    }
+}
+
+#[test]
+fn a_channel_that_is_used_is_not_handed_over() {
+    // Data behind the last word of the handshake, not fed as it should be.
+    let (mut client, mut server, mut last) = nearly_open(KEY);
+    client.write(b"early").unwrap();
+    client.take_outgoing(&mut last);
+    server.feed(&last);
+    assert_eq!(server.read(&mut []), Ok(0));
+    assert_eq!((server.state(), server.can_hand_over()), (TlsState::Open, false));
+    assert_eq!(server.read(&mut [0; 64]), Ok(5));
+    // Half a record there.
+    let (mut client, mut server, mut last) = nearly_open(KEY);
+    client.write(b"early").unwrap();
+    client.take_outgoing(&mut last);
+    server.feed(&last[..last.len() - 1]);
+    assert_eq!((server.read(&mut []), server.can_hand_over()), (Ok(0), false));
+    // Data after it, in either direction.
+    for is_received in [true, false] {
+        let (_client, mut server, last) = nearly_open(KEY);
+        feed_in_steps(&mut server, &last);
+        assert!(server.can_hand_over());
+        if is_received {
+            server.feed(&[23]);
+        } else {
+            assert_eq!(server.write(b"data"), Ok(4));
+        }
+        assert!(!server.can_hand_over(), "{is_received}");
+    }
+    // Nobody has asked for it.
+    let psk = Psk::parse(KEY).unwrap();
+    let [key, _] = psk.tls_keys(OF);
+    let (mut client, mut server) = (TlsChannel::client(key).unwrap(), self::server());
+    assert_eq!(carry(&mut client, &mut server, 65536), []);
+    assert_eq!((server.state(), server.wanted_bytes()), (TlsState::Open, None));
+    assert!(!server.can_hand_over());
+}

@@ -258,6 +258,13 @@ fn results_that_nobody_waits_for_change_nothing() {
     assert!(own.is_overdue(AUTH_TIMEOUT_MS + 1) && !own.is_overdue(AUTH_TIMEOUT_MS));
 }
 
+#[test]
+fn the_time_that_the_target_took_is_not_the_hosts() {
+    let (mut own, _) = pair(host_auth(false), terms(false));
+    own.restart_time(AUTH_TIMEOUT_MS);
+    assert!(!own.is_overdue(2 * AUTH_TIMEOUT_MS) && own.is_overdue(2 * AUTH_TIMEOUT_MS + 1));
+}
+
 proptest! {
     /// Whatever a host sends and whenever it receives: no panic, and no way in without the key.
     #[test]

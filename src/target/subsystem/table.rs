@@ -91,6 +91,8 @@ pub struct SubsystemTable {
     pub(super) referrals: Vec<Referral>,
     pub(super) auth_policy: AuthPolicy,
     pub(super) dup_host_policy: DupHostPolicy,
+    /// The kernel encrypts under TLS, where it can.
+    kernel_tls: bool,
     pub(super) generation: u64,
     next_uid: u64,
 }
@@ -128,6 +130,7 @@ impl SubsystemTable {
             referrals: Vec::new(),
             auth_policy: AuthPolicy::default(),
             dup_host_policy: DupHostPolicy::default(),
+            kernel_tls: true,
             generation: 1,
             next_uid: 1,
         }
@@ -523,6 +526,17 @@ impl SubsystemTable {
     /// Sets what the target agrees to in authentication.
     pub fn set_auth_policy(&mut self, policy: AuthPolicy) {
         self.auth_policy = policy;
+    }
+
+    /// Whether the kernel encrypts connections under TLS, where it can.
+    #[must_use]
+    pub fn kernel_tls(&self) -> bool {
+        self.kernel_tls
+    }
+
+    /// Sets whether the kernel encrypts connections under TLS that come from now on, where it can.
+    pub fn set_kernel_tls(&mut self, is_wanted: bool) {
+        self.kernel_tls = is_wanted;
     }
 
     /// Lets every host connect, or only the named ones.

@@ -353,12 +353,14 @@ impl Connection {
         self.held_bytes
     }
 
-    /// Commands whose data from the host have not all come, and how many had them so far: where
-    /// there are some and the second number stands still, the host owes data.
+    /// Commands that wait for what the host has not sent, data or the second command of a fused
+    /// operation, and how many have got all their data so far: where there are some and the second
+    /// number stands still, the host owes it.
     #[must_use]
     pub fn inbound_transfers(&self) -> (u16, u64) {
         let awaited = self.population(RequestState::AwaitH2cData)
-            + self.population(RequestState::AwaitCapsuleData);
+            + self.population(RequestState::AwaitCapsuleData)
+            + u16::from(self.awaits_second());
         (awaited, self.transfers_ended)
     }
 

@@ -97,6 +97,14 @@ impl Connection {
         }
     }
 
+    /// The first of a fused operation has all it needs but the second, and keeps its buffer.
+    pub(super) fn awaits_second(&self) -> bool {
+        match self.fused_next {
+            FusedNext::SecondOf(first) => self.request(first).state == RequestState::Ready,
+            FusedNext::Any | FusedNext::SecondOfRefused => false,
+        }
+    }
+
     /// The command in `slot`, one of a fused operation, was refused: so is its partner.
     #[cold]
     pub(super) fn fused_refused(&mut self, slot: u16) {

@@ -119,7 +119,10 @@ impl Pair {
         }
         let has_key = how >> 2 & 7 > 1;
         let client = TlsChannel::client(offered).expect("a client");
-        let server = TlsChannel::server(Arc::new(Known(keys))).expect("a server");
+        // Nobody takes it over: it goes on by itself then.
+        let can_leave = how >> 5 & 1 == 1;
+        let make = if can_leave { TlsChannel::server_to_hand_over } else { TlsChannel::server };
+        let server = make(Arc::new(Known(keys))).expect("a server");
         Self { client, server, has_key, is_whole: true, written: Vec::new(), read: 0 }
     }
 
@@ -151,6 +154,8 @@ impl Pair {
         let state = self.server.state();
         assert!(self.has_key || state != TlsState::Open, "a channel without the key");
         assert!(state != TlsState::Open || self.server.identity().is_some());
+        assert!(!self.server.can_hand_over() || state == TlsState::Open && self.read == 0);
+        assert!(self.server.wanted_bytes().is_none_or(|wanted| wanted > 0));
         if state == TlsState::Ended {
             assert!(self.server.read(&mut room).is_err() && self.server.write(&[1]).is_err());
         }

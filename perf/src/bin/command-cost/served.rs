@@ -1,8 +1,6 @@
 //! The target that is counted: runs under callgrind, does what is said on its standard input.
 
 use std::io::{self, BufRead, Write};
-use std::net::{Ipv4Addr, TcpListener};
-use std::sync::Arc;
 use std::time::Duration;
 
 use mdof::bdev::malloc::MallocDevice;
@@ -18,7 +16,7 @@ use mdof::target::subsystem::{NamespaceSpec, SubsystemSpec, SubsystemTable};
 use rustix::thread::{CpuSet, sched_getaffinity};
 use uuid::Uuid;
 
-use super::callgrind;
+use super::{callgrind, loopback};
 
 pub(crate) const NQN: &str = "nqn.2026-01.io.mdof:command-cost";
 pub(crate) const BLOCK_SIZE_BYTES: u32 = 4096;
@@ -117,12 +115,7 @@ pub(crate) fn serve() {
         assert!(geometry.blocks >= BLOCKS, "a member has room for so much");
         table.add_ns(NQN, &NamespaceSpec::new(bdev, geometry)).expect("room");
     }
-    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    let address = free.local_addr().expect("it is bound");
-    drop(free);
-    table.add_listener(NQN, address).expect("a listener");
-    engine.publish(Arc::new(table));
-    engine.listen(address).expect("a port that was free");
+    let address = loopback::serve(&mut engine, table, NQN);
     tell(&address.to_string());
     for line in io::stdin().lock().lines() {
         match line.expect("text").as_str() {

@@ -63,8 +63,7 @@ impl<'a> Lanes<'a> {
         ended
     }
 
-    /// Reads for so long; how many ended.
-    pub(crate) fn run(&mut self, time: Duration) -> u64 {
+    fn submit_all(&mut self) {
         let depth = usize::from(self.depth);
         for lane in 0..self.queues.len() {
             for slot in 0..depth {
@@ -72,6 +71,11 @@ impl<'a> Lanes<'a> {
                 self.submit(lane, (lane * depth + slot) as u64, buf);
             }
         }
+    }
+
+    /// Reads for so long; how many ended.
+    pub(crate) fn run(&mut self, time: Duration) -> u64 {
+        self.submit_all();
         let since = Instant::now();
         let mut ended = 0;
         while since.elapsed() < time {
@@ -80,6 +84,16 @@ impl<'a> Lanes<'a> {
             }
         }
         ended
+    }
+
+    /// Reads for so long; between reads something is done, as often as `every`.
+    pub(crate) fn run_beside(&mut self, time: Duration, every: Duration, act: &mut dyn FnMut()) {
+        let since = Instant::now();
+        while since.elapsed() < time {
+            self.drain();
+            act();
+            self.run(every);
+        }
     }
 
     /// Waits for what is in flight.

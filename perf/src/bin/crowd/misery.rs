@@ -1,11 +1,9 @@
-//! Hosts that are no good neighbours, and cost this process no CPU time worth mentioning: what
-//! they do to others is the target's doing.
+//! Hosts that are no good neighbours. They act between the reads that are timed, from the same
+//! thread, so that what they cost this process is not taken for what the target does to others:
+//! the read behind each act meets the target's work for it.
 
 use std::io::Write;
-use std::net::TcpStream;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use mdof::initiator::{Client, QueuePair};
@@ -38,15 +36,27 @@ impl Kind {
             Self::Restless => "a host that connects and leaves each 5 ms",
         }
     }
+
+    /// How often one of them acts.
+    pub(crate) fn every(self) -> Duration {
+        match self {
+            Self::Tricklers => STEP / HOSTS,
+            Self::Takers | Self::Senders | Self::Restless => STEP,
+        }
+    }
 }
 
 pub(crate) struct Misery {
-    ended: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    kind: Kind,
+    target: SocketAddr,
+    streams: Vec<TcpStream>,
+    /// The next byte is of this stream, and this one of its command's data.
+    turn: (usize, usize),
     _hosts: (Vec<Client>, Vec<QueuePair>),
 }
 
 const STEP: Duration = Duration::from_millis(5);
+const HOSTS: u32 = 8;
 const LARGE_BYTES: u32 = 128 << 10;
 
 /// A command of 128 KiB whose data travel by themselves.
@@ -70,8 +80,10 @@ fn raw(queue: &QueuePair) -> TcpStream {
 
 impl Misery {
     pub(crate) fn begin(kind: Kind, served: &Served) -> Self {
-        let queues = if kind == Kind::Restless { 0 } else { 8 };
-        let hosts = if queues == 0 { (Vec::new(), Vec::new()) } else { served.hosts(1, 8, 128) };
+        let hosts = match kind {
+            Kind::Restless => (Vec::new(), Vec::new()),
+            _ => served.hosts(1, u16::try_from(HOSTS).expect("a few"), 128),
+        };
         let (opcode, count) = match kind {
             Kind::Takers => (opcode::nvm::READ, 100),
             Kind::Senders => (opcode::nvm::WRITE, 100),
@@ -82,43 +94,36 @@ impl Misery {
             let commands: Vec<u8> = (0..count).flat_map(|cid| large_command(opcode, cid)).collect();
             stream.write_all(&commands).expect("the target takes commands");
         }
-        let ended = Arc::new(AtomicBool::new(false));
-        let (done, address) = (ended.clone(), served.address);
-        let thread = match kind {
-            Kind::Takers | Kind::Senders => None,
-            Kind::Tricklers => Some(std::thread::spawn(move || trickle(&mut streams, &done))),
-            Kind::Restless => Some(std::thread::spawn(move || {
-                while !done.load(Ordering::Relaxed) {
-                    drop(TcpStream::connect(address));
-                    std::thread::sleep(STEP);
-                }
-            })),
-        };
         // What they have set going comes to rest.
         std::thread::sleep(Duration::from_millis(50));
-        Self { ended, thread, _hosts: hosts }
+        Self { kind, target: served.address, streams, turn: (0, 0), _hosts: hosts }
     }
 
-    pub(crate) fn end(mut self) {
-        self.ended.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            thread.join().expect("it does not panic");
+    /// What they do each [`Kind::every`].
+    pub(crate) fn act(&mut self) {
+        match self.kind {
+            Kind::Takers | Kind::Senders => {}
+            Kind::Tricklers => self.trickle(),
+            Kind::Restless => drop(TcpStream::connect(self.target)),
         }
+    }
+
+    /// The data of each stream's only command, byte by byte.
+    fn trickle(&mut self) {
+        let (stream, at) = self.turn;
+        let byte = data_header().get(at).copied().unwrap_or(0);
+        // The target may have ended one: that is what it is for.
+        drop(self.streams[stream].write(&[byte]));
+        let next = (stream + 1) % self.streams.len();
+        self.turn = (next, at + usize::from(next == 0));
     }
 }
 
-/// The data of each stream's only command, byte by byte.
-fn trickle(streams: &mut [TcpStream], ended: &AtomicBool) {
+/// The header of the data of a large command.
+fn data_header() -> [u8; 24] {
     let mut header = [0; 24];
     (header[0], header[1], header[2], header[3]) = (6, 4, 24, 24);
     header[4..8].copy_from_slice(&(24 + LARGE_BYTES).to_le_bytes());
     header[16..20].copy_from_slice(&LARGE_BYTES.to_le_bytes());
-    let mut at = 0;
-    while !ended.load(Ordering::Relaxed) {
-        let byte = header.get(at).copied().unwrap_or(0);
-        // The target may have ended one: that is what it is for.
-        streams.iter_mut().for_each(|stream| drop(stream.write(&[byte])));
-        at += 1;
-        std::thread::sleep(STEP);
-    }
+    header
 }

@@ -1,7 +1,6 @@
 //! A target in this process: one core, a null bdev, a listener on the loopback.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use mdof::bdev::Device;
@@ -13,6 +12,8 @@ use mdof::target::subsystem::{NamespaceSpec, SubsystemSpec, SubsystemTable};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use uuid::Uuid;
+
+use super::loopback;
 
 const NQN: &str = "nqn.2026-01.io.mdof:crowd";
 const HOST_NQN: &str = "nqn.2026-01.io.mdof:perf";
@@ -70,12 +71,7 @@ impl Served {
         let spec = SubsystemSpec { allow_any_host: true, ..SubsystemSpec::new(NQN) };
         table.create_subsystem(&spec).expect("a name");
         table.add_ns(NQN, &NamespaceSpec::new(bdev, &geometry)).expect("room");
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let address = free.local_addr().expect("it is bound");
-        drop(free);
-        table.add_listener(NQN, address).expect("a listener");
-        engine.publish(Arc::new(table));
-        engine.listen(address).expect("a port that was free");
+        let address = loopback::serve(&mut engine, table, NQN);
         let pool = BufPool::on_heap([256 * 32 + 4096, 0, 0]);
         Self { engine, address, thread: reactor_thread(), pool }
     }

@@ -69,6 +69,24 @@ fn a_pair_is_handed_out_together_whatever_data_comes_first() {
     }
 }
 
+/// It holds a buffer, so the host is timed.
+#[test]
+fn the_second_command_is_owed() {
+    let mut peer = Peer::established(0);
+    let first = capsule(&peer, COMPARE, FIRST, 1, false);
+    peer.send(&first);
+    assert_eq!(peer.conn.inbound_transfers(), (1, 0), "its data");
+    let bytes = peer.drain();
+    let r2t = R2t::read_from_prefix(bytes.as_slice()).unwrap().0;
+    let data = peer.h2c(1, r2t.ttag.get(), 0, true, &[8; 512]);
+    peer.send(&data);
+    assert_eq!(peer.conn.inbound_transfers(), (1, 1), "the second");
+    let second = capsule(&peer, WRITE, SECOND, 2, true);
+    peer.send(&second);
+    assert_eq!(peer.conn.inbound_transfers(), (0, 2));
+    assert_eq!(next_cids(&mut peer), [1, 2]);
+}
+
 #[test]
 fn commands_without_their_partner_end() {
     let mut peer = Peer::established(0);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use mdof::initiator::{Client, ClientError, ClientOptions, HostAuth};
 use mdof::secure::psk::{Party, TlsPsk};
+use mdof::secure::tls::{TlsChannel, TlsState};
 use mdof::secure::{ChapKey, Psk, Secret};
 use mdof::target::subsystem::{HostKeys, NamedKey};
 use mdof::wire::nvme::Status;
@@ -166,6 +167,135 @@ fn hostile_bytes_cost_their_own_connection_only() {
     half.write_all(&noise[..9]).unwrap();
     works(&mut host);
     drop(half);
+    rig.stop();
+}
+
+/// A host by hand: what it sends and receives is not looked at.
+struct RawHost {
+    stream: TcpStream,
+    channel: TlsChannel,
+}
+
+impl RawHost {
+    fn open(address: SocketAddr, key: TlsPsk) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        let mut own = Self { stream, channel: TlsChannel::client(key).unwrap() };
+        own.channel.read(&mut []).unwrap();
+        while own.channel.state() == TlsState::Handshake {
+            own.flush();
+            own.take();
+            own.channel.read(&mut []).unwrap();
+        }
+        own.flush();
+        own
+    }
+
+    fn flush(&mut self) {
+        let mut bytes = Vec::new();
+        self.channel.take_outgoing(&mut bytes);
+        self.stream.write_all(&bytes).unwrap();
+    }
+
+    fn take(&mut self) {
+        let mut bytes = [0; 4096];
+        let len = self.stream.read(&mut bytes).unwrap();
+        assert_ne!(len, 0, "the target has closed the connection");
+        self.channel.feed(&bytes[..len]);
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        assert_eq!(self.channel.write(bytes), Ok(bytes.len()));
+        self.flush();
+    }
+
+    fn read(&mut self, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        let mut done = 0;
+        while done < len {
+            let more = self.channel.read(&mut bytes[done..]).unwrap();
+            done += more;
+            if more == 0 {
+                self.take();
+            }
+        }
+        bytes
+    }
+}
+
+/// Whether the kernel's TLS, if it has any, can change keys: Linux 6.14 and newer.
+fn kernel_changes_keys() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).map_while(|word| word.trim().parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(14))
+}
+
+#[test]
+fn a_host_may_change_its_key_and_ask_for_another() {
+    for key in KEYS {
+        let (mut rig, secure) = rig(key);
+        rig.table.set_kernel_tls(kernel_changes_keys());
+        rig.publish();
+        let mut host = RawHost::open(secure, tls_key(key, 1));
+        assert!(host.channel.update_key(true));
+        let mut icreq = [0; 128];
+        (icreq[2], icreq[4]) = (128, 128);
+        host.write(&icreq);
+        // ICResp.
+        assert_eq!(host.read(128)[..3], [1, 0, 128]);
+        // Once more, and what is no PDU: C2HTermReq says so.
+        assert!(host.channel.update_key(false));
+        host.write(&[0xff; 24]);
+        assert_eq!(host.read(24)[..3], [3, 0, 24]);
+        rig.stop();
+    }
+}
+
+#[test]
+fn a_changed_record_ends_its_own_connection() {
+    let (rig, secure) = rig(KEYS[0]);
+    let mut other = try_connect(options(&rig, secure, Some(tls_key(KEYS[0], 1))), &rig).unwrap();
+    let mut host = RawHost::open(secure, tls_key(KEYS[0], 1));
+    assert_eq!(host.channel.write(&[0; 128]), Ok(128));
+    let mut bytes = Vec::new();
+    host.channel.take_outgoing(&mut bytes);
+    *bytes.last_mut().unwrap() ^= 1;
+    host.stream.write_all(&bytes).unwrap();
+    assert!(ends(host.stream));
+    works(&mut other);
+    rig.stop();
+}
+
+#[test]
+fn data_right_behind_the_handshake_are_not_lost() {
+    let (rig, secure) = rig(KEYS[0]);
+    let mut host = TlsChannel::client(tls_key(KEYS[0], 1)).unwrap();
+    let mut stream = TcpStream::connect(secure).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut bytes = Vec::new();
+    host.read(&mut []).unwrap();
+    while host.state() == TlsState::Handshake {
+        bytes.clear();
+        host.take_outgoing(&mut bytes);
+        stream.write_all(&bytes).unwrap();
+        let mut answer = [0; 4096];
+        let len = stream.read(&mut answer).unwrap();
+        host.feed(&answer[..len]);
+        host.read(&mut []).unwrap();
+    }
+    // The last word of the handshake, ICReq and half of a record more leave together.
+    let mut icreq = [0; 128];
+    (icreq[2], icreq[4]) = (128, 128);
+    assert_eq!(host.write(&icreq), Ok(128));
+    assert_eq!(host.write(&[0xff; 24]), Ok(24));
+    bytes.clear();
+    host.take_outgoing(&mut bytes);
+    let (most, rest) = bytes.split_at(bytes.len() - 20);
+    stream.write_all(most).unwrap();
+    let mut raw = RawHost { stream, channel: host };
+    assert_eq!(raw.read(128)[..3], [1, 0, 128]);
+    raw.stream.write_all(rest).unwrap();
+    assert_eq!(raw.read(24)[..3], [3, 0, 24]);
     rig.stop();
 }
 
