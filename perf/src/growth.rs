@@ -32,7 +32,7 @@ const IO_BYTES: usize = 4096;
 /// Reads in a hundred requests.
 const READ_PERCENT: u64 = 70;
 /// Cores that carry the load, and the array.
-const CORES_MAX: usize = 2;
+pub(crate) const CORES_MAX: usize = 2;
 /// Before the first growth, and between two.
 const SETTLING: Duration = Duration::from_millis(200);
 /// How often the array is asked whether it has grown.
@@ -49,6 +49,7 @@ pub(crate) struct Options {
     pub(crate) size_bytes: u64,
     pub(crate) growths: u32,
     pub(crate) queue_depth: u32,
+    pub(crate) cores_max: usize,
 }
 
 /// What came out.
@@ -169,7 +170,7 @@ struct Growth {
 pub(crate) fn run(options: &Options) -> Result<Report, PerfError> {
     let growths = options.growths.max(1);
     let usable = cpu::usable();
-    let cores = &usable[usable.len().saturating_sub(CORES_MAX)..];
+    let cores = &usable[usable.len().saturating_sub(options.cores_max)..];
     let mut host = Host::start(cores, &Job::default())?;
     let engine = host.engine();
     let size_bytes = options.size_bytes * u64::from(growths + 1);
@@ -329,7 +330,7 @@ mod tests {
 
     #[test]
     fn growths_are_measured_under_load() {
-        let options = Options { size_bytes: 16 << 20, growths: 2, queue_depth: 4 };
+        let options = Options { size_bytes: 16 << 20, growths: 1, queue_depth: 4, cores_max: 1 };
         let report = run(&options).unwrap();
         assert!(report.requests > 100 && report.growth_ns.min > 0.0, "{report:?}");
         assert!(report.gap_ns.max < report.growth_ns.max + 1e9, "{report:?}");

@@ -75,8 +75,13 @@ fn main() -> ExitCode {
                 .and_then(|report| show(&report, json, || report.as_text()))
         }
         Some(Command::Growth { size: size_bytes, growths, queue_depth, json }) => {
-            growth::run(&growth::Options { size_bytes, growths, queue_depth })
-                .and_then(|report| show(&report, json, || report.as_text()))
+            growth::run(&growth::Options {
+                size_bytes,
+                growths,
+                queue_depth,
+                cores_max: growth::CORES_MAX,
+            })
+            .and_then(|report| show(&report, json, || report.as_text()))
         }
         Some(Command::Idle { mdof, time, json }) => target_process::measure_idle(&mdof, time)
             .and_then(|idleness| show(&idleness, json, || idleness.as_text())),
