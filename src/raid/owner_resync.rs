@@ -554,6 +554,7 @@ impl Owner {
             let (chunks, unreadable) = (self.walker.done, self.walker.unreadable);
             out.mail.push_back(Mail::Event(ArrayEvent::ResyncDone { chunks, unreadable }));
             self.vouch_again();
+            self.poll_recorder(out);
         }
     }
 }

@@ -301,7 +301,7 @@ fn random_lives_with_replacements_break_no_promise() {
 /// What lives with bad blocks have found:
 ///
 /// - a copy had failed on a member that the array could not do without: it was kept, and the chunk
-///   counted as copied and became Clean (oracles 4 and 3: the next three);
+///   counted as copied and became Clean (oracles 4 and 3: the three after those);
 /// - a block was on a list already when it could not be written again, and was acknowledged,
 ///   though the member that it could have been computed from had gone (oracle 5: the next one);
 /// - a write was acknowledged whose member was let go meanwhile, while another one listed a column
@@ -310,8 +310,11 @@ fn random_lives_with_replacements_break_no_promise() {
 /// - what was to replace a member was let go while a piece that it had been given was still being
 ///   written elsewhere, and then looked for on its list (a panic: the last one);
 /// - a write in pieces was acknowledged though a piece that had ended, and that one member listed,
-///   was lost with another one before the last piece ended (oracle 5: the first one).
-const FOUND_OF_BAD: [u64; 9] = [
+///   was lost with another one before the last piece ended (oracle 5: the second one);
+/// - resync had ended, and that parity is right again waited for another event to be put on record
+///   (oracle 0: the first one).
+const FOUND_OF_BAD: [u64; 10] = [
+    (BAD_SEEDS | PARITY) + 1_085_405_040,
     (BAD_SEEDS | REPLACE_SEEDS | PARITY) + 660_003_082,
     (BAD_SEEDS | MEMBER_SEEDS) + 55_001_470,
     (BAD_SEEDS | MEMBER_SEEDS) + 55_001_600,
