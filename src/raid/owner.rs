@@ -394,7 +394,8 @@ impl Owner {
                 if self.walker.is_idle()
                     && self.bad_keeper.is_idle()
                     && self.daemon.is_idle()
-                    && !self.rebuilder.is_flushing() =>
+                    && !self.rebuilder.is_flushing()
+                    && !self.is_swapping() =>
             {
                 self.set_life(Life::Flushing);
                 if mutant!(StopWithoutFlush) {

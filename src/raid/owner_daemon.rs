@@ -175,8 +175,12 @@ impl Owner {
         out.mail.push_back(Mail::Arm(ArrayTimer::BarrierIdle, self.daemon.idle_ms));
     }
 
-    /// The idle time is over.
+    /// The idle time is over. What is flushed while it is open which of two devices has a slot is
+    /// flushed by one of them, and the other may be the one that counts.
     pub(super) fn daemon_rested(&mut self, out: &mut Out<'_>) {
+        if self.is_swapping() && !mutant!(FlushedBetweenDevices) {
+            return out.mail.push_back(Mail::Arm(ArrayTimer::BarrierIdle, self.daemon.idle_ms));
+        }
         if self.daemon.state == DaemonState::Resting && mutant!(ClearWithoutFlush) {
             self.daemon.set_state(DaemonState::Flushing { pending: 0 });
             self.daemon.set_state(DaemonState::Clearing { next: 0 });

@@ -121,8 +121,6 @@ pub(super) struct Recorder {
     pending: SlotMask,
     ok: SlotMask,
     failed: SlotMask,
-    /// The member that the update is written without, as it hands its place over.
-    spared: SlotMask,
     bufs: Vec<IoBuf>,
     /// Membership changes so far, and the last one each channel has adopted.
     epoch: u32,
@@ -147,7 +145,6 @@ impl Recorder {
             pending: 0,
             ok: 0,
             failed: 0,
-            spared: 0,
             bufs: (0..slots).map(|_| pool.get(SUPERBLOCK_READ_BYTES)).collect::<Option<_>>()?,
             epoch: 0,
             adopted: vec![0; usize::from(cores)],
@@ -250,7 +247,7 @@ impl Owner {
 
     /// A member is out, unless it is the last: it failed, or the operator said so.
     pub(super) fn put_out(&mut self, slot: MemberSlot, as_told: bool, out: &mut Out<'_>) {
-        if self.writable & bit(slot) == 0 {
+        if self.writable & bit(slot) == 0 || self.swap_back(slot, out) {
             return;
         }
         let is_twin = self.shared.twin() == Some(slot);
@@ -352,7 +349,7 @@ impl Owner {
         let chunk_sectors = sectors_per_block << self.shared.chunk_shift;
         let rebuild = self.members[usize::from(slot)].rebuild;
         let rebuild = rebuild.filter(|rebuild| !self.is_called_whole(rebuild));
-        let is_twin = self.shared.twin() == Some(slot) && self.handed_over() == 0;
+        let is_twin = self.shared.twin() == Some(slot);
         let member = &mut self.members[usize::from(slot)];
         let superblock = member.superblock.as_mut().expect("it takes part");
         superblock.features.remove(Features::RECOVERY_OFFSET | Features::RECOVERY_BITMAP);
@@ -394,7 +391,6 @@ impl Owner {
         let wanted = self.recorder.state == RecordState::Idle && !self.recorder.is_durable();
         // What the stripe log has is written in place before anything says that the array is used.
         if wanted && !rewriting && !self.log.is_replaying() {
-            self.update_begins(out);
             self.recorder.set_state(RecordState::Header);
             let each = self.is_external() || self.recorder.finishes_earlier;
             let recorder = &mut self.recorder;
@@ -437,9 +433,7 @@ impl Owner {
 
     fn write_superblocks(&mut self, out: &mut Out<'_>) {
         self.recorder.set_state(RecordState::Superblocks);
-        self.recorder.spared = self.handed_over();
-        let targets = self.writable & !self.recorder.spared;
-        self.recorder.pending = targets;
+        self.recorder.pending = self.writable;
         self.recorder.ok = 0;
         self.recorder.failed = 0;
         // What has no redundancy has nothing to resync.
@@ -448,7 +442,7 @@ impl Owner {
         let resync_offset = if is_clean { RESYNC_DONE } else { 0 };
         let block = self.shared.block_size_bytes as usize;
         let sectors_per_block = u64::from(self.shared.block_size_bytes / 512);
-        for slot in slots(targets) {
+        for slot in slots(self.writable) {
             self.note_rebuild(slot);
             let superblock =
                 self.members[usize::from(slot)].superblock.as_mut().expect("it takes part");
@@ -501,8 +495,7 @@ impl Owner {
             return;
         }
         let (ok, failed) = (self.recorder.ok, self.recorder.failed);
-        let is_kept = ok | self.recorder.spared & self.in_sync != 0;
-        if !is_kept || !self.may_fail_all(failed) {
+        if (ok == 0 || !self.may_fail_all(failed)) && failed & self.replaceable_back() == 0 {
             return self.fail_array(out);
         }
         self.recorder.durable = self.recorder.writing;

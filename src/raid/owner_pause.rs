@@ -5,10 +5,9 @@
 //! Channels are asked twice: when the first round is over nobody begins anything any more, and when
 //! the second one is, what they told each other meanwhile has arrived.
 //!
-//! A member that hangs must not hold up what the host wants of the others. So a pause that has not
-//! come about in [`SPELL_MS`] is given up: the host goes on, channels say for whom they waited, and
-//! it is tried again after a rest, each one twice as long as the one before. Once it has come about
-//! nothing is written before the host goes on.
+//! A member that hangs must not hold up what the host wants of the others. So a growth's pause that
+//! has not come about in [`SPELL_MS`] is given up: the host goes on, channels say for whom they
+//! waited, and it is tried again after a rest, each one twice as long as the one before.
 
 use super::message::{ArrayTimer, Mail, Out, SlotMask, ToChannel};
 use super::owner::{Life, Owner};
@@ -20,9 +19,6 @@ pub(super) const SPELL_MS: u64 = 1000;
 
 /// The longest rest is of two to the power of so many spells.
 const REST_DOUBLINGS_MAX: u32 = 6;
-
-/// The longest rest.
-pub(super) const REST_S_MAX: u64 = (SPELL_MS << REST_DOUBLINGS_MAX) / 1000;
 
 /// Whether the host rests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,11 +83,6 @@ impl Pauser {
     /// So many pauses in a row were given up, the last one for good.
     pub(super) fn has_given_up(&self, pauses: u32) -> bool {
         self.given_up >= pauses && matches!(self.state, PauseState::Resting { .. })
-    }
-
-    /// The first pause of several was given up.
-    pub(super) fn has_given_up_once(&self) -> bool {
-        self.given_up == 1
     }
 
     /// For whom the pause waited that was given up.
@@ -174,8 +165,7 @@ impl Owner {
             PauseState::Off | PauseState::Ending { .. } => self.growth_has_waited(out),
             // What it is for may have begun by now, and ends.
             PauseState::Asking { .. } | PauseState::On => {
-                let swap_waits = self.swap_awaits_pause() && !mutant!(SwapHangsForEver);
-                if self.growth_awaits_pause() || swap_waits {
+                if self.growth_awaits_pause() {
                     self.give_up_pause(out);
                 }
             }
@@ -207,7 +197,6 @@ impl Owner {
         let spells = 1 << (self.pauser.given_up - 1).min(REST_DOUBLINGS_MAX);
         self.pauser.set_state(PauseState::Resting { spells });
         self.wait_a_spell(out);
-        self.swap_has_waited(out);
     }
 
     /// Members that have requests of the owner.

@@ -88,14 +88,13 @@ pub(crate) enum Mutant {
     JoinWithoutDrain,
     /// Units of the bitmap that are under way when a member joins are not written to it.
     JoinForgetsUnitsInFlight,
-    /// A member whose place is handed over hears of nothing else that is put on record.
-    ToldWithoutMember,
+    /// An array stops between two devices for a slot: the one that may still count is not flushed,
+    /// and chunks become Clean.
+    StoppedBetweenDevices,
     /// A device that was away for long counts, as the others have been told that it comes back.
     AnnouncedTrusted,
-    /// What was to replace a member fails, and the superblocks go on counting on it.
-    MemberNotTakenBack,
-    /// One update of the superblocks takes a member's place back and throws out who was given it.
-    EndedAtOnce,
+    /// The daemon flushes meanwhile, and the old device has its place back.
+    FlushedBetweenDevices,
     /// A member that fails to take a copy, and is kept as the array needs it, counts as copied to.
     KeptMemberCountsAsCopied,
     /// A channel that has closed still writes a note to the stripe log.
@@ -269,8 +268,9 @@ pub(crate) enum Mutant {
     StraysForgotten,
     /// A member comes back under a device number that another one has been given meanwhile.
     NumberGivenTwice,
-    /// The pause at the end of a replacement waits for members that hang.
-    SwapHangsForEver,
+    /// A member that takes its place back is not given the unit of the bitmap that its replacement
+    /// failed to write.
+    TakenBackUntold,
     /// A member is in sync while records count of which there were to be fewer without it.
     JoinedUnderOldLog,
     /// The only one whom an update reached before the power cut is believed, not those who went on
@@ -279,13 +279,12 @@ pub(crate) enum Mutant {
 }
 
 /// Bugs of replacement, found in lives of their own.
-pub(super) const OF_REPLACEMENT: [Mutant; 10] = [
+pub(super) const OF_REPLACEMENT: [Mutant; 9] = [
     Mutant::AnnouncedTrusted,
-    Mutant::ToldWithoutMember,
-    Mutant::MemberNotTakenBack,
-    Mutant::EndedAtOnce,
+    Mutant::FlushedBetweenDevices,
+    Mutant::StoppedBetweenDevices,
     Mutant::NumberGivenTwice,
-    Mutant::SwapHangsForEver,
+    Mutant::TakenBackUntold,
     Mutant::ReplacementForgotten,
     Mutant::ReplacedBeforeRecorded,
     Mutant::ReplacedTakenForRecent,

@@ -212,8 +212,7 @@ fn random_lives_of_parity_break_no_promise() {
 /// Lives with replacements in which something was broken before it was mended.
 ///
 /// - 3575: what had just replaced the last member could not write the head of the bitmap; the
-///   member took its place back, and its superblock ran ahead of its own head (oracle 6). Since
-///   then a member has its place until it is on record who follows: there is nothing to take back.
+///   member took its place back, and its superblock ran ahead of its own head (oracle 6).
 /// - 1604: what was to replace a member was about to call itself whole when that one failed, and
 ///   was found whole after a power cut, which the oracle did not foresee (oracle 5).
 /// - 4963: of three members the operator gave two to an assembly of which the third knew that they
@@ -458,13 +457,9 @@ fn every_planted_bug_of_parity_is_found() {
     find_all(&mutant::OF_PARITY, &ROW_STORIES, parity_seeds);
 }
 
-const REPLACE_STORIES: [(Mutant, fn()); 8] = [
-    (Mutant::EndedAtOnce, replace::what_the_operator_ends_at_its_end),
-    (Mutant::AnnouncedTrusted, replace::who_was_only_announced_does_not_count),
+const REPLACE_STORIES: [(Mutant, fn()); 4] = [
     (Mutant::NumberGivenTwice, newcomer::tests::a_number_on_its_way_to_another_is_not_given_again),
-    (Mutant::MemberNotTakenBack, replace::who_takes_its_place_back_counts_again),
-    (Mutant::ToldWithoutMember, replace::who_hands_its_place_over_hears_what_happens),
-    (Mutant::SwapHangsForEver, replace::a_member_that_hangs_holds_up_no_host),
+    (Mutant::TakenBackUntold, replace::who_takes_its_place_back_is_given_the_head),
     (Mutant::ReplacedTakenForRecent, replace::who_was_replaced_is_given_everything),
     (Mutant::ReplacedBeforeRecorded, replace::who_was_replaced_never_serves_again),
 ];
