@@ -74,9 +74,11 @@ impl Owner {
         let Some(source) = self.seniority.source_of(sources) else {
             return self.piece_unreadable(index, blocks, out);
         };
+        let len = blocks as usize * self.shared.block_size_bytes as usize;
         let window = &mut self.walker.windows[index];
-        if window.buf.is_none() {
-            window.buf = self.pool.get(blocks as usize * self.shared.block_size_bytes as usize);
+        // Where a read is tried again the piece may have got longer: lists of bad blocks change.
+        if window.buf.as_ref().is_none_or(|buf| buf.len() != len) {
+            window.buf = self.pool.get(len);
         }
         let Some(buf) = window.buf.clone() else { return };
         window.set_state(WindowState::Reading { source });

@@ -311,8 +311,10 @@ fn random_lives_with_replacements_break_no_promise() {
 /// - a write in pieces was acknowledged though a piece that had ended, and that one member listed,
 ///   was lost with another one before the last piece ended (oracle 5: the second one);
 /// - resync had ended, and that parity is right again waited for another event to be put on record
-///   (oracle 0: the first one).
-const FOUND_OF_BAD: [u64; 10] = [
+///   (oracle 0: the first one);
+/// - a piece of a copy had failed to be read, and had got longer than its buffer when it was read
+///   again, for a member with a list was gone (a panic of the simulated member: the last but one).
+const FOUND_OF_BAD: [u64; 11] = [
     (BAD_SEEDS | PARITY) + 1_085_405_040,
     (BAD_SEEDS | REPLACE_SEEDS | PARITY) + 660_003_082,
     (BAD_SEEDS | MEMBER_SEEDS) + 55_001_470,
@@ -322,6 +324,7 @@ const FOUND_OF_BAD: [u64; 10] = [
     (BAD_SEEDS | PARITY | MEMBER_SEEDS) + 55_000_271,
     (BAD_SEEDS | PARITY) + 55_000_377,
     (BAD_SEEDS | REPLACE_SEEDS) + 7_000_012,
+    (BAD_SEEDS | REPLACE_SEEDS) + 1_226_681_330,
     (BAD_SEEDS | REPLACE_SEEDS) + 737_259_379,
 ];
 
