@@ -48,7 +48,9 @@ impl Overdue {
             Self::Connect => "the host sent no Connect in time",
             Self::Authentication => "it has not authenticated itself",
             Self::Taking => "the host takes no data any more",
-            Self::Transfer => "the host does not send the data or the fused command that it owes",
+            Self::Transfer => {
+                "the host does not send the data it was asked for, or a fused command's second half"
+            }
         }
     }
 }
