@@ -37,7 +37,8 @@ const HEADERS_SIZE_BYTES: usize = 4096;
 /// The same under TLS: one record.
 const SECURED_SIZE_BYTES: usize = 16 * 1024;
 
-/// Receives of large payload that a connection may do in a turn.
+/// Receives that a connection may do in a turn, as long as each gets all that it has room for. One
+/// send then answers what came with all of them.
 const RECEIVES_PER_TURN: usize = 4;
 
 const _: () = assert!(HEADERS_SIZE_BYTES <= STAGING_SIZE_BYTES);
@@ -269,8 +270,7 @@ impl Shard {
         }
     }
 
-    /// Receives on connections for which something has arrived, once on each. Says whether there
-    /// was one.
+    /// Receives on connections for which something has arrived. Says whether there was one.
     pub(super) fn receive_arrivals(&mut self, core: &mut ShardCore) -> bool {
         let count = self.connections.to_receive.len();
         let mut staging = std::mem::take(&mut self.staging);
@@ -289,7 +289,7 @@ impl Shard {
         count > 0
     }
 
-    /// Receives once. Says whether it may receive again in this turn: large payload only.
+    /// Receives once. Says whether there may be more.
     fn receive(&mut self, core: &mut ShardCore, index: u16, staging: &mut Box<[u8]>) -> bool {
         let Some(conn) = self.connections.get(index) else { return false };
         let socket = &mut conn.socket;
@@ -318,7 +318,7 @@ impl Shard {
                 // stream, though, may have been told of before.
                 socket.readable = received == direct_bytes + staged_bytes_max || socket.hung_up;
                 self.feed(core, index, staging, received.saturating_sub(direct_bytes));
-                return awaits_data;
+                return true;
             }
             Ok(0) => self.close_connection(core, index, ""),
             Err(Errno::AGAIN) => socket.readable = false,

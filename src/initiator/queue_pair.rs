@@ -13,13 +13,14 @@ use crate::reactor::buf::IoBuf;
 use crate::secure::psk::TlsPsk;
 use crate::secure::tls::{TlsChannel, TlsError, TlsState};
 use crate::wire::nvme::{Sqe, Status, opcode};
-use crate::wire::tcp::transmit::SEGMENTS_MAX;
 use crate::wire::tcp::{PduError, TransmitVec};
 
 /// Bytes read from the socket at once where they do not go straight to a buffer.
 const STAGING_BYTES: usize = 64 * 1024;
 /// A payload remainder from this size on is received straight into its buffer.
 const DIRECT_BYTES_MIN: usize = 4096;
+/// Segments that one write takes.
+const SLICES_MAX: usize = 64;
 /// Between two looks at a socket that had nothing.
 pub(super) const WAIT_STEP: Duration = Duration::from_micros(50);
 
@@ -333,8 +334,8 @@ impl QueuePair {
         }
         let mut moved = false;
         while self.conn.poll_transmit(&mut self.out) > 0 {
-            let mut slices = [IoSlice::new(&[]); SEGMENTS_MAX];
-            let count = self.out.segments().len();
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let count = self.out.segments().len().min(SLICES_MAX);
             for (slice, segment) in slices.iter_mut().zip(self.out.segments()) {
                 // SAFETY: the connection keeps the memory of its segments in place and unchanged
                 // until `transmitted`, which comes after the last use of `slices`.

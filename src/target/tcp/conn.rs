@@ -10,6 +10,7 @@ use crate::reactor::buf::IoBuf;
 use crate::wire::nvme::Sqe;
 use crate::wire::tcp::header::{LinkRules, Receiver, alignment_bytes};
 use crate::wire::tcp::pdu::{ALIGNMENT_MAX, HEADER_BYTES_MAX, MAXH2CDATA_MIN_BYTES};
+use crate::wire::tcp::transmit::SEGMENTS_MAX;
 use crate::wire::tcp::{PduError, TransmitQueue};
 
 /// Request slots before Fabrics Connect names the queue's depth: the host may only send Connect.
@@ -78,6 +79,9 @@ impl Default for ConnectionConfig {
 
 const _: () = assert!(IO_SIZE_BYTES_MAX >= MAXH2CDATA_MIN_BYTES as usize);
 const _: () = assert!(IO_QUEUE_DEPTH_MAX < u16::MAX as usize);
+
+// What a full queue of reads has to say leaves in one send.
+const _: () = assert!(2 * IO_QUEUE_DEPTH_MAX <= SEGMENTS_MAX);
 
 /// Life of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -241,6 +241,32 @@ fn success_flag_replaces_the_response_without_flow_control() {
 }
 
 #[test]
+fn what_a_full_queue_of_reads_has_to_say_leaves_in_one_send() {
+    const DEPTH: u16 = 128;
+    let mut peer = Peer::new();
+    // It may hold as much as it leaves for others.
+    peer.pool = BufPool::on_heap([2 * usize::from(DEPTH), 0, 0]);
+    // Data digests: the piece behind the data is that, the response and the next header.
+    peer.send(&ic_req(2));
+    peer.drain();
+    peer.conn.set_queue_depth(DEPTH);
+    for round in 0..3 {
+        for cid in 0..DEPTH - 1 {
+            let capsule = peer.capsule(READ, cid, 0x5a, 4096, &[]);
+            peer.send(&capsule);
+        }
+        while let Some((id, _)) = peer.conn.next_command() {
+            peer.conn.complete(id, Cqe::new(0, Status::SUCCESS, 0), 4096);
+        }
+        let mut out = TransmitVec::new();
+        let bytes = usize::from(DEPTH - 1) * (24 + 4096 + 4 + 24);
+        assert_eq!(peer.conn.poll_transmit(&mut out), bytes, "round {round}");
+        peer.conn.transmitted(bytes);
+        assert!(!peer.conn.wants_transmit());
+    }
+}
+
+#[test]
 fn r2t_write_in_three_pdus_one_of_them_received_directly() {
     let mut peer = Peer::established(3);
     let ttag = peer.begin_r2t(77, 30_000);

@@ -5,8 +5,9 @@
 //! memory unchanged until the token of that segment comes back from
 //! [`TransmitQueue::pop_sent`]. The queue's own bytes stay where they are while it exists.
 
-/// Segments one send can carry.
-pub const SEGMENTS_MAX: usize = 64;
+/// Segments one send can carry: header and data of each command of a full queue. A send costs a
+/// pass through the kernel and a message to the peer's core, so four where one would do are felt.
+pub const SEGMENTS_MAX: usize = 256;
 
 /// Token of segments whose departure interests nobody.
 pub const NO_TOKEN: u16 = u16::MAX;
