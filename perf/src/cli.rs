@@ -61,6 +61,9 @@ pub(crate) enum Command {
         /// How long to measure a cell in a round
         #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = parse_duration)]
         time: Duration,
+        /// Only full stripes beside their XOR
+        #[arg(long)]
+        full_stripes: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,

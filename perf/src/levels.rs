@@ -4,31 +4,25 @@
 //! All arrays stand at once, and every cell takes its turn in every round. Figures are by the CPU
 //! time of the core's thread, which leaves out what other programs on the machine took.
 
+mod full_stripe;
+
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use mdof::bdev::BdevId;
-use mdof::parity::Kernels;
 use serde::Serialize;
 
-use crate::cpu;
 use crate::inproc::Host;
 use crate::job::{Job, PerfError};
 use crate::pattern::Access;
 use crate::place::{Leaf, Level, STRIP_BYTES_DEFAULT, Stack};
 use crate::stats::{Outcome, Spread};
 use crate::units::show_size;
+use full_stripe::{FullStripe, FullStripes};
 
 const SMALL_BYTES: u32 = 4096;
 const LARGE_BYTES: u32 = 128 << 10;
 const QUEUE_DEPTH: u16 = 32;
-
-/// The array whose writes of [`LARGE_BYTES`] are full stripes: four data strips.
-const FULL_STRIP_BYTES: u64 = 32 << 10;
-const FULL_DATA_MEMBERS: usize = 4;
-
-/// Least speed of full-stripe writes by that of the XOR alone.
-const FULL_STRIPE_PROMISE: f64 = 0.8;
 
 /// Levels with their members.
 const ARRAYS: [(Level, usize); 7] = [
@@ -71,16 +65,6 @@ struct Row {
     mib_per_s: f64,
 }
 
-/// Full-stripe writes beside the XOR that they need.
-#[derive(Debug, Serialize)]
-struct FullStripe {
-    /// Of data, by CPU second.
-    write_gib_per_s: Spread,
-    xor_gib_per_s: Spread,
-    ratio: Spread,
-    kept: bool,
-}
-
 /// What came out.
 #[derive(Debug, Serialize)]
 pub(crate) struct Table {
@@ -113,6 +97,16 @@ fn speed(host: &mut Host, bdev: BdevId, job: &Job) -> Result<f64, PerfError> {
     by_cpu.ok_or_else(|| PerfError("a cell ended without a request; use a longer --time".into()))
 }
 
+/// Measures full stripes only.
+pub(crate) fn run_full_stripes(options: &Options) -> Result<FullStripe, PerfError> {
+    let mut host = Host::start(&[], &job(options, Access::Write, LARGE_BYTES))?;
+    let full = FullStripes::build(&mut host, options.member_size_bytes)?;
+    let rounds: Result<Vec<_>, _> =
+        (0..options.rounds.max(1)).map(|_| full.round(&mut host, options.time)).collect();
+    host.stop()?;
+    Ok(FullStripe::new(&rounds?))
+}
+
 /// Measures everything.
 pub(crate) fn run(options: &Options) -> Result<Table, PerfError> {
     let mut host = Host::start(&[], &job(options, Access::Write, LARGE_BYTES))?;
@@ -129,24 +123,16 @@ pub(crate) fn run(options: &Options) -> Result<Table, PerfError> {
             cells.extend(JOBS.map(|job| (backing, level, members, bdev, job)));
         }
     }
-    let null = Leaf::Null { size_bytes };
-    let full = array(Level::Raid5, FULL_STRIP_BYTES, null, FULL_DATA_MEMBERS + 1);
-    let full = host.build(&full, true)?;
-    host.dirty_all(full)?;
-    let mut strips = Strips::new();
+    let full = FullStripes::build(&mut host, size_bytes)?;
     let mut found: Vec<Vec<f64>> = cells.iter().map(|_| Vec::new()).collect();
-    let (mut writes, mut xors) = (Vec::new(), Vec::new());
+    let mut rounds = Vec::new();
     for round in 0..options.rounds.max(1) as usize {
         for step in 0..cells.len() {
             let at = (round + step) % cells.len();
             let (_, _, _, bdev, (rw, io_size_bytes)) = cells[at];
             found[at].push(speed(&mut host, bdev, &job(options, rw, io_size_bytes))?);
         }
-        // Twice each, one around the other.
-        let full_job = job(options, Access::Write, LARGE_BYTES);
-        let first = strips.xor_per_cpu_s(options.time);
-        writes.push(speed(&mut host, full, &full_job)?);
-        xors.push(f64::midpoint(first, strips.xor_per_cpu_s(options.time)));
+        rounds.push(full.round(&mut host, options.time)?);
     }
     host.stop()?;
     let row = |((backing, level, members, _, (rw, io_size_bytes)), found): (_, &Vec<f64>)| {
@@ -155,57 +141,7 @@ pub(crate) fn run(options: &Options) -> Result<Table, PerfError> {
         Row { level, members, backing, rw, io_size_bytes, iops, mib_per_s }
     };
     let rows = cells.into_iter().zip(&found).map(row).collect();
-    Ok(Table { rounds: options.rounds.max(1), rows, full_stripe: FullStripe::new(&writes, &xors) })
-}
-
-/// The strips of as many full stripes as the job has in flight: the caches hold no more of them
-/// than of the job's buffers.
-struct Strips {
-    kernels: Kernels,
-    stripes: Vec<(Vec<Vec<u8>>, Vec<u8>)>,
-}
-
-impl Strips {
-    fn new() -> Self {
-        let strip = usize::try_from(FULL_STRIP_BYTES).expect("a small constant");
-        let data = || (0..FULL_DATA_MEMBERS).map(|_| vec![0x5a; strip]).collect();
-        let stripes = (0..QUEUE_DEPTH).map(|_| (data(), vec![0; strip])).collect();
-        Self { kernels: Kernels::detect(), stripes }
-    }
-
-    /// Full stripes that get their parity by CPU second.
-    fn xor_per_cpu_s(&mut self, time: Duration) -> f64 {
-        let began = cpu::thread_time_ns();
-        let limit_ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let mut stripes = 0u64;
-        loop {
-            for (data, parity) in &mut self.stripes {
-                let data: [&[u8]; FULL_DATA_MEMBERS] = std::array::from_fn(|at| &data[at][..]);
-                self.kernels.xor(parity, &data);
-                std::hint::black_box(parity);
-            }
-            stripes += u64::from(QUEUE_DEPTH);
-            let spent = cpu::thread_time_ns() - began;
-            if spent >= limit_ns.max(1) {
-                return stripes as f64 * 1e9 / spent as f64;
-            }
-        }
-    }
-}
-
-impl FullStripe {
-    fn new(writes: &[f64], xors: &[f64]) -> Self {
-        let gib = |per_s: &f64| per_s * f64::from(LARGE_BYTES) / f64::from(1 << 30);
-        let spread = |figures: &[f64]| Spread::new(&figures.iter().map(gib).collect::<Vec<f64>>());
-        let ratios: Vec<f64> = writes.iter().zip(xors).map(|(write, xor)| write / xor).collect();
-        let ratio = Spread::new(&ratios);
-        Self {
-            write_gib_per_s: spread(writes),
-            xor_gib_per_s: spread(xors),
-            ratio,
-            kept: ratio.median >= FULL_STRIPE_PROMISE,
-        }
-    }
+    Ok(Table { rounds: options.rounds.max(1), rows, full_stripe: FullStripe::new(&rounds) })
 }
 
 impl Table {
@@ -230,18 +166,7 @@ impl Table {
                 row.mib_per_s
             );
         }
-        let full = &self.full_stripe;
-        let Spread { median, min, max } = full.ratio;
-        let kept = if full.kept { "kept" } else { "NOT KEPT" };
-        let _ = writeln!(
-            text,
-            "RAID5 full stripes of {FULL_DATA_MEMBERS} x {}: written {:.1} GiB/s, XOR alone {:.1} \
-             GiB/s, ratio {median:.3} ({min:.3} to {max:.3}), promised {FULL_STRIPE_PROMISE}: \
-             {kept}",
-            show_size(FULL_STRIP_BYTES),
-            full.write_gib_per_s.median,
-            full.xor_gib_per_s.median
-        );
+        text.push_str(&self.full_stripe.as_text());
         text
     }
 }

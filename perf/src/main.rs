@@ -62,9 +62,14 @@ fn main() -> ExitCode {
         }),
         Some(Command::LlbitmapTable(args)) => table::run(&args.options())
             .and_then(|table| show(&table, args.json, || table.as_text())),
-        Some(Command::Levels { member_size: member_size_bytes, rounds, time, json }) => {
-            levels::run(&levels::Options { member_size_bytes, rounds, time })
-                .and_then(|table| show(&table, json, || table.as_text()))
+        Some(Command::Levels { member_size, rounds, time, full_stripes, json }) => {
+            let options = levels::Options { member_size_bytes: member_size, rounds, time };
+            if full_stripes {
+                levels::run_full_stripes(&options)
+                    .and_then(|found| show(&found, json, || found.as_text()))
+            } else {
+                levels::run(&options).and_then(|table| show(&table, json, || table.as_text()))
+            }
         }
         Some(Command::DaemonPass { size: member_size_bytes, rounds, time, json }) => {
             daemon_pass::run(&daemon_pass::Options { member_size_bytes, rounds, time })

@@ -17,13 +17,15 @@ use mdof::reactor::buf::{BufPool, CLASS_COUNTS};
 
 const BLOCK_SIZE_BYTES: usize = 4096;
 const MEMBER_SIZE_BYTES: usize = 64 << 20;
+/// Strips, and those of which four are a row of as much as a request has.
 const STRIP_SECTORS: u32 = 128;
+const QUARTER_SECTORS: u32 = 64;
 const ROOM_SECTORS: u64 = 32_768;
 const DEPTH: u64 = 32;
 const TURNS: usize = 7;
 const TURN: Duration = Duration::from_millis(400);
 
-fn config(level: md::Level, members: u8, with_log: bool) -> ArrayConfig {
+fn config(level: md::Level, members: u8, strip_sectors: u32, with_log: bool) -> ArrayConfig {
     let creation = md::create(&md::NewArray {
         name: "cost".to_owned(),
         set_uuid: [1; 16],
@@ -41,12 +43,12 @@ fn config(level: md::Level, members: u8, with_log: bool) -> ArrayConfig {
     for superblock in &mut creation.superblocks {
         superblock.level = level;
         superblock.layout = 2;
-        superblock.chunk_sectors = STRIP_SECTORS;
+        superblock.chunk_sectors = strip_sectors;
         // As much room as members of some 16 GiB have, so that slots are of the usual size.
         superblock.data_offset_sectors += ROOM_SECTORS;
         superblock.data_size_sectors -= ROOM_SECTORS;
         superblock.size_sectors -= ROOM_SECTORS;
-        superblock.size_sectors -= superblock.size_sectors % u64::from(STRIP_SECTORS);
+        superblock.size_sectors -= superblock.size_sectors % u64::from(strip_sectors);
     }
     let options = ArrayOptions {
         name: "cost".to_owned(),
@@ -198,7 +200,8 @@ fn median(rates: &mut [f64]) -> f64 {
 }
 
 fn compare(name: &str, level: md::Level, members: u8, whole_rows: bool, in_memory: bool) {
-    let mut benches = [false, true].map(|log| Bench::new(&config(level, members, log), in_memory));
+    let config = |log| config(level, members, STRIP_SECTORS, log);
+    let mut benches = [false, true].map(|log| Bench::new(&config(log), in_memory));
     let mut rates = [Vec::new(), Vec::new()];
     let mut ended = [0, 0];
     for _ in 0..TURNS {
@@ -226,7 +229,24 @@ fn compare(name: &str, level: md::Level, members: u8, whole_rows: bool, in_memor
     println!("  on / off {:.2}", on / off);
 }
 
+/// Whole rows of four data strips without a clock, for who counts instructions.
+fn write_rows(count: u64, with_log: bool) {
+    let config = config(md::Level::Raid5, 5, QUARTER_SECTORS, with_log);
+    let mut bench = Bench::new(&config, false);
+    let mut ended = 0;
+    while ended < count {
+        (0..DEPTH / 4).for_each(|_| bench.submit(true));
+        ended += bench.settle();
+    }
+    println!("{ended} rows");
+}
+
 fn main() {
+    let mut args = std::env::args().skip(1);
+    if let Some(mode @ ("rows" | "rows-log")) = args.next().as_deref() {
+        let count = args.next().and_then(|text| text.parse().ok());
+        return write_rows(count.expect("usage: stripe-log rows COUNT"), mode == "rows-log");
+    }
     let in_memory = std::env::args().nth(1).as_deref() != Some("null");
     let members = if in_memory { "memory" } else { "null" };
     println!("{members} members, one core, queue depth {DEPTH}, {TURNS} turns each, medians");
