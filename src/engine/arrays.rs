@@ -95,11 +95,22 @@ impl Shard {
         bdev: BdevId,
         act: impl FnOnce(&mut Channel, &mut Out<'_>),
     ) -> bool {
+        self.on_timed_channel(core, bdev, Channel::times_requests, act)
+    }
+
+    /// The same; `is_timed`: the channel wants the time for it.
+    fn on_timed_channel(
+        &mut self,
+        core: &mut ShardCore,
+        bdev: BdevId,
+        is_timed: impl FnOnce(&Channel) -> bool,
+        act: impl FnOnce(&mut Channel, &mut Out<'_>),
+    ) -> bool {
         let Some(array) = self.channels.array(bdev) else { return false };
         let mut out = Out { io: &mut self.queue, mail: &mut self.mail, wall_clock_s: 0 };
-        // Most requests of fast members begin and end in one turn.
-        let times = array.channel.times_requests();
-        array.channel.tell_time(if times { clock::now_ns() } else { core.io.now_ns });
+        // Most requests of fast members begin and end in one turn: its own time would not do.
+        let now_ns = is_timed(&array.channel).then(clock::now_ns);
+        array.channel.tell_time(now_ns);
         act(&mut array.channel, &mut out);
         let gathers = array.channel.wants_turn_end();
         if gathers && !self.gathering.contains(&bdev) {
@@ -126,13 +137,15 @@ impl Shard {
 
     /// Gives a request to an array.
     pub(super) fn submit_to_array(&mut self, core: &mut ShardCore, bdev: BdevId, io: BdevIo) {
-        let given = self.on_channel(core, bdev, |channel, out| channel.submit(io, out));
+        let submit = |channel: &mut Channel, out: &mut Out<'_>| channel.submit(io, out);
+        let given = self.on_timed_channel(core, bdev, Channel::times_next, submit);
         assert!(given, "the array was there a moment ago");
     }
 
     /// A member has answered a request of the array's channel.
     pub(super) fn array_member_done(&mut self, core: &mut ShardCore, tag: Tag, status: IoStatus) {
-        let there = self.on_channel(core, BdevId(tag.object), |channel, out| {
+        let is_timed = |channel: &Channel| channel.times_answer(tag.op, tag.part);
+        let there = self.on_timed_channel(core, BdevId(tag.object), is_timed, |channel, out| {
             channel.member_done(tag.op, tag.part, status, out);
         });
         assert!(there, "an array was closed with requests in flight");

@@ -273,7 +273,7 @@ impl Channel {
     fn begin(&mut self, op: u32, io: BdevIo, out: &mut Out<'_>) {
         let kind = io.op;
         self.ops[op as usize].accept(io, &self.shared);
-        self.ops[op as usize].began_ns = self.latency.now_ns();
+        self.ops[op as usize].began_ns = self.latency.begin();
         self.ops[op as usize].legs = match kind {
             _ if self.is_mirror => self.all,
             IoOp::Flush => self.all,

@@ -94,7 +94,7 @@ pub(super) struct Op {
     pub(super) parity: u8,
     /// The next operation in a list of a stripe.
     pub(super) next: u32,
-    /// The driver's time when it began.
+    /// The driver's time when it began, or [`super::latency::UNTIMED`].
     pub(super) began_ns: u64,
 }
 

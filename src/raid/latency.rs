@@ -1,6 +1,29 @@
 //! How long host requests take, as a channel sees it: a count by time, without a clock of its own.
+//!
+//! To look at a clock takes a tenth of what a request to fast members does, and a host is to be
+//! kept from being slowed down, not to be slowed down by that. So of many requests only some are
+//! timed, and the driver tells the time only to those.
 
+use super::MemberSlot;
 use super::channel::Channel;
+use super::channel_split::PIECE;
+use super::stripe::STRIPE_TAG;
+
+/// In the place of the time when it began: a request that is not timed.
+pub(super) const UNTIMED: u64 = u64::MAX;
+
+/// Requests that are all timed after the channel was asked: a host that sends few is not taken for
+/// one that sends none. Behind each of the others at least so many are not timed, and twice as many
+/// and a half at most. How many is left to chance, as hosts send in step: who times every sixteenth
+/// request of a host that sends eight at a time always times the first of the eight, or the last.
+const TIMED_FIRST: u32 = 256;
+const UNTIMED_MIN: u32 = 10;
+
+/// How many behind the timed request with this number.
+fn untimed_behind(number: u32) -> u32 {
+    let chance = number.wrapping_mul(0x9e37_79b1) >> 28;
+    if number < TIMED_FIRST { 0 } else { UNTIMED_MIN + chance }
+}
 
 /// Parts of an octave: a step is at most an eighth.
 const PARTS_BITS: u32 = 3;
@@ -12,7 +35,7 @@ const BUCKETS: usize = 32 * PARTS;
 /// What a channel has seen since it was asked last.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LatencySample {
-    /// Requests that ended.
+    /// Requests that ended and were timed.
     pub count: u32,
     /// All but one in a hundred took at most so long.
     pub p99_ns: u64,
@@ -32,15 +55,18 @@ impl LatencySample {
 #[derive(Debug)]
 pub(super) struct LatencyLog {
     is_on: bool,
-    /// The time as the driver told it last.
-    now_ns: u64,
+    /// The time, if the driver has told it for what it does now.
+    now_ns: Option<u64>,
+    /// Requests that have begun and are timed, and those that are not to be before the next one.
+    timed: u32,
+    untimed: u32,
     count: u32,
     buckets: [u32; BUCKETS],
 }
 
 impl Default for LatencyLog {
     fn default() -> Self {
-        Self { is_on: false, now_ns: 0, count: 0, buckets: [0; BUCKETS] }
+        Self { is_on: false, now_ns: None, timed: 0, untimed: 0, count: 0, buckets: [0; BUCKETS] }
     }
 }
 
@@ -67,16 +93,36 @@ impl LatencyLog {
         *self = Self { is_on, now_ns: self.now_ns, ..Self::default() };
     }
 
+    /// Whether the next request is to be timed.
     #[inline]
-    pub(super) fn now_ns(&self) -> u64 {
-        self.now_ns
+    fn times_next(&self) -> bool {
+        self.is_on && self.untimed == 0
+    }
+
+    /// A request begins: when, if it is to be timed.
+    #[inline]
+    pub(super) fn begin(&mut self) -> u64 {
+        if !self.is_on {
+            return UNTIMED;
+        }
+        if self.untimed > 0 {
+            self.untimed -= 1;
+            return UNTIMED;
+        }
+        let Some(now_ns) = self.now_ns else { return UNTIMED };
+        self.timed = self.timed.wrapping_add(1);
+        self.untimed = untimed_behind(self.timed);
+        now_ns
     }
 
     /// A request has ended that began then.
     #[inline]
     pub(super) fn note(&mut self, began_ns: u64) {
-        if self.is_on {
-            let bucket = &mut self.buckets[bucket_of(self.now_ns.saturating_sub(began_ns))];
+        if began_ns == UNTIMED || !self.is_on {
+            return;
+        }
+        if let Some(now_ns) = self.now_ns {
+            let bucket = &mut self.buckets[bucket_of(now_ns.saturating_sub(began_ns))];
             *bucket = bucket.saturating_add(1);
             self.count = self.count.saturating_add(1);
         }
@@ -100,16 +146,33 @@ impl LatencyLog {
 }
 
 impl Channel {
-    /// How long requests take is wanted: the driver's time should be exact.
+    /// How long requests take is wanted: the driver should tell the time before it tells the
+    /// channel of anything by which requests may end.
     #[must_use]
     #[inline]
     pub fn times_requests(&self) -> bool {
         self.latency.is_on
     }
 
-    /// The driver's time: any clock that does not go back. Requests that begin or end from here on
-    /// do so now.
-    pub fn tell_time(&mut self, now_ns: u64) {
+    /// The same before it submits a request.
+    #[must_use]
+    #[inline]
+    pub fn times_next(&self) -> bool {
+        self.latency.times_next()
+    }
+
+    /// The same before it passes on a member's answer.
+    #[must_use]
+    #[inline]
+    pub fn times_answer(&self, op: u32, slot: MemberSlot) -> bool {
+        let is_own = slot != PIECE && op & STRIPE_TAG == 0;
+        self.latency.is_on && (!is_own || self.ops[op as usize].began_ns != UNTIMED)
+    }
+
+    /// The driver's time: any clock that does not go back. Requests that begin or end until it is
+    /// told again do so now; without one they are not timed.
+    #[inline]
+    pub fn tell_time(&mut self, now_ns: Option<u64>) {
         self.latency.now_ns = now_ns;
     }
 }
@@ -136,7 +199,7 @@ mod tests {
         log.note(0);
         assert_eq!(log.take(), LatencySample::default(), "it is off");
         log.turn(true);
-        log.now_ns = 1000;
+        log.now_ns = Some(1000);
         (0..198).for_each(|_| log.note(900));
         (0..2).for_each(|_| log.note(0));
         assert_eq!(log.take(), LatencySample { count: 200, p99_ns: 104 });
@@ -144,5 +207,26 @@ mod tests {
         (0..3).for_each(|_| log.note(0));
         assert_eq!(log.take(), LatencySample { count: 201, p99_ns: 1024 });
         assert_eq!(log.take(), LatencySample::default());
+    }
+
+    #[test]
+    fn of_many_requests_some_are_timed() {
+        let mut log = LatencyLog::default();
+        assert_eq!(log.begin(), UNTIMED, "it is off");
+        log.turn(true);
+        assert_eq!(log.begin(), UNTIMED, "nobody told the time");
+        for (sent, most) in [(100, 100), (TIMED_FIRST + 1600, TIMED_FIRST + 1600 / 10)] {
+            log.take();
+            for _ in 0..sent {
+                log.now_ns = log.times_next().then_some(5000);
+                let began_ns = log.begin();
+                // The answer comes at a time of its own.
+                log.now_ns = (began_ns != UNTIMED).then_some(5900);
+                log.note(began_ns);
+            }
+            let LatencySample { count, p99_ns } = log.take();
+            assert_eq!(p99_ns, 960);
+            assert!(count <= most && count >= sent.min(TIMED_FIRST + 1600 / 26), "{count}");
+        }
     }
 }

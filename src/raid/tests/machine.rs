@@ -263,7 +263,7 @@ impl World {
         let mut out =
             Out { io: &mut self.io[core], mail: &mut self.mail, wall_clock_s: WALL_CLOCK_S };
         let channel = &mut self.running.as_mut().unwrap().channels[core];
-        channel.tell_time(now_ns);
+        channel.tell_time(Some(now_ns));
         act(channel, &mut out);
         self.mail_from(core);
         self.deliver(core);
