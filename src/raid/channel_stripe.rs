@@ -33,11 +33,14 @@ impl Channel {
 
     /// The core's turn is over: what has gathered is worked on.
     pub fn turn_ended(&mut self, out: &mut Out<'_>) {
-        let Some(stripes) = &self.stripes else { return };
+        let Some(stripes) = &mut self.stripes else { return };
+        stripes.whole.are_kept = true;
         for _ in 0..stripes.gathering.len() {
             let Some(index) = self.rows().gathering.pop_front() else { break };
             self.ask_row(index, out);
         }
+        self.rows().whole.are_kept = false;
+        self.write_whole_rows(out);
         for _ in 0..self.rows().hungry.len() {
             let Some(index) = self.rows().hungry.pop_front() else { break };
             self.start_job(index, out);
@@ -87,7 +90,10 @@ impl Channel {
             let wanted = ToChannel::RowWanted(core, slice, records);
             out.mail.push_back(Mail::Channel(home, wanted));
         } else if stripes.locks.ask(core, slice, records) {
-            self.give_row(core, slice, records, out);
+            match stripes.log {
+                None => self.begin_job(index, Ticket::default(), out),
+                Some(_) => self.give_row(core, slice, records, out),
+            }
         }
     }
 
@@ -118,7 +124,9 @@ impl Channel {
         if let Some((core, records)) = self.rows().locks.free(end.slice) {
             self.give_row(core, end.slice, records, out);
         }
-        self.poll_ring(out);
+        if self.shared.log.is_some() {
+            self.poll_ring(out);
+        }
     }
 
     /// Takes what has gathered as one batch, of writes no more than can be logged.
@@ -144,7 +152,9 @@ impl Channel {
             let unread = batch.iter(&self.ops).fold(0, |all, op| all | self.ops[op as usize].tried);
             self.rows().stripes[index as usize].unread = unread;
         }
-        self.start_job(index, out);
+        if !self.begin_whole_row(index, out) {
+            self.start_job(index, out);
+        }
     }
 
     /// Where members have listed bad blocks in a slice, each request is a batch of its own: it has

@@ -330,9 +330,7 @@ impl Channel {
         }
         while let Some(op) = batch.pop(&self.ops) {
             let this = &mut self.ops[op as usize];
-            let legs =
-                at.segments(this.range).fold(parity_mask, |mask, segment| mask | bit(segment.slot));
-            let legs = legs & concerned;
+            let legs = (parity_mask | at.legs(this.range)) & concerned;
             touched |= legs;
             this.legs = legs;
             this.excused = 0;
@@ -374,7 +372,7 @@ fn in_order(batch: OpList, ops: &[Op]) -> Vec<u32> {
     ops
 }
 
-fn offset_bytes(blocks: u64, block: usize) -> usize {
+pub(super) fn offset_bytes(blocks: u64, block: usize) -> usize {
     usize::try_from(blocks).expect("inside a buffer") * block
 }
 

@@ -53,7 +53,7 @@ impl Shared {
                     }
                     false if mutant!(ReadCrossesSlices) => strip - lba % strip,
                     // A read, too: if its member fails, it is recovered in one slice.
-                    _ => slice - lba % slice,
+                    _ => slice - (lba & (slice - 1)),
                 }
             }
         }
@@ -76,7 +76,8 @@ impl Shared {
             Geometry::Copies(_) => range,
             Geometry::Parity(parity) => {
                 let member_lba = parity.member_lba(range.lba);
-                let (strip, offset) = (parity.strip_blocks(), range.lba % parity.strip_blocks());
+                let strip = parity.strip_blocks();
+                let offset = range.lba & (strip - 1);
                 if range.blocks <= strip - offset {
                     return BlockRange { lba: member_lba, blocks: range.blocks };
                 }
@@ -201,8 +202,8 @@ const FEW_MEMBERS: u8 = 8;
 const SLICE_SIZE_BYTES_MAX: [u64; 2] =
     if cfg!(test) { [8192, 4096] } else { [IO_SIZE_BYTES_MAX as u64, 32 * 1024] };
 
-/// Columns of a row that are locked and worked on together. Divides the strip.
+/// Columns of a row that are locked and worked on together: a power of two, as the strip is.
 pub(super) fn slice_blocks(parity: &Parity, block_size_bytes: u32) -> u64 {
     let max = SLICE_SIZE_BYTES_MAX[usize::from(parity.slots() > FEW_MEMBERS)];
-    parity.strip_blocks().min(max / u64::from(block_size_bytes))
+    parity.strip_blocks().min(max >> block_size_bytes.trailing_zeros())
 }

@@ -53,6 +53,7 @@ mod channel_split;
 mod channel_stripe;
 mod channel_stripe_io;
 mod channel_stripe_log;
+mod channel_stripe_whole;
 mod channel_write;
 mod command;
 pub mod geometry;

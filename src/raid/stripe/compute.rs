@@ -10,6 +10,10 @@ use crate::reactor::buf::IoBuf;
 /// Stands for members that DDF layouts count in Q though they hold no data.
 static ZEROES: [u8; IO_SIZE_BYTES_MAX] = [0; IO_SIZE_BYTES_MAX];
 
+/// Members of most arrays: to make a list of [`MEMBERS_MAX`] strips takes longer than the rest of
+/// what is done beside the parity.
+const STRIPS_FEW: usize = 8;
+
 /// Buffers of a row, by slot.
 pub(in crate::raid) type Bufs = Box<[Option<IoBuf>]>;
 
@@ -112,6 +116,29 @@ impl Computer {
         self.put_back(bufs, Parity { p, q });
     }
 
+    /// Makes all parity of the row from its data as the array has them, one strip behind the other.
+    pub(in crate::raid) fn generate_whole(&self, data: &[u8], p: &mut [u8], q: Option<&mut [u8]>) {
+        if self.row.data_mask().count_ones() as usize + 1 < STRIPS_FEW {
+            return self.generate_from::<STRIPS_FEW>(data, p, q);
+        }
+        self.generate_from::<MEMBERS_MAX>(data, p, q);
+    }
+
+    /// The same with room for so many strips.
+    fn generate_from<const N: usize>(&self, data: &[u8], p: &mut [u8], q: Option<&mut [u8]>) {
+        let mut strips: [&[u8]; N] = [&ZEROES[..p.len()]; N];
+        let mut count = 0;
+        for (index, strip) in (0..).zip(data.chunks_exact(p.len())) {
+            let position = if q.is_some() { self.row.power(index) } else { index };
+            strips[usize::from(position)] = strip;
+            count = count.max(usize::from(position) + 1);
+        }
+        match q {
+            Some(q) => self.kernels.generate_pq(p, q, &strips[..count]),
+            None => self.kernels.xor(p, &strips[..count]),
+        }
+    }
+
     /// Changes the old parity in `bufs` by what the data of `slot` change: the XOR of what the
     /// buffer of `slot` holds and of `other`, if it is given.
     pub(in crate::raid) fn update(
@@ -174,5 +201,57 @@ impl Computer {
         for (buf, slot) in out.into_iter().zip(&order[..count]) {
             bufs[usize::from(*slot)] = buf;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raid::geometry::{Geometry, Part, Shape};
+    use crate::reactor::buf::BufPool;
+
+    /// Rows of these members in any layout: P and Q are the same whether the data come in the
+    /// buffer of one request or each strip in one of its own.
+    #[test]
+    fn a_whole_row_has_the_same_parity_either_way() {
+        const LEN: usize = 512;
+        let pool = BufPool::on_heap([16, 1, 1]);
+        let layouts = |level: i32| (0..=20).map(move |layout| (level, layout));
+        let mut rows = 0;
+        for (level, layout) in layouts(5).chain(layouts(6)) {
+            for raid_disks in [4, 5, 8, 11] {
+                let shape = Shape {
+                    level,
+                    layout,
+                    raid_disks,
+                    chunk_sectors: 8,
+                    size_sectors: 8 * 40,
+                    member_sectors: &[],
+                    block_size_bytes: 512,
+                };
+                let Ok(Geometry::Parity(parity)) = Geometry::new(&shape) else { continue };
+                for number in 0..u64::from(parity.slots()) {
+                    let computer = Computer { kernels: Kernels::detect(), row: parity.row(number) };
+                    let data: Vec<u8> = (0..LEN * usize::from(parity.data_members()))
+                        .map(|at| u8::try_from((at * 7 + at / LEN * 31) % 251).unwrap())
+                        .collect();
+                    let mut bufs: Bufs =
+                        (0..parity.slots()).map(|_| Some(pool.get(LEN).unwrap())).collect();
+                    let host = |slot| match computer.row.part(slot) {
+                        Part::Data { index } => Some(&data[usize::from(index) * LEN..][..LEN]),
+                        Part::P | Part::Q => None,
+                    };
+                    computer.generate(&mut bufs, computer.row.parity_mask(), host);
+                    let (mut p, mut q) = ([1; LEN], [2; LEN]);
+                    let q_wanted = computer.row.q().map(|_| &mut q[..]);
+                    computer.generate_whole(&data, &mut p, q_wanted);
+                    let made = |slot: u8| bufs[usize::from(slot)].as_ref().unwrap().as_slice();
+                    assert_eq!(made(computer.row.p()), p, "{shape:?}");
+                    assert!(computer.row.q().is_none_or(|slot| made(slot) == q), "{shape:?}");
+                    rows += 1;
+                }
+            }
+        }
+        assert!(rows > 400, "{rows} rows");
     }
 }

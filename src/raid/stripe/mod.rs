@@ -15,7 +15,8 @@
 //!
 //! [`plan`] decides what is read, [`compute`] makes parity, [`locks`] are the home core's part and
 //! so is the [`ring`] of the stripe log ([`super::stripe_log`], [`log`]); the [`super::Channel`]
-//! drives all of it (`channel_stripe.rs`, `channel_stripe_io.rs`, `channel_stripe_log.rs`).
+//! drives all of it (`channel_stripe.rs`, `channel_stripe_io.rs`, `channel_stripe_log.rs`). A row
+//! that one request brings as a whole takes a shorter way, `channel_stripe_whole.rs`.
 //!
 //! A slice stays locked until what it missed on a member is of no consequence any more: that
 //! member's absence is durable and no channel reads it. Else another writer might take what the
@@ -137,6 +138,12 @@ impl OpList {
         Some(first)
     }
 
+    /// The operation, if it is the only one.
+    pub(super) fn sole(self) -> Option<u32> {
+        let is_sole = self.first == self.last || mutant!(WholeRowHidesOthers);
+        (self.first != NONE && is_sole).then_some(self.first)
+    }
+
     pub(super) fn iter(self, ops: &[Op]) -> impl Iterator<Item = u32> + use<'_> {
         let mut next = self.first;
         std::iter::from_fn(move || {
@@ -169,27 +176,47 @@ pub(super) struct RowAt {
     array_lba: u64,
     member_lba: u64,
     strip_blocks: u64,
+    data_blocks: u64,
 }
 
 impl RowAt {
     /// The row with a block of the sync space.
     pub(super) fn new(parity: &Parity, lba: u64) -> Self {
-        let strip_blocks = parity.strip_blocks();
-        let number = lba / strip_blocks;
+        Self::of_row(parity, lba >> parity.strip_blocks().trailing_zeros())
+    }
+
+    /// The row with this number.
+    pub(super) fn of_row(parity: &Parity, number: u64) -> Self {
+        let (strip_blocks, data_blocks) = (parity.strip_blocks(), parity.full_stripe_blocks());
         Self {
             row: parity.row(number),
-            array_lba: number * parity.full_stripe_blocks(),
+            array_lba: number * data_blocks,
             member_lba: number * strip_blocks,
             strip_blocks,
+            data_blocks,
         }
+    }
+
+    /// Members that have a part in a run of array blocks in the row.
+    pub(super) fn legs(&self, range: BlockRange) -> SlotMask {
+        if range.blocks > self.data_blocks - self.strip_blocks {
+            return self.row.data_mask();
+        }
+        self.segments(range).fold(0, |mask, segment| mask | super::bit(segment.slot))
+    }
+
+    /// All its columns, in the sync space.
+    pub(super) fn columns(&self) -> BlockRange {
+        BlockRange { lba: self.member_lba, blocks: self.strip_blocks }
     }
 
     /// The strips of a run of array blocks in the row.
     pub(super) fn segments(&self, range: BlockRange) -> impl Iterator<Item = Segment> + use<> {
-        let Self { row, array_lba, member_lba, strip_blocks } = *self;
+        let Self { row, array_lba, member_lba, strip_blocks, .. } = *self;
         let from = range.lba - array_lba;
-        let mut index = MemberSlot::try_from(from / strip_blocks).expect("a strip of the row");
-        let (mut offset, mut done) = (from % strip_blocks, 0);
+        let strip = from >> strip_blocks.trailing_zeros();
+        let mut index = MemberSlot::try_from(strip).expect("a strip of the row");
+        let (mut offset, mut done) = (from & (strip_blocks - 1), 0);
         std::iter::from_fn(move || {
             let left = range.blocks - done;
             let blocks = left.min(strip_blocks - offset);
@@ -299,6 +326,13 @@ impl Survey {
         }
     }
 
+    /// A stripe has a batch that is not looked at: what it says of an earlier one counts no more.
+    pub(super) fn forget(&mut self, index: u32) {
+        if self.of == index && !mutant!(OldSurveyKept) {
+            self.of = NONE;
+        }
+    }
+
     /// Looks at the batch of a stripe, whose hull its columns lie in.
     pub(super) fn look(&mut self, index: u32, stripe: &Stripe, ops: &[Op]) {
         let (batch, hull, at) = (stripe.batch, stripe.hull, stripe.at());
@@ -371,6 +405,8 @@ pub(super) struct Stripe {
     pub(super) missed: SlotMask,
     /// Members about whose lists of bad blocks the owner has been asked: it waits for that, too.
     pub(super) noting: SlotMask,
+    /// There may be something in `bufs` or `records`.
+    has_bufs: bool,
     pub(super) on_reserve: bool,
     /// The numbers of its records; none without a stripe log, or of a batch of reads.
     pub(super) ticket: Ticket,
@@ -403,6 +439,7 @@ impl Stripe {
             failure: IoStatus::Ok,
             missed: 0,
             noting: 0,
+            has_bufs: false,
             on_reserve: false,
             ticket: Ticket::default(),
             records: Vec::with_capacity(records_max),
@@ -432,6 +469,28 @@ impl Stripe {
     }
 }
 
+/// A whole row that is to be written when it has its parity.
+#[derive(Debug)]
+pub(super) struct WholeRow {
+    pub(super) stripe: u32,
+    pub(super) row: Row,
+    /// Its first column.
+    pub(super) lba: u64,
+    pub(super) fua: bool,
+    /// All its data, as one request brings them.
+    pub(super) host: IoBuf,
+    pub(super) p: IoBuf,
+    pub(super) q: Option<IoBuf>,
+}
+
+/// Those of a turn.
+#[derive(Debug)]
+pub(super) struct WholeRows {
+    pub(super) rows: Vec<WholeRow>,
+    /// Others may follow at once: all are written together.
+    pub(super) are_kept: bool,
+}
+
 /// A channel's rows under work.
 #[derive(Debug)]
 pub(super) struct Stripes {
@@ -447,6 +506,8 @@ pub(super) struct Stripes {
     pub(super) overflow: OpList,
     /// Stripes that go on when the turn ends.
     pub(super) gathering: VecDeque<u32>,
+    /// Whole rows that wait for their parity.
+    pub(super) whole: WholeRows,
     /// Stripes that wait for buffers.
     pub(super) hungry: VecDeque<u32>,
     /// Stripes that wait for a member's absence to be durable, and alike.
@@ -497,6 +558,7 @@ impl Stripes {
             by_slice: Index::new(STRIPES_MAX),
             overflow: OpList::EMPTY,
             gathering: VecDeque::with_capacity(STRIPES_MAX),
+            whole: WholeRows { rows: Vec::with_capacity(STRIPES_MAX), are_kept: false },
             hungry: VecDeque::with_capacity(STRIPES_MAX),
             settling: 0,
             log: log.map(|(_, home)| Box::new(home)),
@@ -523,12 +585,13 @@ impl Stripes {
     /// The core that keeps the lock of a slice.
     pub(super) fn home_of(&self, slice: u64) -> u16 {
         let mixed = slice.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        u16::try_from(mixed % u64::from(self.homes)).expect("below the number of cores")
+        let mixed = u32::try_from(mixed).expect("32 bits");
+        u16::try_from(mixed % u32::from(self.homes)).expect("below the number of cores")
     }
 
     /// Takes a request into the stripe of its slice, whose state matters not.
     pub(super) fn take(&mut self, op: u32, is_read: bool, ops: &mut [Op]) {
-        let slice = ops[op as usize].sync.lba / self.slice_blocks;
+        let slice = ops[op as usize].sync.lba >> self.slice_blocks.trailing_zeros();
         let index = match self.by_slice.get(slice) {
             Some(index) => index,
             None => {
@@ -564,6 +627,7 @@ impl Stripes {
         let pool = self.pool;
         self.put_bufs(index);
         let stripe = &mut self.stripes[index as usize];
+        stripe.has_bufs = true;
         let mut missing = false;
         for slot in super::slots(wanted) {
             let buf = pool.get(len);
@@ -589,6 +653,7 @@ impl Stripes {
             log.reserve.clear();
         }
         let stripe = &mut self.stripes[index as usize];
+        stripe.has_bufs = true;
         for slot in super::slots(wanted) {
             let buf = pool.get(self.slice_size_bytes).expect("the reserve had as many");
             stripe.bufs[usize::from(slot)] = Some(buf.slice(0, len));
@@ -604,6 +669,9 @@ impl Stripes {
     /// The stripe needs its buffers no more.
     pub(super) fn put_bufs(&mut self, index: u32) {
         let stripe = &mut self.stripes[index as usize];
+        if !std::mem::take(&mut stripe.has_bufs) {
+            return;
+        }
         stripe.bufs.iter_mut().for_each(|buf| *buf = None);
         stripe.records.clear();
         if std::mem::take(&mut stripe.on_reserve) {

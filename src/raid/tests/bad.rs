@@ -5,6 +5,7 @@ use super::scenario::started;
 use super::trace::{self, Event};
 use super::world::{Faults, Flight, Shape, World};
 use crate::bdev::IoOp;
+use crate::raid::geometry::Content;
 use crate::raid::message::BlockRange;
 use crate::raid::owner_members::MemberState;
 use crate::raid::{ArrayEvent, Command, ErrorPolicy, WriteErrorPolicy};
@@ -97,6 +98,33 @@ impl World {
         assert!(self.wait_started());
         self.run_until_quiet();
     }
+}
+
+/// A block of a row that one request brings as a whole can't be written: its strip is listed,
+/// whatever the batch before it changed.
+pub(super) fn what_a_whole_row_has_missed_is_listed() {
+    for level in [4, 5, 6] {
+        let mut world = started(1, rows(level));
+        world.uses_bad_blocks();
+        let row = usize::try_from(world.geometry.full_stripe_blocks().unwrap()).unwrap();
+        world.write(0, row);
+        let has_first = |&slot: &u8| {
+            matches!(world.geometry.place(slot, 0).content, Content::Data { lba: 0, .. })
+        };
+        let slot = usize::from((0..5).find(has_first).unwrap());
+        world.disks[slot].stubborn = vec![3];
+        world.write(8, 1);
+        world.submit(0, IoOp::Write, false, 0, row);
+        world.wait_host();
+        assert_eq!((world.host.failed, world.member_state(slot)), (0, MemberState::InSync));
+        assert_eq!(world.listed(slot), [BlockRange { lba: 0, blocks: 8 }], "RAID{level}");
+        world.read_all();
+    }
+}
+
+#[test]
+fn a_whole_row_that_a_member_missed() {
+    what_a_whole_row_has_missed_is_listed();
 }
 
 /// Block 11 of member 1 can't be written: it is listed, the member stays, and all is read, after a

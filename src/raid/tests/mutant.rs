@@ -276,10 +276,19 @@ pub(crate) enum Mutant {
     /// The only one whom an update reached before the power cut is believed, not those who went on
     /// without it under the same count.
     CutOffUpdateTrusted,
+    /// A request that is a whole row ends the others of its batch, too.
+    WholeRowHidesOthers,
+    /// A row that is written the short way does not go to the device that replaces a member.
+    WholeRowForgetsTwin,
+    /// A row that is written the short way is not logged first.
+    WholeRowNotLogged,
+    /// What was looked at for an earlier batch of a stripe is taken for what a whole row changes.
+    OldSurveyKept,
 }
 
 /// Bugs of replacement, found in lives of their own.
-pub(super) const OF_REPLACEMENT: [Mutant; 9] = [
+pub(super) const OF_REPLACEMENT: [Mutant; 10] = [
+    Mutant::WholeRowForgetsTwin,
     Mutant::AnnouncedTrusted,
     Mutant::FlushedBetweenDevices,
     Mutant::StoppedBetweenDevices,
@@ -305,7 +314,8 @@ pub(super) const OF_GROWTH: [Mutant; 9] = [
 ];
 
 /// Bugs of the bad-block logs.
-pub(super) const OF_BAD_BLOCKS: [Mutant; 4] = [
+pub(super) const OF_BAD_BLOCKS: [Mutant; 5] = [
+    Mutant::OldSurveyKept,
     Mutant::BadBlocksRead,
     Mutant::BadBlocksForever,
     Mutant::BadBlocksAcknowledgedEarly,
@@ -313,7 +323,8 @@ pub(super) const OF_BAD_BLOCKS: [Mutant; 4] = [
 ];
 
 /// Bugs of the stripe log, found in the lives of levels with parity or in stories of their own.
-pub(super) const OF_LOG: [Mutant; 16] = [
+pub(super) const OF_LOG: [Mutant; 17] = [
+    Mutant::WholeRowNotLogged,
     Mutant::NoteAfterClosed,
     Mutant::RenewedWithoutPause,
     Mutant::SettledNotTold,
@@ -333,7 +344,8 @@ pub(super) const OF_LOG: [Mutant; 16] = [
 ];
 
 /// Bugs of levels with parity, found in their lives.
-pub(super) const OF_PARITY: [Mutant; 18] = [
+pub(super) const OF_PARITY: [Mutant; 19] = [
+    Mutant::WholeRowHidesOthers,
     Mutant::MendedRowForgotten,
     Mutant::RemovedInDoubt,
     Mutant::CutOffUpdateTrusted,

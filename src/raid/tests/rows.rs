@@ -87,14 +87,17 @@ pub(super) fn overlapping_writes_of_a_batch_apply_in_order() {
     for seed in 0..10 {
         let mut world = started(seed, shape(5, 4));
         world.write(0, 8);
-        world.submit(0, IoOp::Write, false, 2, 4);
-        world.submit(0, IoOp::Write, false, 4, 1);
-        let last = world.host.last_version();
-        world.wait_host();
-        let strip = world.geometry.place(0, 0);
-        let holder = world.disks.iter().find_map(|disk| disk.live_at(4));
-        assert_eq!(holder, Some(last), "{strip:?}");
-        world.check_rows_right();
+        // Also of two of which the first one is a whole row.
+        for (lba, blocks) in [(2, 4), (0, row_blocks(&world))] {
+            world.submit(0, IoOp::Write, false, lba, blocks);
+            world.submit(0, IoOp::Write, false, 4, 1);
+            let last = world.host.last_version();
+            world.wait_host();
+            let strip = world.geometry.place(0, 0);
+            let holder = world.disks.iter().find_map(|disk| disk.live_at(4));
+            assert_eq!(holder, Some(last), "{strip:?}");
+            world.check_rows_right();
+        }
     }
 }
 

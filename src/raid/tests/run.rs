@@ -445,7 +445,8 @@ fn every_planted_bug_is_found() {
 }
 
 /// Their stories, where random lives meet them seldom.
-const ROW_STORIES: [(Mutant, fn()); 6] = [
+const ROW_STORIES: [(Mutant, fn()); 7] = [
+    (Mutant::WholeRowHidesOthers, rows::overlapping_writes_of_a_batch_apply_in_order),
     (Mutant::NewcomerNearlyCurrent, rejoin::who_joins_is_behind_before_it_is_told),
     (Mutant::DepartedTrusted, row_members::who_was_used_apart_is_given_everything),
     (Mutant::UpdateNotFinished, row_members::no_cut_off_start_leaves_a_member_behind),
@@ -486,7 +487,8 @@ fn every_planted_bug_of_growth_is_found() {
     find_all(&mutant::OF_GROWTH, &GROW_STORIES, grow_seeds);
 }
 
-const BAD_STORIES: [(Mutant, fn()); 4] = [
+const BAD_STORIES: [(Mutant, fn()); 5] = [
+    (Mutant::OldSurveyKept, bad::what_a_whole_row_has_missed_is_listed),
     (Mutant::LostPieceAcknowledged, bad::what_a_piece_has_lost_is_no_success),
     (Mutant::BadBlocksRead, bad::what_cannot_be_written_is_listed_and_cleared),
     (Mutant::BadBlocksForever, bad::what_cannot_be_written_is_listed_and_cleared),
