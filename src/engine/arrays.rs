@@ -269,7 +269,9 @@ impl Shard {
             | ArrayEvent::LastMemberKept { .. }
             | ArrayEvent::GrowthFailed { .. }
             | ArrayEvent::MetadataLost => tracing::error!("array {name}: {event}"),
-            ArrayEvent::ReadFailed { .. } => tracing::warn!("array {name}: {event}"),
+            ArrayEvent::ReadFailed { .. } | ArrayEvent::ReplacementWaits { .. } => {
+                tracing::warn!("array {name}: {event}");
+            }
             _ => tracing::info!("array {name}: {event}"),
         }
     }

@@ -8,6 +8,7 @@ use std::fmt;
 
 use super::latency::LatencySample;
 use super::owner_grow::GrowthFailure;
+use super::owner_pause::{REST_S_MAX as PAUSE_REST_S_MAX, SPELL_MS as PAUSE_MS};
 use super::{MemberPlace, MemberSlot};
 use crate::bdev::{IoQueue, IoStatus};
 
@@ -387,6 +388,14 @@ pub enum ArrayEvent {
         /// The member, which serves on.
         slot: MemberSlot,
     },
+    /// A device has all that the member has whose place it is to take, and requests did not end
+    /// that have to before: writes of superblocks, or those under way when the host was to rest.
+    ReplacementWaits {
+        /// The member, which serves on.
+        slot: MemberSlot,
+        /// Members that it was waited for.
+        slots: SlotMask,
+    },
     /// A member has failed before the device that was to take its place had everything.
     ReplacementOrphaned {
         /// The slot: the device is rebuilt in it from the other members.
@@ -583,6 +592,18 @@ impl ArrayEvent {
                 "what was to replace member {slot} is out; member {slot} serves on, nothing is \
                  lost. Begin anew with another device"
             ),
+            Self::ReplacementWaits { slot, slots } => {
+                write!(
+                    f,
+                    "what replaces member {slot} has everything and takes its place later: \
+                     requests that have to end before did not in {PAUSE_MS} ms. Hosts go on, both \
+                     devices are written, and it is tried again, after {PAUSE_REST_S_MAX} s at most"
+                )?;
+                if slots != 0 {
+                    f.write_str("; check the device that was waited for, of member")?;
+                }
+                super::slots(slots).try_for_each(|slot| write!(f, " {slot}"))
+            }
             Self::ReplacementOrphaned { slot } => write!(
                 f,
                 "member {slot} failed while it was being replaced: the newcomer is rebuilt from \

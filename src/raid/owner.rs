@@ -394,8 +394,7 @@ impl Owner {
                 if self.walker.is_idle()
                     && self.bad_keeper.is_idle()
                     && self.daemon.is_idle()
-                    && !self.rebuilder.is_flushing()
-                    && !self.is_swapping() =>
+                    && !self.rebuilder.is_flushing() =>
             {
                 self.set_life(Life::Flushing);
                 if mutant!(StopWithoutFlush) {
@@ -457,7 +456,7 @@ impl Owner {
 
     /// What was Dirty may be called Clean: everybody is there and everything is on the media.
     pub(super) fn may_settle_clean(&self) -> bool {
-        !self.is_degraded() && !self.stop_flush_failed
+        !self.is_degraded() && !self.stop_flush_failed && self.absences_are_recorded()
     }
 
     fn set_life(&mut self, next: Life) {

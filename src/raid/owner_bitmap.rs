@@ -692,24 +692,20 @@ impl Owner {
         let Flush { unit, ok, failed, events, opens, .. } = *flush;
         let in_sync = self.in_sync;
         let is_lost = ok & self.keeper().copies(in_sync) == 0 || !self.may_fail_all(failed);
-        if is_lost && failed & self.replaceable_back() == 0 {
+        if is_lost {
             return self.fail_array(out);
         }
-        // A member that takes its place back has not been given this.
-        let is_undone = failed & self.replaceable_back() != 0 && !mutant!(TakenBackUntold);
         for slot in slots(failed) {
             self.fail_member(slot, out);
         }
         let bitmap = self.bitmap.as_mut().expect("the array has a bitmap");
         bitmap.ledger.end(unit);
         bitmap.note_given(unit, ok);
-        if is_undone {
-            bitmap.ledger.mark(unit, Urgency::Now);
-        } else if unit == 0 {
+        if unit == 0 {
             bitmap.events_durable = events;
         }
         // A unit that was written back only has nothing to open.
-        if opens && !is_undone {
+        if opens {
             let chunks = bitmap.ledger.chunks_of(unit);
             self.shared.map.as_ref().expect("a bitmap has a map").open(chunks);
         }

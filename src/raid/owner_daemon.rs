@@ -175,16 +175,16 @@ impl Owner {
         out.mail.push_back(Mail::Arm(ArrayTimer::BarrierIdle, self.daemon.idle_ms));
     }
 
-    /// The idle time is over. What is flushed while it is open which of two devices has a slot is
-    /// flushed by one of them, and the other may be the one that counts.
+    /// The idle time is over. What replaces a member may have failed: as long as that is not on
+    /// record it would be taken for one that has flushed.
     pub(super) fn daemon_rested(&mut self, out: &mut Out<'_>) {
-        if self.is_swapping() && !mutant!(FlushedBetweenDevices) {
-            return out.mail.push_back(Mail::Arm(ArrayTimer::BarrierIdle, self.daemon.idle_ms));
-        }
-        if self.daemon.state == DaemonState::Resting && mutant!(ClearWithoutFlush) {
+        let is_resting = self.daemon.state == DaemonState::Resting;
+        if is_resting && !self.absences_are_recorded() && !mutant!(FlushedWithoutTwin) {
+            out.mail.push_back(Mail::Arm(ArrayTimer::BarrierIdle, self.daemon.idle_ms));
+        } else if is_resting && mutant!(ClearWithoutFlush) {
             self.daemon.set_state(DaemonState::Flushing { pending: 0 });
             self.daemon.set_state(DaemonState::Clearing { next: 0 });
-        } else if self.daemon.state == DaemonState::Resting {
+        } else if is_resting {
             self.daemon.set_state(DaemonState::Flushing { pending: self.writable });
             self.flush_members(out);
         }

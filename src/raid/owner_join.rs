@@ -294,7 +294,9 @@ impl Owner {
                 self.torn_without_it()
             )),
             Some(MemberState::InSync | MemberState::Rebuilding) => {
-                self.put_out(slot, true, out);
+                if !self.ends_later(slot, out) {
+                    self.put_out(slot, true, out);
+                }
                 self.go_on(out);
                 Ok(())
             }
@@ -357,7 +359,13 @@ impl Owner {
         }
         match self.members.get(usize::from(slot)).map(|member| member.state) {
             _ if !self.is_slot(slot) => return Err(format!("it has no slot {slot}")),
-            Some(MemberState::InSync | MemberState::Rebuilding) => self.fail(slot, out)?,
+            Some(MemberState::InSync | MemberState::Rebuilding) => {
+                self.fail(slot, out)?;
+                if self.writable & bit(slot) != 0 {
+                    // It goes when the member that it was to replace has its place back.
+                    return Ok(());
+                }
+            }
             Some(MemberState::Faulty) => {}
             Some(MemberState::Joining) => return Err(format!("member {slot} is just joining")),
             Some(MemberState::Missing) => return Err(format!("slot {slot} is empty")),
@@ -401,7 +409,7 @@ impl Owner {
             Task::Join { plan, .. } => Some(plan.superblock.dev_number),
             Task::Remove(_) => None,
         });
-        numbers.chain(self.replacer.former_number()).collect()
+        numbers.chain(self.handed_over_number()).collect()
     }
 
     fn array_now<'a>(
@@ -455,7 +463,7 @@ impl Owner {
         // It has failed meanwhile: that takes its usual course.
         let has_failed = self.members[usize::from(slot)].state != MemberState::Rebuilding;
         match self.joiner.state {
-            JoinState::Idle => !self.is_pausing(),
+            JoinState::Idle => !self.is_pausing() && self.swap_is_idle(),
             JoinState::Draining { cores_left } => {
                 let is_quiet = !self.has_requests_at(slot) || mutant!(JoinWithoutDrain);
                 let is_ahead = self.recorder.is_ahead_of(self.joiner.carried_events());

@@ -249,7 +249,7 @@ impl Owner {
             return;
         }
         let (ok, failed) = (log.ok, log.failed);
-        if (ok == 0 || !self.may_fail_all(failed)) && failed & self.replaceable_back() == 0 {
+        if ok == 0 || !self.may_fail_all(failed) {
             return self.fail_array(out);
         }
         slots(failed).for_each(|slot| self.fail_member(slot, out));

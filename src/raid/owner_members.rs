@@ -1,7 +1,8 @@
 //! The owner's keeping of the members: who takes part, and what the superblocks say about it.
 //!
 //! An update of the superblocks raises the event count, writes the bitmap's header with the new
-//! count, waits, then writes the superblocks of all members in sync, as md does. A failure counts
+//! count, waits, then writes the superblocks of all members in sync, as md does; at the end of a
+//! replacement one of them before the others ([`super::owner_replace`]). A failure counts
 //! as recorded when such an update that names it is durable and every channel has stopped using
 //! the member.
 
@@ -121,6 +122,10 @@ pub(super) struct Recorder {
     pending: SlotMask,
     ok: SlotMask,
     failed: SlotMask,
+    /// Some are told first, the others then.
+    is_first_told: bool,
+    /// The next update lets a device go that was whole, and no slot misses it.
+    lets_go: bool,
     bufs: Vec<IoBuf>,
     /// Membership changes so far, and the last one each channel has adopted.
     epoch: u32,
@@ -145,6 +150,8 @@ impl Recorder {
             pending: 0,
             ok: 0,
             failed: 0,
+            is_first_told: false,
+            lets_go: false,
             bufs: (0..slots).map(|_| pool.get(SUPERBLOCK_READ_BYTES)).collect::<Option<_>>()?,
             epoch: 0,
             adopted: vec![0; usize::from(cores)],
@@ -181,6 +188,11 @@ impl Recorder {
     /// The number of the last update asked for.
     pub(super) fn wanted(&self) -> u64 {
         self.wanted
+    }
+
+    /// One of two devices for a slot goes: what becomes Clean from the next update on it lacks.
+    pub(super) fn lets_go(&mut self) {
+        self.lets_go = true;
     }
 
     /// The update of this number is durable.
@@ -247,7 +259,7 @@ impl Owner {
 
     /// A member is out, unless it is the last: it failed, or the operator said so.
     pub(super) fn put_out(&mut self, slot: MemberSlot, as_told: bool, out: &mut Out<'_>) {
-        if self.writable & bit(slot) == 0 || self.swap_back(slot, out) {
+        if self.writable & bit(slot) == 0 {
             return;
         }
         let is_twin = self.shared.twin() == Some(slot);
@@ -276,6 +288,7 @@ impl Owner {
         self.unrecord(slot);
         self.announce_members(out);
         if is_twin {
+            self.recorder.lets_go();
             return self.replacement_is_out(out);
         }
         let left = self.in_sync.count_ones();
@@ -349,7 +362,7 @@ impl Owner {
         let chunk_sectors = sectors_per_block << self.shared.chunk_shift;
         let rebuild = self.members[usize::from(slot)].rebuild;
         let rebuild = rebuild.filter(|rebuild| !self.is_called_whole(rebuild));
-        let is_twin = self.shared.twin() == Some(slot);
+        let is_twin = self.shared.twin() == Some(slot) && self.handed_over() == 0;
         let member = &mut self.members[usize::from(slot)];
         let superblock = member.superblock.as_mut().expect("it takes part");
         superblock.features.remove(Features::RECOVERY_OFFSET | Features::RECOVERY_BITMAP);
@@ -391,6 +404,7 @@ impl Owner {
         let wanted = self.recorder.state == RecordState::Idle && !self.recorder.is_durable();
         // What the stripe log has is written in place before anything says that the array is used.
         if wanted && !rewriting && !self.log.is_replaying() {
+            self.update_begins(out);
             self.recorder.set_state(RecordState::Header);
             let each = self.is_external() || self.recorder.finishes_earlier;
             let recorder = &mut self.recorder;
@@ -402,7 +416,9 @@ impl Owner {
                 }
             } else {
                 self.recorder.events += 1;
-                let completes = self.completes_array() || self.replacer.lets_go();
+                let lets_go = std::mem::take(&mut self.recorder.lets_go);
+                let lets_go = lets_go && !self.is_degraded() && !mutant!(ReplacedTakenForRecent);
+                let completes = self.completes_array() || lets_go;
                 if let Some(bitmap) = &mut self.bitmap {
                     bitmap.set_events(self.recorder.events, completes);
                 }
@@ -433,16 +449,47 @@ impl Owner {
 
     fn write_superblocks(&mut self, out: &mut Out<'_>) {
         self.recorder.set_state(RecordState::Superblocks);
-        self.recorder.pending = self.writable;
         self.recorder.ok = 0;
         self.recorder.failed = 0;
+        self.tell_next(out);
+    }
+
+    /// Those that are to be told before all others, or the others.
+    fn tell_next(&mut self, out: &mut Out<'_>) {
+        let told = self.recorder.ok | self.recorder.failed;
+        let first = self.told_first() & !told;
+        self.recorder.is_first_told = first != 0;
+        match self.writable & !self.handed_over() & !told {
+            _ if first != 0 => self.tell(first, out),
+            0 => self.update_ends(out),
+            others => self.tell(others, out),
+        }
+    }
+
+    /// Those that were to be told first have answered. If one has not written it, the others hear
+    /// of that at once, under the same count.
+    fn first_answered(&mut self, out: &mut Out<'_>) {
+        if self.failed {
+            return;
+        }
+        let failed = self.recorder.failed;
+        if !self.may_fail_all(failed) {
+            return self.fail_array(out);
+        }
+        slots(failed).for_each(|slot| self.fail_member(slot, out));
+        self.tell_next(out);
+    }
+
+    /// Writes the superblocks of these members.
+    fn tell(&mut self, targets: SlotMask, out: &mut Out<'_>) {
+        self.recorder.pending = targets;
         // What has no redundancy has nothing to resync.
         let is_clean =
             self.is_clean() && !self.hides_unwritten() || self.shared.geometry.sync_blocks() == 0;
         let resync_offset = if is_clean { RESYNC_DONE } else { 0 };
         let block = self.shared.block_size_bytes as usize;
         let sectors_per_block = u64::from(self.shared.block_size_bytes / 512);
-        for slot in slots(self.writable) {
+        for slot in slots(targets) {
             self.note_rebuild(slot);
             let superblock =
                 self.members[usize::from(slot)].superblock.as_mut().expect("it takes part");
@@ -494,8 +541,16 @@ impl Owner {
             }
             return;
         }
+        match self.recorder.is_first_told {
+            true => self.first_answered(out),
+            false => self.update_ends(out),
+        }
+    }
+
+    /// Everybody has written its superblock, or has not.
+    fn update_ends(&mut self, out: &mut Out<'_>) {
         let (ok, failed) = (self.recorder.ok, self.recorder.failed);
-        if (ok == 0 || !self.may_fail_all(failed)) && failed & self.replaceable_back() == 0 {
+        if ok == 0 || !self.may_fail_all(failed) {
             return self.fail_array(out);
         }
         self.recorder.durable = self.recorder.writing;

@@ -5,9 +5,10 @@
 //! Channels are asked twice: when the first round is over nobody begins anything any more, and when
 //! the second one is, what they told each other meanwhile has arrived.
 //!
-//! A member that hangs must not hold up what the host wants of the others. So a growth's pause that
-//! has not come about in [`SPELL_MS`] is given up: the host goes on, channels say for whom they
-//! waited, and it is tried again after a rest, each one twice as long as the one before.
+//! A member that hangs must not hold up what the host wants of the others. So a pause that has not
+//! come about in [`SPELL_MS`] is given up: the host goes on, channels say for whom they waited, and
+//! it is tried again after a rest, each one twice as long as the one before. Once it has come about
+//! nothing is written before the host goes on.
 
 use super::message::{ArrayTimer, Mail, Out, SlotMask, ToChannel};
 use super::owner::{Life, Owner};
@@ -19,6 +20,9 @@ pub(super) const SPELL_MS: u64 = 1000;
 
 /// The longest rest is of two to the power of so many spells.
 const REST_DOUBLINGS_MAX: u32 = 6;
+
+/// The longest rest.
+pub(super) const REST_S_MAX: u64 = (SPELL_MS << REST_DOUBLINGS_MAX) / 1000;
 
 /// Whether the host rests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +87,11 @@ impl Pauser {
     /// So many pauses in a row were given up, the last one for good.
     pub(super) fn has_given_up(&self, pauses: u32) -> bool {
         self.given_up >= pauses && matches!(self.state, PauseState::Resting { .. })
+    }
+
+    /// The first pause of several was given up.
+    pub(super) fn has_given_up_once(&self) -> bool {
+        self.given_up == 1
     }
 
     /// For whom the pause waited that was given up.
@@ -162,10 +171,14 @@ impl Owner {
             return;
         }
         match self.pauser.state {
-            PauseState::Off | PauseState::Ending { .. } => self.growth_has_waited(out),
+            PauseState::Off | PauseState::Ending { .. } => {
+                self.growth_has_waited(out);
+                self.record_has_waited(out);
+            }
             // What it is for may have begun by now, and ends.
             PauseState::Asking { .. } | PauseState::On => {
-                if self.growth_awaits_pause() {
+                let swap_waits = self.swap_awaits_pause() && !mutant!(SwapHangsForEver);
+                if self.growth_awaits_pause() || swap_waits {
                     self.give_up_pause(out);
                 }
             }
@@ -197,10 +210,11 @@ impl Owner {
         let spells = 1 << (self.pauser.given_up - 1).min(REST_DOUBLINGS_MAX);
         self.pauser.set_state(PauseState::Resting { spells });
         self.wait_a_spell(out);
+        self.swap_has_waited(out);
     }
 
     /// Members that have requests of the owner.
-    fn asked_inside(&self) -> SlotMask {
+    pub(super) fn asked_inside(&self) -> SlotMask {
         let asked = slots(self.writable).filter(|&slot| self.has_own_requests_at(slot));
         asked.fold(0, |mask, slot| mask | bit(slot))
     }

@@ -413,7 +413,13 @@ impl Owner {
             return;
         }
         match upto {
-            None if self.life() == Life::Running => self.is_whole(slot),
+            None if self.life() == Life::Running => {
+                self.is_whole(slot);
+                if self.shared.twin() == Some(slot) {
+                    // The end of a replacement: the operator is to hear if that takes long.
+                    self.wait_a_spell(out);
+                }
+            }
             None => {}
             Some(chunk) => {
                 let rebuild = &mut self.members[usize::from(slot)].rebuild;

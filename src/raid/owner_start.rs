@@ -434,6 +434,8 @@ impl Owner {
             for number in (0..numbers).filter(|number| !present.contains(number)) {
                 if matches!(superblock.role_of(number), Role::Active(_)) {
                     superblock.set_role(number, Role::Faulty);
+                    // If no slot misses it, another device has its place.
+                    self.recorder.lets_go();
                 }
             }
         }

@@ -17,7 +17,7 @@ use crate::control::target::{
 };
 use crate::control::units;
 use crate::md;
-use crate::raid::{self, ArrayStatus, Knobs};
+use crate::raid::{self, ArrayStatus, Knobs, ReplacementStatus};
 
 /// SPDK's parameters, and what mdof adds to them behind `uuid`.
 #[derive(Debug, Deserialize)]
@@ -280,6 +280,22 @@ fn bad_blocks(status: &ArrayStatus, slot: usize) -> Value {
     json!({ "ranges": ranges.len(), "blocks": blocks, "first": shown })
 }
 
+fn describe_replacement(
+    target: &Target,
+    name: &str,
+    replacement: &ReplacementStatus,
+) -> Result<Value, RpcError> {
+    let (_, array) = target.array(name)?;
+    let known = array.replacing.newcomer.as_ref();
+    Ok(json!({
+        "slot": replacement.slot,
+        "name": replacement.bdev.and_then(|id| target.name_of(id)),
+        "uuid": known.map_or_else(Uuid::nil, |member| member.uuid),
+        "state": replacement.state,
+        "waits_for": target.names_of_members(name, replacement.waits_for)?,
+    }))
+}
+
 fn describe_with(target: &Target, name: &str, status: &ArrayStatus) -> Result<Value, RpcError> {
     let bdev = target.bdev(name)?;
     let (_, array) = target.array(name)?;
@@ -334,13 +350,7 @@ fn describe_with(target: &Target, name: &str, status: &ArrayStatus) -> Result<Va
         };
     }
     if let Some(replacement) = &status.replacement {
-        let known = array.replacing.newcomer.as_ref();
-        value["replacement"] = json!({
-            "slot": replacement.slot,
-            "name": replacement.bdev.and_then(|id| target.name_of(id)),
-            "uuid": known.map_or_else(Uuid::nil, |member| member.uuid),
-            "state": replacement.state,
-        });
+        value["replacement"] = describe_replacement(target, name, replacement)?;
     }
     if let Some(growth) = &status.growth {
         value["growth"] = raid_start::describe_growth(target, name, growth)?;

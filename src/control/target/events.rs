@@ -11,7 +11,7 @@ use crate::raid::{ArrayEvent, MemberSlot};
 pub const EVENTS_MAX: usize = 1024;
 
 /// Kinds of events by name.
-pub const EVENT_TYPES: [&str; 22] = [
+pub const EVENT_TYPES: [&str; 23] = [
     "bdev_register",
     "bdev_unregister",
     "raid_started",
@@ -27,6 +27,7 @@ pub const EVENT_TYPES: [&str; 22] = [
     "raid_replacement_started",
     "raid_replacement_failed",
     "raid_replacement_orphaned",
+    "raid_replacement_waits",
     "raid_member_replaced",
     "raid_resync_started",
     "raid_resync_done",
@@ -97,6 +98,7 @@ fn kind(event: &ArrayEvent) -> Option<(&'static str, Option<MemberSlot>)> {
         ArrayEvent::ReplacementStarted { slot, .. } => ("raid_replacement_started", Some(slot)),
         ArrayEvent::ReplacementFailed { slot } => ("raid_replacement_failed", Some(slot)),
         ArrayEvent::ReplacementOrphaned { slot } => ("raid_replacement_orphaned", Some(slot)),
+        ArrayEvent::ReplacementWaits { slot, .. } => ("raid_replacement_waits", Some(slot)),
         ArrayEvent::MemberReplaced { slot } => ("raid_member_replaced", Some(slot)),
         ArrayEvent::ResyncStarted { .. } => ("raid_resync_started", None),
         ArrayEvent::ResyncDone { .. } => ("raid_resync_done", None),

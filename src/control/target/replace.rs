@@ -87,8 +87,8 @@ impl Target {
         while self.array_status(array)?.replacement.is_some() {
             if since.elapsed() > DRAIN_WAIT {
                 return Err(TargetError::Busy(format!(
-                    "what was to replace a member of array {array} is out, but it does not answer \
-                     the requests that it has; its bdev is let go when it does"
+                    "what was to replace a member of array {array} is to go, and the requests that \
+                     it and the members have are not answered; its bdev is let go when they are"
                 )));
             }
             std::thread::sleep(DRAIN_LOOK);

@@ -189,7 +189,9 @@ fn check_supported(superblock: &Superblock) -> Result<(), AssembleError> {
 }
 
 /// A member that holds the freshest for failed went on without it; so did the freshest. Unless one
-/// that is current was with both: then the freshest was away for a while, and came back.
+/// that is current was with both: then the freshest was away for a while, and came back. Or the
+/// freshest counts on the member and has seen more: it was taken back since, and the member has not
+/// heard of that yet. Had the member gone on without it, it would not be behind.
 fn check_split_brain(candidates: &[Candidate], freshest: usize) -> Result<(), AssembleError> {
     let Superblock { dev_number, events, .. } = candidates[freshest].superblock;
     for (other, candidate) in candidates.iter().enumerate() {
@@ -212,6 +214,10 @@ fn check_split_brain(candidates: &[Candidate], freshest: usize) -> Result<(), As
         }
         let behind = events.saturating_sub(superblock.events);
         let theirs = superblock.role_of(dev_number);
+        let counts = candidates[freshest].superblock.role_of(superblock.dev_number);
+        if behind > 0 && counts == superblock.own_role() && !mutant!(TakenBackIsApart) {
+            continue;
+        }
         // A spare entry may also be a number that was not given out yet; only with an equal count
         // must both know each other.
         if theirs == Role::Faulty || (events == superblock.events && theirs == Role::Spare) {

@@ -115,6 +115,20 @@ fn the_freshest_decides_who_failed() {
     assert_eq!(only_reason(&assemble(&pair).unwrap()), &RejectionReason::Spare);
 }
 
+/// The end of a replacement was taken back, and the power went before all had heard of that.
+#[test]
+fn a_member_that_has_not_heard_who_is_taken_back_was_not_used_apart() {
+    let mut pair = pair();
+    pair[1].superblock.set_role(0, Role::Faulty);
+    set_events(&mut pair[1], 7);
+    set_events(&mut pair[0], 8);
+    let assembly = assemble(&pair).unwrap();
+    assert_eq!((assembly.freshest, assembly.in_sync_count()), (0, 2));
+    // Who went on without the other one says so.
+    pair[0].superblock.set_role(1, Role::Faulty);
+    assert!(matches!(assemble(&pair), Err(AssembleError::SplitBrain { .. })));
+}
+
 #[test]
 fn two_halves_that_went_on_alone_are_refused() {
     let mut pair = pair();

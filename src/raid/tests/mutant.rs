@@ -88,13 +88,22 @@ pub(crate) enum Mutant {
     JoinWithoutDrain,
     /// Units of the bitmap that are under way when a member joins are not written to it.
     JoinForgetsUnitsInFlight,
-    /// An array stops between two devices for a slot: the one that may still count is not flushed,
-    /// and chunks become Clean.
-    StoppedBetweenDevices,
+    /// A member whose place is handed over hears of nothing else that is put on record.
+    ToldWithoutMember,
     /// A device that was away for long counts, as the others have been told that it comes back.
     AnnouncedTrusted,
-    /// The daemon flushes meanwhile, and the old device has its place back.
-    FlushedBetweenDevices,
+    /// What was to replace a member fails, and the superblocks go on counting on it.
+    MemberNotTakenBack,
+    /// A member's place is given on all superblocks at once.
+    HandedOverAtOnce,
+    /// A member that has not heard yet that another has its place back counts as used apart.
+    TakenBackIsApart,
+    /// A member has its place back on all superblocks at once.
+    TakenBackAtOnce,
+    /// The daemon flushes while it is not on record that what was to replace a member has failed.
+    FlushedWithoutTwin,
+    /// One update of the superblocks takes a member's place back and throws out who was given it.
+    EndedAtOnce,
     /// A member that fails to take a copy, and is kept as the array needs it, counts as copied to.
     KeptMemberCountsAsCopied,
     /// A channel that has closed still writes a note to the stripe log.
@@ -268,9 +277,8 @@ pub(crate) enum Mutant {
     StraysForgotten,
     /// A member comes back under a device number that another one has been given meanwhile.
     NumberGivenTwice,
-    /// A member that takes its place back is not given the unit of the bitmap that its replacement
-    /// failed to write.
-    TakenBackUntold,
+    /// The pause at the end of a replacement waits for members that hang.
+    SwapHangsForEver,
     /// A member is in sync while records count of which there were to be fewer without it.
     JoinedUnderOldLog,
     /// The only one whom an update reached before the power cut is believed, not those who went on
@@ -287,13 +295,18 @@ pub(crate) enum Mutant {
 }
 
 /// Bugs of replacement, found in lives of their own.
-pub(super) const OF_REPLACEMENT: [Mutant; 10] = [
+pub(super) const OF_REPLACEMENT: [Mutant; 15] = [
     Mutant::WholeRowForgetsTwin,
+    Mutant::HandedOverAtOnce,
+    Mutant::TakenBackIsApart,
+    Mutant::TakenBackAtOnce,
+    Mutant::FlushedWithoutTwin,
     Mutant::AnnouncedTrusted,
-    Mutant::FlushedBetweenDevices,
-    Mutant::StoppedBetweenDevices,
+    Mutant::ToldWithoutMember,
+    Mutant::MemberNotTakenBack,
+    Mutant::EndedAtOnce,
     Mutant::NumberGivenTwice,
-    Mutant::TakenBackUntold,
+    Mutant::SwapHangsForEver,
     Mutant::ReplacementForgotten,
     Mutant::ReplacedBeforeRecorded,
     Mutant::ReplacedTakenForRecent,

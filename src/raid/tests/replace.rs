@@ -7,10 +7,11 @@ use super::members::parse;
 use super::oracle::violated;
 use super::scenario::started;
 use super::trace::{self, Event};
-use super::world::{Shape, World};
-use crate::bdev::{BdevId, IoOp};
+use super::world::{Flight, Shape, World, creation};
+use crate::bdev::{BdevId, IoOp, Station};
 use crate::bitmap::ChunkState;
 use crate::md;
+use crate::raid::message::ArrayTimer;
 use crate::raid::owner_members::MemberState;
 use crate::raid::{MemberSlot, Newcomer};
 
@@ -414,24 +415,452 @@ pub(super) fn a_replacement_survives_every_stop() {
     }
 }
 
-/// What has just replaced the only member can't write the head of the bitmap: the member takes its
-/// place back, and has the head before its superblock counts on it.
+impl World {
+    fn is_handed_over(&self) -> bool {
+        self.running.as_ref().unwrap().owner.handed_over() != 0
+    }
+
+    fn is_on_record(&self) -> bool {
+        self.running.as_ref().unwrap().owner.swap_awaits_pause()
+    }
+}
+
+/// What is just being given the only member's place fails: the superblock of the member counts on
+/// it again, if that is the last thing before the power goes, too.
 #[test]
-pub(super) fn who_takes_its_place_back_is_given_the_head() {
+pub(super) fn who_takes_its_place_back_counts_again() {
     for seed in 0..8 {
         let mut world = started(seed, Shape { members: 2, ..Shape::SMALL });
         world.write_chunks([0, 2, 3]);
         world.remove(1).unwrap();
         world.run_until("it is let go", |world| world.member_state(1) == MemberState::Missing);
         world.replace(0).unwrap();
-        world.run_until("the member is let go", |world| {
-            world.running.as_ref().unwrap().owner.replaceable_back() != 0
-        });
+        world.run_until("its place is handed over", World::is_handed_over);
         world.twins.disk.as_mut().unwrap().dead = true;
         world.run_until("its superblock is written", |world| world.writes_superblock(0));
         world.cut_with_one_superblock(Some(0));
         world.assemble();
         assert!(world.wait_started());
+        world.read_all();
+        world.run_until_quiet();
+    }
+}
+
+/// Another member fails when the superblocks count on the newcomer: the member, which is written
+/// still, hears of that before a write ends that the other one missed.
+#[test]
+pub(super) fn who_hands_its_place_over_hears_what_happens() {
+    for seed in 0..8 {
+        let mut world = started(seed, Shape { members: 3, ..Shape::SMALL });
+        world.write_chunks([0, 2, 3]);
+        world.replace(0).unwrap();
+        world.run_until("its place is handed over", World::is_on_record);
+        // The pause can't come about, and is given up.
+        world.submit(0, IoOp::Read, false, 25, 1);
+        let held = world.withhold(|flight| flight.io.op == IoOp::Read);
+        assert_eq!(held.len(), 1);
+        world.run_until_quiet();
+        assert!(world.fire_timer());
+        world.run_until_quiet();
+        assert_eq!(world.twins.replaced, 0);
+        world.fail(1).unwrap();
+        world.run_until_quiet();
+        world.submit(0, IoOp::Write, true, 2, 3);
+        world.run_until("the write ends", |world| world.host.in_flight() == 1);
+        world.running.as_mut().unwrap().in_flight.extend(held);
+        world.run_until("it is replaced", World::replacement_is_over);
+        world.wait_host();
+        assert_eq!((world.twins.replaced, world.in_sync()), (1, 0b101));
+        world.cut_power();
+        world.assemble();
+        assert!(world.wait_started());
+        world.read_all();
+        world.run_until_quiet();
+    }
+}
+
+/// The operator ends a replacement when the superblocks count on the newcomer, and the power goes
+/// at any event of that, while nobody else has what the member has.
+#[test]
+pub(super) fn what_the_operator_ends_at_its_end() {
+    let pairs = Shape { members: 4, raid10: Some((0x102, 16)), ..Shape::SMALL };
+    for seed in 0..8 {
+        let shape = if seed < 4 { pairs } else { Shape { members: 2, ..Shape::SMALL } };
+        for events in 0.. {
+            let mut world = started(seed, shape);
+            world.write_chunks([0, 2, 3, 7]);
+            world.fail(1).unwrap();
+            world.run_until_quiet();
+            world.replace(0).unwrap();
+            world.run_until(
+                "its place is handed over",
+                match seed % 2 {
+                    0 => World::is_handed_over,
+                    _ => World::is_on_record,
+                },
+            );
+            world.remove(world.disks.len()).unwrap();
+            let end = world.events + events;
+            while !world.replacement_is_over() && world.events < end {
+                world.step();
+            }
+            let is_over = world.replacement_is_over();
+            world.cut_power();
+            world.assemble();
+            assert_eq!(world.split_brains, 0, "nobody was used apart");
+            assert!(world.wait_started());
+            world.read_all();
+            world.run_until_quiet();
+            if is_over {
+                break;
+            }
+        }
+    }
+}
+
+/// A device that was away for long was announced to the others, and the power went before its own
+/// superblock said that it is being rebuilt. It is nobody beside one that is being rebuilt itself.
+#[test]
+pub(super) fn who_was_only_announced_does_not_count() {
+    let creation = creation(&Shape { members: 3, ..Shape::SMALL });
+    let candidate = |mut superblock: md::Superblock| {
+        superblock.features.remove(md::Features::BITMAP_OFFSET);
+        md::Candidate { device_sectors: 1 << 16, superblock, bitmap: None }
+    };
+    let mut two: Vec<_> = creation.superblocks.into_iter().take(2).map(candidate).collect();
+    (two[0].superblock.events, two[1].superblock.events) = (5, 9);
+    two[1].superblock.features |= md::Features::RECOVERY_OFFSET;
+    let assembly = md::assemble(&two);
+    assert!(matches!(assembly, Err(md::AssembleError::NoInSyncMember { .. })), "{assembly:?}");
+}
+
+/// Redundancy enough for one to fail.
+const FEW: [Shape; 4] = [
+    Shape { members: 3, ..Shape::SMALL },
+    Shape { members: 3, raid10: Some((0x102, 16)), ..Shape::SMALL },
+    Shape { members: 3, parity: Some((5, 2, 16)), ..Shape::SMALL },
+    Shape { members: 4, parity: Some((6, 2, 16)), ..Shape::SMALL },
+];
+
+impl World {
+    /// Member 0 is being replaced, and what replaces it has everything, as it will say now.
+    fn at_the_end(seed: u64, shape: Shape) -> Self {
+        let mut world = started(seed, shape);
+        world.write_chunks([0, 2, 3, 7]);
+        world.replace(0).unwrap();
+        world.run_until("it has everything", |world| {
+            let running = world.running.as_ref().unwrap();
+            let twin = running.owner.members.last().unwrap();
+            twin.rebuild.is_some_and(|rebuild| rebuild.whole_from.is_some())
+        });
+        world
+    }
+
+    /// So much happens, or it is replaced.
+    fn go_on(&mut self, steps: usize) {
+        for _ in 0..steps {
+            if self.replacement_is_over() || !self.step() {
+                return;
+            }
+        }
+    }
+
+    fn go_on_anyway(&mut self, steps: u64) {
+        for _ in 0..steps {
+            self.step();
+        }
+    }
+
+    /// The device dies, as the host's next write to it tells.
+    fn kill(&mut self, at: usize) {
+        self.disk_mut(at).dead = true;
+        for chunk in [0, 4] {
+            let lba = self.array_blocks_of(chunk).start;
+            if self.host.may_send(IoOp::Write, lba, 1) {
+                self.submit(0, IoOp::Write, true, lba, 1);
+            }
+        }
+    }
+
+    /// The power goes, and with it those that had died: the others have everything.
+    fn goes_on_without_the_dead(&mut self) {
+        let dead: Vec<usize> = (0..self.disks.len()).filter(|&at| self.disks[at].dead).collect();
+        let is_twin_dead = self.twins.disk.as_ref().is_some_and(|disk| disk.dead);
+        self.cut_power();
+        dead.iter().for_each(|&slot| self.present[slot] = false);
+        if is_twin_dead {
+            self.twins.disk = None;
+        }
+        self.assemble();
+        // The first one has been replaced then.
+        let is_taken = |slot: usize| slot > 0 && self.in_sync() & 1 << slot != 0;
+        let is_out = |&slot: &usize| !self.present[slot] && !is_taken(slot);
+        assert!(dead.iter().all(is_out), "the dead are needed");
+        assert!(self.wait_started());
+        self.present.fill(true);
+        self.read_all();
+        self.run_until_quiet();
+    }
+}
+
+/// One of them dies at any event of the end, and some events later the power goes.
+#[test]
+pub(super) fn whoever_dies_at_the_end_of_a_replacement() {
+    for (seed, shape) in (0..).zip(FEW) {
+        for victim in 0..3 {
+            let mut is_over = false;
+            for steps in (0..).step_by(2) {
+                for later in [0, 2, 7, 20, 70] {
+                    let mut world = World::at_the_end(seed + 4 * later, shape);
+                    world.go_on(steps);
+                    is_over = world.replacement_is_over();
+                    if is_over {
+                        world.cut_power();
+                        break;
+                    }
+                    // What is to replace it dies, it itself, or another.
+                    world.kill([world.twin_at(), 0, 1][victim]);
+                    world.go_on_anyway(later);
+                    world.goes_on_without_the_dead();
+                    world.cut_power();
+                }
+                if is_over {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// What is just being given a member's place dies of that, and then another member, before the
+/// power goes: the member has everything still.
+#[test]
+pub(super) fn who_dies_as_it_is_told_was_told_alone() {
+    for (seed, shape) in (0..).zip(FEW) {
+        for steps in (0..200).step_by(4) {
+            for later in [0, 5, 20] {
+                let mut world = World::at_the_end(seed + 4 * later, shape);
+                world.run_until("it is told", |world| {
+                    let is_told = |it: &Flight| {
+                        it.disk == world.twin_at() && it.io.lba == world.superblock_lba()
+                    };
+                    let flights = &world.running.as_ref().unwrap().in_flight;
+                    world.is_handed_over() && flights.iter().any(is_told)
+                });
+                world.disk_mut(world.twin_at()).dead = true;
+                world.go_on(steps);
+                world.kill(1);
+                world.go_on_anyway(later);
+                world.goes_on_without_the_dead();
+                world.cut_power();
+            }
+        }
+    }
+}
+
+/// A member is to have its place back, as what was given it has died; the power goes. If any of
+/// the others counts on it, it is there.
+#[test]
+pub(super) fn who_is_counted_on_again_knows_it() {
+    for (seed, shape) in (0..).zip(FEW) {
+        let mut counted_on = 0;
+        for steps in 0..80 {
+            let mut world = World::at_the_end(seed + 4 * (steps as u64 % 7), shape);
+            world.run_until("it is on record", World::is_on_record);
+            world.kill(world.twin_at());
+            world.go_on(steps);
+            world.cut_power();
+            world.twins.disk = None;
+            let number = world.superblock(0).unwrap().dev_number;
+            let other = world.superblock(1).unwrap();
+            let is_counted_on = matches!(other.role_of(number), md::Role::Active(_));
+            counted_on += usize::from(is_counted_on);
+            // Two would do without it.
+            world.present[2] = !is_counted_on;
+            world.assemble();
+            assert_eq!(world.in_sync() & 1 != 0 && !world.present[2], is_counted_on);
+            assert!(world.wait_started());
+            world.present.fill(true);
+            world.read_all();
+            world.run_until_quiet();
+            world.cut_power();
+        }
+        assert!((5..80).contains(&counted_on), "{counted_on} of {shape:?}");
+    }
+}
+
+/// What is to replace a member fails while chunks wait to become Clean, and the power goes before
+/// that is on record: it is there again, and what was in its cache is not.
+#[test]
+pub(super) fn nothing_is_clean_that_was_in_the_cache_of_one_that_failed() {
+    for seed in 0..12 {
+        let mut world = started(seed, Shape { members: 2, ..Shape::SMALL });
+        world.write_chunks([0, 2, 3, 7]);
+        world.replace(0).unwrap();
+        let last = world.array_blocks_of(7).start as u64 + world.disks[0].data_lba();
+        let is_last = move |flight: &Flight| {
+            let by_owner = flight.io.completion.tag().station == Station::RaidOwner;
+            by_owner && flight.io.op == IoOp::Read && flight.io.lba == last
+        };
+        world.run_until("it comes to the last chunk", |world| {
+            world.running.as_ref().unwrap().in_flight.iter().any(is_last)
+        });
+        let mut held = world.withhold(is_last);
+        // A checkpoint says that it has the others.
+        let has_checkpoint = |world: &World| {
+            let own = world.twins.disk.as_ref().and_then(|disk| parse(&disk.durable_meta));
+            own.is_some_and(|own| own.recovery_offset_sectors > 0)
+        };
+        world.submit(0, IoOp::Write, false, world.array_blocks_of(0).start + 1, 2);
+        world.run_until_quiet();
+        while !has_checkpoint(&world) {
+            assert!(world.fire_timer());
+            world.run_until_quiet();
+        }
+        let rests = |world: &World| {
+            let timers = &world.running.as_ref().unwrap().timers;
+            timers.iter().any(|&(_, timer)| timer == ArrayTimer::BarrierIdle)
+        };
+        for is_marked in [false, true] {
+            world.submit(0, IoOp::Write, false, world.array_blocks_of(0).start + 1, 2);
+            world.run_until_quiet();
+            while rests(&world) != is_marked {
+                assert!(world.fire_timer());
+                world.run_until_quiet();
+            }
+        }
+        world.disk_mut(world.twin_at()).dead = true;
+        world.submit(0, IoOp::Write, true, world.array_blocks_of(2).start, 1);
+        for slot in 0..2 {
+            world.run_until("that is put on record", |world| world.writes_superblock(slot));
+            let lba = world.superblock_lba();
+            held.extend(world.withhold(|it| it.disk == slot && it.io.lba == lba));
+        }
+        for _ in 0..8 {
+            world.run_until_quiet();
+            world.fire_timer();
+        }
+        world.run_until_quiet();
+        assert_ne!(world.state(0), ChunkState::Clean, "its cache may be lost yet");
+        world.cut_power_without(held);
+        world.assemble();
+        assert!(world.wait_started());
+        world.run_until("the replacement is over", World::replacement_is_over);
+        world.read_all();
+        world.run_until_quiet();
+    }
+}
+
+/// The array is started without the member that is being replaced, as what replaces it is whole.
+/// What is written then the member lacks, though it is Clean on the others: it is given that.
+#[test]
+pub(super) fn who_was_left_out_is_given_everything() {
+    for (seed, shape) in (0..).zip(FEW) {
+        let mut world = World::at_the_end(seed, shape);
+        world.run_until("its place is handed over", World::is_handed_over);
+        world.stop();
+        world.present[0] = false;
+        world.assemble();
+        assert!(world.wait_started());
+        world.present.fill(true);
+        assert_eq!(world.in_sync(), world.geometry.all_slots());
+        world.write_chunks([0, 6]);
+        for _ in 0..6 {
+            world.fire_timer();
+            world.run_until_quiet();
+        }
+        let given = world.rebuild(0, super::members::Device::Shelf);
+        assert!(given >= 3, "it was given {given} chunks");
+        world.read_all();
+        world.run_until_quiet();
+    }
+}
+
+impl World {
+    /// A member hangs for a while. What the host wants of the others it is given all the time.
+    fn outlast_at_swap(&mut self, hung: usize) {
+        self.hung = 1 << hung;
+        // It has this when the host is to rest, if it is not resting yet.
+        self.submit(0, IoOp::Write, false, self.array_blocks_of(7).start + 1, 1);
+        let (mut served_at, mut served) = (self.now_ms, self.host.blocks_read);
+        for _ in 0..16 {
+            self.run_until_quiet();
+            if self.host.blocks_read > served {
+                (served, served_at) = (self.host.blocks_read, self.now_ms);
+            }
+            let unserved_ms = self.now_ms - served_at;
+            assert!(unserved_ms <= 2500, "nobody was served for {unserved_ms} ms");
+            for chunk in [0, 2] {
+                if self.host.has_room() {
+                    self.submit(1, IoOp::Read, false, self.array_blocks_of(chunk).start + 1, 1);
+                }
+            }
+            self.run_until_quiet();
+            if !self.fire_timer() {
+                assert!(self.host.blocks_read > served, "nobody will look after the host again");
+                break;
+            }
+        }
+        self.hung = 0;
+    }
+}
+
+/// What replaces a member, or another one, hangs at any event of the end of a replacement: the host
+/// is given what it wants of the others, and when that answers the replacement comes to its end.
+#[test]
+pub(super) fn a_member_that_hangs_holds_up_no_host() {
+    for (seed, shape) in (0..).zip(FEW) {
+        for is_newcomer in [false, true] {
+            let mut hung_in = [0; 3];
+            for steps in 0.. {
+                let mut world = World::at_the_end(seed, shape);
+                world.go_on(steps);
+                if world.replacement_is_over() {
+                    world.cut_power();
+                    break;
+                }
+                let is_told = usize::from(world.is_handed_over());
+                hung_in[is_told + usize::from(world.is_on_record())] += 1;
+                world.outlast_at_swap(if is_newcomer { world.twin_at() } else { 1 });
+                world.run_until("it is replaced", World::replacement_is_over);
+                assert_eq!(world.twins.replaced, 1, "{shape:?}");
+                world.wait_host();
+                world.write_chunks([1, 2, 4]);
+                world.cut_power();
+                world.assemble();
+                assert!(world.wait_started());
+                world.read_all();
+                world.run_until_quiet();
+                assert_eq!(world.in_sync().count_ones() as usize, shape.members);
+            }
+            assert!(hung_in.iter().all(|&times| times > 0), "{hung_in:?} of {shape:?}");
+        }
+    }
+}
+
+/// The member that is replaced hangs with a read when the host is to rest: the operator hears that,
+/// the pause is given up, and comes about later.
+#[test]
+fn the_operator_hears_who_is_waited_for() {
+    for (seed, shape) in (0..).zip(FEW).skip(1) {
+        let mut world = World::at_the_end(seed, shape);
+        for chunk in [0, 2, 3, 7] {
+            let blocks = world.array_blocks_of(chunk);
+            world.submit(0, IoOp::Read, false, blocks.start, blocks.len());
+        }
+        let held = world.withhold(|flight| flight.disk == 0 && flight.io.op == IoOp::Read);
+        assert!(!held.is_empty(), "it has something to read in {shape:?}");
+        world.run_until_quiet();
+        assert!(world.is_on_record());
+        for _ in 0..3 {
+            world.fire_timer();
+            world.run_until_quiet();
+        }
+        let status = world.running.as_ref().unwrap().owner.replacement_status().unwrap();
+        assert_eq!((status.slot, status.waits_for), (0, 0b1), "{shape:?}");
+        world.running.as_mut().unwrap().in_flight.extend(held);
+        world.run_until("it is replaced", World::replacement_is_over);
+        world.wait_host();
         world.read_all();
         world.run_until_quiet();
     }

@@ -212,7 +212,8 @@ fn random_lives_of_parity_break_no_promise() {
 /// Lives with replacements in which something was broken before it was mended.
 ///
 /// - 3575: what had just replaced the last member could not write the head of the bitmap; the
-///   member took its place back, and its superblock ran ahead of its own head (oracle 6).
+///   member took its place back, and its superblock ran ahead of its own head (oracle 6). Since
+///   then a member has its place until it is on record who follows: there is nothing to take back.
 /// - 1604: what was to replace a member was about to call itself whole when that one failed, and
 ///   was found whole after a power cut, which the oracle did not foresee (oracle 5).
 /// - 4963: of three members the operator gave two to an assembly of which the third knew that they
@@ -232,8 +233,23 @@ fn random_lives_of_parity_break_no_promise() {
 ///   was renewed on it without a pause (oracle 0).
 /// - 520021052: a newcomer that had failed voted out the last whole member (oracle 2).
 ///
+/// - 1167716297 with parity and bad blocks: what had just taken a member's place failed the very
+///   superblock that said so, another member the next one, and too few were left that believed in
+///   each other (world).
+/// - 1226683196: what was given a member's place died of that, and its superblock was on its medium
+///   all the same; two of three believed in different devices (world).
+/// - 1226680886 with parity: the array was started without a member that was being replaced, as the
+///   newcomer was whole; it came back as if it had all that had become Clean since (oracle 6).
+/// - 455948368 with an external bitmap and 401320783 with bad blocks: the like, when the place was
+///   given on all superblocks at once.
+///
 /// The others have found planted bugs that these pass by and that have stories of their own by now.
-const FOUND_OF_REPLACEMENT: [u64; 15] = [
+const FOUND_OF_REPLACEMENT: [u64; 20] = [
+    (BAD_SEEDS | REPLACE_SEEDS | PARITY) + 1_167_716_297,
+    REPLACE_SEEDS + 1_226_683_196,
+    (REPLACE_SEEDS | PARITY) + 1_226_680_886,
+    (REPLACE_SEEDS | EXTERNAL_SEEDS) + 455_948_368,
+    (BAD_SEEDS | REPLACE_SEEDS) + 401_320_783,
     REPLACE_SEEDS + 520_021_052,
     REPLACE_SEEDS + 93_021_699,
     REPLACE_SEEDS + 82_024_343,
@@ -461,9 +477,20 @@ fn every_planted_bug_of_parity_is_found() {
     find_all(&mutant::OF_PARITY, &ROW_STORIES, parity_seeds);
 }
 
-const REPLACE_STORIES: [(Mutant, fn()); 4] = [
+const REPLACE_STORIES: [(Mutant, fn()); 12] = [
+    (Mutant::TakenBackIsApart, replace::what_the_operator_ends_at_its_end),
+    (
+        Mutant::FlushedWithoutTwin,
+        replace::nothing_is_clean_that_was_in_the_cache_of_one_that_failed,
+    ),
+    (Mutant::HandedOverAtOnce, replace::who_dies_as_it_is_told_was_told_alone),
+    (Mutant::TakenBackAtOnce, replace::who_is_counted_on_again_knows_it),
+    (Mutant::EndedAtOnce, replace::what_the_operator_ends_at_its_end),
+    (Mutant::AnnouncedTrusted, replace::who_was_only_announced_does_not_count),
     (Mutant::NumberGivenTwice, newcomer::tests::a_number_on_its_way_to_another_is_not_given_again),
-    (Mutant::TakenBackUntold, replace::who_takes_its_place_back_is_given_the_head),
+    (Mutant::MemberNotTakenBack, replace::who_takes_its_place_back_counts_again),
+    (Mutant::ToldWithoutMember, replace::who_hands_its_place_over_hears_what_happens),
+    (Mutant::SwapHangsForEver, replace::a_member_that_hangs_holds_up_no_host),
     (Mutant::ReplacedTakenForRecent, replace::who_was_replaced_is_given_everything),
     (Mutant::ReplacedBeforeRecorded, replace::who_was_replaced_never_serves_again),
 ];

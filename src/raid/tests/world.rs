@@ -429,8 +429,15 @@ impl World {
                     return self.assemble_some(&chosen);
                 }
                 // Of a mirror any one will do.
-                let mut tried = chosen.into_iter().map(|slot| self.assemble_from(&[slot]));
-                let started = tried.find_map(Result::ok);
+                let mut tried = chosen.iter().map(|&slot| self.assemble_from(&[slot]));
+                let mut started = tried.find_map(Result::ok);
+                if started.is_none() {
+                    // What was given the place of one of them went on, and the bitmap with it.
+                    self.gives_twin = true;
+                    let mut tried = chosen.iter().map(|&slot| self.assemble_from(&[slot]));
+                    started = tried.find_map(Result::ok);
+                    self.gives_twin = false;
+                }
                 // The only one in sync may have been left out, and a member that the operator
                 // failed before it missed anything is refused, because the bitmap is ahead of it.
                 if started.is_none() && self.present.contains(&false) {
