@@ -351,32 +351,49 @@ fn enlarge(dir: &TestDir) {
     }
 }
 
+/// A target with an array on bdev `a` and one above `b`, `EE_b`, which can be made to hang.
+fn start_with_one_that_may_hang(dir: &TestDir, bitmap: Value) -> Mdof {
+    fill(dir);
+    let mdof = Mdof::start(dir, &config(dir, ""), &[]);
+    mdof.rpc("bdev_error_create", &json!({ "base_name": "b" })).unwrap();
+    let mut new = json!({
+        "name": "r", "raid_level": "raid1", "superblock": true, "base_bdevs": ["a", "EE_b"],
+        "assume_clean": true
+    });
+    new.as_object_mut().unwrap().extend(bitmap.as_object().unwrap().clone());
+    mdof.rpc("bdev_raid_create", &new).unwrap();
+    mdof
+}
+
+/// Requests of this type are kept by `EE_b`.
+fn hang(mdof: &Mdof, io_type: &str) {
+    let hang =
+        json!({ "name": "EE_b", "io_type": io_type, "error_type": "pending", "num": 100_000 });
+    mdof.rpc("bdev_error_inject_error", &hang).unwrap();
+}
+
+/// It answers again, and what it has kept.
+fn answer(mdof: &Mdof) {
+    let clear = json!({ "name": "EE_b", "io_type": "clear", "error_type": "pending" });
+    mdof.rpc("bdev_error_inject_error", &clear).unwrap();
+    mdof.rpc("bdev_error_resume_pending", &json!({ "name": "EE_b" })).unwrap();
+}
+
 /// An array without a bitmap stops to grow, and does not while a member hangs: everything else can
 /// be said to the target then.
 #[test]
 fn an_array_without_a_bitmap_does_not_stop_to_grow_when_a_member_hangs() {
     let dir = TestDir::new("members-rest");
-    fill(&dir);
-    let mdof = Mdof::start(&dir, &config(&dir, ""), &[]);
+    let mdof = start_with_one_that_may_hang(&dir, json!({ "bitmap": "none" }));
     let call = |method: &str, params: Value| mdof.rpc(method, &params);
-    call("bdev_error_create", json!({ "base_name": "b" })).unwrap();
-    let new = json!({
-        "name": "r", "raid_level": "raid1", "superblock": true, "base_bdevs": ["a", "EE_b"],
-        "assume_clean": true, "bitmap": "none"
-    });
-    call("bdev_raid_create", new).unwrap();
     enlarge(&dir);
     for io_type in ["read", "flush"] {
-        let hang =
-            json!({ "name": "EE_b", "io_type": io_type, "error_type": "pending", "num": 100_000 });
-        call("bdev_error_inject_error", hang).unwrap();
+        hang(&mdof, io_type);
         let text = call("bdev_raid_grow", json!({ "name": "r" })).unwrap_err();
         assert!(text.contains("bdev EE_b has not answered for 5 s"), "{text}");
         assert!(text.contains("Nothing was changed"), "{text}");
         assert_eq!(array(&mdof)["state"], "online");
-        let clear = json!({ "name": "EE_b", "io_type": "clear", "error_type": "pending" });
-        call("bdev_error_inject_error", clear).unwrap();
-        call("bdev_error_resume_pending", json!({ "name": "EE_b" })).unwrap();
+        answer(&mdof);
     }
     let grown = call("bdev_raid_grow", json!({ "name": "r" })).unwrap();
     let blocks = |key: &str| grown[key].as_u64().unwrap();
@@ -389,23 +406,15 @@ fn an_array_without_a_bitmap_does_not_stop_to_grow_when_a_member_hangs() {
 #[test]
 fn a_growth_waits_for_no_member_that_hangs() {
     let dir = TestDir::new("members-grow");
-    fill(&dir);
-    let mdof = Mdof::start(&dir, &config(&dir, ""), &[]);
+    let mdof = start_with_one_that_may_hang(&dir, json!({ "chunk_size_kib": 256 }));
     let call = |method: &str, params: Value| mdof.rpc(method, &params);
-    call("bdev_error_create", json!({ "base_name": "b" })).unwrap();
-    let new = json!({
-        "name": "r", "raid_level": "raid1", "superblock": true, "base_bdevs": ["a", "EE_b"],
-        "assume_clean": true, "chunk_size_kib": 256
-    });
-    call("bdev_raid_create", new).unwrap();
     let blocks = || {
         let bdevs = call("bdev_get_bdevs", json!({ "name": "r" })).unwrap();
         bdevs[0]["num_blocks"].as_u64().unwrap()
     };
     let old = blocks();
     enlarge(&dir);
-    let hang = json!({ "name": "EE_b", "io_type": "all", "error_type": "pending", "num": 100_000 });
-    call("bdev_error_inject_error", hang).unwrap();
+    hang(&mdof, "all");
     // On a slow machine it may be given up before the call is answered.
     match call("bdev_raid_grow", json!({ "name": "r" })) {
         Ok(answer) => {
@@ -428,9 +437,7 @@ fn a_growth_waits_for_no_member_that_hangs() {
     assert!(notice["text"].as_str().unwrap().ends_with("waited for member 1"), "{notice}");
     let text = call("bdev_raid_grow", json!({ "name": "r" })).unwrap_err();
     assert!(text.contains("is answered by member 1"), "{text}");
-    let clear = json!({ "name": "EE_b", "io_type": "clear", "error_type": "pending" });
-    call("bdev_error_inject_error", clear).unwrap();
-    call("bdev_error_resume_pending", json!({ "name": "EE_b" })).unwrap();
+    answer(&mdof);
     let since = Instant::now();
     while call("bdev_raid_grow", json!({ "name": "r" })).is_err() {
         assert!(since.elapsed() < PATIENCE, "it does not grow: {}", array(&mdof));
@@ -439,4 +446,39 @@ fn a_growth_waits_for_no_member_that_hangs() {
     assert_eq!(wait_growth(&mdof), Value::Null);
     assert!(blocks() > old + old / 2, "{} and {old}", blocks());
     stop(mdof);
+}
+
+/// Another member hangs at the end of a replacement: the operator hears which, everything else can
+/// be said to the target, and when it answers the replacement comes to its end.
+#[test]
+fn the_end_of_a_replacement_names_who_hangs() {
+    let dir = TestDir::new("members-swap");
+    let mdof = start_with_one_that_may_hang(&dir, json!({ "chunk_size_kib": 256 }));
+    let call = |method: &str, params: Value| mdof.rpc(method, &params);
+    call("bdev_raid_set_sync", json!({ "name": "r", "max_mib_s": 8 })).unwrap();
+    call("bdev_raid_replace_base_bdev", json!({ "name": "a", "base_bdev": "c" })).unwrap();
+    let wait = |what: &str, is_so: &dyn Fn() -> bool| {
+        let since = Instant::now();
+        while !is_so() {
+            assert!(since.elapsed() < PATIENCE, "not {what}: {}", array(&mdof));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    wait("copying", &|| array(&mdof)["replacement"]["state"] == "replacing");
+    hang(&mdof, "all");
+    call("bdev_raid_set_sync", json!({ "name": "r", "max_mib_s": 0 })).unwrap();
+    let told = || {
+        let notices = call("notify_get_notifications", json!({})).unwrap();
+        let waits = |notice: &&Value| notice["type"] == "raid_replacement_waits";
+        let text = notices.as_array().unwrap().iter().find(waits).map(|it| it["text"].to_string());
+        text.is_some_and(|text| text.contains("of member 1"))
+    };
+    wait("said who is waited for", &told);
+    let replacement = array(&mdof)["replacement"].clone();
+    assert_eq!((&replacement["slot"], &replacement["waits_for"]), (&json!(0), &json!(["EE_b"])));
+    answer(&mdof);
+    wait("replaced", &|| array(&mdof)["base_bdevs_list"][0]["name"] == "c");
+    assert_eq!(array(&mdof)["replacement"], Value::Null);
+    stop(mdof);
+    assert_alike(&dir, "b", "c");
 }
