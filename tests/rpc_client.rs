@@ -111,6 +111,10 @@ fn framework(client: &Client) {
     assert_eq!(version["version"], concat!("mdof v", env!("CARGO_PKG_VERSION")));
     assert_eq!(version["fields"]["suffix"], "");
     assert_eq!(client.ok(&["framework_wait_init"]), json!(true));
+    let cores = client.ok(&["framework_get_reactors"]);
+    assert_eq!(cores["tick_rate"], 1_000_000_000);
+    assert_eq!(cores["reactors"][0]["lw_threads"][0]["name"], "reactor-0");
+    assert!(cores["reactors"][0]["busy"].as_u64().unwrap() > 0, "it has started at least");
     client.refused(&["vhost_get_controllers"], -32601);
 }
 

@@ -396,12 +396,19 @@ pub(crate) struct VersusArgs {
     /// other is measured, so that both may poll on the same CPU
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(2..))]
     ours_pid: Option<i32>,
+    /// Its JSON-RPC socket. With both, requests by the time that the targets' cores were busy are
+    /// shown, too (framework_get_reactors, nvmf_get_stats)
+    #[arg(long, value_name = "SOCKET")]
+    ours_rpc: Option<PathBuf>,
     /// Listener of the target that it is compared with
     #[arg(long, value_name = "ADDRESS:PORT")]
     peer: SocketAddr,
     /// Its process, if on this machine
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(2..))]
     peer_pid: Option<i32>,
+    /// Its JSON-RPC socket
+    #[arg(long, value_name = "SOCKET")]
+    peer_rpc: Option<PathBuf>,
     /// Devices to measure, each with the subsystem that has it as namespace 1 at both targets.
     /// What begins with raid is expected to be an array with bitmap at the first and without at
     /// the second
@@ -466,8 +473,16 @@ impl VersusArgs {
             Job { queue_depth, ..job.clone() }.check()?;
         }
         Ok(versus::Options {
-            ours: versus::Target { addr: self.ours, pid: self.ours_pid },
-            peer: versus::Target { addr: self.peer, pid: self.peer_pid },
+            ours: versus::Target {
+                addr: self.ours,
+                pid: self.ours_pid,
+                rpc: self.ours_rpc.clone(),
+            },
+            peer: versus::Target {
+                addr: self.peer,
+                pid: self.peer_pid,
+                rpc: self.peer_rpc.clone(),
+            },
             devices: self.device.clone(),
             host_nqn: self.hostnqn.clone(),
             cores: self.core.clone(),

@@ -4,9 +4,15 @@
 //! A target that polls takes a whole CPU also while nobody uses it. Where both processes are on
 //! this machine and their ids are given, each is stopped while the other is measured, so that both
 //! may have the same CPU; and their CPU time is looked at.
+//!
+//! Where this program is what limits a job, requests a second say nothing of the target. Targets
+//! that tell over JSON-RPC how long their cores were busy are therefore compared by requests a
+//! second of a busy core as well.
+
+mod busy;
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -31,6 +37,8 @@ pub(crate) struct Target {
     pub(crate) addr: SocketAddr,
     /// Its process, if that is on this machine.
     pub(crate) pid: Option<i32>,
+    /// Its JSON-RPC socket, if its cores are to be asked how busy they were.
+    pub(crate) rpc: Option<PathBuf>,
 }
 
 /// What to measure.
@@ -62,6 +70,8 @@ struct Turn {
     p99_ns: u64,
     /// CPU time of its busiest thread by request.
     cpu_ns: Option<f64>,
+    /// Requests a second of a core that is always busy.
+    busy_iops: Option<f64>,
 }
 
 /// One target in all rounds.
@@ -72,6 +82,8 @@ struct Side {
     p99_ns: Spread,
     #[serde(skip_serializing_if = "Option::is_none")]
     cpu_ns: Option<Spread>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    busy_iops: Option<Spread>,
 }
 
 /// One job on one device.
@@ -84,6 +96,9 @@ struct Cell {
     peer: Side,
     /// IOPS of ours by the peer's, round by round.
     ratio: Spread,
+    /// The same of a busy core.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    busy_ratio: Option<Spread>,
     /// 99th percentile of ours by the peer's.
     p99_ratio: Spread,
     /// Whether what was aimed at was reached; `None`: nothing was, for this cell.
@@ -156,6 +171,7 @@ fn busiest_ns(before: &[(std::ffi::OsString, u64)], after: &[(std::ffi::OsString
 
 /// One turn of one target.
 fn turn(target: &Target, namespace: &Namespace, job: &Job) -> Result<Turn, PerfError> {
+    let busy_before = target.rpc.as_deref().map(busy::ask).transpose()?;
     let begun = Instant::now();
     let before = target.pid.map(cpu_times_ns);
     let tallies = nvme::run(namespace, job)?;
@@ -169,20 +185,26 @@ fn turn(target: &Target, namespace: &Namespace, job: &Job) -> Result<Turn, PerfE
     let cpu_ns = before
         .zip(after)
         .map(|(before, after)| busiest_ns(&before, &after) as f64 / elapsed_s / total.iops);
+    let busy_after = target.rpc.as_deref().map(busy::ask).transpose()?;
+    let busy_iops = busy_before.zip(busy_after).and_then(|(before, after)| after.since(&before));
     let latency = total.latency_ns;
-    Ok(Turn { iops: total.iops, p50_ns: latency.p50, p99_ns: latency.p99, cpu_ns })
+    Ok(Turn { iops: total.iops, p50_ns: latency.p50, p99_ns: latency.p99, cpu_ns, busy_iops })
 }
 
 impl Side {
     fn new(turns: &[Turn]) -> Self {
         let spread =
             |figure: fn(&Turn) -> f64| Spread::new(&turns.iter().map(figure).collect::<Vec<_>>());
-        let cpu_ns: Option<Vec<f64>> = turns.iter().map(|turn| turn.cpu_ns).collect();
+        let known = |figure: fn(&Turn) -> Option<f64>| {
+            let figures: Option<Vec<f64>> = turns.iter().map(figure).collect();
+            figures.map(|figures| Spread::new(&figures))
+        };
         Self {
             iops: spread(|turn| turn.iops),
             p50_ns: spread(|turn| turn.p50_ns as f64),
             p99_ns: spread(|turn| turn.p99_ns as f64),
-            cpu_ns: cpu_ns.map(|figures| Spread::new(&figures)),
+            cpu_ns: known(|turn| turn.cpu_ns),
+            busy_iops: known(|turn| turn.busy_iops),
         }
     }
 }
@@ -245,6 +267,8 @@ impl Options {
             Spread::new(&ratios.collect::<Vec<_>>())
         };
         let ratio = by_round(|turn| turn.iops);
+        let busy_ratios = ours.iter().zip(&peer).map(|(a, b)| Some(a.busy_iops? / b.busy_iops?));
+        let busy_ratio = busy_ratios.collect::<Option<Vec<_>>>().map(|ratios| Spread::new(&ratios));
         let p99_ratio = by_round(|turn| turn.p99_ns as f64);
         let ratio_min = if device.starts_with("raid") { ARRAY_RATIO_MIN } else { RATIO_MIN };
         let reached = match job.queue_depth {
@@ -254,7 +278,7 @@ impl Options {
         };
         let (ours, peer) = (Side::new(&ours), Side::new(&peer));
         let device = device.clone();
-        Ok(Cell { device, job, connections, ours, peer, ratio, p99_ratio, reached })
+        Ok(Cell { device, job, connections, ours, peer, ratio, busy_ratio, p99_ratio, reached })
     }
 }
 
@@ -276,13 +300,14 @@ pub(crate) fn run(options: &Options, mut progress: impl FnMut(&str)) -> Result<R
 
 fn title() -> String {
     format!(
-        "{:<42}{:>22}{:>26}{:>20}{:>20}{:>14}\n",
+        "{:<42}{:>22}{:>26}{:>20}{:>20}{:>14}{:>46}\n",
         "IOPS, times and CPU time a request: ours, peer",
         "IOPS",
         "ours by peer",
         "p50",
         "p99",
-        "CPU"
+        "CPU",
+        "IOPS of a busy core"
     )
 }
 
@@ -304,11 +329,18 @@ impl Cell {
         let p50 = both(time(ours.p50_ns), time(peer.p50_ns));
         let p99 = both(time(ours.p99_ns), time(peer.p99_ns));
         let cpu = both(cpu(ours), cpu(peer));
+        let busy = |side: &Side| side.busy_iops.map(|iops| format!("{:.0}", iops.median));
+        let busy = match (busy(ours), busy(peer), self.busy_ratio) {
+            (Some(ours), Some(peer), Some(Spread { median, min, max })) => {
+                format!("{ours} {peer} {median:.3} ({min:.3} to {max:.3})")
+            }
+            _ => String::new(),
+        };
         let reached = match self.reached {
             Some(false) => "  NOT REACHED",
             _ => "",
         };
-        format!("{what:<46}{iops:>18}{ratio:>26}{p50:>20}{p99:>20}{cpu:>18}{reached}\n")
+        format!("{what:<46}{iops:>18}{ratio:>26}{p50:>20}{p99:>20}{cpu:>18}{busy:>46}{reached}\n")
     }
 }
 
@@ -317,7 +349,7 @@ mod tests {
     use super::*;
 
     fn options() -> Options {
-        let target = Target { addr: "127.0.0.1:1".parse().unwrap(), pid: None };
+        let target = Target { addr: "127.0.0.1:1".parse().unwrap(), pid: None, rpc: None };
         Options {
             ours: target.clone(),
             peer: target,

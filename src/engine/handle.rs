@@ -179,17 +179,24 @@ impl EngineHandle {
         let deadline = Instant::now() + patience;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.port.receive_blocking(left)? {
-                (_, Message::Answer(answer)) => match *answer {
-                    Answer::Finished(result) => self.finished.push(result),
-                    answer => return Some(answer),
-                },
-                (_, Message::Event(bdev, event)) => self.note(bdev, event),
-                (from, message) => {
-                    unreachable!("core {from} sent {message:?} to the control plane")
-                }
+            let (from, message) = self.port.receive_blocking(left)?;
+            if let Some(answer) = self.sort(from, message) {
+                return Some(answer);
             }
         }
+    }
+
+    /// Keeps what is told without being asked for; what is left answers a question.
+    fn sort(&mut self, from: usize, message: Message) -> Option<Answer> {
+        match message {
+            Message::Event(bdev, event) => self.note(bdev, event),
+            Message::Answer(answer) => match *answer {
+                Answer::Finished(result) => self.finished.push(result),
+                answer => return Some(answer),
+            },
+            message => unreachable!("core {from} sent {message:?} to the control plane"),
+        }
+        None
     }
 
     /// Keeps an event until it is asked for; of too many the last ones.
@@ -203,14 +210,8 @@ impl EngineHandle {
     /// What has happened to arrays since the last call, oldest first.
     pub fn take_events(&mut self) -> Vec<(BdevId, ArrayEvent)> {
         while let Some((from, message)) = self.port.receive() {
-            match message {
-                Message::Event(bdev, event) => self.note(bdev, event),
-                Message::Answer(answer) => match *answer {
-                    Answer::Finished(result) => self.finished.push(result),
-                    answer => unreachable!("core {from} sent {answer:?} and nobody had asked"),
-                },
-                message => unreachable!("core {from} sent {message:?} to the control plane"),
-            }
+            let answer = self.sort(from, message);
+            assert!(answer.is_none(), "core {from} sent {answer:?} and nobody had asked");
         }
         self.events.drain(..).collect()
     }
@@ -589,16 +590,9 @@ impl EngineHandle {
     /// Waits until all programs are finished; returns what each gave back.
     pub fn end_workloads(&mut self) -> Vec<Box<dyn std::any::Any + Send>> {
         while self.finished.len() < self.programs {
-            match self.port.receive_blocking(PATIENCE) {
-                Some((_, Message::Answer(answer))) => match *answer {
-                    Answer::Finished(result) => self.finished.push(result),
-                    answer => unreachable!("{answer:?} does not end a program"),
-                },
-                Some((_, Message::Event(bdev, event))) => self.note(bdev, event),
-                Some((from, message)) => {
-                    unreachable!("core {from} sent {message:?} to the control plane")
-                }
-                None => {}
+            if let Some((from, message)) = self.port.receive_blocking(PATIENCE) {
+                let answer = self.sort(from, message);
+                assert!(answer.is_none(), "{answer:?} does not end a program");
             }
         }
         self.programs = 0;

@@ -53,7 +53,9 @@ impl Overdue {
                 "its authentication has made a secure channel, under which it has not come instead"
             }
             Self::Taking => "the host takes no data any more",
-            Self::Transfer => "the host does not send the data or the fused command that it owes",
+            Self::Transfer => {
+                "the host does not send the data it was asked for, or a fused command's second half"
+            }
         }
     }
 }

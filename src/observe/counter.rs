@@ -26,11 +26,11 @@ impl Counter {
 pub struct CoreCounters {
     /// Turns of the loop.
     pub turns: Counter,
-    /// Those that had work.
+    /// Those that had work, or in which the kernel had some for the core.
     pub busy_turns: Counter,
-    /// Nanoseconds of turns that had work.
+    /// Nanoseconds of these.
     pub busy_ns: Counter,
-    /// Nanoseconds of turns without work, and asleep.
+    /// Nanoseconds of the others, and asleep; a sleep counts when it has ended.
     pub idle_ns: Counter,
     /// Times the core slept in the kernel.
     pub sleeps: Counter,

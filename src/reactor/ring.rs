@@ -223,18 +223,20 @@ impl Ring {
     }
 
     /// Hands queued entries to the kernel and lets it post completions that are ready. Costs no
-    /// system call when there is neither.
-    pub fn submit(&mut self) {
+    /// system call when there is neither; says whether there was something.
+    pub fn submit(&mut self) -> bool {
+        let mut entered = false;
         loop {
             let queue = self.uring.submission();
             if queue.is_empty() && !queue.taskrun() && !queue.cq_overflow() {
-                return;
+                return entered;
             }
             drop(queue);
             match self.uring.submit() {
-                Ok(_) => return,
+                Ok(_) => return true,
                 Err(error) => self.after_refused_enter(&error),
             }
+            entered = true;
         }
     }
 
@@ -364,6 +366,16 @@ mod tests {
             assert!(count > 0, "completions were lost");
         }
         assert_eq!(ring.pushed(), 1000);
+    }
+
+    #[test]
+    fn a_submit_says_whether_it_had_something_for_the_kernel() {
+        let mut ring = Ring::new(8).unwrap();
+        assert!(!ring.submit());
+        nop(&mut ring, 1);
+        assert!(ring.submit());
+        assert!(!ring.submit(), "nothing is left");
+        assert!(ring.next_done().is_some());
     }
 
     #[test]

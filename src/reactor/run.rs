@@ -197,12 +197,15 @@ impl<P: Program> Reactor<P> {
             worked = true;
             self.program.on_turn(&mut self.core);
         }
-        self.core.io.ring.submit();
+        // What the kernel does for the core in here is work as well, even where the core learns of
+        // it in the next turn only.
+        let entered = self.core.io.ring.submit();
         let end_ns = clock::now_ns();
         let counters = &self.core.counters;
+        let busy = worked || entered;
         counters.turns.add(1);
-        counters.busy_turns.add(u64::from(worked));
-        let spent = if worked { &counters.busy_ns } else { &counters.idle_ns };
+        counters.busy_turns.add(u64::from(busy));
+        let spent = if busy { &counters.busy_ns } else { &counters.idle_ns };
         spent.add(end_ns.saturating_sub(self.turn_end_ns));
         self.turn_end_ns = end_ns;
         worked

@@ -140,3 +140,15 @@ fn keys_come_from_files() {
     assert!(comparison.b.to_string().ends_with("under TLS") && reach.keys.psk.is_some());
     std::fs::remove_file(&file).unwrap();
 }
+
+#[test]
+fn two_targets_and_their_rpc_sockets() {
+    let line = "versus --ours 127.0.0.1:4420 --ours-pid 100 --ours-rpc a.sock \
+                --peer 127.0.0.1:4430 --peer-pid 101 --peer-rpc b.sock --qd 1,32 --core 1";
+    let Some(Command::Versus(args)) = parse(line).unwrap().command else { panic!("{line}") };
+    let options = args.options().unwrap();
+    assert_eq!((options.ours.pid, options.peer.pid), (Some(100), Some(101)));
+    assert_eq!(options.ours.rpc, Some(PathBuf::from("a.sock")));
+    assert_eq!(options.peer.rpc, Some(PathBuf::from("b.sock")));
+    assert_eq!((options.queue_depths, options.cores), (vec![1, 32], vec![1]));
+}

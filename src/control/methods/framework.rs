@@ -1,13 +1,17 @@
 //! The target as a whole.
 
+use std::sync::Arc;
+
 use rustix::process::{Signal, getpid, kill_process};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::METHODS;
+use super::nvmf_stats::{TICK_RATE, thread_name};
 use super::params::{NoParams, decode};
 use crate::control::rpc::RpcError;
 use crate::control::target::Target;
+use crate::observe::counter::CoreCounters;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -42,6 +46,33 @@ pub(super) fn get_version(_: &mut Target, params: Option<Value>) -> Result<Value
 pub(super) fn wait_init(_: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
     decode::<NoParams>(params)?;
     Ok(json!(true))
+}
+
+/// What each core has done: SPDK's keys, whose ticks are nanoseconds here, and mdof's own.
+pub(super) fn get_reactors(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
+    decode::<NoParams>(params)?;
+    let cpus = target.cores().to_vec();
+    let reactor = |(index, (cpu, counters)): (usize, (usize, &Arc<CoreCounters>))| {
+        let (busy_ns, idle_ns) = (counters.busy_ns.get(), counters.idle_ns.get());
+        json!({
+            "lcore": cpu,
+            "busy": busy_ns,
+            "idle": idle_ns,
+            "in_interrupt": false,
+            "lw_threads": [{ "name": thread_name(index), "elapsed": busy_ns + idle_ns }],
+            "turns": counters.turns.get(),
+            "busy_turns": counters.busy_turns.get(),
+            "sleeps": counters.sleeps.get(),
+            "messages": counters.messages.get(),
+            "completions": counters.completions.get(),
+            "timers": counters.timers.get(),
+            "backlogged": counters.backlogged.get(),
+        })
+    };
+    let counters = target.engine().counters();
+    let reactors: Value = cpus.into_iter().zip(counters).enumerate().map(reactor).collect();
+    let pid = getpid().as_raw_nonzero().get();
+    Ok(json!({ "tick_rate": TICK_RATE, "pid": pid, "reactors": reactors }))
 }
 
 #[derive(Debug, Deserialize)]

@@ -74,6 +74,7 @@ const METHODS: &[(&str, Method)] = &[
     ("bdev_uring_rescan", bdev::uring_rescan),
     ("bdev_wait_for_examine", bdev::wait_for_examine),
     ("framework_get_config", config::get_config),
+    ("framework_get_reactors", framework::get_reactors),
     ("framework_get_subsystems", config::get_subsystems),
     ("framework_wait_init", framework::wait_init),
     ("keyring_file_add_key", keyring::add_key),

@@ -82,7 +82,7 @@ fn queue_value(core: usize, queue: &QueueReport) -> Option<Value> {
     Some(value)
 }
 
-fn thread_name(core: usize) -> String {
+pub(super) fn thread_name(core: usize) -> String {
     format!("reactor-{core}")
 }
 
@@ -104,7 +104,7 @@ struct GetStats {
 }
 
 /// Nanoseconds: what SPDK calls ticks.
-const TICK_RATE: u64 = 1_000_000_000;
+pub(super) const TICK_RATE: u64 = 1_000_000_000;
 
 pub(super) fn get_stats(target: &mut Target, params: Option<Value>) -> Result<Value, RpcError> {
     let params: GetStats = decode(Some(params.unwrap_or_else(|| json!({}))))?;
