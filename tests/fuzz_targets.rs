@@ -145,11 +145,13 @@ fn auth() {
     assert_eq!(ends, (AuthState::Failed, HostAuthState::Failed), "a seed goes all the way");
     let mut seeds: Vec<Vec<u8>> = seeds.map(<[u8]>::to_vec).to_vec();
     seeds.push(bytes);
-    // With keys: one way and both, without and with values to compute with, nothing changed.
-    for how in 0..4 {
+    // With keys: one way and both, without and with values to compute with, nothing changed; and
+    // with a key for TLS made of it.
+    for how in [0, 1, 2, 3, 5, 7, 13, 15] {
         let seed = [&[how][..], &[7; 12]].concat();
         let ends = targets::auth::play_with_keys(&mut targets::Input(&seed));
-        assert_eq!(ends, (AuthState::Done, HostAuthState::Done, true), "a seed goes all the way");
+        let end = if how < 4 { AuthState::Done } else { AuthState::Moved };
+        assert_eq!(ends, (end, HostAuthState::Done, true), "a seed goes all the way");
         seeds.push(seed);
     }
     exercise("auth", &seeds, targets::auth::run);

@@ -1,6 +1,8 @@
 //! TLS from end to end, here by OpenSSL, and by the kernel in a guest whose kernel has it.
 #![allow(clippy::unwrap_used, clippy::tests_outside_test_module, reason = "this is a test")]
 
+#[path = "tls/concat.rs"]
+mod concat;
 #[path = "tls/guest.rs"]
 mod guest;
 #[path = "support/mdof.rs"]

@@ -1,8 +1,8 @@
-//! Hash functions, DH groups and what becomes of hosts that connect anew by SPDK's names, as the
-//! configuration file and JSON-RPC have them.
+//! Hash functions, DH groups and what becomes of hosts that connect anew by SPDK's names, and of
+//! authentications, as the configuration file and JSON-RPC have them.
 
 use crate::secure::{Group, GroupSet, Hash, HashSet};
-use crate::target::subsystem::{AuthPolicy, DupHostPolicy};
+use crate::target::subsystem::{AuthPolicy, Concat, DupHostPolicy};
 
 /// The policy `now` with the lists that are given.
 pub(super) fn parse_policy(
@@ -41,6 +41,14 @@ pub(super) fn parse_dup_host_policy(name: &str) -> Result<DupHostPolicy, String>
     DupHostPolicy::from_name(name).ok_or_else(|| {
         let names = DupHostPolicy::ALL.map(DupHostPolicy::name).join("\", \"");
         format!("dup_host_policy is one of \"{names}\", not \"{name}\"")
+    })
+}
+
+/// What becomes of a host's authentication, by its name.
+pub(super) fn parse_concat(name: &str) -> Result<Concat, String> {
+    Concat::from_name(name).ok_or_else(|| {
+        let names = Concat::ALL.map(Concat::name).join("\", \"");
+        format!("concat is one of \"{names}\", not \"{name}\"")
     })
 }
 

@@ -5,15 +5,20 @@
 use std::sync::Arc;
 
 use super::auth_worker::Computed;
+use super::concat::KeyNews;
 use super::message::ConnectionKey;
 use super::queue::{Role, is_authentication};
 use super::shard::{KIND_AUTH, Shard, ShardCore};
 use crate::reactor::timer::TimerTag;
 use crate::secure::{Group, Hash};
-use crate::target::auth::{AuthReport, AuthState, AuthTerms, Authenticator, Receive};
+use crate::target::auth::{
+    AuthReport, AuthState, AuthTerms, Authenticator, Channel, GeneratedKey, Receive,
+};
 use crate::target::subsystem::{Nqn, Subsystem};
 use crate::target::tcp::RequestId;
-use crate::wire::fabrics::auth::{AuthCommand, CONNECT_ATR, MESSAGE_BYTES_MAX};
+use crate::wire::fabrics::auth::{
+    AuthCommand, CONNECT_ASCR, CONNECT_ATR, MESSAGE_BYTES_MAX, SecureChannel,
+};
 use crate::wire::fabrics::fctype;
 use crate::wire::nvme::{Sqe, Status};
 
@@ -36,11 +41,13 @@ pub(super) struct ConnAuth {
     waiting: Option<RequestId>,
     /// Lives as long as somebody waits for the worker.
     life: Arc<()>,
+    /// The key that the transaction has made, and the cores that do not know it yet.
+    made: Option<(Arc<GeneratedKey>, usize)>,
 }
 
 impl ConnAuth {
     fn new(authenticator: Authenticator) -> Box<Self> {
-        Box::new(Self { authenticator, waiting: None, life: Arc::new(()) })
+        Box::new(Self { authenticator, waiting: None, life: Arc::new(()), made: None })
     }
 
     /// For the operator: how far it is, and what was agreed on.
@@ -48,10 +55,10 @@ impl ConnAuth {
         let state = match self.authenticator.state() {
             AuthState::AwaitNegotiate => "negotiate",
             AuthState::MakeChallenge | AuthState::SendChallenge => "challenge",
-            AuthState::AwaitReply | AuthState::CheckReply => "reply",
+            AuthState::AwaitReply | AuthState::CheckReply | AuthState::ShareKey => "reply",
             AuthState::SendSuccess1 => "success1",
             AuthState::AwaitSuccess2 => "success2",
-            AuthState::Done => "completed",
+            AuthState::Done | AuthState::Moved => "completed",
             AuthState::SendFailure1 => "failure1",
             AuthState::Failed => "failed",
         };
@@ -61,6 +68,11 @@ impl ConnAuth {
 
     pub(super) fn is_overdue(&self, now_ms: u64) -> bool {
         self.authenticator.is_overdue(now_ms)
+    }
+
+    /// The host is to go on under TLS.
+    pub(super) fn has_moved(&self) -> bool {
+        self.authenticator.state() == AuthState::Moved
     }
 
     pub(super) fn restart_time(&mut self, now_ms: u64) {
@@ -90,17 +102,24 @@ impl Shard {
         let keys = subsystem.keys_of(&hostnqn)?.clone();
         let policy = self.table.auth_policy();
         let subnqn = *subsystem.nqn();
-        keys.dhchap.is_some().then_some(AuthTerms { hostnqn, subnqn, keys, policy })
+        let channel = self.channel_of(index, &keys);
+        let has_key = keys.dhchap.is_some();
+        has_key.then_some(AuthTerms { hostnqn, subnqn, keys, policy, channel })
     }
 
     /// A queue was connected: locks it if it must authenticate itself. Returns what the Connect
     /// response says of it.
     pub(super) fn require_authentication(&mut self, core: &mut ShardCore, index: u16) -> u64 {
         let Some(terms) = self.auth_terms(index) else { return 0 };
+        // A host that has made its key of an authentication has proven itself.
+        if self.generated_key(index).is_some() {
+            return 0;
+        }
+        let wanted = if terms.channel == Channel::Required { CONNECT_ASCR } else { CONNECT_ATR };
         let conn = self.connections.get(index).expect("it has just been connected");
         conn.auth = Some(ConnAuth::new(Authenticator::new(terms, core.io.now_ms())));
         conn.is_locked = true;
-        CONNECT_ATR.into()
+        wanted.into()
     }
 
     /// A command on a locked queue.
@@ -212,9 +231,36 @@ impl Shard {
         }
     }
 
+    /// A core knows the key that this queue's authentication has made.
+    pub(super) fn key_known(&mut self, core: &mut ShardCore, maker: ConnectionKey) {
+        let now_ms = core.io.now_ms();
+        let Some(conn) = self.connections.find(maker) else { return };
+        let Some(auth) = conn.auth.as_deref_mut() else { return };
+        let Some((_, cores_left)) = &mut auth.made else { return };
+        *cores_left = cores_left.saturating_sub(1);
+        if *cores_left == 0 {
+            auth.authenticator.key_shared(now_ms);
+            self.after_authentication_step(core, maker.index);
+        }
+    }
+
+    /// Tells all cores of a key that an authentication has just made.
+    fn share_made_key(&mut self, core: &mut ShardCore, index: u16) {
+        let Some((hostnqn, subsystem)) = self.party(index) else { return };
+        let conn = self.connections.get(index).expect("its authentication goes on");
+        let maker = ConnectionKey { index, generation: conn.generation };
+        let Some(auth) = conn.auth.as_deref_mut() else { return };
+        let Some(tls) = auth.authenticator.take_key() else { return };
+        let keys = auth.authenticator.keys().clone();
+        let key = Arc::new(GeneratedKey::new(tls, hostnqn, *subsystem.nqn(), keys));
+        auth.made = Some((key.clone(), core.port.control()));
+        self.share_key(core, maker, &key);
+    }
+
     /// Something has happened to a connection's authentication: answers the command that waits
     /// for it, unlocks or locks the queue, tells the operator.
     fn after_authentication_step(&mut self, core: &mut ShardCore, index: u16) {
+        self.share_made_key(core, index);
         let conn = self.connections.get(index).expect("its authentication goes on");
         let Some(auth) = conn.auth.as_deref_mut() else { return };
         if let Some(id) = auth.waiting {
@@ -237,8 +283,21 @@ impl Shard {
                 self.complete(index, id, status, 0, len);
             }
         }
-        if let Some(true) = self.note_verdict(index) {
-            self.claim_after_authentication(core, index);
+        if let Some(is_unlocked) = self.note_verdict(index) {
+            self.settle_made_key(core, index);
+            if is_unlocked {
+                self.claim_after_authentication(core, index);
+            }
+        }
+    }
+
+    /// An authentication is over. What it has made goes with it if it has failed.
+    fn settle_made_key(&mut self, core: &mut ShardCore, index: u16) {
+        let conn = self.connections.get(index).expect("its authentication goes on");
+        let Some(auth) = conn.auth.as_deref_mut() else { return };
+        let has_failed = !auth.authenticator.is_authenticated() && !auth.has_moved();
+        if let Some((key, _)) = auth.made.take().filter(|_| has_failed) {
+            self.tell_of_key(core, &key, KeyNews::Failed);
         }
     }
 
@@ -246,7 +305,8 @@ impl Shard {
     fn note_verdict(&mut self, index: u16) -> Option<bool> {
         let conn = self.connections.get(index).expect("its authentication goes on");
         let report = conn.auth.as_deref_mut()?.authenticator.take_report()?;
-        conn.is_locked = matches!(report, AuthReport::Failed(_));
+        // A host that has made a key for TLS on a queue in the clear does nothing else there.
+        conn.is_locked = !conn.auth.as_deref()?.authenticator.is_authenticated();
         let verdict = Some(!conn.is_locked);
         let who = conn.describe();
         let (host, subsystem) = self.party(index)?;
@@ -255,11 +315,16 @@ impl Shard {
             return verdict;
         }
         match report {
-            AuthReport::Passed { hash, group, both } => tracing::info!(
-                "{who}: host {host} is authenticated for {nqn} by {} and {}{}",
+            AuthReport::Passed { hash, group, both, channel } => tracing::info!(
+                "{who}: host {host} is authenticated for {nqn} by {} and {}{}{}",
                 hash.name(),
                 group.name(),
-                if both { ", and so are we" } else { "" }
+                if both { ", and so are we" } else { "" },
+                match channel {
+                    SecureChannel::None => "",
+                    SecureChannel::New => ", and comes back under TLS",
+                    SecureChannel::Replace => ", and has a new key for TLS",
+                }
             ),
             AuthReport::Failed(failure) => tracing::warn!(
                 "{who}: host {host} is refused for {nqn}, its authentication has failed: {failure}"

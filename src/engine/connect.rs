@@ -1,5 +1,6 @@
 //! Fabrics Connect across cores, and what ends with a connection.
 
+use super::concat::KeyNews;
 use super::message::{ConnectionKey, Message, NewConnection};
 use super::queue::{OwnedController, Role};
 use super::shard::{Shard, ShardCore};
@@ -21,7 +22,11 @@ impl Shard {
         }
         match self.connections.insert(stream, peer, local, core.io.now_ms()) {
             Some(index) if self.table.is_secure(local) => self.open_secured(core, index),
-            Some(index) => self.watch(core, index),
+            Some(index) => {
+                let conn = self.connections.get(index).expect("it has just come");
+                conn.socket.is_undecided = self.table.may_concatenate(local);
+                self.watch(core, index);
+            }
             None => {
                 self.connections.counts.refused += 1;
                 if self.connections.log.allows() {
@@ -45,10 +50,11 @@ impl Shard {
     ) {
         let conn = self.connections.get(index).expect("the command came from it");
         let data = conn.protocol.request_buf(id).map_or(&[][..], |buf| buf.as_slice());
-        let request = match ConnectRequest::parse(sqe, data) {
+        let mut request = match ConnectRequest::parse(sqe, data) {
             Ok(request) => request,
             Err(refusal) => return self.refuse(index, id, refusal, None),
         };
+        request.is_secured = conn.socket.tls_by().is_some();
         let host = Some(&request.hostnqn);
         let generation = conn.generation;
         if let Err(refusal) = self.check_channel(index, &request) {
@@ -119,11 +125,16 @@ impl Shard {
             local_address,
             now_ms: core.io.now_ms(),
         };
-        let controller = match Controller::connect(request, &context) {
-            Ok(controller) => controller,
+        let controller = Controller::connect(request, &context);
+        let made = controller.and_then(|made| Ok((made, self.key_at_connect(index)?)));
+        let (controller, key) = match made {
+            Ok(made) => made,
             Err(refusal) => return self.refuse(index, id, refusal, Some(&request.hostnqn)),
         };
         let cntlid = controller.cntlid();
+        if let Some(key) = &key {
+            self.tell_of_key(core, key, KeyNews::Entered);
+        }
         if self.connections.log.allows() {
             tracing::info!(
                 "{peer}: host {} connected to {} as controller {cntlid}{under}",
@@ -134,6 +145,7 @@ impl Shard {
         self.connections.controllers[slot] = Some(Box::new(OwnedController {
             controller,
             connection: index,
+            key,
             queues: [(0, ConnectionKey::NOBODY); IO_QUEUES_PER_CONTROLLER_MAX],
         }));
         let depth = request.queue_depth;
@@ -169,8 +181,10 @@ impl Shard {
     ) {
         let Some(request) = self.defer_attach(from, connection, request) else { return };
         let slot = owner_of(request.cntlid).map_or(usize::MAX, |(_, slot)| slot);
+        let is_beside = self.is_beside_channel(slot, &request);
         let owned = self.connections.controllers.get_mut(slot).and_then(Option::as_deref_mut);
         let result = match owned {
+            Some(_) if is_beside => Err(Refusal::invalid_host()),
             Some(owned) => owned.controller.attach_io_queue(&request).map(|grant| {
                 let core = u8::try_from(from).expect("bounded by CORES_MAX");
                 owned.queues[usize::from(grant.qid - 1)] = (core, connection);
@@ -286,7 +300,10 @@ impl Shard {
                 }
                 self.report_events(slot);
                 self.close_io_queues(core, slot);
-                self.connections.controllers[slot] = None;
+                let owned = self.connections.controllers[slot].take();
+                if let Some(key) = owned.and_then(|owned| owned.key) {
+                    self.tell_of_key(core, &key, KeyNews::Left);
+                }
                 self.drop_deferred(core, cntlid_of(core.index(), slot));
             }
             Role::Io(grant) => self.report_queue_closed(core, &grant),

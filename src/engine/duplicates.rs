@@ -17,7 +17,7 @@ use super::queue::Role;
 use super::shard::{Shard, ShardCore};
 use crate::target::controller::connect::owner_of;
 use crate::target::controller::{ConnectRequest, Refusal};
-use crate::target::subsystem::{DupHostPolicy, HostPlace, Nqn};
+use crate::target::subsystem::{DupHostPolicy, HostPlace, Nqn, Subsystem};
 use crate::target::tcp::RequestId;
 
 /// Whose queue a connection is.
@@ -92,10 +92,12 @@ impl Shard {
         if policy == DupHostPolicy::Allow {
             return false;
         }
+        let is_proven = self.generated_key(connection.index).is_some();
         let conn = self.connections.get(connection.index).expect("the command came from it");
         let (host, local) = (request.hostnqn, conn.local);
         let found = self.table.find(&request.subnqn);
-        let found = found.filter(|one| one.allows(&host) && !one.wants_authentication(&host));
+        let need_not_prove = |one: &Subsystem| is_proven || !one.wants_authentication(&host);
+        let found = found.filter(|one| one.allows(&host) && need_not_prove(one));
         let Some(place) = found.and_then(|one| one.place_of(host, request.hostid, local)) else {
             return false;
         };

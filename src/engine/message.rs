@@ -8,11 +8,13 @@ use crate::raid::{
     ArrayConfig, ArrayEvent, ArrayStatus, Command, GrowthWish, Knobs, Outcome, Shared, ToChannel,
     ToOwner,
 };
+use crate::target::auth::GeneratedKey;
 use crate::target::controller::{CommandError, ConnectRequest, IoQueueGrant, Refusal};
 use crate::target::reservation::{HostId, NoticeKind, View};
 use crate::target::subsystem::{NamespaceKey, SubsystemTable};
 use crate::target::tcp::RequestId;
 
+use super::concat::{KeyNews, MadeKey};
 use super::duplicates::HostClaim;
 use super::gate::ClosedRange;
 use super::gate_home::Ticket;
@@ -116,6 +118,15 @@ pub(super) enum Message {
         /// Names the claim.
         ticket: Ticket,
     },
+    /// A host's authentication has made a key for TLS.
+    KeyMade(Box<MadeKey>),
+    /// The host may come with it; to the core that has told of it.
+    KeyKnown {
+        /// The queue whose host has made it, on the receiving core.
+        maker: ConnectionKey,
+    },
+    /// What has become of such a key.
+    KeyNews(Arc<GeneratedKey>, KeyNews),
     /// A command of an I/O queue failed; to the controller's core, for its error log.
     CommandFailed(Box<CommandFailure>),
     /// An Abort command looks for command `cid` of this queue; to the queue's core.

@@ -10,6 +10,7 @@
 //! - `connect`: Fabrics Connect across cores, and what ends with a connection.
 //! - `auth`: Authentication Send and Receive; `auth_worker`: the thread that does their
 //!   mathematics.
+//! - `concat`: keys for TLS that are made of authentications.
 //! - `duplicates`: hosts that connect where they have a controller already.
 //! - `controller_list`: Identify's lists of the controllers of all cores.
 //! - `abort`: the Abort command looks for its command.
@@ -29,6 +30,7 @@ mod arrays;
 mod auth;
 mod auth_worker;
 mod channels;
+mod concat;
 mod connect;
 mod control_port;
 mod controller_list;

@@ -35,6 +35,8 @@ enum Overdue {
     Close,
     Connect,
     Authentication,
+    /// It is to come back under TLS.
+    Leaving,
     /// Taking what was sent.
     Taking,
     Transfer,
@@ -47,6 +49,9 @@ impl Overdue {
             Self::Close => "",
             Self::Connect => "the host sent no Connect in time",
             Self::Authentication => "it has not authenticated itself",
+            Self::Leaving => {
+                "its authentication has made a secure channel, under which it has not come instead"
+            }
             Self::Taking => "the host takes no data any more",
             Self::Transfer => {
                 "the host does not send the data it was asked for, or a fused command's second half"
@@ -80,8 +85,8 @@ impl Conn {
             Some(Overdue::Close)
         } else if matches!(self.role, Role::Fresh) && connect_for_ms > CONNECT_TIMEOUT_MS {
             Some(Overdue::Connect)
-        } else if self.auth.as_ref().is_some_and(|auth| auth.is_overdue(now_ms)) {
-            Some(Overdue::Authentication)
+        } else if let Some(auth) = self.auth.as_ref().filter(|auth| auth.is_overdue(now_ms)) {
+            Some(if auth.has_moved() { Overdue::Leaving } else { Overdue::Authentication })
         } else if self.socket.sending_for_ms(now_ms) > SEND_TIMEOUT_MS {
             Some(Overdue::Taking)
         } else {
@@ -114,6 +119,7 @@ impl Shard {
         }
         self.accept_again(core);
         let now_ms = core.io.now_ms();
+        self.generated.expire(now_ms);
         for index in self.connections.indexes() {
             let Some(conn) = self.connections.get(index) else { continue };
             conn.errors.told = 0;

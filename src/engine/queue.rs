@@ -16,6 +16,7 @@ use crate::limits::{
     CONNECTIONS_PER_CORE_MAX, CONNECTIONS_TO_REFUSE, CONTROLLERS_PER_CORE_MAX, CORES_MAX,
     IO_QUEUE_DEPTH_MAX, IO_QUEUES_PER_CONTROLLER_MAX,
 };
+use crate::target::auth::GeneratedKey;
 use crate::target::controller::io::{self, IoCommand, IoRequest};
 use crate::target::controller::{
     AdminContext, AdminOutcome, Controller, Effect, IoQueueGrant, TableChange,
@@ -118,6 +119,8 @@ impl Conn {
 pub(super) struct OwnedController {
     pub(super) controller: Controller,
     pub(super) connection: u16,
+    /// The generated key that it has come under TLS with.
+    pub(super) key: Option<Arc<GeneratedKey>>,
     /// Core and connection of each I/O queue that has been connected; index: queue - 1.
     pub(super) queues: [(u8, ConnectionKey); IO_QUEUES_PER_CONTROLLER_MAX],
 }
@@ -514,6 +517,7 @@ impl Shard {
         self.gates.table_changes(&self.table, &table);
         self.table = table;
         let table = self.table.clone();
+        self.generated.table_changed(&table);
         self.reserve.keep(|key| {
             table.find_uid(key.uid).is_some_and(|found| found.namespace(key.nsid).is_some())
         });

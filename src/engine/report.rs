@@ -7,6 +7,7 @@ use super::duplicates::PLACE_BYTES;
 use super::queue::{Conn, OwnedController, Role};
 use super::shard::Shard;
 use crate::limits::{CONNECTION_BYTES_MAX, IO_QUEUE_DEPTH_MAX, SECURED_CONNECTION_BYTES_MAX};
+use crate::secure::psk;
 use crate::secure::{Group, Hash};
 use crate::target::subsystem::{Nqn, SubsystemKind};
 use crate::target::tcp::CONNECTION_MEMORY_BYTES_MAX;
@@ -60,6 +61,8 @@ pub struct QueueReport {
     pub auth: Option<(&'static str, Hash, Group)>,
     /// Who encrypts, under TLS: `kernel` or `openssl`.
     pub tls: Option<&'static str>,
+    /// Of what kind its key for TLS is: `configured` or `generated`.
+    pub tls_key: Option<&'static str>,
     /// Memory of its own, which it has from its start or from Connect on.
     pub memory_bytes: usize,
     /// Buffers of the core's pool that its commands hold.
@@ -154,6 +157,9 @@ impl Conn {
             local: self.local,
             auth: self.auth.as_ref().map(|auth| auth.describe()),
             tls: self.socket.tls_by(),
+            tls_key: self.socket.tls_identity().map(|identity| {
+                if psk::is_generated(&identity) { "generated" } else { "configured" }
+            }),
             memory_bytes: self.memory_bytes(),
             held_bytes: self.protocol.held_bytes(),
             executing: self.protocol.executing_count(),

@@ -20,6 +20,7 @@ use crate::raid::Mail;
 use crate::reactor::ring::{KIND_BDEV, KIND_FREE, UserData};
 use crate::reactor::timer::TimerTag;
 use crate::reactor::{Core, Program};
+use crate::target::auth::GeneratedKeys;
 use crate::target::subsystem::SubsystemTable;
 
 pub(super) type ShardCore = Core<Message>;
@@ -75,6 +76,8 @@ pub(super) struct Shard {
     pub(super) reserve: ReservationHome,
     pub(super) steps: StepTable,
     pub(super) auth: AuthDesk,
+    /// Keys for TLS that hosts and the target have made.
+    pub(super) generated: GeneratedKeys,
     pub(super) duplicates: Duplicates,
     pub(super) lists: ControllerLists,
     /// The kernel has TLS, and has taken keys whenever it was to.
@@ -103,6 +106,7 @@ impl Shard {
             reserve: ReservationHome::default(),
             steps: StepTable::new(),
             auth,
+            generated: GeneratedKeys::default(),
             duplicates: Duplicates::default(),
             lists: ControllerLists::default(),
             kernel_tls,
@@ -230,6 +234,9 @@ impl Shard {
                 self.send(core, HOME, Message::HostSettled { ticket });
             }
             Message::HostSettled { ticket } => self.host_settled(core, ticket),
+            Message::KeyMade(made) => self.key_made(core, from, *made),
+            Message::KeyKnown { maker } => self.key_known(core, maker),
+            Message::KeyNews(key, news) => self.key_news(key, news),
             Message::CommandFailed(failure) => self.command_failed(&failure),
             Message::Abort(wanted) => self.abort_asked(core, from, &wanted),
             Message::Aborted { asker, was_aborted } => {

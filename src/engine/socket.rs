@@ -7,6 +7,8 @@
 //! connection keeps the staging buffer and gives the core its own. What a connection has to send
 //! goes out in one send a turn.
 //!
+//! Where hosts come with and without TLS, `concat` looks at the first byte that has come.
+//!
 //! Under TLS that the kernel does, this is the same; under OpenSSL's, what is received and sent
 //! takes the way through `tls`.
 
@@ -89,6 +91,8 @@ pub(super) struct Socket {
     /// When the protocol ended the connection and the peer was left to close it.
     pub(super) linger_from_ms: Option<u64>,
     error_is_logged: bool,
+    /// It may be under TLS or not, which its first byte says.
+    pub(super) is_undecided: bool,
     /// TLS by OpenSSL, if it is due here and the kernel does not do it.
     pub(super) tls: Option<Box<TlsSocket>>,
     /// TLS by the kernel.
@@ -123,6 +127,7 @@ impl Socket {
             closing: false,
             linger_from_ms: None,
             error_is_logged: false,
+            is_undecided: false,
             tls: None,
             kernel_tls: None,
         }
@@ -292,6 +297,9 @@ impl Shard {
     /// Receives once. Says whether there may be more.
     fn receive(&mut self, core: &mut ShardCore, index: u16, staging: &mut Box<[u8]>) -> bool {
         let Some(conn) = self.connections.get(index) else { return false };
+        if conn.socket.is_undecided {
+            return self.look_at_first_byte(core, index);
+        }
         let socket = &mut conn.socket;
         if socket.tls.is_some() {
             return self.receive_secured(core, index, staging);

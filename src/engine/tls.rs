@@ -10,9 +10,9 @@ use super::queue::Conn;
 use super::shard::{KIND_SEND, Shard, ShardCore};
 use crate::reactor::ring::UserData;
 use crate::secure::psk;
-use crate::secure::tls::{TLS_BYTES_MAX, TlsChannel, TlsError, TlsState};
+use crate::secure::tls::{FindPsk, TLS_BYTES_MAX, TlsChannel, TlsError, TlsState};
 use crate::target::controller::{ConnectRequest, Refusal};
-use crate::target::subsystem::{Nqn, SubsystemTable};
+use crate::target::subsystem::Nqn;
 use crate::wire::tcp::transmit::Segment;
 
 /// Data that are encrypted at a time: one record of TLS.
@@ -43,12 +43,12 @@ pub(super) struct TlsSocket {
 }
 
 impl TlsSocket {
-    /// For a new connection; keys are those of this table. After the handshake the kernel may have
-    /// it, if it is `for_kernel`.
-    pub(super) fn new(table: Arc<SubsystemTable>, for_kernel: bool) -> Result<Box<Self>, TlsError> {
+    /// For a new connection; keys are found here. After the handshake the kernel may have it, if
+    /// it is `for_kernel`.
+    pub(super) fn new(keys: Arc<dyn FindPsk>, for_kernel: bool) -> Result<Box<Self>, TlsError> {
         let make = if for_kernel { TlsChannel::server_to_hand_over } else { TlsChannel::server };
         Ok(Box::new(Self {
-            channel: make(table)?,
+            channel: make(keys)?,
             gathered: Vec::with_capacity(RECORD_BYTES),
             leaving: Vec::new(),
             left: 0,
@@ -126,14 +126,29 @@ impl TlsSocket {
 impl Shard {
     /// A connection has come to an address where TLS is due.
     pub(super) fn open_secured(&mut self, core: &mut ShardCore, index: u16) {
+        if self.begin_tls(core, index, self.table.clone()) {
+            self.watch(core, index);
+        }
+    }
+
+    /// What comes on this connection is under TLS. Says whether it can be.
+    pub(super) fn begin_tls(
+        &mut self,
+        core: &mut ShardCore,
+        index: u16,
+        keys: Arc<dyn FindPsk>,
+    ) -> bool {
         let for_kernel = self.kernel_tls && self.table.kernel_tls();
-        match TlsSocket::new(self.table.clone(), for_kernel) {
+        match TlsSocket::new(keys, for_kernel) {
             Ok(tls) => {
                 let conn = self.connections.get(index).expect("it has just come");
                 conn.socket.tls = Some(tls);
-                self.watch(core, index);
+                true
             }
-            Err(error) => self.close_connection(core, index, &format!("no TLS: {error}")),
+            Err(error) => {
+                self.close_connection(core, index, &format!("no TLS: {error}"));
+                false
+            }
         }
     }
 
@@ -189,33 +204,44 @@ impl Shard {
     }
 
     /// Whether this Connect may come by this connection: a host with a key for TLS comes under TLS
-    /// only, and under TLS nobody but who has proven to have the key.
+    /// only, and under TLS nobody but who has proven to have the key. One that must make a secure
+    /// channel of its authentication does that on an admin queue, and nothing else in the clear.
     pub(super) fn check_channel(
         &mut self,
         index: u16,
         request: &ConnectRequest,
     ) -> Result<(), Refusal> {
+        let is_known = self.generated_key(index).is_some();
         let conn = self.connections.get(index).expect("the command came from it");
         let (peer, identity) = (conn.peer, conn.socket.tls_identity());
         let (host, nqn) = (request.hostnqn.as_str(), request.subnqn.as_str());
         let why = match &identity {
             Some(identity) => {
+                let is_generated = psk::is_generated(identity);
                 let is_meant = psk::party(identity).is_some_and(|party| {
-                    let is_discovery = request.subnqn == Nqn::discovery();
+                    let is_discovery = request.subnqn == Nqn::discovery() && !is_generated;
                     party.hostnqn == host && (party.subnqn == nqn || is_discovery)
                 });
-                if is_meant {
-                    return Ok(());
+                match (is_meant, is_generated) {
+                    (false, _) => "its TLS key is that of another host or subsystem",
+                    (true, true) if !is_known => {
+                        "its TLS key, which an authentication has made, does not hold any more"
+                    }
+                    (true, _) => return Ok(()),
                 }
-                "its TLS key is that of another host or subsystem"
             }
             None => {
                 let subsystem = self.table.find(&request.subnqn);
                 let keys = subsystem.and_then(|known| known.keys_of(&request.hostnqn));
-                if keys.is_none_or(|keys| keys.psk.is_none()) {
-                    return Ok(());
+                match keys {
+                    Some(keys) if keys.psk.is_some() => {
+                        "it has a TLS key (psk) and came without TLS"
+                    }
+                    Some(keys) if keys.must_concatenate() && request.qid != 0 => {
+                        "its I/O queue came without TLS (concat)"
+                    }
+                    _ => return Ok(()),
                 }
-                "it has a TLS key (psk) and came without TLS"
             }
         };
         if self.connections.log.allows() {

@@ -6,10 +6,11 @@ use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use crate::secure::chap::{Exchange, Responder};
+use crate::secure::psk::{self, Party, TlsPsk};
 use crate::secure::{ChapKey, Group, GroupSet, Hash, HashSet, Secret, dh, random, same};
 use crate::wire::fabrics::auth::{
     Challenge, Explanation, Failure, IDS_MAX, MessageHead, Negotiate, PROTOCOL_DHCHAP, Protocol,
-    Reply, Success1, Success2, TYPE_COMMON, TYPE_DHCHAP, id,
+    Reply, SecureChannel, Success1, Success2, TYPE_COMMON, TYPE_DHCHAP, id,
 };
 
 /// What a host proves itself with.
@@ -23,13 +24,16 @@ pub struct HostAuth {
     pub hashes: HashSet,
     /// DH groups offered.
     pub groups: GroupSet,
+    /// What is made of the authentication.
+    pub channel: SecureChannel,
 }
 
 impl HostAuth {
     /// One-way authentication with all hash functions and groups.
     #[must_use]
     pub fn new(key: ChapKey) -> Self {
-        Self { key, controller_key: None, hashes: HashSet::ALL, groups: GroupSet::ALL }
+        let (hashes, groups) = (HashSet::ALL, GroupSet::ALL);
+        Self { key, controller_key: None, hashes, groups, channel: SecureChannel::None }
     }
 }
 
@@ -92,9 +96,11 @@ pub struct HostAuthenticator {
     hash: Hash,
     /// The message to be sent.
     message: Vec<u8>,
-    /// Our challenge, if the controller must prove itself.
+    /// Our challenge, if the controller must prove itself, or with the number 0 for a key only.
     counter: Option<(Vec<u8>, u32)>,
     shared: Option<Secret>,
+    /// The key for TLS that was made.
+    generated: Option<TlsPsk>,
 }
 
 impl HostAuthenticator {
@@ -112,7 +118,14 @@ impl HostAuthenticator {
             message,
             counter: None,
             shared: None,
+            generated: None,
         }
+    }
+
+    /// The key for TLS that was made, when it is done.
+    #[must_use]
+    pub fn generated(&self) -> Option<&TlsPsk> {
+        self.generated.as_ref().filter(|_| self.state == HostAuthState::Done)
     }
 
     /// Where it is.
@@ -195,11 +208,14 @@ impl HostAuthenticator {
             own_public = keys.public;
         }
         self.hash = hash;
-        self.counter = self.auth.controller_key.is_some().then(|| {
+        let must_prove = self.auth.controller_key.is_some();
+        let has_challenge = must_prove || self.auth.channel != SecureChannel::None;
+        self.counter = has_challenge.then(|| {
             let bytes = random(4);
             let number = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-            (random(hash.len_bytes()), number.max(1))
+            (random(hash.len_bytes()), if must_prove { number.max(1) } else { 0 })
         });
+        self.generated = self.generate(challenge)?;
         let key = &self.auth.key;
         let response = self.exchange().response(Responder::Host, key, challenge, seqnum);
         self.message = self.reply_message(&response, &own_public);
@@ -207,10 +223,24 @@ impl HostAuthenticator {
         Ok(())
     }
 
+    /// The key for TLS, if one is to be made.
+    fn generate(&self, challenge: &[u8]) -> Result<Option<TlsPsk>, HostAuthError> {
+        if self.auth.channel == SecureChannel::None {
+            return Ok(None);
+        }
+        let (own, _) = self.counter.as_ref().expect("just made");
+        let generated = self.exchange().generated_psk(challenge, own);
+        let of = Party { hostnqn: &self.hostnqn, subnqn: &self.subnqn };
+        let key = generated.filter(|_| self.hash != Hash::Sha512);
+        let key = key.map(|key| psk::generated_tls_key(self.hash, &key, of));
+        key.map(Some).ok_or(HostAuthError::NotOffered)
+    }
+
     fn exchange(&self) -> Exchange<'_> {
         Exchange {
             hash: self.hash,
             t_id: self.t_id,
+            sc_c: self.auth.channel as u8,
             hostnqn: &self.hostnqn,
             subnqn: &self.subnqn,
             shared: self.shared.as_ref(),
@@ -235,7 +265,8 @@ impl HostAuthenticator {
     fn take_success(&mut self, payload: &[u8]) -> Result<(), HostAuthError> {
         const MALFORMED: HostAuthError = HostAuthError::Malformed("success message");
         let (head, rest) = Success1::ref_from_prefix(payload).map_err(|_| MALFORMED)?;
-        let Some((challenge, seqnum)) = &self.counter else {
+        let Some((challenge, seqnum)) = self.counter.as_ref().filter(|(_, number)| *number != 0)
+        else {
             self.set_state(HostAuthState::Done);
             return Ok(());
         };
@@ -261,6 +292,7 @@ impl HostAuthenticator {
 fn negotiate_message(auth: &HostAuth, t_id: u16) -> Vec<u8> {
     let mut head = Negotiate::new_zeroed();
     head.head = MessageHead::new(TYPE_COMMON, id::NEGOTIATE, t_id);
+    head.sc_c = auth.channel as u8;
     head.napd = 1;
     let mut protocol = Protocol::new_zeroed();
     protocol.auth_id = PROTOCOL_DHCHAP;

@@ -11,7 +11,7 @@ use super::conn::{Data, HostCompletion, HostConfig};
 use super::queue_pair::{ClientError, QueuePair, WAIT_STEP};
 use crate::reactor::buf::BufPool;
 use crate::secure::psk::TlsPsk;
-use crate::wire::fabrics::auth::{AuthCommand, CONNECT_ATR};
+use crate::wire::fabrics::auth::{AuthCommand, CONNECT_ASCR, CONNECT_ATR, SecureChannel};
 use crate::wire::fabrics::{
     CNTLID_DYNAMIC, ConnectCommand, ConnectData, NQN_BYTES_MAX, PropertyCommand,
 };
@@ -47,6 +47,8 @@ pub struct ClientOptions {
     pub auth: Option<HostAuth>,
     /// Come under TLS with this key.
     pub tls: Option<TlsPsk>,
+    /// Come in the clear, and again under TLS with a key that is made of the authentication.
+    pub concat: bool,
     /// Patience with every step.
     pub limit: Duration,
 }
@@ -67,6 +69,7 @@ impl ClientOptions {
             admin_depth: 32,
             auth: None,
             tls: None,
+            concat: false,
             limit: Duration::from_secs(5),
         }
     }
@@ -124,16 +127,20 @@ impl Client {
     ///
     /// # Errors
     /// If any step fails; the text says which.
-    pub fn connect(options: ClientOptions, pool: BufPool) -> Result<Self, ClientError> {
+    pub fn connect(mut options: ClientOptions, pool: BufPool) -> Result<Self, ClientError> {
         for nqn in [&options.subsystem_nqn, &options.host_nqn] {
             if nqn.is_empty() || nqn.len() > NQN_BYTES_MAX {
                 return Err(ClientError::BadNqn(nqn.clone()));
             }
         }
         let config = options.host_config(options.admin_depth, ADMIN_IN_CAPSULE_BYTES);
+        if options.concat {
+            options.tls = Some(make_key(&options, config, pool)?);
+        }
         let mut admin =
             QueuePair::open_secured(options.addr, config, options.tls.clone(), options.limit)?;
         let cqe = fabrics_connect(&mut admin, &options, pool, 0, CNTLID_DYNAMIC)?;
+        prove(&mut admin, &options, pool, &cqe)?;
         let [a, b, ..] = cqe.result.to_bytes();
         let info = ControllerInfo {
             cntlid: u16::from_le_bytes([a, b]),
@@ -284,7 +291,9 @@ impl Client {
             self.options.limit,
         )?;
         let options = ClientOptions { admin_depth: depth, ..self.options.clone() };
-        fabrics_connect(&mut queue, &options, self.pool, queue_id, self.info.cntlid)?;
+        let cntlid = self.info.cntlid;
+        let cqe = fabrics_connect(&mut queue, &options, self.pool, queue_id, cntlid)?;
+        prove(&mut queue, &options, self.pool, &cqe)?;
         Ok(queue)
     }
 
@@ -293,10 +302,11 @@ impl Client {
     /// # Errors
     /// If there is no key, or the controller refuses.
     pub fn authenticate(&self, queue: &mut QueuePair) -> Result<(), ClientError> {
-        authenticate(queue, &self.options, self.pool)
+        authenticate(queue, &self.options, self.pool, SecureChannel::None).map(|_| ())
     }
 
-    /// Authenticates a queue that is no client's.
+    /// Authenticates a queue that is no client's, and returns the key for TLS that was made, if one
+    /// was to be.
     ///
     /// # Errors
     /// As [`Client::authenticate`].
@@ -304,8 +314,26 @@ impl Client {
         queue: &mut QueuePair,
         options: &ClientOptions,
         pool: BufPool,
-    ) -> Result<(), ClientError> {
-        authenticate(queue, options, pool)
+        channel: SecureChannel,
+    ) -> Result<Option<TlsPsk>, ClientError> {
+        authenticate(queue, options, pool, channel)
+    }
+
+    /// Makes another key for TLS on the admin queue, which is under one already: queues that are
+    /// opened from now on use it.
+    ///
+    /// # Errors
+    /// As [`Client::authenticate`].
+    pub fn replace_key(&mut self) -> Result<(), ClientError> {
+        let channel = SecureChannel::Replace;
+        self.options.tls = authenticate(&mut self.admin, &self.options, self.pool, channel)?;
+        Ok(())
+    }
+
+    /// The key for TLS that queues are opened with.
+    #[must_use]
+    pub fn tls_key(&self) -> Option<&TlsPsk> {
+        self.options.tls.as_ref()
     }
 
     /// Authenticates the admin queue anew.
@@ -313,7 +341,8 @@ impl Client {
     /// # Errors
     /// As [`Client::authenticate`].
     pub fn authenticate_admin(&mut self) -> Result<(), ClientError> {
-        authenticate(&mut self.admin, &self.options, self.pool)
+        let (options, channel) = (&self.options, SecureChannel::None);
+        authenticate(&mut self.admin, options, self.pool, channel).map(|_| ())
     }
 
     /// Tells the controller that the host lives; due every half of the keep-alive timeout.
@@ -358,26 +387,55 @@ fn fabrics_connect(
     let what = "Fabrics Connect";
     let done = queue.execute(what, sqe, Data::ToController(buf), options.limit)?;
     let cqe = successful(what, done)?.cqe;
-    let must_prove = options.auth.as_ref().is_some_and(|auth| auth.controller_key.is_some());
-    if cqe.result.get() & u64::from(CONNECT_ATR) != 0 {
-        authenticate(queue, options, pool)?;
-    } else if must_prove {
-        return Err(ClientError::NotAsked(options.addr));
-    }
     Ok(cqe)
+}
+
+/// Does what the Connect response asks for.
+fn prove(
+    queue: &mut QueuePair,
+    options: &ClientOptions,
+    pool: BufPool,
+    cqe: &Cqe,
+) -> Result<(), ClientError> {
+    let asks = |bit: u32| cqe.result.get() & u64::from(bit) != 0;
+    let must_prove = options.auth.as_ref().is_some_and(|auth| auth.controller_key.is_some());
+    if asks(CONNECT_ASCR) {
+        Err(ClientError::NeedsChannel(options.addr))
+    } else if asks(CONNECT_ATR) {
+        authenticate(queue, options, pool, SecureChannel::None).map(|_| ())
+    } else if must_prove && !options.concat {
+        Err(ClientError::NotAsked(options.addr))
+    } else {
+        Ok(())
+    }
+}
+
+/// Proves this host on an admin queue in the clear, and makes a key for TLS of it.
+fn make_key(
+    options: &ClientOptions,
+    config: HostConfig,
+    pool: BufPool,
+) -> Result<TlsPsk, ClientError> {
+    let mut admin = QueuePair::open(options.addr, config, options.limit)?;
+    fabrics_connect(&mut admin, options, pool, 0, CNTLID_DYNAMIC)?;
+    let key = authenticate(&mut admin, options, pool, SecureChannel::New)?;
+    Ok(key.expect("it was asked for"))
 }
 
 /// Room for the controller's messages.
 const AUTH_ROOM_BYTES: usize = 4096;
 
-/// Proves this host on a connected queue, and has the controller prove itself.
+/// Proves this host on a connected queue, and has the controller prove itself. Returns the key for
+/// TLS, if one was to be made.
 fn authenticate(
     queue: &mut QueuePair,
     options: &ClientOptions,
     pool: BufPool,
-) -> Result<(), ClientError> {
+    channel: SecureChannel,
+) -> Result<Option<TlsPsk>, ClientError> {
     let addr = options.addr;
-    let auth = options.auth.clone().ok_or(ClientError::NoKey(addr))?;
+    let mut auth = options.auth.clone().ok_or(ClientError::NoKey(addr))?;
+    auth.channel = channel;
     let (host, subsystem) = (&options.host_nqn, &options.subsystem_nqn);
     let mut own = HostAuthenticator::new(auth, host, subsystem, 1);
     while own.state() != HostAuthState::Done {
@@ -399,7 +457,7 @@ fn authenticate(
             return Err(ClientError::Authentication { addr, error });
         }
     }
-    Ok(())
+    Ok(own.generated().cloned())
 }
 
 fn room_u32() -> u32 {

@@ -89,6 +89,9 @@ pub enum ClientError {
     /// The controller wants to be convinced, and there is no key for it.
     #[error("the controller at {0} wants authentication, for which there is no key")]
     NoKey(SocketAddr),
+    /// The controller wants a secure channel made of the authentication.
+    #[error("the controller at {0} wants a secure channel made of the authentication (concat)")]
+    NeedsChannel(SocketAddr),
     /// A key is given, and the controller wants none.
     #[error("the controller at {0} wants no authentication, so that it can't prove itself")]
     NotAsked(SocketAddr),

@@ -1,4 +1,5 @@
-//! The responses of DH-HMAC-CHAP (NVMe Base 2.1, sections 8.3.4.5.4 and 8.3.4.5.5).
+//! The responses of DH-HMAC-CHAP, and the key for TLS that both sides make of one (NVMe Base 2.1,
+//! sections 8.3.4.5.4, 8.3.4.5.5 and 8.3.4.5.9).
 
 use super::{ChapKey, Hash, Secret, same};
 
@@ -18,6 +19,8 @@ pub struct Exchange<'a> {
     pub hash: Hash,
     /// T_ID.
     pub t_id: u16,
+    /// SC_C: the secure channel that is made of this, 0 for none.
+    pub sc_c: u8,
     /// Host.
     pub hostnqn: &'a str,
     /// Subsystem.
@@ -27,6 +30,19 @@ pub struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
+    /// The session key: the hash of what Diffie-Hellman gave.
+    fn session_key(&self) -> Option<Secret> {
+        self.shared.map(|shared| self.hash.of(&[shared.bytes()]))
+    }
+
+    /// The generated key for TLS, of the controller's challenge and the host's; `None`: without
+    /// Diffie-Hellman there is none.
+    #[must_use]
+    pub fn generated_psk(&self, of_controller: &[u8], of_host: &[u8]) -> Option<Secret> {
+        let session = self.session_key()?;
+        Some(self.hash.hmac(session.bytes(), &[of_controller, of_host]))
+    }
+
     /// The response to `challenge` with sequence number `seqnum`.
     #[must_use]
     pub fn response(
@@ -36,10 +52,8 @@ impl Exchange<'_> {
         challenge: &[u8],
         seqnum: u32,
     ) -> Secret {
-        let augmented = self.shared.map(|shared| {
-            let session = self.hash.of(&[shared.bytes()]);
-            self.hash.hmac(session.bytes(), &[challenge])
-        });
+        let session = self.session_key();
+        let augmented = session.map(|key| self.hash.hmac(key.bytes(), &[challenge]));
         let challenge = augmented.as_ref().map_or(challenge, Secret::bytes);
         let (word, own, other) = match responder {
             Responder::Host => ("HostHost", self.hostnqn, self.subnqn),
@@ -52,8 +66,7 @@ impl Exchange<'_> {
                 challenge,
                 &seqnum.to_le_bytes(),
                 &self.t_id.to_le_bytes(),
-                // SC_C: no secure channel is made of this.
-                &[0],
+                &[self.sc_c],
                 word.as_bytes(),
                 own.as_bytes(),
                 &[0],
@@ -135,6 +148,7 @@ mod tests {
             let exchange = Exchange {
                 hash: golden.hash,
                 t_id: golden.t_id,
+                sc_c: 0,
                 hostnqn: "nqn.2014-08.org.nvmexpress:uuid:6d646f66-0000-4000-8000-000000000002",
                 subnqn: "nqn.2026-01.io.mdof:interop",
                 shared: (!golden.shared.is_empty()).then_some(&shared),
@@ -149,6 +163,39 @@ mod tests {
             assert!(!verify(Responder::Host, golden.seqnum, &response[1..]));
             let turned: Vec<u8> = response.iter().map(|byte| !byte).collect();
             assert!(!verify(Responder::Host, golden.seqnum, &turned));
+            // What is to be made of the exchange is part of it.
+            let other = Exchange { sc_c: 2, ..exchange };
+            let seqnum = golden.seqnum;
+            assert!(!other.verify(Responder::Host, &key, &challenge, seqnum, &response));
+        }
+    }
+
+    /// Computed by Python's hmac and hashlib: Diffie-Hellman's secret is 256 bytes `7i + 3`, the
+    /// challenges are `i` and `255 - i`.
+    #[test]
+    fn the_generated_key_is_that_of_both_challenges_and_the_session() {
+        let bytes_of = |len: u16, byte: fn(u16) -> u16| -> Vec<u8> {
+            (0..len).map(|at| byte(at).to_le_bytes()[0]).collect()
+        };
+        let shared = Secret::new(bytes_of(256, |at| at * 7 + 3));
+        for (hash, expected) in [
+            (Hash::Sha256, "05bd52a9e64a93e9bfec7b66d354a4f35aab5cdff9e19d9c339e5b64896f749f"),
+            (
+                Hash::Sha384,
+                "03d2b97e399ecf356a2bf3dec8036001525d4a50751b475c50eab7dc98586af9\
+                 f6cfbad0fd5818fd341b77f41d823d37",
+            ),
+        ] {
+            let len = u16::try_from(hash.len_bytes()).unwrap();
+            let (c1, c2) = (bytes_of(len, |at| at), bytes_of(len, |at| 255 - at));
+            let (hostnqn, subnqn) = ("h", "s");
+            let mut exchange =
+                Exchange { hash, t_id: 1, sc_c: 2, hostnqn, subnqn, shared: Some(&shared) };
+            let key = exchange.generated_psk(&c1, &c2).unwrap();
+            assert_eq!(key.bytes(), bytes(expected));
+            assert_ne!(exchange.generated_psk(&c2, &c1), Some(key));
+            exchange.shared = None;
+            assert_eq!(exchange.generated_psk(&c1, &c2), None);
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Pre-shared keys of TLS (NVMe/TCP Transport 1.1, section 3.6.1): the form in which operators have
 //! them, what is made of them for a host and a subsystem, and the identities that name them.
+//! Besides the keys that operators set there are those that both sides generate in an
+//! authentication.
 
 use super::key::{KeyError, MarkedKey};
 use super::{Hash, Secret, hkdf, same};
@@ -32,12 +34,41 @@ pub struct Party<'a> {
     pub subnqn: &'a str,
 }
 
-/// Reads the names off an identity; `None`: it is no NVMe identity of a retained key.
+/// Whether an identity is that of a generated key: one that was made of an authentication.
+#[must_use]
+pub fn is_generated(identity: &str) -> bool {
+    let kind = identity.split(' ').next();
+    matches!(kind, Some("NVMe1G01" | "NVMe1G02"))
+}
+
+/// The key for TLS that two make of a key generated with this hash function, which is one that TLS
+/// has cipher suites for.
+///
+/// # Panics
+/// If it is another.
+#[must_use]
+pub fn generated_tls_key(hash: Hash, generated: &Secret, of: Party<'_>) -> TlsPsk {
+    assert_ne!(hash, Hash::Sha512, "TLS has no cipher suite with it");
+    newer_key('G', hash, generated, of)
+}
+
+/// A key for TLS under its identity of version 1, which says of what kind it is.
+fn newer_key(kind: char, hash: Hash, from: &Secret, of: Party<'_>) -> TlsPsk {
+    let Party { hostnqn, subnqn } = of;
+    let (id, digest) = (hash as u8, digest(hash, from, of));
+    TlsPsk {
+        key: derive(hash, from, LABEL, format!("{id:02} {digest}").as_bytes()),
+        identity: format!("NVMe1{kind}{id:02} {hostnqn} {subnqn} {digest}"),
+        hash,
+    }
+}
+
+/// Reads the names off an identity; `None`: it is no NVMe identity that is known here.
 #[must_use]
 pub fn party(identity: &str) -> Option<Party<'_>> {
     let mut words = identity.split(' ');
     let kind = words.next()?;
-    if !matches!(kind, "NVMe0R01" | "NVMe0R02" | "NVMe1R01" | "NVMe1R02") {
+    if !matches!(kind, "NVMe0R01" | "NVMe0R02" | "NVMe1R01" | "NVMe1R02") && !is_generated(kind) {
         return None;
     }
     let (hostnqn, subnqn) = (words.next()?, words.next()?);
@@ -80,16 +111,9 @@ impl Psk {
         let hash = self.hash();
         let retained = self.retained(of.hostnqn);
         let Party { hostnqn, subnqn } = of;
-        let digest = digest(hash, &retained, of);
-        let id = hash as u8;
-        let newer = format!("NVMe1R{id:02} {hostnqn} {subnqn} {digest}");
-        let older = format!("NVMe0R{id:02} {hostnqn} {subnqn}");
-        let context = format!("{id:02} {digest}");
-        let key = |context: &str| derive(hash, &retained, b"nvme-tls-psk", context.as_bytes());
-        [
-            TlsPsk { key: key(&context), identity: newer, hash },
-            TlsPsk { key: key(&older), identity: older, hash },
-        ]
+        let older = format!("NVMe0R{:02} {hostnqn} {subnqn}", hash as u8);
+        let key = derive(hash, &retained, LABEL, older.as_bytes());
+        [newer_key('R', hash, &retained, of), TlsPsk { key, identity: older, hash }]
     }
 
     /// The key for TLS that a peer names with `identity`; `None`: it means another one.
@@ -99,6 +123,9 @@ impl Psk {
         keys.into_iter().find(|key| same(key.identity.as_bytes(), identity.as_bytes()))
     }
 }
+
+/// What every key for TLS is derived with.
+const LABEL: &[u8] = b"nvme-tls-psk";
 
 /// The digest in an identity of version 1.
 fn digest(hash: Hash, retained: &Secret, of: Party<'_>) -> String {
@@ -123,6 +150,11 @@ mod tests {
         secret.bytes().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
+    fn secret(hex: &str) -> Secret {
+        let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+        Secret::new((0..hex.len()).step_by(2).map(byte).collect())
+    }
+
     #[test]
     fn the_interchange_form_is_libnvmes() {
         let psk = Psk::parse(KEY).unwrap();
@@ -144,10 +176,6 @@ mod tests {
     #[test]
     fn digests_and_tls_keys_are_the_kernels() {
         let of = Party { hostnqn: "hostnqn", subnqn: "subsysnqn" };
-        let secret = |hex: &str| {
-            let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
-            Secret::new((0..hex.len()).step_by(2).map(byte).collect())
-        };
         for (hash, key, expected_digest, tls_key) in [
             (
                 Hash::Sha256,
@@ -176,6 +204,38 @@ mod tests {
             assert_eq!(older.identity, format!("NVMe0R{id:02} hostnqn subsysnqn"));
             assert_eq!(psk.find(&newer.identity), Some(newer));
             assert_eq!(psk.find(&older.identity), Some(older));
+        }
+    }
+
+    /// Computed by Python's hmac, from the generated keys of the tests of `chap`.
+    #[test]
+    fn generated_keys_have_identities_of_their_own() {
+        let of = Party { hostnqn: "nqn.h", subnqn: "nqn.s" };
+        for (hash, generated, identity, tls_key) in [
+            (
+                Hash::Sha256,
+                "05bd52a9e64a93e9bfec7b66d354a4f35aab5cdff9e19d9c339e5b64896f749f",
+                "NVMe1G01 nqn.h nqn.s Cn3/VpwWLLFjqlbReUIZKq/DMdcjP6jVJSM9H+h+Adc=",
+                "c1411808eb087ef1745661dac6db8d10c9bdab8bbbf8b46b9ea57c50339b474a",
+            ),
+            (
+                Hash::Sha384,
+                "03d2b97e399ecf356a2bf3dec8036001525d4a50751b475c50eab7dc98586af9\
+                 f6cfbad0fd5818fd341b77f41d823d37",
+                "NVMe1G02 nqn.h nqn.s \
+                 /Hvk8o+lkaC8HWuPNX1zDGNQVJ2GaNouJhWleFaZ7NkhH7IMBb2Osz7OslCy7tez",
+                "e6319215439c045c5a2146588fb09dae2e0504237a4b5489849fa3d8079fd2a4\
+                 77942782624379761c6b665a086f5ec1",
+            ),
+        ] {
+            let made = generated_tls_key(hash, &secret(generated), of);
+            assert_eq!((&made.identity[..], &hex(&made.key)[..]), (identity, tls_key));
+            assert_eq!((made.hash, party(identity)), (hash, Some(of)));
+            assert!(is_generated(identity));
+        }
+        let [newer, older] = Psk::parse(KEY).unwrap().tls_keys(of);
+        for identity in [&newer.identity, &older.identity, "NVMe0G01 h s", "NVMe1G03 h s", ""] {
+            assert!(!is_generated(identity), "{identity}");
         }
     }
 

@@ -9,7 +9,7 @@ use mdof::initiator::{
 use mdof::reactor::buf::BufPool;
 use mdof::secure::{ChapKey, Group, GroupSet, Hash, HashSet};
 use mdof::target::subsystem::{AuthPolicy, HostKeys, NamedKey};
-use mdof::wire::fabrics::auth::{AuthCommand, Explanation};
+use mdof::wire::fabrics::auth::{AuthCommand, Explanation, SecureChannel};
 use mdof::wire::fabrics::{ConnectCommand, ConnectData, PropertyCommand};
 use mdof::wire::nvme::Status;
 use zerocopy::IntoBytes;
@@ -31,7 +31,11 @@ fn rig(host: Option<u8>, controller: Option<u8>) -> Rig {
 
 fn set_keys(rig: &mut Rig, host: Option<u8>, controller: Option<u8>) {
     let named = |byte: u8| NamedKey { name: format!("key{byte}"), key: key(byte) };
-    let keys = HostKeys { dhchap: host.map(named), dhchap_ctrlr: controller.map(named), psk: None };
+    let keys = HostKeys {
+        dhchap: host.map(named),
+        dhchap_ctrlr: controller.map(named),
+        ..HostKeys::default()
+    };
     rig.table.set_keys(NQN, HOST, keys).unwrap();
     rig.publish();
 }
@@ -204,7 +208,7 @@ fn a_queue_that_failed_is_closed() {
     let mut queue = locked(&rig);
     let client_auth = auth(9, None);
     let options = ClientOptions { auth: Some(client_auth), ..rig.options(HOST) };
-    let refused = Client::authenticate_queue(&mut queue, &options, rig.pool);
+    let refused = Client::authenticate_queue(&mut queue, &options, rig.pool, SecureChannel::None);
     assert!(matches!(refused, Err(ClientError::Authentication { .. })));
     let end = Instant::now() + LIMIT;
     while queue.poll().is_ok() {

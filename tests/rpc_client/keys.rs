@@ -159,6 +159,47 @@ fn listeners_under_tls_and_their_hosts() {
 }
 
 #[test]
+fn what_is_made_of_an_authentication_is_set_with_the_keys() {
+    let dir = TestDir::new("rpc-concat");
+    let mdof = Mdof::start(&dir, &dir.config(""), &[]);
+    for (name, text) in [("psk", PSK), ("chap", KEY), ("other", KEY)] {
+        let path = key_file(&dir, name, text, 0o600);
+        ok(&mdof, "keyring_file_add_key", json!({ "name": name, "path": path }));
+    }
+    ok(&mdof, "nvmf_create_transport", json!({ "trtype": "TCP" }));
+    ok(&mdof, "nvmf_create_subsystem", json!({ "nqn": NQN }));
+    let (add, set) = ("nvmf_subsystem_add_host", "nvmf_subsystem_set_keys");
+    let require = |more: Value| {
+        let mut params = host(json!({ "concat": "require" }));
+        params.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        params
+    };
+    refused(&mdof, add, host(json!({ "concat": "maybe" })), "\"refuse\", \"allow\", \"require\"");
+    refused(&mdof, add, require(json!({})), "with a dhchap_key");
+    refused(&mdof, add, require(json!({ "dhchap_key": "chap", "psk": "psk" })), "without a psk");
+    assert_eq!(hosts(&mdof), json!([]));
+    ok(&mdof, add, host(json!({ "dhchap_key": "chap", "concat": "allow" })));
+    assert_eq!(hosts(&mdof), json!([{ "nqn": HOST, "dhchap_key": "chap" }]));
+    ok(&mdof, set, require(json!({ "dhchap_key": "chap" })));
+    // Another key leaves it as it is, and without a key it makes no sense.
+    ok(&mdof, set, host(json!({ "dhchap_key": "other" })));
+    let required = json!([{ "nqn": HOST, "dhchap_key": "other", "concat": "require" }]);
+    assert_eq!(hosts(&mdof), required);
+    refused(&mdof, set, host(json!({})), "with a dhchap_key");
+    assert_eq!(hosts(&mdof), required);
+    mdof.signal("KILL");
+    drop(mdof);
+    let mdof = Mdof::start(&dir, &dir.file("mdof.toml"), &[]);
+    assert_eq!(hosts(&mdof), required);
+    let config = ok(&mdof, "framework_get_config", json!({ "name": "nvmf" }));
+    let entries = config.as_array().unwrap();
+    let found = entries.iter().find(|one| one["method"] == add).unwrap();
+    assert_eq!(found["params"]["concat"], "require");
+    ok(&mdof, set, host(json!({ "concat": "refuse" })));
+    assert_eq!(hosts(&mdof), json!([{ "nqn": HOST, "concat": "refuse" }]));
+}
+
+#[test]
 fn the_configuration_file_names_keys() {
     let dir = TestDir::new("config-keys");
     key_file(&dir, "host.key", KEY, 0o600);
@@ -178,6 +219,8 @@ fn the_configuration_file_names_keys() {
         ("hosts = ", &format!("{secure} = true\nhosts = ")[..], "secure_channel needs hosts"),
         ("dhchap_key = \"k\"", "dhchap_key = \"l\"", "which no [[key]] names"),
         ("dhchap_key = ", "dhchap_ctrlr_key = ", "needs a dhchap_key"),
+        ("dhchap_key = \"k\"", "concat = \"require\"", "needs a dhchap_key"),
+        ("\"k\" }", "\"k\", concat = \"must\" }", "concat is one of"),
         ("dhchap_key = ", "dhchap = ", "a host is its NQN, or"),
         ("sha512", "sha1", "not sha1"),
         ("path = \"host.key\"", "path = \"\"", "path is empty"),

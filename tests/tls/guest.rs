@@ -15,6 +15,10 @@ const NQN: &str = "nqn.2026-01.io.mdof:kernel-tls";
 const HOST: &str = "nqn.2014-08.org.nvmexpress:uuid:6d646f66-0000-4000-8000-000000000003";
 const KEY: &str = "NVMeTLSkey-1:01:VRLbtnN9AQb2WXW3c9+wEf/DRLz0QuLdbYvEhwtdWwNf9LrZ:";
 const PORT: u16 = 4420;
+/// Where the same host has a secure channel made of its authentication.
+const CONCAT_NQN: &str = "nqn.2026-01.io.mdof:concat";
+const CHAP_KEY: &str = "DHHC-1:01:+nxlZ2f83jXjRMyVP2az6xzXX4zZwtb8/0/YRf15P5//z8K1:";
+const CONCAT_PORT: u16 = 4421;
 
 /// Puts a program and the libraries that its loader gives it into a root.
 fn install(program: &Path, name: &str, root: &Path) {
@@ -42,14 +46,22 @@ fn own(dir: &TestDir) -> PathBuf {
     if openssl.exists() {
         install(openssl, "usr/bin/openssl", &root);
     }
-    fs::write(root.join("psk"), KEY).unwrap();
-    fs::set_permissions(root.join("psk"), Permissions::from_mode(0o600)).unwrap();
+    for (name, key) in [("psk", KEY), ("chap", CHAP_KEY)] {
+        fs::write(root.join(name), key).unwrap();
+        fs::set_permissions(root.join(name), Permissions::from_mode(0o600)).unwrap();
+    }
     let config = format!(
         "[[bdev]]\nname = \"m\"\nkind = \"malloc\"\nsize_mib = 8\n\
          [[key]]\nname = \"k\"\npath = \"/psk\"\n\
          [[subsystem]]\nnqn = \"{NQN}\"\nhosts = [{{ nqn = \"{HOST}\", psk = \"k\" }}]\n\
          listen = [{{ address = \"127.0.0.1:{PORT}\", secure_channel = true }}]\n\
-         namespaces = [{{ bdev = \"m\", nsid = 1 }}]\n"
+         namespaces = [{{ bdev = \"m\", nsid = 1 }}]\n\
+         [[bdev]]\nname = \"n\"\nkind = \"malloc\"\nsize_mib = 8\n\
+         [[key]]\nname = \"c\"\npath = \"/chap\"\n\
+         [[subsystem]]\nnqn = \"{CONCAT_NQN}\"\n\
+         hosts = [{{ nqn = \"{HOST}\", dhchap_key = \"c\", concat = \"require\" }}]\n\
+         listen = [\"127.0.0.1:{CONCAT_PORT}\"]\n\
+         namespaces = [{{ bdev = \"n\", nsid = 1 }}]\n"
     );
     fs::write(root.join("mdof.toml"), config).unwrap();
     let archive = dir.file("own.tar");
@@ -83,7 +95,10 @@ fn the_kernel_encrypts_where_it_can() {
         std::os::unix::fs::symlink(tlshd, dir.file("tlshd.tar")).unwrap();
         guest.arg("-f").arg(dir.file("tlshd.tar"));
     }
-    let keys = format!("PORT={PORT}\nNQN={NQN}\nKEY={KEY}\n");
+    let keys = format!(
+        "PORT={PORT}\nNQN={NQN}\nKEY={KEY}\nCONCAT_PORT={CONCAT_PORT}\n\
+         CONCAT_NQN={CONCAT_NQN}\nCHAP_KEY={CHAP_KEY}\n"
+    );
     for (name, text) in [("keys", &keys[..]), ("tls_host.sh", TLS_HOST), ("guest.sh", SCRIPT)] {
         fs::write(dir.file(name), text).unwrap();
     }
@@ -106,20 +121,37 @@ fn the_kernel_encrypts_where_it_can() {
 
 /// An admin queue and two I/O queues, of which Linux always does its own end.
 fn judge_the_linux_host(text: &str) {
-    assert_eq!(numbers(text, "with: open "), [6, 6]);
-    assert_eq!(numbers(text, "with: kernel "), [3]);
-    assert_eq!(numbers(text, "with: openssl "), [0]);
-    assert_eq!(numbers(text, "without: open "), [3, 3]);
-    assert_eq!(numbers(text, "without: kernel "), [0]);
-    assert_eq!(numbers(text, "without: openssl "), [3]);
+    for prefix in ["", "concat "] {
+        let found = |word: &str| numbers(text, &format!("{prefix}{word} "));
+        assert_eq!(found("with: open"), [6, 6]);
+        assert_eq!(found("with: kernel"), [3]);
+        assert_eq!(found("with: openssl"), [0]);
+        assert_eq!(found("without: open"), [3, 3]);
+        assert_eq!(found("without: kernel"), [0]);
+        assert_eq!(found("without: openssl"), [3]);
+        let generated = if prefix.is_empty() { 0 } else { 3 };
+        assert_eq!(found("with: generated"), [generated]);
+        assert_eq!(found("without: generated"), [generated]);
+    }
     // Still that one.
     assert_eq!(numbers(text, "both: bad "), [1]);
     assert_eq!(numbers(text, "mdof ended: "), [0]);
-    for said in ["TLS: the kernel encrypts", "under TLS by kernel", "under TLS by openssl"] {
+    let moved = format!("host {HOST} is authenticated for {CONCAT_NQN} by sha256");
+    for said in [
+        "TLS: the kernel encrypts",
+        "under TLS by kernel",
+        "under TLS by openssl",
+        &moved,
+        "and comes back under TLS",
+        "and has a new key for TLS",
+        "is refused for nqn.2026-01.io.mdof:concat, its authentication has failed: its key is not",
+    ] {
         assert!(text.contains(said), "mdof's log does not say '{said}'");
     }
     for said in ["TLS has failed", "under the kernel's TLS failed", "takes no keys"] {
         assert!(!text.contains(said), "mdof complains: {said}");
     }
-    assert!(!text.contains(&KEY[16..48]), "a key is in the log");
+    for key in [KEY, CHAP_KEY] {
+        assert!(!text.contains(&key[16..48]), "a key is in the log");
+    }
 }

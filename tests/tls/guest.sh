@@ -1,6 +1,7 @@
 #!/bin/bash
 # The kernel does the TLS of a target in this guest. /vmh/own.tar is a root with the tests of TLS and
-# mdof, /vmh/keys sets PORT, NQN and KEY. Without /vmh/tlshd.tar Linux's own host stays away.
+# mdof, /vmh/keys sets PORT, NQN and KEY, and CONCAT_PORT, CONCAT_NQN and CHAP_KEY for a secure channel
+# made of the authentication. Without /vmh/tlshd.tar Linux's own host stays away.
 # What is counted is printed, and judged outside.
 set -u
 . /vmh/keys
@@ -36,27 +37,69 @@ crowded() {
         --blockalign=4k --verify=crc32c --verify_fatal=1 --do_verify=1 --group_reporting \
         --name=verify && grep -q 'err= 0' /tmp/fio || { tail -n 40 /tmp/fio; fail "fio"; }
 }
-# Both ends are in this guest: the host's is always the kernel's.
+# Both ends are in this guest: the host's is always the kernel's. What is said of it, what else is done,
+# where, and how.
 visit() {
-    go "$PORT" "$NQN" --tls || fail "connecting"
-    used "$1"
-    "$2"
-    echo "$1: open $(counter TlsCurrTxSw) $(counter TlsCurrRxSw)"
-    mdof rpc nvmf_subsystem_get_qpairs "{\"nqn\": \"$NQN\"}" --socket /state/mdof.sock >/tmp/qpairs
+    name=$1 more=$2 port=$3 nqn=$4
+    shift 4
+    go "$port" "$nqn" "$@" || fail "$name: connecting"
+    used "$name"
+    "$more"
+    echo "$name: open $(counter TlsCurrTxSw) $(counter TlsCurrRxSw)"
+    mdof rpc nvmf_subsystem_get_qpairs "{\"nqn\": \"$nqn\"}" --socket /state/mdof.sock >/tmp/qpairs
+    tr -d ' \n' </tmp/qpairs >/tmp/words
     for who in kernel openssl; do
-        echo "$1: $who $(tr -d ' \n' </tmp/qpairs | grep -o "\"tls\":\"$who\"" | wc -l)"
+        echo "$name: $who $(grep -o "\"tls\":\"$who\"" /tmp/words | wc -l)"
     done
-    nvme disconnect -n "$NQN" >/dev/null
+    echo "$name: generated $(grep -o '"tls_key":"generated"' /tmp/words | wc -l)"
+    nvme disconnect -n "$nqn" >/dev/null
     tries=0
     until [ "$(counter TlsCurrTxSw)" = 0 ]; do
         tries=$((tries + 1))
-        [ $tries -lt 200 ] || fail "$1: a connection is left"
+        [ $tries -lt 200 ] || fail "$name: a connection is left"
         sleep 0.05
     done
 }
-visit with crowded
+key_id() { cat /sys/class/nvme/nvme[0-9]*/tls_key; }
+# A controller that is reset comes in the clear again, and makes another key.
+renewed() {
+    before=$(key_id)
+    echo 1 >"$(ls -d /sys/class/nvme/nvme[0-9]* | head -n 1)/reset_controller"
+    tries=0
+    until [ "$(key_id)" != "$before" ] && [ "$(cat /sys/class/nvme/nvme[0-9]*/state)" = live ]; do
+        tries=$((tries + 1))
+        [ $tries -lt 200 ] || fail "the key is $(key_id) as it was"
+        sleep 0.1
+    done
+    used "after a reset"
+    crowded
+    # The same secret once more: the host proves itself on its admin queue, and replaces its key.
+    ctrl=$(ls -d /sys/class/nvme/nvme[0-9]* | head -n 1)
+    cat "$ctrl/dhchap_secret" >/tmp/secret && cat /tmp/secret >"$ctrl/dhchap_secret" || fail "anew"
+    tries=0
+    until [ "$(grep -c "has a new key for TLS" /tmp/mdof.log)" -gt "$replaced" ]; do
+        tries=$((tries + 1))
+        [ $tries -lt 200 ] || fail "the key was not replaced"
+        sleep 0.1
+    done
+    replaced=$((replaced + 1))
+    used "after a replacement"
+}
+replaced=0
+concat() {
+    visit "$1" "$2" "$CONCAT_PORT" "$CONCAT_NQN" --concat --dhchap-secret="$CHAP_KEY"
+}
+visit with crowded "$PORT" "$NQN" --tls
+concat "concat with" renewed
+nvme discover -t tcp -a $ADDRESS -s "$CONCAT_PORT" -q $HOST -I $ID >/tmp/log || fail "discovering"
+grep -A 12 "$CONCAT_NQN" /tmp/log >/dev/null && grep -q "treq: *not required" /tmp/log &&
+    grep -q "sectype: *tls" /tmp/log || { cat /tmp/log; fail "the log does not tell of TLS"; }
+wrong=DHHC-1:00:AAcOFRwjKjE4P0ZNVFtiaXB3foWMk5qhqK+2vcTL0tk/PUPo:
+go "$CONCAT_PORT" "$CONCAT_NQN" --dhchap-secret="$CHAP_KEY" && fail "connected in the clear"
+go "$CONCAT_PORT" "$CONCAT_NQN" --concat --dhchap-secret=$wrong && fail "a wrong key was taken"
 mdof rpc nvmf_set_config '{"kernel_tls": false}' --socket /state/mdof.sock || fail "setting"
-visit without :
+visit without : "$PORT" "$NQN" --tls
+concat "concat without" renewed
 echo "both: bad $(counter TlsDecryptError)"
 kill $mdof
 wait $mdof

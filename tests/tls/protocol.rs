@@ -45,11 +45,11 @@ fn options(rig: &Rig, addr: SocketAddr, tls: Option<TlsPsk>) -> ClientOptions {
     ClientOptions { addr, tls, ..rig.options(HOST) }
 }
 
-fn try_connect(options: ClientOptions, rig: &Rig) -> Result<Host, ClientError> {
+pub(crate) fn try_connect(options: ClientOptions, rig: &Rig) -> Result<Host, ClientError> {
     Ok(Host { client: Client::connect(options, rig.pool)?, pool: rig.pool })
 }
 
-fn works(host: &mut Host) {
+pub(crate) fn works(host: &mut Host) {
     host.client.request_queues(1).unwrap();
     let mut queue = host.queue(1);
     // In the capsule, by R2T, and more than fits into one record.
@@ -135,7 +135,7 @@ fn who_has_not_the_key_is_refused() {
 }
 
 /// Whether the target ends a connection within the test's patience.
-fn ends(mut stream: TcpStream) -> bool {
+pub(crate) fn ends(mut stream: TcpStream) -> bool {
     stream.set_read_timeout(Some(LIMIT)).unwrap();
     let mut buf = [0; 4096];
     let end = Instant::now() + LIMIT;

@@ -129,7 +129,7 @@ pub(super) struct RawKey {
 #[serde(
     untagged,
     expecting = "a host is its NQN, or { nqn = \"...\", dhchap_key = \"...\", \
-                 dhchap_ctrlr_key = \"...\", psk = \"...\" }"
+                 dhchap_ctrlr_key = \"...\", concat = \"...\", psk = \"...\" }"
 )]
 pub(super) enum RawHost {
     Name(String),
@@ -143,6 +143,7 @@ pub(super) struct RawHostKeys {
     pub(super) dhchap_key: Option<String>,
     pub(super) dhchap_ctrlr_key: Option<String>,
     pub(super) psk: Option<String>,
+    pub(super) concat: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

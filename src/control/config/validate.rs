@@ -23,7 +23,7 @@ use crate::control::target::{BitmapPlace, KeyNames, SCRUB_EVERY_HOURS_MAX};
 use crate::limits::{BDEVS_MAX, CORES_MAX, MEMBERS_MAX, NAMESPACES_MAX, SUBSYSTEMS_MAX};
 use crate::md::{CHUNK_KIB_MAX, CHUNK_KIB_MIN};
 use crate::raid::{Knobs, PACE_LATENCY_PERCENT, PACE_MIB_S_MAX, WriteErrorPolicy};
-use crate::target::subsystem::{AuthPolicy, DupHostPolicy};
+use crate::target::subsystem::{AuthPolicy, Concat, DupHostPolicy};
 
 /// Bytes of one mebibyte.
 const MIB: u64 = 1 << 20;
@@ -540,10 +540,10 @@ fn subsystem(
 /// A host and its keys.
 fn host(raw: &Spanned<RawHost>, keys: &[(String, PathBuf)]) -> Result<(String, KeyNames), Fault> {
     let none = &None;
-    let (nqn, dhchap, dhchap_ctrlr, psk) = match raw.get_ref() {
-        RawHost::Name(nqn) => (nqn, none, none, none),
-        RawHost::Keys(RawHostKeys { nqn, dhchap_key, dhchap_ctrlr_key, psk }) => {
-            (nqn, dhchap_key, dhchap_ctrlr_key, psk)
+    let (nqn, dhchap, dhchap_ctrlr, psk, concat) = match raw.get_ref() {
+        RawHost::Name(nqn) => (nqn, none, none, none, none),
+        RawHost::Keys(RawHostKeys { nqn, dhchap_key, dhchap_ctrlr_key, psk, concat }) => {
+            (nqn, dhchap_key, dhchap_ctrlr_key, psk, concat)
         }
     };
     if let Err(reason) = names::check_nqn(nqn) {
@@ -557,8 +557,14 @@ fn host(raw: &Spanned<RawHost>, keys: &[(String, PathBuf)]) -> Result<(String, K
     if dhchap.is_none() && dhchap_ctrlr.is_some() {
         return fault(raw, format!("host {nqn}: dhchap_ctrlr_key needs a dhchap_key beside it"));
     }
+    let concat = concat.as_deref().map(auth_names::parse_concat).transpose();
+    let concat = concat.or_else(|text| fault(raw, format!("host {nqn}: {text}")))?;
+    if concat == Some(Concat::Require) && (dhchap.is_none() || psk.is_some()) {
+        let text = "concat = \"require\" needs a dhchap_key beside it, and no psk";
+        return fault(raw, format!("host {nqn}: {text}"));
+    }
     let [dhchap, dhchap_ctrlr, psk] = [dhchap, dhchap_ctrlr, psk].map(Clone::clone);
-    let names = KeyNames { dhchap, dhchap_ctrlr, psk };
+    let names = KeyNames { dhchap, dhchap_ctrlr, psk, concat };
     Ok((nqn.clone(), names))
 }
 

@@ -16,7 +16,7 @@ use crate::limits::{
     IO_SIZE_BYTES_MAX,
 };
 use crate::target::subsystem::{
-    AllowedHost, HostKeys, Namespace, Subsystem, SubsystemKind, SubsystemSpec,
+    AllowedHost, Concat, HostKeys, Namespace, Subsystem, SubsystemKind, SubsystemSpec,
 };
 
 /// mdof has one target, which SPDK's clients may name.
@@ -200,10 +200,10 @@ fn describe(target: &Target, subsystem: &Subsystem) -> Value {
     value
 }
 
-/// A host and the names of its keys.
+/// A host, the names of its keys, and what becomes of its authentication.
 pub(super) fn host_value(host: &AllowedHost) -> Value {
     let mut value = json!({ "nqn": host.nqn.as_str() });
-    let HostKeys { dhchap, dhchap_ctrlr, psk } = &*host.keys;
+    let HostKeys { dhchap, dhchap_ctrlr, psk, concat } = &*host.keys;
     for (word, key) in [("dhchap_key", dhchap), ("dhchap_ctrlr_key", dhchap_ctrlr)] {
         if let Some(key) = key {
             value[word] = json!(key.name);
@@ -211,6 +211,9 @@ pub(super) fn host_value(host: &AllowedHost) -> Value {
     }
     if let Some(key) = psk {
         value["psk"] = json!(key.name);
+    }
+    if *concat != Concat::default() {
+        value["concat"] = json!(concat.name());
     }
     value
 }

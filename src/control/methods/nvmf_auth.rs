@@ -20,16 +20,21 @@ struct Host {
     psk: Option<String>,
     dhchap_key: Option<String>,
     dhchap_ctrlr_key: Option<String>,
+    /// mdof's own.
+    concat: Option<String>,
 }
 
 impl Host {
     fn decode(params: Option<Value>) -> Result<(String, String, KeyNames), RpcError> {
         let params: Self = decode(params)?;
         is_our_target(params.tgt_name.as_deref())?;
+        let concat = params.concat.as_deref().map(auth_names::parse_concat).transpose();
+        let invalid = |text: String| RpcError::params(format!("Invalid parameters: {text}"));
         let keys = KeyNames {
             dhchap: params.dhchap_key,
             dhchap_ctrlr: params.dhchap_ctrlr_key,
             psk: params.psk,
+            concat: concat.map_err(invalid)?,
         };
         Ok((params.nqn, params.host, keys))
     }

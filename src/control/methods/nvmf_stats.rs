@@ -73,6 +73,9 @@ fn queue_value(core: usize, queue: &QueueReport) -> Option<Value> {
     if let Some(by) = queue.tls {
         value["tls"] = json!(by);
     }
+    if let Some(kind) = queue.tls_key {
+        value["tls_key"] = json!(kind);
+    }
     if let Some((state, hash, group)) = queue.auth {
         value["auth"] = json!({ "state": state, "digest": hash.name(), "dhgroup": group.name() });
     }

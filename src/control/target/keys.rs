@@ -6,7 +6,7 @@ use std::path::Path;
 use super::{Target, TargetError};
 use crate::control::keyring::{Keyring, KeyringError};
 use crate::secure::{ChapKey, Psk};
-use crate::target::subsystem::{AuthPolicy, DupHostPolicy, HostKeys, NamedKey};
+use crate::target::subsystem::{AuthPolicy, Concat, DupHostPolicy, HostKeys, NamedKey};
 
 impl From<KeyringError> for TargetError {
     fn from(error: KeyringError) -> Self {
@@ -34,6 +34,8 @@ pub struct KeyNames {
     pub dhchap_ctrlr: Option<String>,
     /// The host's and subsystem's common one, for TLS.
     pub psk: Option<String>,
+    /// Whether a secure channel is made of its authentication; `None`: nothing is said of it.
+    pub concat: Option<Concat>,
 }
 
 impl Target {
@@ -59,7 +61,7 @@ impl Target {
         let mut uses = BTreeMap::new();
         for subsystem in self.table.subsystems() {
             for host in subsystem.hosts() {
-                let HostKeys { dhchap, dhchap_ctrlr, psk } = &*host.keys;
+                let HostKeys { dhchap, dhchap_ctrlr, psk, concat: _ } = &*host.keys;
                 let chap = [dhchap, dhchap_ctrlr].map(|key| key.as_ref().map(|key| &key.name));
                 let psk = psk.as_ref().map(|key| &key.name);
                 for name in chap.into_iter().chain([psk]).flatten() {
@@ -83,7 +85,8 @@ impl Target {
             let key = self.keyring.read(name, Psk::parse)?;
             psk = Some(NamedKey { name: name.clone(), key });
         }
-        Ok(HostKeys { dhchap, dhchap_ctrlr, psk })
+        let concat = names.concat.unwrap_or_default();
+        Ok(HostKeys { dhchap, dhchap_ctrlr, psk, concat })
     }
 
     /// Allows a host that has these keys.
@@ -102,6 +105,7 @@ impl Target {
     }
 
     /// Gives a host other keys for DH-HMAC-CHAP, or none; and another one for TLS, if it is named.
+    /// Whether a secure channel is made of its authentication stays if nothing is said of it.
     pub fn set_host_keys(
         &mut self,
         nqn: &str,
@@ -110,10 +114,12 @@ impl Target {
     ) -> Result<(), TargetError> {
         let subsystem = self.subsystem(nqn)?;
         let mut keys = self.read_keys(names)?;
-        if keys.psk.is_none() {
-            // The call is about DH-HMAC-CHAP.
-            let known = subsystem.hosts().iter().find(|known| known.nqn.as_str() == host);
-            keys.psk = known.and_then(|known| known.keys.psk.clone());
+        if let Some(known) = subsystem.hosts().iter().find(|known| known.nqn.as_str() == host) {
+            if keys.psk.is_none() {
+                // The call is about DH-HMAC-CHAP.
+                keys.psk = known.keys.psk.clone();
+            }
+            keys.concat = names.concat.unwrap_or(known.keys.concat);
         }
         self.change(|table| table.set_keys(nqn, host, keys))
     }

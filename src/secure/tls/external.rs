@@ -58,7 +58,9 @@ const TLS_1_3: c_int = 0x0304;
 
 /// What a connection of OpenSSL's carries for us.
 struct Attached {
-    keys: Option<Arc<dyn FindPsk>>,
+    /// Where a server looks for keys, until the handshake is over.
+    keys: Mutex<Option<Arc<dyn FindPsk>>>,
+    is_server: bool,
     offered: Option<TlsPsk>,
     /// The identity whose key was found.
     found: Mutex<Option<String>>,
@@ -81,8 +83,8 @@ fn attached(ssl: &SslRef) -> Option<&Attached> {
 
 /// Has the server look for keys here.
 pub(super) fn serve(ssl: &mut Ssl, keys: Arc<dyn FindPsk>) -> Result<(), ErrorStack> {
-    let (found, log) = Default::default();
-    ssl.set_ex_data(slot()?, Attached { keys: Some(keys), offered: None, found, log });
+    let (found, log, keys) = (Mutex::default(), Mutex::default(), Mutex::new(Some(keys)));
+    ssl.set_ex_data(slot()?, Attached { keys, is_server: true, offered: None, found, log });
     // SAFETY: the connection is alive, and the callback keeps to what OpenSSL expects of it.
     unsafe { SSL_set_psk_find_session_callback(ssl.as_ptr(), Some(find)) };
     Ok(())
@@ -90,11 +92,25 @@ pub(super) fn serve(ssl: &mut Ssl, keys: Arc<dyn FindPsk>) -> Result<(), ErrorSt
 
 /// Has the client offer this key.
 pub(super) fn offer(ssl: &mut Ssl, key: TlsPsk) -> Result<(), ErrorStack> {
-    let (found, log) = Default::default();
-    ssl.set_ex_data(slot()?, Attached { keys: None, offered: Some(key), found, log });
+    let (found, log, keys) = Default::default();
+    ssl.set_ex_data(slot()?, Attached { keys, is_server: false, offered: Some(key), found, log });
     // SAFETY: as above.
     unsafe { SSL_set_psk_use_session_callback(ssl.as_ptr(), Some(use_offered)) };
     Ok(())
+}
+
+impl Attached {
+    fn keys(&self) -> Option<Arc<dyn FindPsk>> {
+        self.keys.lock().ok()?.clone()
+    }
+}
+
+/// The handshake is over: no key is looked for any more, and those that are known now need not
+/// stay as long as the connection.
+pub(super) fn forget_keys(ssl: &SslRef) {
+    if let Some(mut keys) = attached(ssl).and_then(|attached| attached.keys.lock().ok()) {
+        *keys = None;
+    }
 }
 
 /// The identity whose key a server has found.
@@ -137,7 +153,7 @@ pub(super) fn hash_of_offered(ssl: &SslRef) -> Option<Hash> {
     }
     // SAFETY: the greeting is kept as long as it is being looked at, which is longer than this.
     let extension = unsafe { std::slice::from_raw_parts(start, len) };
-    let keys = attached(ssl)?.keys.as_ref()?;
+    let keys = attached(ssl)?.keys()?;
     offered_identities(extension)
         .filter_map(|identity| std::str::from_utf8(identity).ok())
         .find_map(|identity| keys.find_psk(identity))
@@ -169,7 +185,7 @@ fn split_length(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 /// A server has found no key.
 pub(super) fn was_asked_in_vain(ssl: &SslRef) -> bool {
     let Some(attached) = attached(ssl) else { return false };
-    attached.keys.is_some() && attached.found.lock().is_ok_and(|found| found.is_none())
+    attached.is_server && attached.found.lock().is_ok_and(|found| found.is_none())
 }
 
 /// A session that stands for a key, as OpenSSL takes external keys.
@@ -215,7 +231,7 @@ unsafe extern "C" fn find(
     let identity = unsafe { std::slice::from_raw_parts(identity, len) };
     let found = attached(own).and_then(|attached| {
         let text = std::str::from_utf8(identity).ok()?;
-        let key = attached.keys.as_ref()?.find_psk(text)?;
+        let key = attached.keys()?.find_psk(text)?;
         let session = session(ssl, &key)?;
         *attached.found.lock().ok()? = Some(text.to_owned());
         Some(session)

@@ -39,7 +39,7 @@ pub trait FindPsk: Send + Sync {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TlsError {
     /// The client has offered no key that is known here.
-    #[error("it offered no pre-shared key that is set here for it")]
+    #[error("it offered no pre-shared key that is set here for it, or that was made with it")]
     NoKey,
     /// The peer has said goodbye.
     #[error("the peer has closed the secure channel")]
@@ -233,6 +233,7 @@ impl TlsChannel {
     fn opened(&mut self) {
         self.set_state(TlsState::Open);
         let traffic = external::take_traffic(self.stream.ssl());
+        external::forget_keys(self.stream.ssl());
         let is_clean = self.records.take().is_some_and(|records| records.is_between())
             && self.stream.get_ref().incoming.is_empty();
         self.traffic = traffic.filter(|_| is_clean);

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-use super::message::{self, AuthFailure, ReplyView};
+use super::message::{self, AuthFailure, Choice, ReplyView};
 use crate::secure::chap::{Exchange, Responder};
 use crate::secure::dh::KeyPair;
+use crate::secure::psk::{self, Party, TlsPsk};
 use crate::secure::{Group, Hash, Secret, same};
 use crate::target::subsystem::{AuthPolicy, HostKeys, Nqn};
 use crate::wire::fabrics::auth::{
-    Challenge, Explanation, Failure, MessageHead, Success1, TYPE_COMMON, TYPE_DHCHAP, id,
+    Challenge, Explanation, Failure, MessageHead, SecureChannel, Success1, TYPE_COMMON,
+    TYPE_DHCHAP, id,
 };
 
 /// A host that has not finished its authentication by then loses its connection. The
@@ -21,6 +23,20 @@ pub const AUTH_TIMEOUT_MS: u64 = 30_000;
 
 /// How long a host that has failed may take to fetch the reason and to close.
 const FAREWELL_MS: u64 = 1000;
+
+/// Which secure channel a queue's authentication may make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Channel {
+    /// None: it is no admin queue, it is under TLS with a configured key, or there is to be none.
+    #[default]
+    None,
+    /// One in place of this queue in the clear, if the host asks for it.
+    Allowed,
+    /// The same, and the host must ask for it.
+    Required,
+    /// The queue is under TLS with a generated key, which the host may replace.
+    Generated,
+}
 
 /// What an authentication is about, as it is when it begins.
 #[derive(Debug, Clone)]
@@ -33,6 +49,8 @@ pub struct AuthTerms {
     pub keys: Arc<HostKeys>,
     /// What is allowed.
     pub policy: AuthPolicy,
+    /// What may be made of it.
+    pub channel: Channel,
 }
 
 /// Where an authentication is.
@@ -48,12 +66,17 @@ pub enum AuthState {
     AwaitReply,
     /// The reply is here; the shared secret is being computed, without which it can't be judged.
     CheckReply,
+    /// The reply was right, and a key for TLS was made, under which the host may come as soon as it
+    /// knows: it must be known here before.
+    ShareKey,
     /// The reply was right, which the host has not been told.
     SendSuccess1,
     /// The host has been given our proof and is to say what it thinks of it.
     AwaitSuccess2,
     /// The queue is authenticated. The host may begin anew at any time.
     Done,
+    /// The host has proven itself, and comes back under TLS: nothing else happens on this queue.
+    Moved,
     /// It has failed, which the host has not been told.
     SendFailure1,
     /// It has failed, and both sides know: the connection ends.
@@ -73,11 +96,18 @@ impl AuthState {
             S::AwaitReply => {
                 matches!(next, S::CheckReply | S::SendSuccess1 | S::SendFailure1 | S::Failed)
             }
-            S::CheckReply => matches!(next, S::SendSuccess1 | S::SendFailure1 | S::Failed),
-            S::SendSuccess1 => {
-                matches!(next, S::Done | S::AwaitSuccess2 | S::SendFailure1 | S::Failed)
+            S::CheckReply => {
+                matches!(next, S::ShareKey | S::SendSuccess1 | S::SendFailure1 | S::Failed)
             }
-            S::AwaitSuccess2 => matches!(next, S::Done | S::SendFailure1 | S::Failed),
+            S::ShareKey => matches!(next, S::SendSuccess1 | S::SendFailure1 | S::Failed),
+            S::SendSuccess1 => {
+                let is_end = matches!(next, S::Done | S::Moved | S::SendFailure1 | S::Failed);
+                is_end || matches!(next, S::AwaitSuccess2)
+            }
+            S::AwaitSuccess2 => {
+                matches!(next, S::Done | S::Moved | S::SendFailure1 | S::Failed)
+            }
+            S::Moved => matches!(next, S::SendFailure1 | S::Failed),
             S::SendFailure1 => matches!(next, S::Failed),
             S::Failed => false,
         }
@@ -120,8 +150,8 @@ pub struct Made {
 /// What an Authentication Receive is answered with.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Receive {
-    /// Nothing yet: ask again after [`Authenticator::challenge_made`] or
-    /// [`Authenticator::secret_computed`].
+    /// Nothing yet: ask again after [`Authenticator::challenge_made`],
+    /// [`Authenticator::secret_computed`] or [`Authenticator::key_shared`].
     Wait,
     /// This message.
     Message(Vec<u8>),
@@ -142,12 +172,14 @@ pub enum AuthReport {
         group: Group,
         /// Two-way authentication.
         both: bool,
+        /// The secure channel that was made of it.
+        channel: SecureChannel,
     },
     /// It has not.
     Failed(AuthFailure),
 }
 
-/// A proof that the host asked for.
+/// The host's own challenge: it asks for a proof, or with the sequence number 0 for a key only.
 #[derive(Debug)]
 struct Counter {
     challenge: Vec<u8>,
@@ -162,17 +194,25 @@ pub struct Authenticator {
     authenticated: bool,
     terms: AuthTerms,
     t_id: u16,
-    agreed: (Hash, Group),
+    agreed: Choice,
     made: Option<Made>,
     /// The host's response, until it can be judged.
     response: Vec<u8>,
     counter: Option<Counter>,
     /// Our response to the host's challenge.
     proof: Option<Secret>,
+    /// The key for TLS that was made.
+    key: Option<TlsPsk>,
     failure: Option<AuthFailure>,
     report: Option<AuthReport>,
     /// Milliseconds of the reactor's clock at the last state that had a deadline of its own.
     since_ms: u64,
+}
+
+impl Counter {
+    fn wants_proof(&self) -> bool {
+        self.seqnum != 0
+    }
 }
 
 impl Authenticator {
@@ -184,11 +224,12 @@ impl Authenticator {
             authenticated: false,
             terms,
             t_id: 0,
-            agreed: (Hash::Sha256, Group::Null),
+            agreed: Choice { hash: Hash::Sha256, group: Group::Null, channel: SecureChannel::None },
             made: None,
             response: Vec::new(),
             counter: None,
             proof: None,
+            key: None,
             failure: None,
             report: None,
             since_ms: now_ms,
@@ -210,7 +251,18 @@ impl Authenticator {
     /// Hash and group of the last authentication that was begun.
     #[must_use]
     pub fn agreed(&self) -> (Hash, Group) {
-        self.agreed
+        (self.agreed.hash, self.agreed.group)
+    }
+
+    /// The keys of the host, as they were when the transaction began.
+    #[must_use]
+    pub fn keys(&self) -> &Arc<HostKeys> {
+        &self.terms.keys
+    }
+
+    /// The key for TLS that was made, once; [`Authenticator::key_shared`] is to follow.
+    pub fn take_key(&mut self) -> Option<TlsPsk> {
+        self.key.take()
     }
 
     /// News, once.
@@ -255,6 +307,7 @@ impl Authenticator {
         self.response = Vec::new();
         self.counter = None;
         self.proof = None;
+        self.key = None;
     }
 
     /// An Authentication Send has brought `payload`. `terms` are those of a new transaction;
@@ -309,11 +362,11 @@ impl Authenticator {
     }
 
     fn begin(&mut self, payload: &[u8], now_ms: u64) -> Result<Work, AuthFailure> {
-        let (hash, group) = message::choose(payload, self.terms.policy)?;
-        self.agreed = (hash, group);
+        let agreed = message::choose(payload, self.terms.policy, self.terms.channel)?;
+        self.agreed = agreed;
         self.since_ms = now_ms;
         self.set_state(AuthState::MakeChallenge);
-        Ok(Work::Challenge { hash, group })
+        Ok(Work::Challenge { hash: agreed.hash, group: agreed.group })
     }
 
     /// The challenge is there.
@@ -321,7 +374,7 @@ impl Authenticator {
         if self.state != AuthState::MakeChallenge {
             return;
         }
-        let (hash, group) = self.agreed;
+        let Choice { hash, group, .. } = self.agreed;
         assert_eq!(made.challenge.len(), hash.len_bytes(), "the challenge has another length");
         let public = made.keys.as_ref().map_or(0, |keys| keys.public.len());
         assert_eq!(public, group.len_bytes(), "the key pair is of another group");
@@ -331,17 +384,18 @@ impl Authenticator {
     }
 
     fn take_reply(&mut self, payload: &[u8], now_ms: u64) -> Result<Option<Work>, AuthFailure> {
-        let (hash, group) = self.agreed;
-        let ReplyView { response, challenge, public } = message::reply(payload, hash, group)?;
+        let group = self.agreed.group;
+        let ReplyView { response, challenge, public } = message::reply(payload, self.agreed)?;
         let made = self.made.as_mut().expect("the host has replied to it");
         if let Some((challenge, seqnum)) = challenge {
             if same(challenge, &made.challenge) {
                 return Err(AuthFailure::Reflected);
             }
-            if self.terms.keys.dhchap_ctrlr.is_none() {
+            let counter = Counter { challenge: challenge.to_vec(), seqnum };
+            if counter.wants_proof() && self.terms.keys.dhchap_ctrlr.is_none() {
                 return Err(AuthFailure::NoControllerKey);
             }
-            self.counter = Some(Counter { challenge: challenge.to_vec(), seqnum });
+            self.counter = Some(counter);
         }
         self.response = response.to_vec();
         let Some(KeyPair { private, .. }) = made.keys.take() else {
@@ -363,11 +417,13 @@ impl Authenticator {
         }
     }
 
-    /// Judges the host's response, and makes ours if it was asked for.
+    /// Judges the host's response, and makes ours and a key for TLS if they were asked for.
     fn judge(&mut self, shared: Option<&Secret>, now_ms: u64) {
+        let Choice { hash, channel, .. } = self.agreed;
         let exchange = Exchange {
-            hash: self.agreed.0,
+            hash,
             t_id: self.t_id,
+            sc_c: channel as u8,
             hostnqn: self.terms.hostnqn.as_str(),
             subnqn: self.terms.subnqn.as_str(),
             shared,
@@ -381,27 +437,47 @@ impl Authenticator {
         if !is_right {
             return self.fail(AuthFailure::WrongResponse, AuthState::SendFailure1, now_ms);
         }
-        self.proof = self.counter.as_ref().map(|counter| {
+        let asks = self.counter.as_ref().filter(|counter| counter.wants_proof());
+        self.proof = asks.map(|counter| {
             let known = self.terms.keys.dhchap_ctrlr.as_ref().expect("looked at with the reply");
             let (challenge, seqnum) = (&counter.challenge, counter.seqnum);
             exchange.response(Responder::Controller, &known.key, challenge, seqnum)
         });
-        self.set_state(AuthState::SendSuccess1);
+        if channel == SecureChannel::None {
+            return self.set_state(AuthState::SendSuccess1);
+        }
+        let theirs = self.counter.as_ref().expect("a reply without it is malformed");
+        let generated = exchange.generated_psk(&made.challenge, &theirs.challenge);
+        let generated = generated.expect("the null group was not chosen");
+        let of = Party { hostnqn: exchange.hostnqn, subnqn: exchange.subnqn };
+        self.key = Some(psk::generated_tls_key(hash, &generated, of));
+        self.set_state(AuthState::ShareKey);
+    }
+
+    /// The host may come under TLS with the key that was made.
+    pub fn key_shared(&mut self, now_ms: u64) {
+        if self.state == AuthState::ShareKey {
+            self.since_ms = now_ms;
+            self.set_state(AuthState::SendSuccess1);
+        }
     }
 
     fn pass(&mut self) {
-        self.set_state(AuthState::Done);
-        self.authenticated = true;
-        let (hash, group) = self.agreed;
-        let both = self.counter.is_some();
+        let Choice { hash, group, channel } = self.agreed;
+        let is_moved = channel == SecureChannel::New;
+        self.set_state(if is_moved { AuthState::Moved } else { AuthState::Done });
+        self.authenticated = !is_moved;
+        let both = self.counter.as_ref().is_some_and(Counter::wants_proof);
         self.forget();
-        self.report = Some(AuthReport::Passed { hash, group, both });
+        self.report = Some(AuthReport::Passed { hash, group, both, channel });
     }
 
     /// An Authentication Receive that has room for `len_max` bytes.
     pub fn receive(&mut self, len_max: usize) -> Receive {
         let message = match self.state {
-            AuthState::MakeChallenge | AuthState::CheckReply => return Receive::Wait,
+            AuthState::MakeChallenge | AuthState::CheckReply | AuthState::ShareKey => {
+                return Receive::Wait;
+            }
             AuthState::SendChallenge => self.challenge_message(),
             AuthState::SendSuccess1 => self.success_message(),
             AuthState::SendFailure1 => {
@@ -413,6 +489,7 @@ impl Authenticator {
             | AuthState::AwaitReply
             | AuthState::AwaitSuccess2
             | AuthState::Done
+            | AuthState::Moved
             | AuthState::Failed => return Receive::OutOfOrder,
         };
         if message.len() > len_max {
@@ -430,7 +507,7 @@ impl Authenticator {
     fn challenge_message(&self) -> Vec<u8> {
         let made = self.made.as_ref().expect("it has just been made");
         let public = made.keys.as_ref().map_or(&[][..], |keys| &keys.public);
-        let (hash, group) = self.agreed;
+        let Choice { hash, group, .. } = self.agreed;
         let mut head = Challenge::new_zeroed();
         head.head = MessageHead::new(TYPE_DHCHAP, id::CHALLENGE, self.t_id);
         head.hl = hash_length(hash);
@@ -445,7 +522,7 @@ impl Authenticator {
         let proof = self.proof.as_ref().map_or(&[][..], Secret::bytes);
         let mut head = Success1::new_zeroed();
         head.head = MessageHead::new(TYPE_DHCHAP, id::SUCCESS1, self.t_id);
-        head.hl = hash_length(self.agreed.0);
+        head.hl = hash_length(self.agreed.hash);
         head.rvalid = u8::from(!proof.is_empty());
         [head.as_bytes(), proof].concat()
     }

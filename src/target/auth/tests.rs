@@ -7,9 +7,12 @@ use proptest::prelude::*;
 use super::*;
 use crate::initiator::auth::{HostAuth, HostAuthError, HostAuthState, HostAuthenticator};
 use crate::secure::dh;
+use crate::secure::psk::TlsPsk;
 use crate::secure::{ChapKey, Group, GroupSet, Hash, HashSet, random};
 use crate::target::subsystem::{AuthPolicy, HostKeys, NamedKey, Nqn};
-use crate::wire::fabrics::auth::Explanation;
+use crate::wire::fabrics::auth::{Explanation, SecureChannel};
+
+mod concat;
 
 const HOST: &str = "nqn.2026-11.org.example:host";
 const SUBSYSTEM: &str = "nqn.2026-11.org.example:subsystem";
@@ -26,9 +29,10 @@ fn terms(both: bool) -> AuthTerms {
         keys: Arc::new(HostKeys {
             dhchap: named("host", key(1)),
             dhchap_ctrlr: if both { named("subsystem", key(2)) } else { None },
-            psk: None,
+            ..HostKeys::default()
         }),
         policy: AuthPolicy::default(),
+        channel: Channel::None,
     }
 }
 
@@ -54,6 +58,14 @@ fn compute(authenticator: &mut Authenticator, work: Work) {
     }
 }
 
+/// Does what the engine does with a key that was made, and returns it.
+fn share(own: &mut Authenticator) -> Option<TlsPsk> {
+    let key = own.take_key()?;
+    assert_eq!((own.state(), own.receive(4096)), (AuthState::ShareKey, Receive::Wait));
+    own.key_shared(0);
+    Some(key)
+}
+
 /// The authentication of both to its end.
 fn run(
     own: &mut Authenticator,
@@ -64,6 +76,7 @@ fn run(
         if let Some(work) = own.send(host.message(), Some(terms.clone()), 0) {
             assert_eq!(own.receive(4096), Receive::Wait);
             compute(own, work);
+            share(own);
         }
         if host.state() == HostAuthState::Confirm {
             host.confirmed();
@@ -98,7 +111,9 @@ fn both_sides_agree_for_every_hash_and_group() {
                 assert!(!own.is_authenticated());
                 assert_eq!(run(&mut own, &mut host, &terms(both)), Ok(()));
                 assert!(own.is_authenticated());
-                assert_eq!(own.take_report(), Some(AuthReport::Passed { hash, group, both }));
+                let channel = SecureChannel::None;
+                let report = AuthReport::Passed { hash, group, both, channel };
+                assert_eq!(own.take_report(), Some(report));
                 assert_eq!((own.state(), own.agreed()), (AuthState::Done, (hash, group)));
             }
         }
@@ -224,7 +239,7 @@ fn replies_that_are_not_as_agreed_are_refused() {
     let (mut own, mut reply) = awaiting_reply(true, Group::Null);
     reply[12..16].fill(0);
     own.send(&reply, None, 0);
-    assert_eq!(own.take_report(), Some(AuthReport::Failed(AuthFailure::WantsSecureChannel)));
+    assert_eq!(own.take_report(), Some(AuthReport::Failed(AuthFailure::ConcatRefused)));
 }
 
 #[test]

@@ -129,6 +129,8 @@ pub struct ConnectRequest {
     pub hostnqn: Nqn,
     /// Subsystem name.
     pub subnqn: Nqn,
+    /// It has come under TLS, which the engine knows.
+    pub is_secured: bool,
 }
 
 impl ConnectRequest {
@@ -168,6 +170,7 @@ impl ConnectRequest {
             hostid: data.hostid,
             hostnqn,
             subnqn,
+            is_secured: false,
         })
     }
 }

@@ -51,8 +51,14 @@ impl Controller {
                 let is_secure = subsystem.is_secure(address);
                 let address = reachable(address, self.local_address);
                 let mut entry = entry(port, address, subsystem.nqn());
+                let keys = subsystem.keys_of(&self.hostnqn);
                 if is_secure {
                     entry.treq = DiscoveryEntry::TREQ_SECURE_CHANNEL_NO_FLOW_CONTROL;
+                    entry.tsas[0] = DiscoveryEntry::SECTYPE_TLS_1_3;
+                } else if keys.is_some_and(|keys| keys.must_concatenate()) {
+                    // It comes in the clear first, then under TLS. A host that may do without is
+                    // told nothing: it would take this for a demand.
+                    entry.treq = DiscoveryEntry::TREQ_SECURE_CHANNEL_POSSIBLE_NO_FLOW_CONTROL;
                     entry.tsas[0] = DiscoveryEntry::SECTYPE_TLS_1_3;
                 }
                 match subsystem.kind() {

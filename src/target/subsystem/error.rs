@@ -87,6 +87,11 @@ pub enum TableError {
         "dhchap_ctrlr_key needs a dhchap_key: a host that has no key of its own can't ask for it"
     )]
     ControllerKeyAlone,
+    #[error(
+        "concat \"require\" is for a host with a dhchap_key, of whose authentication the secure \
+         channel is made, and without a psk, with which it comes under TLS anyway"
+    )]
+    ConcatWithoutChap,
     #[error("subsystem {0} has {HOSTS_MAX} hosts, the maximum")]
     TooManyHosts(String),
 }

@@ -16,7 +16,7 @@ mod view;
 pub use duplicates::{DupHostPolicy, HostPlace};
 pub use entry::{Namespace, NamespaceKey, Persistence, Subsystem, SubsystemKind};
 pub use error::{CNTLID_MAX, HOSTS_MAX, LISTENERS_MAX, TableError};
-pub use keys::{AllowedHost, AuthPolicy, HostKeys, NamedKey};
+pub use keys::{AllowedHost, AuthPolicy, Concat, HostKeys, NamedKey};
 pub use nqn::{Nqn, NqnError};
 pub use paths::Referral;
 pub use table::{NamespaceSpec, SubsystemSpec, SubsystemTable};

@@ -10,7 +10,7 @@ use super::entry::{
     Namespace, NamespaceKey, Persistence, Subsystem, SubsystemKind, listener_covers,
 };
 use super::error::{CNTLID_MAX, HOSTS_MAX, LISTENERS_MAX, TableError};
-use super::keys::{AllowedHost, AuthPolicy, HostKeys};
+use super::keys::{AllowedHost, AuthPolicy, Concat, HostKeys};
 use super::nqn::Nqn;
 use super::paths::Referral;
 use super::view::{AnaState, ListenerAna};
@@ -510,10 +510,17 @@ impl SubsystemTable {
         if keys.dhchap.is_none() && keys.dhchap_ctrlr.is_some() {
             return Err(TableError::ControllerKeyAlone);
         }
+        if keys.concat == Concat::Require && !keys.may_concatenate() {
+            return Err(TableError::ConcatWithoutChap);
+        }
         let known = self.subsystems[index].hosts.iter().position(|known| known.nqn == name);
         let (nqn, host) = (nqn.to_owned(), host.to_owned());
         let known = known.ok_or(TableError::NoHost { nqn, host })?;
-        self.change(index).hosts[known].keys = Arc::new(keys);
+        let host = &mut self.change(index).hosts[known];
+        let is_news = host.keys.must_concatenate() != keys.must_concatenate();
+        host.keys = Arc::new(keys);
+        // The discovery log tells of it.
+        self.generation += u64::from(is_news);
         Ok(())
     }
 

@@ -111,6 +111,33 @@ impl Explanation {
     }
 }
 
+/// SC_C: which secure channel an authentication is to make (Base, section 8.3.4.2). 01h is
+/// obsolete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[repr(u8)]
+pub enum SecureChannel {
+    /// NOSC: none.
+    #[default]
+    None = 0x00,
+    /// NEWTLSPSK: on an admin queue without TLS, a key with which the host comes back under TLS.
+    New = 0x02,
+    /// REPLACETLSPSK: on an admin queue under TLS, a key in place of the one it is under.
+    Replace = 0x03,
+}
+
+impl SecureChannel {
+    /// What this code asks for; `None`: the specification has no such code.
+    #[must_use]
+    pub const fn from_code(code: u8) -> Option<Self> {
+        Some(match code {
+            0x00 => Self::None,
+            0x02 => Self::New,
+            0x03 => Self::Replace,
+            _ => return None,
+        })
+    }
+}
+
 /// Authentication Send and Authentication Receive (Base, sections 6.1 and 6.2).
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
@@ -167,7 +194,7 @@ pub struct MessageHead {
 pub struct Negotiate {
     /// Bytes 5:0.
     pub head: MessageHead,
-    /// Secure Channel Protocol (SC_C), byte 6; 0: none.
+    /// Secure Channel Concatenation (SC_C), byte 6, see [`SecureChannel`].
     pub sc_c: u8,
     /// Number of Authentication Protocol Descriptors (NAPD), byte 7.
     pub napd: u8,
@@ -369,11 +396,15 @@ mod tests {
     }
 
     #[test]
-    fn explanations_have_their_codes() {
+    fn explanations_and_channels_have_their_codes() {
         for code in 0..=u8::MAX {
             let explanation = Explanation::from_code(code);
             assert_eq!(explanation.is_some(), (1..=7).contains(&code));
             assert!(explanation.is_none_or(|it| it as u8 == code && !it.text().is_empty()));
+        }
+        for code in 0..=u8::MAX {
+            let channel = SecureChannel::from_code(code);
+            assert_eq!(channel.map(|it| it as u8), [0, 2, 3].contains(&code).then_some(code));
         }
         let failure = Failure::new(id::FAILURE1, 0x1234, Explanation::HashNotUsable);
         assert_eq!(failure.as_bytes(), [0, 0xf1, 0, 0, 0x34, 0x12, 1, 4]);

@@ -288,6 +288,8 @@ impl DiscoveryEntry {
     pub const SUBTYPE_CURRENT_DISCOVERY: u8 = 3;
     /// TREQ: secure channel required (01b) and SQ flow control may be disabled (bit 2).
     pub const TREQ_SECURE_CHANNEL_NO_FLOW_CONTROL: u8 = 1 | 1 << 2;
+    /// TREQ: secure channel not required (10b) and SQ flow control may be disabled (bit 2).
+    pub const TREQ_SECURE_CHANNEL_POSSIBLE_NO_FLOW_CONTROL: u8 = 2 | 1 << 2;
     /// TSAS byte 0 of TCP, SECTYPE: TLS 1.3.
     pub const SECTYPE_TLS_1_3: u8 = 2;
     /// TREQ: secure channel not specified (00b) and SQ flow control may be disabled (bit 2).

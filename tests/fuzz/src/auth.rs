@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use mdof::initiator::auth::{HostAuth, HostAuthState, HostAuthenticator};
 use mdof::secure::{ChapKey, Group, GroupSet, Hash, dh};
-use mdof::target::auth::{AuthState, AuthTerms, Authenticator, Made, Receive, Work};
+use mdof::target::auth::{AuthState, AuthTerms, Authenticator, Channel, Made, Receive, Work};
 use mdof::target::subsystem::{AuthPolicy, HostKeys, NamedKey, Nqn};
+use mdof::wire::fabrics::auth::SecureChannel;
 
 use super::Input;
 
@@ -25,8 +26,13 @@ fn terms() -> AuthTerms {
     AuthTerms {
         hostnqn: Nqn::parse(HOST).expect("a name"),
         subnqn: Nqn::parse(SUBSYSTEM).expect("a name"),
-        keys: Arc::new(HostKeys { dhchap: named(1), dhchap_ctrlr: named(2), psk: None }),
+        keys: Arc::new(HostKeys {
+            dhchap: named(1),
+            dhchap_ctrlr: named(2),
+            ..HostKeys::default()
+        }),
         policy,
+        channel: Channel::Allowed,
     }
 }
 
@@ -61,13 +67,20 @@ pub fn play_with_keys(input: &mut Input<'_>) -> (AuthState, HostAuthState, bool)
     let how = input.u8();
     let group = if how & 1 == 0 { Group::Null } else { Group::Ffdhe2048 };
     let policy = AuthPolicy { groups: GroupSet::NONE.with(group), ..AuthPolicy::default() };
-    let own_terms = || AuthTerms { policy, ..terms() };
+    let wanted = if how & 5 == 5 { SecureChannel::New } else { SecureChannel::None };
+    let channel = if wanted == SecureChannel::New && how & 8 != 0 {
+        Channel::Required
+    } else {
+        Channel::Allowed
+    };
+    let own_terms = || AuthTerms { policy, channel, ..terms() };
     let mut auth = HostAuth::new(key(1));
+    auth.channel = wanted;
     auth.controller_key = (how & 2 != 0).then(|| key(2));
     auth.groups = policy.groups;
     let mut host = HostAuthenticator::new(auth, HOST, SUBSYSTEM, 7);
     let mut own = Authenticator::new(own_terms(), 0);
-    let (mut is_whole, mut exponentiations) = (true, 0);
+    let (mut is_whole, mut exponentiations, mut made) = (true, 0, None);
     for _ in 0..12 {
         let sent = host.message().to_vec();
         let message = bend(&sent, input);
@@ -75,10 +88,12 @@ pub fn play_with_keys(input: &mut Input<'_>) -> (AuthState, HostAuthState, bool)
         let work = own.send(&message, Some(own_terms()), 0);
         exponentiations += u32::from(work.is_some());
         compute(&mut own, work);
+        made = own.take_key().or(made);
+        own.key_shared(0);
         if host.state() == HostAuthState::Confirm {
             host.confirmed();
         }
-        if own.state() == AuthState::Done {
+        if matches!(own.state(), AuthState::Done | AuthState::Moved) {
             break;
         }
         let state = own.state();
@@ -89,12 +104,16 @@ pub fn play_with_keys(input: &mut Input<'_>) -> (AuthState, HostAuthState, bool)
         let message = bend(&told, input);
         is_whole &= message == told;
         tell(&mut host, &message);
-        let is_over = own.state() == AuthState::Done && host.state() == HostAuthState::Done;
+        let has_ended = matches!(own.state(), AuthState::Done | AuthState::Moved);
+        let is_over = has_ended && host.state() == HostAuthState::Done;
         if is_over || exponentiations > EXPONENTIATIONS_MAX {
             break;
         }
     }
-    assert!(!is_whole || own.is_authenticated(), "right keys and nothing changed");
+    let has_moved = own.state() == AuthState::Moved;
+    assert!(!is_whole || own.is_authenticated() || has_moved, "right keys and nothing changed");
+    assert!(!has_moved || made.is_some(), "a key is what it moves with");
+    assert!(!is_whole || host.generated() == made.as_ref(), "both make the same");
     (own.state(), host.state(), is_whole)
 }
 
