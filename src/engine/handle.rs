@@ -2,17 +2,16 @@
 //! acted, and returns a plain result.
 
 use std::collections::VecDeque;
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use thiserror::Error;
 
 use super::auth_worker;
 use super::kernel_tls;
+use super::listen;
 use super::message::{Answer, Ask, Message};
 use super::report::CoreReport;
 use super::shard::Shard;
@@ -29,9 +28,6 @@ use crate::reactor::mesh::{self, Port, RING_MESSAGES};
 use crate::reactor::{self, ReactorConfig, StartError};
 use crate::target::subsystem::SubsystemTable;
 use uuid::Uuid;
-
-/// Connections that may wait to be accepted.
-const LISTEN_BACKLOG: i32 = 1024;
 
 /// Events that are kept until they are asked for.
 const EVENTS_MAX: usize = 1024;
@@ -541,7 +537,7 @@ impl EngineHandle {
     /// # Errors
     /// The kernel's, such as "address in use".
     pub fn listen(&mut self, address: SocketAddr) -> std::io::Result<()> {
-        let listener = listener(address)?;
+        let listener = listen::bind(address)?;
         match self.ask_one(0, Ask::Listen(listener, address)) {
             Answer::Done => Ok(()),
             answer => unreachable!("{answer:?} does not answer a listen"),
@@ -614,17 +610,6 @@ impl EngineHandle {
             thread.join().expect("a reactor does not panic");
         }
     }
-}
-
-/// A listening socket that a restarted target can bind again at once.
-fn listener(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let socket: OwnedFd =
-        rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    sockopt::set_socket_reuseaddr(&socket, true)?;
-    rustix::net::bind(&socket, &address)?;
-    rustix::net::listen(&socket, LISTEN_BACKLOG)?;
-    Ok(TcpListener::from(socket))
 }
 
 #[cfg(test)]

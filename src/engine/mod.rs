@@ -4,6 +4,7 @@
 //! - `shard`: what a core runs; takes events from the reactor and carries work between stations.
 //! - `channels`: the core's table of bdevs and arrays.
 //! - `arrays`: carries an array's mail between its channels and its owner.
+//! - `listen`: accepts connections and hands them out to the cores.
 //! - `socket`: receives and sends; with `kernel_tls` the only file that sees a connection's
 //!   descriptor.
 //! - `queue`: commands of a connection meet their controller and their bdev.
@@ -40,6 +41,7 @@ mod gate;
 mod gate_home;
 pub mod handle;
 mod kernel_tls;
+mod listen;
 mod message;
 mod patience;
 mod queue;
