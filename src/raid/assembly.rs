@@ -10,6 +10,7 @@
 //! | current copies that differ                       | of each chunk the more cautious byte |
 //! | one stale: older than the superblocks, or marked | the current ones, and what it has in doubt |
 //! | one missing, unreadable, damaged or foreign      | the others |
+//! | one that is being rebuilt doubts what is Clean   | it is given everything from there on |
 //! | current ones with chunks of different sizes      | as if none were usable |
 //! | all stale                                        | all but Unwritten become NeedSync, and Unwritten chunks are read, not taken for zeroes |
 //! | none usable                                      | refused; `bitmap_lost = "resync"`: a new one, all NeedSync |
@@ -155,9 +156,40 @@ pub fn from_assembly(
     {
         superblock.events_cleared = EVENTS_CLEARED_UNKNOWN;
     }
-    let members = members(assembly, candidates, bdevs, &mut bitmap, reads_zero);
-    let replacement = replacement(assembly, candidates, bdevs, &bitmap, reads_zero);
+    let mut members = members(assembly, candidates, bdevs, &mut bitmap, reads_zero);
+    let mut replacement = replacement(assembly, candidates, bdevs, &bitmap, reads_zero);
+    let all = members.iter_mut().flatten().chain(replacement.as_mut().map(|(_, it)| it));
+    for member in all.filter(|_| !mutant!(OwnDoubtsForgotten)) {
+        let at = candidates
+            .iter()
+            .position(|it| it.superblock.device_uuid == member.superblock.device_uuid);
+        let own = at.and_then(|at| Some((&candidates[at], states[at].as_deref()?)));
+        if let (Some(lacks), Some((candidate, states))) = (member.lacks, own) {
+            member.lacks = Some(lacks_as_well(lacks, candidate, states, &bitmap));
+        }
+    }
     Ok(ArrayConfig { replacement, ..config(options, members, bitmap) })
+}
+
+/// What a member that is being rebuilt lacks, in view of its own bitmap. What it does not call
+/// Clean and those that are believed do may have been written to it and to others that are not
+/// there, as the one that is believed was out and nobody had put that on record yet.
+fn lacks_as_well(
+    lacks: Lacks,
+    candidate: &Candidate,
+    states: &[u8],
+    bitmap: &BitmapConfig,
+) -> Lacks {
+    let BitmapConfig::Lockless { superblock, states: believed, .. } = bitmap else { return lacks };
+    let is_alike = matches!(&candidate.bitmap, Some(Ok(head))
+        if head.chunk_sectors() == superblock.chunk_sectors());
+    let clean = ChunkState::Clean as u8;
+    let first =
+        states.iter().zip(believed).position(|(&own, &other)| other == clean && own != clean);
+    match first.filter(|_| is_alike) {
+        Some(first) => Lacks::AllFrom(first.min(lacks.all_from())),
+        None => lacks,
+    }
 }
 
 /// The configuration of an assembled array whose bitmap is on the device `external`, where `plan`

@@ -324,7 +324,7 @@ impl Target {
         }
     }
 
-    /// The chunk states of every in-sync member whose bitmap can be read.
+    /// The chunk states of every member whose bitmap can be read: in sync, or being rebuilt.
     fn read_all_states(
         &mut self,
         name: &str,
@@ -332,8 +332,12 @@ impl Target {
         assembly: &Assembly,
     ) -> Vec<Option<Vec<u8>>> {
         let mut states = vec![None; given.candidates.len()];
-        for slot in &assembly.slots {
-            let Slot::InSync { candidate } = *slot else { continue };
+        let in_slots = assembly.slots.iter().filter_map(|slot| match *slot {
+            Slot::InSync { candidate } | Slot::Rebuilding { candidate, .. } => Some(candidate),
+            Slot::Missing { .. } => None,
+        });
+        let replacement = assembly.replacement.map(|replacing| replacing.candidate);
+        for candidate in in_slots.chain(replacement) {
             let Candidate { superblock, bitmap, .. } = &given.candidates[candidate];
             let (BitmapPlan::Load { .. }, Some(Ok(bitmap))) = (&assembly.bitmap, bitmap) else {
                 continue;

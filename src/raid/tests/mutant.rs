@@ -96,6 +96,8 @@ pub(crate) enum Mutant {
     MemberNotTakenBack,
     /// A member's place is given on all superblocks at once.
     HandedOverAtOnce,
+    /// What a member that is being rebuilt has in doubt itself is taken for what the others have.
+    OwnDoubtsForgotten,
     /// A member that has not heard yet that another has its place back counts as used apart.
     TakenBackIsApart,
     /// A member has its place back on all superblocks at once.
@@ -295,8 +297,9 @@ pub(crate) enum Mutant {
 }
 
 /// Bugs of replacement, found in lives of their own.
-pub(super) const OF_REPLACEMENT: [Mutant; 15] = [
+pub(super) const OF_REPLACEMENT: [Mutant; 16] = [
     Mutant::WholeRowForgetsTwin,
+    Mutant::OwnDoubtsForgotten,
     Mutant::HandedOverAtOnce,
     Mutant::TakenBackIsApart,
     Mutant::TakenBackAtOnce,
