@@ -359,6 +359,7 @@ impl Channel {
             }
             ToChannel::Kept(slot) => {
                 self.kept |= bit(slot);
+                self.fail_missed(slot);
                 self.recheck_recorded(out);
             }
             ToChannel::TimeRequests(is_on) => self.latency.turn(is_on),
@@ -421,6 +422,21 @@ impl Channel {
             if matches!(op.state(), OpState::Members | OpState::RecordWait) {
                 op.excused |= if mutant!(NewcomerNotExcused) { 0 } else { joined };
                 op.tried &= !joined;
+            }
+        }
+    }
+
+    /// A member is kept although it has failed: what it missed can't end well. That is settled now:
+    /// what still waits for something else to be on record may outlive the word of who is kept.
+    #[cold]
+    fn fail_missed(&mut self, slot: MemberSlot) {
+        for op in &mut self.ops {
+            let missed = op.legs & !op.ok & !op.excused & !op.noting;
+            if op.state() == OpState::RecordWait
+                && missed & bit(slot) != 0
+                && !mutant!(KeptIsForgotten)
+            {
+                op.ok = 0;
             }
         }
     }

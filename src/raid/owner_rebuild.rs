@@ -519,9 +519,14 @@ impl Owner {
         }
     }
 
-    /// Copies that are flushed at the checkpoints and before the daemon clears anything.
+    /// Copies that are flushed at the checkpoints and before the daemon clears anything. Not what
+    /// mends a torn row under the stripe log: when the last one is mended, the log's heads say that
+    /// parity is right wherever no record is.
     pub(super) fn is_flushed_later(&self, owner_op: OwnerOp) -> bool {
-        matches!(owner_op, OwnerOp::Window(index) if self.walker.is_copying(index))
+        let OwnerOp::Window(index) = owner_op else { return false };
+        let mends = self.shared.log.is_some() && !mutant!(MendedWithoutFlush);
+        self.walker.is_copying(index)
+            && !(mends && self.walker.chunks_of(index).any(|it| self.shared.doubt.is_torn(it)))
     }
 
     /// The member that a copy of the pass goes to, as a set.

@@ -6,6 +6,8 @@
 
 mod piece;
 
+use std::ops::RangeInclusive;
+
 use std::collections::VecDeque;
 
 use super::channel::WINDOWS;
@@ -207,6 +209,14 @@ impl Walker {
     /// The window copies a chunk, durably only after a flush.
     pub(super) fn is_copying(&self, index: usize) -> bool {
         matches!(self.windows[index].job, Job::Resync { .. } | Job::Rebuild { .. })
+    }
+
+    /// The chunks that it makes alike.
+    pub(super) fn chunks_of(&self, index: usize) -> RangeInclusive<usize> {
+        match self.windows[index].job {
+            Job::Resync { chunks, .. } | Job::Rebuild { chunks } => chunks.0..=chunks.1,
+            Job::Repair { .. } | Job::Scrub { .. } => 1..=0,
+        }
     }
 
     /// First chunk that a window is copying.

@@ -96,6 +96,10 @@ pub(crate) enum Mutant {
     MemberNotTakenBack,
     /// A member's place is given on all superblocks at once.
     HandedOverAtOnce,
+    /// Torn parity is mended without making that durable before the log vouches for it.
+    MendedWithoutFlush,
+    /// A write that a kept member missed waits for another record, and for ever.
+    KeptIsForgotten,
     /// What a member that is being rebuilt has in doubt itself is taken for what the others have.
     OwnDoubtsForgotten,
     /// A member that has not heard yet that another has its place back counts as used apart.
@@ -297,7 +301,8 @@ pub(crate) enum Mutant {
 }
 
 /// Bugs of replacement, found in lives of their own.
-pub(super) const OF_REPLACEMENT: [Mutant; 16] = [
+pub(super) const OF_REPLACEMENT: [Mutant; 17] = [
+    Mutant::MendedWithoutFlush,
     Mutant::WholeRowForgetsTwin,
     Mutant::OwnDoubtsForgotten,
     Mutant::HandedOverAtOnce,
@@ -330,7 +335,8 @@ pub(super) const OF_GROWTH: [Mutant; 9] = [
 ];
 
 /// Bugs of the bad-block logs.
-pub(super) const OF_BAD_BLOCKS: [Mutant; 5] = [
+pub(super) const OF_BAD_BLOCKS: [Mutant; 6] = [
+    Mutant::KeptIsForgotten,
     Mutant::OldSurveyKept,
     Mutant::BadBlocksRead,
     Mutant::BadBlocksForever,

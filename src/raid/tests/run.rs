@@ -240,6 +240,9 @@ fn random_lives_of_parity_break_no_promise() {
 ///   all the same; two of three believed in different devices (world).
 /// - 1226680886 with parity: the array was started without a member that was being replaced, as the
 ///   newcomer was whole; it came back as if it had all that had become Clean since (oracle 6).
+/// - 411001834 with parity: a row that a kept member had missed was mended by resync, a member was
+///   let go, and the power took with it what had been mended, for which the stripe log vouched
+///   (oracle 3). Nothing of a replacement's end is in it.
 /// - 1300005475: of three, one was out and that was not on record, and one that was left out at
 ///   the next start had what was written then; the third had it, too, and was called rebuilt
 ///   (oracle 6). Nothing of a replacement's end is in it.
@@ -247,7 +250,8 @@ fn random_lives_of_parity_break_no_promise() {
 ///   given on all superblocks at once.
 ///
 /// The others have found planted bugs that these pass by and that have stories of their own by now.
-const FOUND_OF_REPLACEMENT: [u64; 21] = [
+const FOUND_OF_REPLACEMENT: [u64; 22] = [
+    (REPLACE_SEEDS | PARITY) + 411_001_834,
     REPLACE_SEEDS + 1_300_005_475,
     (BAD_SEEDS | REPLACE_SEEDS | PARITY) + 1_167_716_297,
     REPLACE_SEEDS + 1_226_683_196,
@@ -329,12 +333,15 @@ fn random_lives_with_replacements_break_no_promise() {
 /// - what was to replace a member was let go while a piece that it had been given was still being
 ///   written elsewhere, and then looked for on its list (a panic: the last one);
 /// - a write in pieces was acknowledged though a piece that had ended, and that one member listed,
-///   was lost with another one before the last piece ended (oracle 5: the second one);
+///   was lost with another one before the last piece ended (oracle 5: the third one);
 /// - resync had ended, and that parity is right again waited for another event to be put on record
-///   (oracle 0: the first one);
+///   (oracle 0: the second one);
 /// - a piece of a copy had failed to be read, and had got longer than its buffer when it was read
-///   again, for a member with a list was gone (a panic of the simulated member: the last but one).
-const FOUND_OF_BAD: [u64; 11] = [
+///   again, for a member with a list was gone (a panic of the simulated member: the last but one);
+/// - a write that a kept member had missed waited for another one's list to be on record, and then
+///   for ever (oracle 0: the first one).
+const FOUND_OF_BAD: [u64; 12] = [
+    BAD_SEEDS + 411_009_577,
     (BAD_SEEDS | PARITY) + 1_085_405_040,
     (BAD_SEEDS | REPLACE_SEEDS | PARITY) + 660_003_082,
     (BAD_SEEDS | MEMBER_SEEDS) + 55_001_470,
