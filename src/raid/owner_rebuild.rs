@@ -524,9 +524,9 @@ impl Owner {
     /// parity is right wherever no record is.
     pub(super) fn is_flushed_later(&self, owner_op: OwnerOp) -> bool {
         let OwnerOp::Window(index) = owner_op else { return false };
-        let mends = self.shared.log.is_some() && !mutant!(MendedWithoutFlush);
-        self.walker.is_copying(index)
-            && !(mends && self.walker.chunks_of(index).any(|it| self.shared.doubt.is_torn(it)))
+        let Some(mut chunks) = self.walker.chunks_of(index) else { return false };
+        let is_vouched_for = self.shared.log.is_some() && !mutant!(MendedWithoutFlush);
+        !(is_vouched_for && chunks.any(|chunk| self.shared.doubt.is_torn(chunk)))
     }
 
     /// The member that a copy of the pass goes to, as a set.

@@ -206,16 +206,11 @@ impl Walker {
         self.windows.iter().any(Window::is_free)
     }
 
-    /// The window copies a chunk, durably only after a flush.
-    pub(super) fn is_copying(&self, index: usize) -> bool {
-        matches!(self.windows[index].job, Job::Resync { .. } | Job::Rebuild { .. })
-    }
-
-    /// The chunks that it makes alike.
-    pub(super) fn chunks_of(&self, index: usize) -> RangeInclusive<usize> {
+    /// The chunks that a window copies.
+    pub(super) fn chunks_of(&self, index: usize) -> Option<RangeInclusive<usize>> {
         match self.windows[index].job {
-            Job::Resync { chunks, .. } | Job::Rebuild { chunks } => chunks.0..=chunks.1,
-            Job::Repair { .. } | Job::Scrub { .. } => 1..=0,
+            Job::Resync { chunks, .. } | Job::Rebuild { chunks } => Some(chunks.0..=chunks.1),
+            Job::Repair { .. } | Job::Scrub { .. } => None,
         }
     }
 
