@@ -380,15 +380,7 @@ pub(super) fn what_one_that_is_rebuilt_has_in_doubt_itself() {
         world.run_until("it is let go", |world| world.member_state(2) == MemberState::Missing);
         world.put(2, Device::Blank);
         world.join(2, false).unwrap();
-        let last = world.array_blocks_of(7).start as u64 + world.disks[0].data_lba();
-        let is_last = move |flight: &Flight| {
-            let by_owner = flight.io.completion.tag().station == Station::RaidOwner;
-            by_owner && flight.io.op == IoOp::Read && flight.io.lba == last
-        };
-        world.run_until("it comes to the last chunk", |world| {
-            world.running.as_ref().unwrap().in_flight.iter().any(is_last)
-        });
-        let mut held = world.withhold(is_last);
+        let mut held = world.withhold_copy_of(7);
         world.run_until_quiet();
         while world.superblock_on_medium(2).is_none_or(|own| own.recovery_offset_sectors == 0) {
             assert!(world.fire_timer());
@@ -396,9 +388,7 @@ pub(super) fn what_one_that_is_rebuilt_has_in_doubt_itself() {
         }
         world.fail(1).unwrap();
         for slot in [0, 2] {
-            world.run_until("that is put on record", |world| world.writes_superblock(slot));
-            let lba = world.superblock_lba();
-            held.extend(world.withhold(|it| it.disk == slot && it.io.lba == lba));
+            held.extend(world.withhold_superblock(slot));
         }
         world.submit(0, IoOp::Write, true, world.array_blocks_of(0).start + 1, 2);
         world.run_until_quiet();

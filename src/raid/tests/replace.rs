@@ -8,7 +8,7 @@ use super::oracle::violated;
 use super::scenario::started;
 use super::trace::{self, Event};
 use super::world::{Flight, Shape, World, creation};
-use crate::bdev::{BdevId, IoOp, Station};
+use crate::bdev::{BdevId, IoOp};
 use crate::bitmap::ChunkState;
 use crate::md;
 use crate::raid::message::ArrayTimer;
@@ -697,15 +697,7 @@ pub(super) fn nothing_is_clean_that_was_in_the_cache_of_one_that_failed() {
         let mut world = started(seed, Shape { members: 2, ..Shape::SMALL });
         world.write_chunks([0, 2, 3, 7]);
         world.replace(0).unwrap();
-        let last = world.array_blocks_of(7).start as u64 + world.disks[0].data_lba();
-        let is_last = move |flight: &Flight| {
-            let by_owner = flight.io.completion.tag().station == Station::RaidOwner;
-            by_owner && flight.io.op == IoOp::Read && flight.io.lba == last
-        };
-        world.run_until("it comes to the last chunk", |world| {
-            world.running.as_ref().unwrap().in_flight.iter().any(is_last)
-        });
-        let mut held = world.withhold(is_last);
+        let mut held = world.withhold_copy_of(7);
         // A checkpoint says that it has the others.
         let has_checkpoint = |world: &World| {
             let own = world.twins.disk.as_ref().and_then(|disk| parse(&disk.durable_meta));
@@ -732,9 +724,7 @@ pub(super) fn nothing_is_clean_that_was_in_the_cache_of_one_that_failed() {
         world.disk_mut(world.twin_at()).dead = true;
         world.submit(0, IoOp::Write, true, world.array_blocks_of(2).start, 1);
         for slot in 0..2 {
-            world.run_until("that is put on record", |world| world.writes_superblock(slot));
-            let lba = world.superblock_lba();
-            held.extend(world.withhold(|it| it.disk == slot && it.io.lba == lba));
+            held.extend(world.withhold_superblock(slot));
         }
         for _ in 0..8 {
             world.run_until_quiet();

@@ -3,7 +3,7 @@
 use super::disk::SUPER_BYTE;
 use super::pool;
 use super::world::{Flight, Shape, World};
-use crate::bdev::{IoOp, IoStatus};
+use crate::bdev::{IoOp, IoStatus, Station};
 use crate::bitmap::ChunkState;
 use crate::md::{RejectionReason, Slot};
 use crate::raid::message::{ArrayTimer, Out};
@@ -54,6 +54,26 @@ impl World {
     pub(super) fn withhold(&mut self, which: impl Fn(&Flight) -> bool) -> Vec<Flight> {
         let in_flight = &mut self.running.as_mut().unwrap().in_flight;
         in_flight.extract_if(.., |flight| which(flight)).collect()
+    }
+
+    /// Lets the owner copy until it reads this chunk of a mirror, and keeps that from it.
+    pub(super) fn withhold_copy_of(&mut self, chunk: usize) -> Vec<Flight> {
+        let lba = self.array_blocks_of(chunk).start as u64 + self.disks[0].data_lba();
+        let is_its = move |flight: &Flight| {
+            let by_owner = flight.io.completion.tag().station == Station::RaidOwner;
+            by_owner && flight.io.op == IoOp::Read && flight.io.lba == lba
+        };
+        self.run_until("the copy comes to the chunk", |world| {
+            world.running.as_ref().unwrap().in_flight.iter().any(is_its)
+        });
+        self.withhold(is_its)
+    }
+
+    /// Waits for the write of a member's superblock, and keeps it from the medium.
+    pub(super) fn withhold_superblock(&mut self, slot: usize) -> Vec<Flight> {
+        self.run_until("that is put on record", |world| world.writes_superblock(slot));
+        let lba = self.superblock_lba();
+        self.withhold(|flight| flight.disk == slot && flight.io.lba == lba)
     }
 
     /// Where members have their superblocks.
