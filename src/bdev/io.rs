@@ -185,21 +185,21 @@ impl IoQueue {
 
     /// The next request to start.
     pub fn next_submit(&mut self) -> Option<(BdevId, BdevIo)> {
-        let next = self.submit.pop_front()?;
-        if self.submit.is_empty() {
+        let next = self.submit.pop_front();
+        if next.is_none() {
             // It starts at its front again: always the same few cache lines.
             self.submit.clear();
         }
-        Some(next)
+        next
     }
 
     /// The next request that has ended.
     pub fn next_done(&mut self) -> Option<(Tag, IoStatus)> {
-        let next = self.done.pop_front()?;
-        if self.done.is_empty() {
+        let next = self.done.pop_front();
+        if next.is_none() {
             self.done.clear();
         }
-        Some(next)
+        next
     }
 
     /// Nothing is waiting.
