@@ -2,10 +2,11 @@
 
 use super::Controller;
 use super::admin::{AdminContext, AdminOutcome};
+use super::async_event::EventKind;
 use super::connect::IO_QUEUES_MAX;
 use crate::limits::NAMESPACES_MAX;
 use crate::target::reservation::{NoticeKind, ReservationCommand};
-use crate::wire::nvme::feature::{Select, capability, fid, host_behavior};
+use crate::wire::nvme::feature::{Select, async_event, capability, fid, host_behavior};
 use crate::wire::nvme::identify::NSID_BROADCAST;
 use crate::wire::nvme::{Sqe, Status};
 
@@ -142,7 +143,14 @@ impl Controller {
             }
             fid::HOST_BEHAVIOR => self.set_host_behavior(data)?,
             fid::WRITE_ATOMICITY_NORMAL => value & 1,
-            fid::ASYNC_EVENT_CONFIG => value,
+            fid::ASYNC_EVENT_CONFIG => {
+                let wanted = value & !self.features.dwords[index];
+                if wanted & async_event::SMART_RELIABILITY != 0 && self.is_degraded() {
+                    // It has come about before the host asked for it.
+                    self.events.occurred(EventKind::Health);
+                }
+                value
+            }
             // Writing through is offered command by command, with FUA.
             fid::VOLATILE_WRITE_CACHE if !self.has_volatile_write_cache() => return Err(INVALID),
             fid::VOLATILE_WRITE_CACHE if value & 1 == 1 => 1,
@@ -238,15 +246,16 @@ impl Controller {
     ) -> Result<AdminOutcome, Status> {
         let index = self.find_feature(sqe)?;
         let feature = &FEATURES[index];
-        // A capability belongs to no namespace, and neither does what is the same for all.
-        let nsid = sqe.nsid.get();
-        self.check_feature_nsid(feature, nsid)?;
-        let selector = sqe.cdw11.get();
+        // What is the same for all namespaces is told whichever is named: tools name that of the
+        // device they were given. A capability belongs to no namespace either.
+        if feature.namespace_specific {
+            self.check_feature_nsid(feature, sqe.nsid.get())?;
+        }
         let select = sqe.feature_select().ok_or(INVALID)?;
         if feature.fid == fid::VOLATILE_WRITE_CACHE && !self.has_volatile_write_cache() {
             return Err(INVALID);
         }
-        let value = match select {
+        match select {
             Select::SupportedCapabilities => {
                 let mut bits = 0;
                 if feature.changeable {
@@ -255,51 +264,78 @@ impl Controller {
                 if feature.namespace_specific {
                     bits |= capability::NAMESPACE_SPECIFIC;
                 }
-                bits
+                Ok(AdminOutcome::success(u64::from(bits)))
             }
             // Nothing can be saved, so the saved value is the default.
-            Select::Default | Select::Saved => match feature.fid {
-                fid::TEMPERATURE_THRESHOLD => select_temperature(feature.default, selector)?,
-                fid::NUMBER_OF_QUEUES => {
-                    let zero_based = u32::from(IO_QUEUES_MAX) - 1;
-                    zero_based << 16 | zero_based
-                }
-                _ => feature.default,
-            },
-            Select::Current => match feature.fid {
-                fid::TEMPERATURE_THRESHOLD => {
-                    select_temperature(self.features.dwords[index], selector)?
-                }
-                fid::NUMBER_OF_QUEUES => self.queues_result(),
-                fid::KEEP_ALIVE_TIMER => self.kato_ms,
-                fid::HOST_IDENTIFIER => return self.get_host_identifier(selector, data),
-                fid::HOST_BEHAVIOR => {
-                    let to = data.get_mut(..host_behavior::BYTES);
-                    let to = to.ok_or(Status::DATA_SGL_LENGTH_INVALID.dnr())?;
-                    to.fill(0);
-                    to[..host_behavior::FLAG_BYTES].copy_from_slice(&self.features.host_behavior);
-                    return Ok(AdminOutcome::data(host_behavior::BYTES));
-                }
-                fid::RESERVATION_MASK => u32::from(self.features.notice_masks[index_of(nsid)?]),
-                fid::RESERVATION_PERSISTENCE => {
-                    return self.persistence(sqe, ReservationCommand::GetPersist);
-                }
-                fid::ERROR_RECOVERY => u32::from(*self.time_limit(nsid)?),
-                _ => self.features.dwords[index],
-            },
+            Select::Default | Select::Saved => default_value(feature, sqe.cdw11.get(), data),
+            Select::Current => self.current_value(index, sqe, data),
+        }
+    }
+
+    fn current_value(
+        &mut self,
+        index: usize,
+        sqe: &Sqe,
+        data: &mut [u8],
+    ) -> Result<AdminOutcome, Status> {
+        let (nsid, selector) = (sqe.nsid.get(), sqe.cdw11.get());
+        let value = match FEATURES[index].fid {
+            fid::TEMPERATURE_THRESHOLD => {
+                select_temperature(self.features.dwords[index], selector)?
+            }
+            fid::NUMBER_OF_QUEUES => self.queues_result(),
+            fid::KEEP_ALIVE_TIMER => self.kato_ms,
+            fid::HOST_IDENTIFIER => {
+                return answer_data(data, &wide_host_id(selector, self.hostid)?);
+            }
+            fid::HOST_BEHAVIOR => {
+                let mut said = [0; host_behavior::BYTES];
+                said[..host_behavior::FLAG_BYTES].copy_from_slice(&self.features.host_behavior);
+                return answer_data(data, &said);
+            }
+            // Of these two there is no value for all namespaces, and that is this status.
+            fid::RESERVATION_MASK | fid::RESERVATION_PERSISTENCE if nsid == NSID_BROADCAST => {
+                return Err(INVALID);
+            }
+            fid::RESERVATION_MASK => u32::from(self.features.notice_masks[index_of(nsid)?]),
+            fid::RESERVATION_PERSISTENCE => {
+                return self.persistence(sqe, ReservationCommand::GetPersist);
+            }
+            fid::ERROR_RECOVERY => u32::from(*self.time_limit(nsid)?),
+            _ => self.features.dwords[index],
         };
         Ok(AdminOutcome::success(u64::from(value)))
     }
+}
 
-    /// Fabrics has the 128-bit identifier only (EXHID, bit 0).
-    fn get_host_identifier(&self, selector: u32, data: &mut [u8]) -> Result<AdminOutcome, Status> {
-        if selector & 1 == 0 {
-            return Err(INVALID);
+fn default_value(
+    feature: &Feature,
+    selector: u32,
+    data: &mut [u8],
+) -> Result<AdminOutcome, Status> {
+    let value = match feature.fid {
+        fid::TEMPERATURE_THRESHOLD => select_temperature(feature.default, selector)?,
+        fid::NUMBER_OF_QUEUES => {
+            let zero_based = u32::from(IO_QUEUES_MAX) - 1;
+            zero_based << 16 | zero_based
         }
-        let to = data.get_mut(..16).ok_or(Status::DATA_SGL_LENGTH_INVALID.dnr())?;
-        to.copy_from_slice(&self.hostid);
-        Ok(AdminOutcome::data(16))
-    }
+        fid::HOST_IDENTIFIER => return answer_data(data, &wide_host_id(selector, [0; 16])?),
+        fid::HOST_BEHAVIOR => return answer_data(data, &[0; host_behavior::BYTES]),
+        _ => feature.default,
+    };
+    Ok(AdminOutcome::success(u64::from(value)))
+}
+
+/// A feature whose value is data.
+fn answer_data(data: &mut [u8], value: &[u8]) -> Result<AdminOutcome, Status> {
+    let to = data.get_mut(..value.len()).ok_or(Status::DATA_SGL_LENGTH_INVALID.dnr())?;
+    to.copy_from_slice(value);
+    Ok(AdminOutcome::data(value.len()))
+}
+
+/// Fabrics has the 128-bit identifier only (EXHID, bit 0).
+fn wide_host_id(selector: u32, id: [u8; 16]) -> Result<[u8; 16], Status> {
+    if selector & 1 == 0 { Err(INVALID) } else { Ok(id) }
 }
 
 /// Bits of Reservation Notification Mask: bit `n` masks the notice of type `n`.

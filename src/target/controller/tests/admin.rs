@@ -207,6 +207,11 @@ fn features() {
     assert_eq!(status, Status::FEATURE_NOT_NAMESPACE_SPECIFIC.dnr());
     per_ns.nsid.set(9);
     assert_eq!(run(c, &table, &per_ns, 0), Err(Status::INVALID_NAMESPACE.dnr()));
+    // Get Features takes any: `nvme get-feature` names the namespace of its device.
+    for nsid in [1, 9, u32::MAX] {
+        let of_all = command(admin::GET_FEATURES, nsid, 0x0b, 0);
+        assert_eq!(run(c, &table, &of_all, 0), Ok((vec![], 0x100)), "NSID {nsid:#x}");
+    }
     let d = &mut ready_discovery(&table);
     assert_eq!(set(d, &table, 7, 0), Err(Status::INVALID_FIELD.dnr()));
     assert_eq!(set(d, &table, 0x0b, 1 << 31), Ok(0));
@@ -313,6 +318,20 @@ fn host_behavior_takes_what_it_supports() {
     assert_eq!(set(&mut data[..500]), Status::DATA_SGL_LENGTH_INVALID.dnr());
     let (data, _) = run(c, &table, &command(admin::GET_FEATURES, 0, 0x16, 0), 512).unwrap();
     assert_eq!((data.len(), data[0], data[1]), (512, 1, 0));
+}
+
+#[test]
+fn a_default_that_is_data_is_sent() {
+    let table = table_with(&[geometry(512)]);
+    let c = &mut ready(&table, NQN);
+    for select in [1, 2] {
+        for (fid, len) in [(0x16, 512), (0x81, 16)] {
+            let sqe = command(admin::GET_FEATURES, 0, fid | select << 8, 1);
+            assert_eq!(run(c, &table, &sqe, 512), Ok((vec![0; len], 0)), "{fid:#x} {select}");
+        }
+        let narrow = command(admin::GET_FEATURES, 0, 0x81 | select << 8, 0);
+        assert_eq!(run(c, &table, &narrow, 512), Err(Status::INVALID_FIELD.dnr()));
+    }
 }
 
 #[test]

@@ -169,6 +169,22 @@ fn smart_warns_of_what_has_lost_redundancy() {
 }
 
 #[test]
+fn a_host_that_comes_to_a_degraded_array_is_told() {
+    let mut table = table_with(&[geometry(512)]);
+    assert!(table.set_degraded(BdevId(0), true));
+    let c = &mut ready(&table, NQN);
+    assert_eq!(hold(c, &table, 7), AdminOutcome::HoldAsyncEvent);
+    enable_events(c, &table, 1 << 8);
+    assert_eq!(c.next_async_event(), None, "not asked for");
+    enable_events(c, &table, 1 << 2 | 1 << 8);
+    assert_eq!(c.next_async_event().map(|event| event.result), Some(0x02_0001));
+    run(c, &table, &log(2, 512, 0, false), 512).unwrap();
+    let _ = hold(c, &table, 8);
+    enable_events(c, &table, 1 << 2);
+    assert_eq!(c.next_async_event(), None, "asked for before, and told");
+}
+
+#[test]
 fn reservation_notices_are_read_one_by_one() {
     let table = table_with(&[geometry(512), geometry(512)]);
     let c = &mut ready(&table, NQN);
@@ -193,9 +209,11 @@ fn reservation_notices_are_read_one_by_one() {
     assert!(read(c, &table, 0x80, 64, 0).iter().all(|&byte| byte == 0));
     let get = command(admin::GET_FEATURES, 2, 0x82, 0);
     assert_eq!(run(c, &table, &get, 0), Ok((vec![], 4)));
-    for nsid in [0, u32::MAX] {
-        let all = command(admin::GET_FEATURES, nsid, 0x82, 0);
-        assert_eq!(run(c, &table, &all, 0), Err(Status::INVALID_NAMESPACE.dnr()));
+    let none = command(admin::GET_FEATURES, 0, 0x82, 0);
+    assert_eq!(run(c, &table, &none, 0), Err(Status::INVALID_NAMESPACE.dnr()));
+    for fid in [0x82, 0x83] {
+        let all = command(admin::GET_FEATURES, u32::MAX, fid, 0);
+        assert_eq!(run(c, &table, &all, 0), Err(Status::INVALID_FIELD.dnr()));
     }
 }
 
