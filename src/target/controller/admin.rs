@@ -347,20 +347,33 @@ impl Controller {
         self.subsystem.namespaces().any(|namespace| namespace.degraded)
     }
 
+    /// Whether a namespace has another state or group than before. One that came or went changes
+    /// the log as well, but is told as a change of namespaces and not as one of paths.
     fn note_changed_paths(&mut self, new: &Subsystem) -> bool {
-        let changed = new.namespaces().any(|namespace| {
-            let before = self.subsystem.namespace(namespace.nsid);
-            before.is_some_and(|before| before.ana != namespace.ana)
-        });
-        self.ana_changes += u64::from(changed);
-        changed
+        if !new.ana_reporting() {
+            return false;
+        }
+        let is_other = |before: &Namespace, now: &Namespace| {
+            (before.anagrpid, before.ana) != (now.anagrpid, now.ana)
+        };
+        let (mut paths, mut members) = (false, false);
+        for nsid in 1..=new.max_namespaces() {
+            match (self.subsystem.namespace(nsid), new.namespace(nsid)) {
+                (Some(before), Some(now)) => paths |= is_other(before, now),
+                (before, now) => members |= before.is_some() != now.is_some(),
+            }
+        }
+        self.ana_changes += u64::from(paths || members);
+        paths
     }
 
     fn note_changed_namespaces(&mut self, new: &Subsystem) -> bool {
         let mut any = false;
         for nsid in 1..=new.max_namespaces() {
-            // How it is reached, and how well it is, are no attributes of the namespace.
+            // How it is reached, and how well it is, are no attributes of the namespace: these
+            // have events of their own.
             let plain = |namespace: &Namespace| Namespace {
+                anagrpid: 0,
                 ana: AnaState::Optimized,
                 degraded: false,
                 ..*namespace

@@ -133,6 +133,7 @@ impl Controller {
         self.io_queues_granted = IO_QUEUES_MAX;
         self.vwc_advertised = false;
         self.changed_namespaces = NamespaceSet::default();
+        self.ana_changes = 0;
         self.events.forget();
     }
 }

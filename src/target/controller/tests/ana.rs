@@ -64,6 +64,35 @@ fn golden_log_and_its_event() {
 }
 
 #[test]
+fn a_namespace_that_moves_to_another_group_is_told_as_a_change_of_paths() {
+    let mut table = ana_table();
+    let c = &mut ready(&table, NQN);
+    let set = command(admin::SET_FEATURES, 0, 0x0b, 1 << 11 | 1 << 8);
+    run(c, &table, &set, 0).unwrap();
+    for cid in [5, 6] {
+        let mut aer = command(admin::ASYNC_EVENT_REQUEST, 0, 0, 0);
+        aer.cid.set(cid);
+        let _ = c.admin(&at(&table, 0), &aer, &mut []);
+    }
+    let count = |c: &mut Controller, table: &SubsystemTable| log(c, table, 0x0c, 16)[0];
+    assert_eq!(count(c, &table), 0);
+    // The same state there, and yet another line in the log.
+    table.set_ana_group(NQN, 3, 2).unwrap();
+    let _ = c.table_changed(&table);
+    assert_eq!(c.next_async_event().map(|event| event.result), Some(0x0c_0302));
+    assert_eq!(c.next_async_event(), None, "and not as a change of the namespace");
+    assert_eq!(count(c, &table), 1);
+    table.remove_ns(NQN, 3).unwrap();
+    let _ = c.table_changed(&table);
+    assert_eq!(c.next_async_event().map(|event| event.result), Some(0x04_0002));
+    assert_eq!(c.next_async_event(), None, "one event for one change");
+    assert_eq!(count(c, &table), 2, "but the log is another");
+    set_cc(c, &table, 0);
+    set_cc(c, &table, 0x0046_0061);
+    assert_eq!(count(c, &table), 0, "after a reset");
+}
+
+#[test]
 fn without_ana_there_is_nothing_of_it() {
     let mut table = table_with(&[geometry(512)]);
     let c = &mut ready(&table, NQN);
@@ -71,6 +100,12 @@ fn without_ana_there_is_nothing_of_it() {
     assert_eq!(run(c, &table, &sqe, 16), Err(Status::INVALID_LOG_PAGE.dnr()));
     let (data, _) = run(c, &table, &command(admin::IDENTIFY, 1, 0, 0), 4096).unwrap();
     assert_eq!(data[92], 0, "ANAGRPID");
+    let aer = command(admin::ASYNC_EVENT_REQUEST, 0, 0, 0);
+    let _ = c.admin(&at(&table, 0), &aer, &mut []);
+    run(c, &table, &command(admin::SET_FEATURES, 0, 0x0b, 1 << 11 | 1 << 8), 0).unwrap();
+    table.set_ana_group(NQN, 1, 2).unwrap();
+    let _ = c.table_changed(&table);
+    assert_eq!(c.next_async_event(), None, "nothing that the host can see");
     let refused = table.set_ana_state(NQN, LOCAL.parse().unwrap(), None, AnaState::Optimized);
     assert!(refused.unwrap_err().to_string().contains("ana_reporting"));
     let mut table = ana_table();
