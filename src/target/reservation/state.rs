@@ -149,7 +149,10 @@ impl Reservation {
         let found = self.find(host);
         let mut notices = Vec::new();
         match (action, found) {
-            (RegisterAction::Register, None) => {
+            // Replace whatever the current key is: also where there is none (SCSI's "register and
+            // ignore existing key", which cluster software goes by).
+            (RegisterAction::Replace, None) if current.is_some() => return Err(CONFLICT),
+            (RegisterAction::Register | RegisterAction::Replace, None) => {
                 if self.registrants.len() >= REGISTRANTS_MAX {
                     return Err(Status::INTERNAL_ERROR);
                 }
@@ -157,7 +160,9 @@ impl Reservation {
             }
             // The same key again is no change.
             (RegisterAction::Register, Some(index)) if self.registrants[index].key == new => {}
-            (RegisterAction::Register, Some(_)) | (_, None) => return Err(CONFLICT),
+            (RegisterAction::Register, Some(_)) | (RegisterAction::Unregister, None) => {
+                return Err(CONFLICT);
+            }
             (_, Some(index)) if current.is_some_and(|key| key != self.registrants[index].key) => {
                 return Err(CONFLICT);
             }

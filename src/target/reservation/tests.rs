@@ -89,7 +89,10 @@ fn registrations() {
     assert_eq!(b.register(A, 2, 99, 12), CONFLICT, "wrong current key");
     assert_eq!(b.register(A, 2, 10, 12), Status::SUCCESS);
     assert_eq!(b.register(A, 2 | 8, 0, 13), Status::SUCCESS, "IEKEY");
-    assert_eq!(b.register(C, 2 | 8, 0, 13), CONFLICT, "not registered");
+    assert_eq!(b.register(C, 2, 0, 13), CONFLICT, "not registered");
+    assert_eq!(b.register(C, 2 | 8, 0, 13), Status::SUCCESS, "IEKEY: whether registered or not");
+    assert_eq!(b.register(C, 1 | 8, 0, 0), Status::SUCCESS);
+    assert_eq!(b.register(C, 1 | 8, 0, 0), CONFLICT);
     assert_eq!(b.register(C, 1, 0, 0), CONFLICT);
     assert_eq!(b.register(A, 1, 10, 0), CONFLICT, "wrong current key");
     assert_eq!(b.register(A, 1, 13, 0), Status::SUCCESS);
@@ -98,7 +101,7 @@ fn registrations() {
     assert_eq!(b.register(C, 1 << 30, 0, 1), INVALID, "reserved CPTPL");
     let short = ReservationCommand::parse(&sqe(nvm::RESERVATION_REGISTER, 0), &[0; 15]);
     assert_eq!(short, Err(Status::DATA_SGL_LENGTH_INVALID.dnr()));
-    assert_eq!(b.0.generation, 6);
+    assert_eq!(b.0.generation, 8);
     for n in 0..REGISTRANTS_MAX - 1 {
         let mut host = [9; 16];
         host[..8].copy_from_slice(&n.to_le_bytes());
