@@ -10,6 +10,8 @@ mod auth;
 mod hosts;
 #[path = "protocol/io.rs"]
 mod io;
+#[path = "protocol/life.rs"]
+mod life;
 #[path = "protocol/paths.rs"]
 mod paths;
 #[path = "protocol/reserve.rs"]

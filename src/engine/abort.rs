@@ -48,7 +48,7 @@ impl Shard {
                 true
             }
             Recall::Executing(id) if self.takes_back(index, id) => {
-                self.complete(index, id, Status::ABORT_REQUESTED, 0, 0);
+                self.complete_io(index, id, Status::ABORT_REQUESTED, 0, 0);
                 true
             }
             // A bdev has it, and ends it in bounded time by itself.

@@ -42,13 +42,13 @@ impl Shard {
         self.fail(core, index, id, io::status_of(op, status));
     }
 
-    /// Ends an I/O command with an error.
+    /// Ends a command with an error.
     #[cold]
     pub(super) fn fail(&mut self, core: &mut ShardCore, index: u16, id: RequestId, status: Status) {
         self.fail_with(core, index, id, status, 0);
     }
 
-    /// Ends an I/O command with an error and a result.
+    /// Ends a command with an error and a result.
     #[cold]
     pub(super) fn fail_with(
         &mut self,
@@ -58,7 +58,9 @@ impl Shard {
         status: Status,
         result: u64,
     ) {
+        self.count_other(index);
         let conn = self.connections.get(index).expect("commands belong to connections");
+        let is_io = matches!(conn.role, Role::Io(_));
         if let Role::Io(grant) = &conn.role
             && let Some(error) = CommandError::of(grant.qid, conn.protocol.request_sqe(id), status)
         {
@@ -73,6 +75,7 @@ impl Shard {
                 conn.errors.skipped += 1;
             }
         }
+        self.connections.counts.io_commands += u64::from(is_io);
         self.complete(index, id, status, result, 0);
     }
 

@@ -313,6 +313,19 @@ impl Shard {
         self.connections.wants_to_send(index);
     }
 
+    /// Ends an I/O command.
+    pub(super) fn complete_io(
+        &mut self,
+        index: u16,
+        id: RequestId,
+        status: Status,
+        result: u64,
+        data_len_bytes: u32,
+    ) {
+        self.connections.counts.io_commands += 1;
+        self.complete(index, id, status, result, data_len_bytes);
+    }
+
     fn execute_admin(
         &mut self,
         core: &mut ShardCore,
@@ -420,7 +433,10 @@ impl Shard {
         request: &IoRequest,
     ) {
         match request.command {
-            IoCommand::Hint => self.complete(index, id, Status::SUCCESS, 0, 0),
+            IoCommand::Hint => {
+                self.count_other(index);
+                self.complete_io(index, id, Status::SUCCESS, 0, 0);
+            }
             IoCommand::Deallocate { ranges, fua } => {
                 self.deallocate(core, index, id, request, ranges, fua);
             }
@@ -434,6 +450,14 @@ impl Shard {
         }
     }
 
+    /// An I/O command that moves no data, or has failed: a sign of life all the same.
+    pub(super) fn count_other(&mut self, index: u16) {
+        let conn = self.connections.get(index).expect("the command came from it");
+        if let Role::Io(grant) = &conn.role {
+            grant.traffic.count_other();
+        }
+    }
+
     /// Dataset Management: one request a range.
     fn deallocate(
         &mut self,
@@ -444,6 +468,7 @@ impl Shard {
         ranges: u16,
         fua: bool,
     ) {
+        self.count_other(index);
         let conn = self.connections.slots[usize::from(index)].as_deref_mut().expect("it exists");
         let data = conn.protocol.request_buf(id).cloned();
         let data = data.as_ref().map_or(&[][..], |buf| buf.as_slice());
@@ -462,7 +487,7 @@ impl Shard {
         }
         conn.executing[id.slot()] = Executing { pending, op: IoOp::Unmap, ..IDLE };
         if pending == 0 {
-            self.complete(index, id, Status::SUCCESS, 0, 0);
+            self.complete_io(index, id, Status::SUCCESS, 0, 0);
         }
     }
 
@@ -482,9 +507,8 @@ impl Shard {
             return;
         }
         let done = std::mem::replace(executing, IDLE);
-        self.connections.counts.io_commands += 1;
         if done.status as u8 | done.special == 0 {
-            self.complete(index, id, Status::SUCCESS, 0, done.data_len_bytes);
+            self.complete_io(index, id, Status::SUCCESS, 0, done.data_len_bytes);
         } else {
             self.command_done_specially(core, index, id, done);
         }
@@ -503,7 +527,7 @@ impl Shard {
             return self.step_done(core, index, id, done);
         }
         if done.status.is_ok() {
-            self.complete(index, id, Status::SUCCESS, 0, done.data_len_bytes);
+            self.complete_io(index, id, Status::SUCCESS, 0, done.data_len_bytes);
         } else {
             self.bdev_failed(core, index, id, done.op, done.status);
         }

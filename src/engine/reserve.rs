@@ -263,7 +263,9 @@ impl Shard {
             room[..len].copy_from_slice(&data[..len]);
             data_len_bytes = u32::try_from(room.len()).expect("a buffer's length fits u32");
         }
+        let is_io = matches!(conn.role, Role::Io(_));
         if status.is_success() {
+            self.connections.counts.io_commands += u64::from(is_io);
             self.complete(index, asker.id, *status, *result, data_len_bytes);
         } else {
             self.fail(core, index, asker.id, *status);

@@ -280,7 +280,7 @@ impl Shard {
         let marks = std::mem::replace(&mut conn.executing[id.slot()], IDLE);
         match ended.first {
             Some(first) => self.end_fused(core, index, [first, id], [status, second]),
-            None if status.is_success() => self.complete(index, id, status, 0, 0),
+            None if status.is_success() => self.complete_io(index, id, status, 0, 0),
             None => self.fail_with(core, index, id, status, result),
         }
         if let Some(ticket) = ended.range {
@@ -301,7 +301,7 @@ impl Shard {
     ) {
         for (id, status) in ids.into_iter().zip(statuses) {
             if status.is_success() {
-                self.complete(index, id, status, 0, 0);
+                self.complete_io(index, id, status, 0, 0);
             } else {
                 self.fail(core, index, id, status);
             }
