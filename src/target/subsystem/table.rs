@@ -69,7 +69,7 @@ pub struct NamespaceSpec<'a> {
     pub geometry: &'a Geometry,
     /// UUID that hosts see; `None`: the bdev's.
     pub uuid: Option<Uuid>,
-    /// NGUID that hosts see.
+    /// NGUID that hosts see; `None`: the UUID's bytes.
     pub nguid: Option<[u8; 16]>,
     /// EUI-64 that hosts see.
     pub eui64: Option<[u8; 8]>,
@@ -275,13 +275,15 @@ impl SubsystemTable {
                 .find(|&nsid| subsystem.namespace(nsid).is_none())
                 .ok_or(TableError::NamespacesFull { nqn, max })?,
         };
+        let uuid = spec.uuid.unwrap_or(geometry.uuid);
         Ok(Namespace {
             nsid,
             bdev: spec.bdev,
             block_shift: if bytes == 512 { 9 } else { 12 },
             blocks: geometry.blocks,
-            uuid: spec.uuid.unwrap_or(geometry.uuid),
-            nguid: spec.nguid.unwrap_or_default(),
+            uuid,
+            // Some hosts (ESXi) know of no UUIDs and would go by the serial number.
+            nguid: spec.nguid.unwrap_or(uuid.into_bytes()),
             eui64: spec.eui64.unwrap_or_default(),
             volatile_write_cache: geometry.volatile_write_cache,
             unmap: geometry.unmap,
