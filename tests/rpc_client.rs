@@ -73,10 +73,10 @@ fn paths_masks_and_saved_reservations_by_rpc() {
         params.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         params
     };
-    ok("nvmf_subsystem_add_listener", listener(json!({})));
+    refused("nvmf_subsystem_add_listener", listener(json!({ "ana_state": "no" })), "`no`");
+    ok("nvmf_subsystem_add_listener", listener(json!({ "ana_state": "non_optimized" })));
     let state = |word: &str, group: u32| json!({ "ana_state": word, "anagrpid": group });
     let set = "nvmf_subsystem_listener_set_ana_state";
-    ok(set, listener(json!({ "ana_state": "non_optimized" })));
     ok(set, listener(state("inaccessible", 2)));
     refused(set, listener(state("inaccessible", 3)), "ANA group 3");
     refused(set, listener(state("perfect", 1)), "Invalid parameters");
@@ -99,7 +99,12 @@ fn paths_masks_and_saved_reservations_by_rpc() {
     let group = json!({ "nqn": NQN, "nsid": 1, "anagrpid": 1 });
     ok("nvmf_subsystem_set_ns_ana_group", group);
     let subsystems = ok("nvmf_get_subsystems", json!({ "nqn": NQN }));
-    assert_eq!(subsystems[0]["namespaces"][0]["anagrpid"], 1);
+    let namespace = &subsystems[0]["namespaces"][0];
+    assert_eq!(namespace["anagrpid"], 1);
+    let uuid = namespace["uuid"].as_str().unwrap().replace('-', "").to_uppercase();
+    assert_eq!(namespace["nguid"], json!(uuid), "for hosts that know of no UUIDs");
+    let limits = ["passthrough", "dmrsl", "wzsl"].map(|word| &subsystems[0][word]);
+    assert_eq!(limits, [&json!(false), &json!(2_097_152), &json!(12)]);
     mdof.signal("TERM");
     assert_eq!(mdof.wait().1, Some(0));
 }

@@ -16,10 +16,10 @@ use super::policy::DegradedStart;
 use super::state_dir::{ArrayNote, ArrayPhase, StateDir, StateDirError};
 use super::target::{
     AbsentBdev, ArrayOptions, BdevSpec, BitmapPlace, CreateOptions, Members, NewArrayWish,
-    NewNamespace, Settings, StartedHow, Takeover, Target, TargetError, listen_error,
+    NewListener, NewNamespace, Settings, StartedHow, Takeover, Target, TargetError, listen_error,
 };
 use crate::limits::NAMESPACES_MAX;
-use crate::target::subsystem::SubsystemSpec;
+use crate::target::subsystem::{AnaState, SubsystemSpec};
 
 /// How long a start waits for what a killed mdof held: the kernel gives up the descriptors of a
 /// dead process's rings a moment after the process is gone.
@@ -530,7 +530,9 @@ fn create_subsystem(
         target.add_namespace(&config.nqn, new)?;
     }
     for &address in &config.listen {
-        target.add_listener(&config.nqn, address, config.secure_listen.contains(&address))?;
+        let is_secure = config.secure_listen.contains(&address);
+        let new = NewListener { address, is_secure, ana: AnaState::default() };
+        target.add_listener(&config.nqn, new)?;
     }
     Ok(())
 }

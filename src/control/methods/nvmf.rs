@@ -6,17 +6,19 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::nvmf_paths::AnaWord;
 use super::params::{decode, hex, refuse_unless};
 use crate::control::config::{MODEL_DEFAULT, SERIAL_DEFAULT};
 use crate::control::names::DISCOVERY_NQN;
 use crate::control::rpc::RpcError;
-use crate::control::target::{NewNamespace, Target, TargetError};
+use crate::control::target::{NewListener, NewNamespace, Target, TargetError};
 use crate::limits::{
     ADMIN_QUEUE_DEPTH_MAX, IN_CAPSULE_DATA_BYTES, IO_QUEUE_DEPTH_MAX, IO_QUEUES_PER_CONTROLLER_MAX,
     IO_SIZE_BYTES_MAX,
 };
+use crate::target::controller::io::{DEALLOCATE_RANGE_BLOCKS_MAX, WRITE_ZEROES_PAGES_SHIFT};
 use crate::target::subsystem::{
-    AllowedHost, Concat, HostKeys, Namespace, Subsystem, SubsystemKind, SubsystemSpec,
+    AllowedHost, AnaState, Concat, HostKeys, Namespace, Subsystem, SubsystemKind, SubsystemSpec,
 };
 
 /// mdof has one target, which SPDK's clients may name.
@@ -192,6 +194,9 @@ fn describe(target: &Target, subsystem: &Subsystem) -> Value {
         value["max_namespaces"] = json!(subsystem.max_namespaces());
         value["min_cntlid"] = json!(subsystem.cntlid_range().start());
         value["max_cntlid"] = json!(subsystem.cntlid_range().end());
+        value["passthrough"] = json!(false);
+        value["dmrsl"] = json!(DEALLOCATE_RANGE_BLOCKS_MAX);
+        value["wzsl"] = json!(WRITE_ZEROES_PAGES_SHIFT);
         value["namespaces"] = subsystem
             .namespaces()
             .map(|namespace| namespace_value(target, subsystem, namespace))
@@ -318,6 +323,7 @@ struct Listener {
     nqn: String,
     listen_address: ListenAddress,
     secure_channel: Option<bool>,
+    ana_state: Option<AnaWord>,
     tgt_name: Option<String>,
 }
 
@@ -330,11 +336,15 @@ pub(super) struct ListenAddress {
 }
 
 impl Listener {
-    fn decode(params: Option<Value>) -> Result<(String, SocketAddr, bool), RpcError> {
+    fn decode(params: Option<Value>) -> Result<(String, NewListener), RpcError> {
         let params: Self = decode(params)?;
         is_our_target(params.tgt_name.as_deref())?;
-        let address = params.listen_address.parse()?;
-        Ok((subsystem_name(params.nqn), address, params.secure_channel.unwrap_or(false)))
+        let new = NewListener {
+            address: params.listen_address.parse()?,
+            is_secure: params.secure_channel.unwrap_or(false),
+            ana: params.ana_state.map_or(AnaState::default(), AnaState::from),
+        };
+        Ok((subsystem_name(params.nqn), new))
     }
 }
 
@@ -372,8 +382,8 @@ pub(super) fn subsystem_add_listener(
     target: &mut Target,
     params: Option<Value>,
 ) -> Result<Value, RpcError> {
-    let (nqn, address, is_secure) = Listener::decode(params)?;
-    target.add_listener(&nqn, address, is_secure)?;
+    let (nqn, new) = Listener::decode(params)?;
+    target.add_listener(&nqn, new)?;
     Ok(json!(true))
 }
 
@@ -381,7 +391,7 @@ pub(super) fn subsystem_remove_listener(
     target: &mut Target,
     params: Option<Value>,
 ) -> Result<Value, RpcError> {
-    let (nqn, address, _) = Listener::decode(params)?;
+    let (nqn, NewListener { address, .. }) = Listener::decode(params)?;
     target.remove_listener(&nqn, address)?;
     Ok(json!(true))
 }
@@ -429,14 +439,14 @@ pub(super) fn subsystem_allow_any_host(
 mod tests {
     use super::*;
 
-    fn listener(text: &str) -> Result<(String, SocketAddr, bool), String> {
+    fn listener(text: &str) -> Result<(String, NewListener), String> {
         let params = serde_json::from_str(text).unwrap();
         Listener::decode(Some(params)).map_err(|error| error.message)
     }
 
     #[test]
     fn listeners_as_spdks_client_sends_them() {
-        let (nqn, address, _) = listener(
+        let (nqn, NewListener { address, .. }) = listener(
             r#"{"nqn":"discovery","secure_channel":false,"listen_address":
                 {"trtype":"tcp","adrfam":"ipv4","traddr":"127.0.0.1","trsvcid":"8009"}}"#,
         )
@@ -454,5 +464,12 @@ mod tests {
             let params = format!(r#"{{"nqn":"n","listen_address":{address}}}"#);
             assert_eq!(listener(&params), Err(format!("Invalid parameters: {text}")));
         }
+        let with_state = |state| {
+            let at = r#"{"trtype":"TCP","traddr":"::1"}"#;
+            listener(&format!(r#"{{"nqn":"n","listen_address":{at},"ana_state":"{state}"}}"#))
+        };
+        let (_, inaccessible) = with_state("inaccessible").unwrap();
+        assert_eq!(inaccessible.ana, AnaState::Inaccessible);
+        assert!(with_state("persistent_loss").unwrap_err().contains("persistent_loss"));
     }
 }

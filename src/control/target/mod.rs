@@ -31,7 +31,7 @@ pub use events::{EVENT_TYPES, EVENTS_MAX, Notice};
 pub use external::{BitmapPlace, External};
 pub use keys::KeyNames;
 pub use members::Which;
-pub use nvmf::{NewNamespace, Transport, listen_error};
+pub use nvmf::{NewListener, NewNamespace, Transport, listen_error};
 pub use replace::{Leaving, Replacing};
 pub use settings::{ProcessOptions, SCRUB_EVERY_HOURS_MAX, Settings};
 pub use spares::Spare;

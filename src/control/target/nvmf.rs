@@ -9,7 +9,7 @@ use super::{Backing, Target, TargetError};
 use crate::bdev::BdevId;
 use crate::engine::CoreReport;
 use crate::target::subsystem::{
-    Namespace, NamespaceSpec, Subsystem, SubsystemSpec, SubsystemTable, TableError,
+    AnaState, Namespace, NamespaceSpec, Subsystem, SubsystemSpec, SubsystemTable, TableError,
 };
 
 /// The NVMe/TCP transport, once it was created. Its values are what mdof does, whatever was asked:
@@ -61,6 +61,17 @@ pub struct NewNamespace<'a> {
     pub hidden: bool,
     /// File in which its reservation outlives a power loss.
     pub reservation_file: Option<&'a str>,
+}
+
+/// A listen address to be added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewListener {
+    /// Where.
+    pub address: SocketAddr,
+    /// It takes connections under TLS only.
+    pub is_secure: bool,
+    /// How it reaches all ANA groups.
+    pub ana: AnaState,
 }
 
 impl<'a> NewNamespace<'a> {
@@ -235,13 +246,8 @@ impl Target {
     }
 
     /// Lets a subsystem be reached at an address; the first to use it opens it.
-    /// If it is secure, under TLS only.
-    pub fn add_listener(
-        &mut self,
-        nqn: &str,
-        address: SocketAddr,
-        is_secure: bool,
-    ) -> Result<(), TargetError> {
+    pub fn add_listener(&mut self, nqn: &str, new: NewListener) -> Result<(), TargetError> {
+        let NewListener { address, is_secure, ana } = new;
         if self.transport.is_none() {
             return Err(TargetError::Invalid(
                 "there is no TCP transport; call nvmf_create_transport first".to_owned(),
@@ -250,9 +256,16 @@ impl Target {
         self.subsystem(nqn)?;
         let open = self.is_listening(address);
         // The table first: a connection that arrives at once must find its subsystem there.
-        self.change(|table| match is_secure {
-            true => table.add_secure_listener(nqn, address),
-            false => table.add_listener(nqn, address),
+        self.change(|table| {
+            match is_secure {
+                true => table.add_secure_listener(nqn, address)?,
+                false => table.add_listener(nqn, address)?,
+            }
+            // No host may see it in another state first.
+            match ana {
+                AnaState::Optimized => Ok(()),
+                other => table.set_ana_state(nqn, address, None, other),
+            }
         })?;
         if open {
             return Ok(());
