@@ -28,7 +28,7 @@ pub const IO_QUEUE_DEPTH_MAX: usize = 128;
 /// I/O queues that one controller grants at most.
 pub const IO_QUEUES_PER_CONTROLLER_MAX: usize = 128;
 
-/// Controllers that one core can own at once; a controller id is `core * this + index + 1`.
+/// Controllers that one core can own at once.
 pub const CONTROLLERS_PER_CORE_MAX: usize = 512;
 
 /// Connections that one core can serve at once.
@@ -74,7 +74,7 @@ const _: () = {
     );
     // A connection for each controller that a core can own, and many for their I/O queues.
     assert!(CONTROLLERS_PER_CORE_MAX < CONNECTIONS_PER_CORE_MAX - CONNECTIONS_TO_REFUSE);
-    // Controller ids stay below 0xFFF0, the first reserved value of Fabrics Connect.
+    // There is an id for each controller below 0xFFF0, the first reserved value of Fabrics Connect.
     assert!(CORES_MAX * CONTROLLERS_PER_CORE_MAX < 0xfff0);
     // Membership sets are one machine word.
     assert!(MEMBERS_MAX <= u64::BITS as usize);

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
 use super::message::{ConnectionKey, Message};
-use super::queue::Role;
+use super::queue::{OwnedController, Role};
 use super::shard::{Shard, ShardCore};
 use crate::secure::psk;
 use crate::target::auth::{Channel, GeneratedKey};
@@ -151,11 +151,10 @@ impl Shard {
             self.send(core, to, Message::KeyNews(key.clone(), news));
         }
     }
+}
 
-    /// Whether a queue for I/O may belong to the controller that its Connect names: what has a
-    /// secure channel has no queue beside it.
-    pub(super) fn is_beside_channel(&mut self, slot: usize, request: &ConnectRequest) -> bool {
-        let owned = self.connections.controllers.get(slot).and_then(Option::as_deref);
-        owned.is_some_and(|owned| owned.key.is_some()) && !request.is_secured
-    }
+/// Whether a queue for I/O may not belong to the controller that its Connect names: what has a
+/// secure channel has no queue beside it.
+pub(super) fn is_beside_channel(owned: &OwnedController, request: &ConnectRequest) -> bool {
+    owned.key.is_some() && !request.is_secured
 }

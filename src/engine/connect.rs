@@ -1,11 +1,11 @@
 //! Fabrics Connect across cores, and what ends with a connection.
 
-use super::concat::KeyNews;
+use super::concat::{KeyNews, is_beside_channel};
 use super::message::{ConnectionKey, Message, NewConnection};
 use super::queue::{OwnedController, Role};
 use super::shard::{Shard, ShardCore};
 use crate::limits::{CONNECTIONS_PER_CORE_MAX, IO_QUEUES_PER_CONTROLLER_MAX};
-use crate::target::controller::connect::{cntlid_of, owner_of};
+use crate::target::controller::connect::ControllerPlace;
 use crate::target::controller::{
     ConnectContext, ConnectRequest, Controller, IoQueueGrant, Refusal,
 };
@@ -74,12 +74,12 @@ impl Shard {
         let conn = self.connections.get(index).expect("the command came from it");
         conn.role = Role::Connecting(id);
         conn.asks_as = Some(Box::new(request.hostnqn));
-        match owner_of(request.cntlid) {
-            Some((owner, _)) if owner < core.port.control() => {
+        match ControllerPlace::of(request.cntlid, core.port.control()) {
+            Some(ControllerPlace { core: owner, .. }) => {
                 let request = Box::new(request);
                 self.send(core, owner, Message::AttachQueue { connection: key, request });
             }
-            _ => self.queue_attached(core, key, Err(Refusal::unknown_controller())),
+            None => self.queue_attached(core, key, Err(Refusal::unknown_controller())),
         }
     }
 
@@ -109,7 +109,11 @@ impl Shard {
         id: RequestId,
         request: &ConnectRequest,
     ) {
-        let Some(slot) = self.connections.free_controller_slot() else {
+        let (own, cores) = (core.index(), core.port.control());
+        // Without a subsystem it is refused in any case.
+        let range = self.table.find(&request.subnqn).map_or(1..=u16::MAX, |one| one.cntlid_range());
+        let id_at = |index| ControllerPlace { core: own, cores, index }.cntlid_in(&range);
+        let Some((slot, cntlid)) = self.connections.free_controller_slot(id_at) else {
             self.connections.counts.refused += 1;
             return self.refuse(index, id, Refusal::controller_busy(), Some(&request.hostnqn));
         };
@@ -119,12 +123,8 @@ impl Shard {
             Some(by) => format!(", under TLS by {by}"),
             None => String::new(),
         };
-        let context = ConnectContext {
-            table: &self.table,
-            cntlid: cntlid_of(core.index(), slot),
-            local_address,
-            now_ms: core.io.now_ms(),
-        };
+        let context =
+            ConnectContext { table: &self.table, cntlid, local_address, now_ms: core.io.now_ms() };
         let controller = Controller::connect(request, &context);
         let made = controller.and_then(|made| Ok((made, self.key_at_connect(index)?)));
         let (controller, key) = match made {
@@ -179,12 +179,11 @@ impl Shard {
         connection: ConnectionKey,
         request: Box<ConnectRequest>,
     ) {
-        let Some(request) = self.defer_attach(from, connection, request) else { return };
-        let slot = owner_of(request.cntlid).map_or(usize::MAX, |(_, slot)| slot);
-        let is_beside = self.is_beside_channel(slot, &request);
-        let owned = self.connections.controllers.get_mut(slot).and_then(Option::as_deref_mut);
+        let deferred = self.defer_attach(core, from, connection, request);
+        let Some(request) = deferred else { return };
+        let owned = self.connections.find_controller(request.cntlid, core.port.control());
         let result = match owned {
-            Some(_) if is_beside => Err(Refusal::invalid_host()),
+            Some(owned) if is_beside_channel(owned, &request) => Err(Refusal::invalid_host()),
             Some(owned) => owned.controller.attach_io_queue(&request).map(|grant| {
                 let core = u8::try_from(from).expect("bounded by CORES_MAX");
                 owned.queues[usize::from(grant.qid - 1)] = (core, connection);
@@ -244,23 +243,24 @@ impl Shard {
     }
 
     fn report_queue_closed(&mut self, core: &mut ShardCore, grant: &IoQueueGrant) {
-        let (owner, _) = owner_of(grant.cntlid).expect("it granted the queue");
         let (cntlid, qid) = (grant.cntlid, grant.qid);
+        let owner = ControllerPlace::of(cntlid, core.port.control());
+        let owner = owner.expect("it granted the queue").core;
         self.send(core, owner, Message::QueueClosed { cntlid, qid });
     }
 
     /// An I/O queue of a controller of this core is gone.
-    pub(super) fn queue_closed(&mut self, cntlid: u16, qid: u16) {
-        let slot = owner_of(cntlid).map_or(usize::MAX, |(_, slot)| slot);
-        let owned = self.connections.controllers.get_mut(slot).and_then(Option::as_deref_mut);
-        if let Some(owned) = owned {
+    pub(super) fn queue_closed(&mut self, core: &mut ShardCore, cntlid: u16, qid: u16) {
+        let found = self.connections.find_controller(cntlid, core.port.control());
+        if let Some(owned) = found {
             owned.controller.detach_io_queue(qid);
         }
     }
 
     /// A controller is reset, shut down or gone: its I/O queues end on every core.
     pub(super) fn close_io_queues(&mut self, core: &mut ShardCore, slot: usize) {
-        let cntlid = cntlid_of(core.index(), slot);
+        let owned = self.connections.controllers[slot].as_deref();
+        let cntlid = owned.expect("it is asked while it lives").controller.cntlid();
         for to in 0..core.port.control() {
             self.send(core, to, Message::CloseQueues { cntlid });
         }
@@ -301,10 +301,12 @@ impl Shard {
                 self.report_events(slot);
                 self.close_io_queues(core, slot);
                 let owned = self.connections.controllers[slot].take();
-                if let Some(key) = owned.and_then(|owned| owned.key) {
+                let owned = owned.expect("it lives as long as its connection");
+                let cntlid = owned.controller.cntlid();
+                if let Some(key) = owned.key {
                     self.tell_of_key(core, &key, KeyNews::Left);
                 }
-                self.drop_deferred(core, cntlid_of(core.index(), slot));
+                self.drop_deferred(core, cntlid);
             }
             Role::Io(grant) => self.report_queue_closed(core, &grant),
             role @ Role::Connecting(_) => {

@@ -15,7 +15,6 @@ use super::gate_home::{HOME, Ticket};
 use super::message::{ConnectionKey, Message};
 use super::queue::Role;
 use super::shard::{Shard, ShardCore};
-use crate::target::controller::connect::owner_of;
 use crate::target::controller::{ConnectRequest, Refusal};
 use crate::target::subsystem::{DupHostPolicy, HostPlace, Nqn, Subsystem};
 use crate::target::tcp::RequestId;
@@ -146,12 +145,12 @@ impl Shard {
     /// An I/O queue wants to belong to a controller of this core: waits if that may have to go.
     pub(super) fn defer_attach(
         &mut self,
+        core: &mut ShardCore,
         from: usize,
         connection: ConnectionKey,
         request: Box<ConnectRequest>,
     ) -> Option<Box<ConnectRequest>> {
-        let slot = owner_of(request.cntlid).map_or(usize::MAX, |(_, slot)| slot);
-        let owned = self.connections.controllers.get(slot).and_then(Option::as_deref);
+        let owned = self.connections.find_controller(request.cntlid, core.port.control());
         let admin = owned.map(|owned| owned.connection);
         let admin = admin.and_then(|index| self.connections.get(index));
         let is_settled = admin.is_none_or(|admin| {

@@ -5,7 +5,7 @@ use super::message::{CommandFailure, Message};
 use super::queue::Role;
 use super::shard::{Shard, ShardCore};
 use crate::bdev::{IoOp, IoStatus};
-use crate::target::controller::connect::owner_of;
+use crate::target::controller::connect::ControllerPlace;
 use crate::target::controller::{CommandError, io};
 use crate::target::tcp::RequestId;
 use crate::wire::nvme::Status;
@@ -68,7 +68,8 @@ impl Shard {
                 conn.errors.told += 1;
                 let skipped = std::mem::take(&mut conn.errors.skipped);
                 let cntlid = grant.cntlid;
-                let (owner, _) = owner_of(cntlid).expect("it granted the queue");
+                let owner = ControllerPlace::of(cntlid, core.port.control());
+                let owner = owner.expect("it granted the queue").core;
                 let failure = CommandFailure { cntlid, error, skipped };
                 self.send(core, owner, Message::CommandFailed(Box::new(failure)));
             } else {
@@ -80,11 +81,10 @@ impl Shard {
     }
 
     /// A command of a controller of this core has failed.
-    pub(super) fn command_failed(&mut self, failure: &CommandFailure) {
+    pub(super) fn command_failed(&mut self, core: &mut ShardCore, failure: &CommandFailure) {
         let CommandFailure { cntlid, error, skipped } = *failure;
-        let slot = owner_of(cntlid).map_or(usize::MAX, |(_, slot)| slot);
-        let owned = self.connections.controllers.get_mut(slot).and_then(Option::as_deref_mut);
-        if let Some(owned) = owned {
+        let found = self.connections.find_controller(cntlid, core.port.control());
+        if let Some(owned) = found {
             owned.controller.note_error(error, skipped);
         }
     }

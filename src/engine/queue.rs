@@ -17,6 +17,7 @@ use crate::limits::{
     IO_QUEUE_DEPTH_MAX, IO_QUEUES_PER_CONTROLLER_MAX,
 };
 use crate::target::auth::GeneratedKey;
+use crate::target::controller::connect::ControllerPlace;
 use crate::target::controller::io::{self, IoCommand, IoRequest};
 use crate::target::controller::{
     AdminContext, AdminOutcome, Controller, Effect, IoQueueGrant, TableChange,
@@ -139,7 +140,7 @@ pub(super) struct Connections {
     pub(super) returns_seen: u64,
     pub(super) to_try: usize,
     pub(super) controllers: Vec<Option<Box<OwnedController>>>,
-    /// Slot to be tried first when all have been used once.
+    /// Slot to be tried first.
     next_controller: usize,
     /// What was done for hosts so far.
     pub(super) counts: HostCounts,
@@ -249,19 +250,33 @@ impl Connections {
         self.slots.iter().filter_map(Option::as_deref)
     }
 
-    /// A free slot for a controller; `None`: the core owns as many as it can. The one that was
-    /// free longest, so that a host which still means an old controller does not meet a new one.
-    pub(super) fn free_controller_slot(&mut self) -> Option<usize> {
-        if self.controllers.len() < CONTROLLERS_PER_CORE_MAX {
-            self.controllers.push(None);
-            return Some(self.controllers.len() - 1);
+    /// A free slot for a controller that has an id, and the id; `None`: the core owns as many as
+    /// it can, or has no id left. The one that was free longest, so that a host which still means
+    /// an old controller does not meet a new one.
+    pub(super) fn free_controller_slot(
+        &mut self,
+        id_at: impl Fn(usize) -> Option<u16>,
+    ) -> Option<(usize, u16)> {
+        let (index, cntlid) = (0..CONTROLLERS_PER_CORE_MAX)
+            .map(|step| (self.next_controller + step) % CONTROLLERS_PER_CORE_MAX)
+            .filter(|&index| self.controllers.get(index).is_none_or(Option::is_none))
+            .find_map(|index| Some((index, id_at(index)?)))?;
+        self.next_controller = index + 1;
+        if self.controllers.len() <= index {
+            self.controllers.resize_with(index + 1, || None);
         }
-        let count = self.controllers.len();
-        let found = (0..count)
-            .map(|step| (self.next_controller + step) % count)
-            .find(|&index| self.controllers[index].is_none())?;
-        self.next_controller = found + 1;
-        Some(found)
+        Some((index, cntlid))
+    }
+
+    /// The controller of this id, if it is this core's and still there.
+    pub(super) fn find_controller(
+        &mut self,
+        cntlid: u16,
+        cores: usize,
+    ) -> Option<&mut OwnedController> {
+        let ControllerPlace { index, .. } = ControllerPlace::of(cntlid, cores)?;
+        let owned = self.controllers.get_mut(index)?.as_deref_mut()?;
+        (owned.controller.cntlid() == cntlid).then_some(owned)
     }
 
     /// Notes that the connection has something to send this turn.

@@ -206,7 +206,7 @@ impl Shard {
             Message::QueueAttached { connection, result } => {
                 self.queue_attached(core, connection, result);
             }
-            Message::QueueClosed { cntlid, qid } => self.queue_closed(cntlid, qid),
+            Message::QueueClosed { cntlid, qid } => self.queue_closed(core, cntlid, qid),
             Message::CloseQueues { cntlid } => self.close_queues_of(core, cntlid),
             Message::RangeWanted(wanted) => {
                 let (asker, range) = *wanted;
@@ -238,7 +238,7 @@ impl Shard {
             Message::KeyMade(made) => self.key_made(core, from, *made),
             Message::KeyKnown { maker } => self.key_known(core, maker),
             Message::KeyNews(key, news) => self.key_news(key, news),
-            Message::CommandFailed(failure) => self.command_failed(&failure),
+            Message::CommandFailed(failure) => self.command_failed(core, &failure),
             Message::Abort(wanted) => self.abort_asked(core, from, &wanted),
             Message::Aborted { asker, was_aborted } => {
                 self.abort_answered(core, asker, was_aborted);

@@ -8,7 +8,7 @@ use mdof::bdev::Device;
 use mdof::bdev::delay::DelayDevice;
 use mdof::initiator::{Client, ClientError, ClientOptions, Data, HostAuth};
 use mdof::secure::{ChapKey, Group, GroupSet};
-use mdof::target::subsystem::{DupHostPolicy, HostKeys, NamedKey};
+use mdof::target::subsystem::{DupHostPolicy, HostKeys, NamedKey, NamespaceSpec, SubsystemSpec};
 use mdof::wire::nvme::Status;
 
 use crate::rig::{BLOCK, HOST, Host, LIMIT, NQN, Queue, Rig, command, free_address, io, malloc};
@@ -253,6 +253,57 @@ fn many_at_once_end_as_one() {
     let queue = works(&mut host);
     assert_eq!(controllers(&mut rig), 1);
     drop((queue, host));
+    rig.stop();
+}
+
+/// Two targets that serve one subsystem have controller ids of their own each: hosts refuse a path
+/// whose controller has the id of another's.
+#[test]
+fn a_range_of_controller_ids_is_had_by_all_cores() {
+    const SHARED: &str = "nqn.2026-01.io.mdof:shared";
+    let mut rig = Rig::plain();
+    rig.table.remove_ns(NQN, 1).unwrap();
+    let (bdev, geometry) = rig.only_bdev();
+    let spec = SubsystemSpec { allow_any_host: true, ..SubsystemSpec::new(SHARED) };
+    let spec = SubsystemSpec { min_cntlid: 0x8000, max_cntlid: 0x8003, ..spec };
+    rig.table.create_subsystem(&spec).unwrap();
+    rig.table.add_ns(SHARED, &NamespaceSpec::new(bdev, &geometry)).unwrap();
+    rig.table.add_listener(SHARED, rig.address).unwrap();
+    rig.publish();
+    let options = ClientOptions { subsystem_nqn: SHARED.to_owned(), ..rig.options(HOST) };
+    let (mut hosts, mut busy) = (Vec::new(), 0);
+    // Which core a host comes to is not its choice.
+    while hosts.len() < 4 && busy < 200 {
+        match try_connect(&rig, options.clone()) {
+            Ok(mut host) => {
+                let queue = works(&mut host);
+                hosts.push((host, queue));
+            }
+            refused => {
+                assert!(is_busy(refused));
+                busy += 1;
+            }
+        }
+    }
+    let mut ids: Vec<u16> = hosts.iter().map(|(host, _)| host.client.info().cntlid).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, [0x8000, 0x8001, 0x8002, 0x8003]);
+    assert!(is_busy(try_connect(&rig, options.clone())), "all are taken");
+    let (first, queue) = hosts.swap_remove(0);
+    let free = first.client.info().cntlid;
+    drop((first, queue));
+    let end = Instant::now() + LIMIT;
+    let again = loop {
+        match try_connect(&rig, options.clone()) {
+            Ok(host) => break host,
+            refused => assert!(is_busy(refused) && Instant::now() < end),
+        }
+    };
+    assert_eq!(again.client.info().cntlid, free, "the only one");
+    for (_, queue) in &mut hosts {
+        assert_eq!(queue.read(3, 1), [5; BLOCK]);
+    }
+    drop((again, hosts));
     rig.stop();
 }
 

@@ -2,6 +2,7 @@
 
 use std::mem::offset_of;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use zerocopy::FromBytes;
@@ -16,7 +17,7 @@ use crate::limits::{
     ADMIN_QUEUE_DEPTH_MAX, CONTROLLERS_PER_CORE_MAX, CORES_MAX, IO_QUEUE_DEPTH_MAX,
     IO_QUEUES_PER_CONTROLLER_MAX, NAMESPACES_MAX,
 };
-use crate::target::subsystem::{Nqn, Subsystem, SubsystemTable};
+use crate::target::subsystem::{CNTLID_MAX, Nqn, Subsystem, SubsystemTable};
 use crate::wire::fabrics::{
     CATTR_DISABLE_SQ_FLOW_CONTROL, CNTLID_DYNAMIC, ConnectCommand, ConnectData, invalid_parameter,
 };
@@ -175,19 +176,43 @@ impl ConnectRequest {
     }
 }
 
-/// The id of the controller at `index` of `core`.
-#[must_use]
-pub fn cntlid_of(core: usize, index: usize) -> u16 {
-    assert!(core < CORES_MAX && index < CONTROLLERS_PER_CORE_MAX, "no such controller slot");
-    u16::try_from(core * CONTROLLERS_PER_CORE_MAX + index + 1).expect("proved in limits")
+/// Where a controller lives: slot `index` of `core`, on a target of `cores`.
+///
+/// The ids of neighbouring cores lie side by side, and each slot has one in every `cores *
+/// CONTROLLERS_PER_CORE_MAX` of them: so each core has its part of whatever range a subsystem is
+/// given. Targets that serve one subsystem together are given ranges that do not meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ControllerPlace {
+    /// The core.
+    pub core: usize,
+    /// Cores of the target.
+    pub cores: usize,
+    /// The slot.
+    pub index: usize,
 }
 
-/// The core and index that own controller `cntlid`; `None`: no core can.
-#[must_use]
-pub fn owner_of(cntlid: u16) -> Option<(usize, usize)> {
-    let number = usize::from(cntlid).checked_sub(1)?;
-    let core = number / CONTROLLERS_PER_CORE_MAX;
-    (core < CORES_MAX).then_some((core, number % CONTROLLERS_PER_CORE_MAX))
+impl ControllerPlace {
+    /// The lowest id of the range that the controller here can have; `None`: it has none for it.
+    #[must_use]
+    pub fn cntlid_in(&self, range: &RangeInclusive<u16>) -> Option<u16> {
+        let Self { core, cores, index } = *self;
+        assert!(cores <= CORES_MAX && core < cores, "no such core");
+        assert!(index < CONTROLLERS_PER_CORE_MAX, "no such controller slot");
+        let lowest = index * cores + core + 1;
+        let step = cores * CONTROLLERS_PER_CORE_MAX;
+        let steps = usize::from(*range.start()).saturating_sub(lowest).div_ceil(step);
+        let cntlid = u16::try_from(lowest + steps * step).ok()?;
+        range.contains(&cntlid).then_some(cntlid)
+    }
+
+    /// Where controller `cntlid` lives, if there is one; `None`: no controller has this id.
+    /// Others have lived there, and may: who finds one looks at its id.
+    #[must_use]
+    pub fn of(cntlid: u16, cores: usize) -> Option<Self> {
+        let number = usize::from(cntlid).checked_sub(1)?;
+        let index = number / cores % CONTROLLERS_PER_CORE_MAX;
+        (cntlid <= CNTLID_MAX).then_some(Self { core: number % cores, cores, index })
+    }
 }
 
 /// What [`Controller::connect`] must know besides the request.
@@ -195,7 +220,7 @@ pub fn owner_of(cntlid: u16) -> Option<(usize, usize)> {
 pub struct ConnectContext<'a> {
     /// The published table.
     pub table: &'a SubsystemTable,
-    /// The id of the new controller, see [`cntlid_of`].
+    /// The id of the new controller, see [`ControllerPlace`].
     pub cntlid: u16,
     /// The local end of the connection.
     pub local_address: SocketAddr,

@@ -1,5 +1,7 @@
 use super::*;
-use crate::target::controller::connect::{cntlid_of, owner_of};
+use crate::limits::CONTROLLERS_PER_CORE_MAX;
+use crate::target::controller::connect::ControllerPlace;
+use crate::target::subsystem::CNTLID_MAX;
 
 fn refused(change: fn(&mut Sqe, &mut ConnectData)) -> (Status, u32) {
     let table = table_with(&[]);
@@ -100,10 +102,42 @@ fn cntlid_range_of_the_subsystem_is_kept() {
 
 #[test]
 fn controller_ids_name_their_core() {
-    assert_eq!(cntlid_of(0, 0), 1);
-    assert_eq!(owner_of(cntlid_of(3, 17)), Some((3, 17)));
-    assert_eq!(owner_of(0), None);
-    assert_eq!(owner_of(0xffff), None);
+    assert_eq!(
+        ControllerPlace { core: 0, cores: 4, index: 0 }.cntlid_in(&(1..=CNTLID_MAX)),
+        Some(1)
+    );
+    assert_eq!(ControllerPlace::of(0, 4), None);
+    assert_eq!(ControllerPlace::of(CNTLID_MAX + 1, 4), None);
+    assert_eq!(ControllerPlace::of(0xffff, 4), None, "any controller");
+    let all = 1..=CNTLID_MAX;
+    let halves = [1..=0x7fff, 0x8000..=CNTLID_MAX];
+    for cores in [1, 2, 3, 64] {
+        for range in halves.iter().chain([&all, &(100..=163)]) {
+            let mut ids = Vec::new();
+            for core in 0..cores {
+                let places = (0..CONTROLLERS_PER_CORE_MAX).map(|index| ControllerPlace {
+                    core,
+                    cores,
+                    index,
+                });
+                let of_core: Vec<u16> = places
+                    .filter_map(|place| {
+                        let cntlid = place.cntlid_in(range)?;
+                        assert_eq!(ControllerPlace::of(cntlid, cores), Some(place));
+                        Some(cntlid)
+                    })
+                    .collect();
+                assert!(!of_core.is_empty(), "{range:?}: core {core} of {cores} has its part");
+                ids.extend(of_core);
+            }
+            assert!(ids.iter().all(|id| range.contains(id)));
+            let count = ids.len();
+            ids.sort_unstable();
+            ids.dedup();
+            assert_eq!(ids.len(), count, "no id twice");
+            assert_eq!(count, range.len().min(cores * CONTROLLERS_PER_CORE_MAX), "{range:?}");
+        }
+    }
 }
 
 #[test]
