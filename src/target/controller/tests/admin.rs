@@ -484,9 +484,11 @@ fn identify_namespace() {
     assert_eq!((u32_at(&list, 0), u32_at(&list, 4)), (3, 0));
     assert_eq!(identify(c, &table, u32::MAX, 2), Err(Status::INVALID_NAMESPACE.dnr()));
     let descriptors = identify(c, &table, 2, 3).unwrap();
-    assert_eq!(&descriptors[..4], &[3, 16, 0, 0]);
-    assert_eq!(&descriptors[4..20], geometry(512).uuid.as_bytes());
-    assert_eq!(&descriptors[20..25], &[4, 1, 0, 0, 0], "CSI");
+    let uuid = *geometry(512).uuid.as_bytes();
+    assert_eq!(data[104..120], uuid, "NGUID, which nobody has set");
+    assert_eq!(descriptors[..20], [&[2, 16, 0, 0][..], &uuid].concat(), "NGUID");
+    assert_eq!(descriptors[20..40], [&[3, 16, 0, 0][..], &uuid].concat(), "UUID");
+    assert_eq!(&descriptors[40..45], &[4, 1, 0, 0, 0], "CSI");
     assert_eq!(identify(c, &table, 1, 3), Err(Status::INVALID_NAMESPACE.dnr()));
     let independent = identify(c, &table, 2, 8).unwrap();
     assert_eq!((independent[0], independent[1], independent[14]), (0, 1, 1));
