@@ -342,3 +342,7 @@ impl Shard {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "auth_tests.rs"]
+mod tests;

@@ -88,6 +88,12 @@ pub struct Core<M> {
 }
 
 impl<M: Send> Core<M> {
+    /// A core without a loop, for tests that carry its messages.
+    #[cfg(test)]
+    pub(crate) fn at_rest(io: CoreIo, port: Port<M>) -> Self {
+        Self { io, port, counters: Arc::default(), stopping: false }
+    }
+
     /// This core's number in the mesh.
     #[must_use]
     pub fn index(&self) -> usize {
