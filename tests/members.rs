@@ -482,3 +482,138 @@ fn the_end_of_a_replacement_names_who_hangs() {
     stop(mdof);
     assert_alike(&dir, "b", "c");
 }
+
+/// Longest answer of a call while a member hangs: a look at it and a stop, each bounded by 5 s, on
+/// a busy machine.
+const SOON: Duration = Duration::from_secs(20);
+
+/// A call that is answered soon, however.
+fn soon(mdof: &Mdof, method: &str, params: Value) -> Result<Value, String> {
+    let since = Instant::now();
+    let answer = mdof.rpc(method, &params);
+    assert!(since.elapsed() < SOON, "{method} took {:?}: {answer:?}", since.elapsed());
+    answer
+}
+
+fn is_gone(mdof: &Mdof) -> bool {
+    mdof.rpc("bdev_raid_get_bdevs", &json!({ "category": "all" })).unwrap() == json!([])
+}
+
+fn assemble(mdof: &Mdof, members: [&str; 2]) {
+    let params = json!({ "name": "r", "raid_level": "raid1", "superblock": true,
+                         "base_bdevs": members });
+    mdof.rpc("bdev_raid_create", &params).unwrap();
+}
+
+/// A member that answers nothing is found before anything is stopped: the array goes on, and stops
+/// without it when it has been thrown out.
+#[test]
+fn an_array_is_not_stopped_while_a_member_answers_nothing() {
+    let dir = TestDir::new("members-stop-refused");
+    let mdof = start_with_one_that_may_hang(&dir, json!({ "chunk_size_kib": 256 }));
+    for io_type in ["read", "flush", "all"] {
+        hang(&mdof, io_type);
+        let text = soon(&mdof, "bdev_raid_delete", json!({ "name": "r" })).unwrap_err();
+        assert!(text.contains("bdev EE_b has not answered for 5 s"), "{text}");
+        assert!(text.contains("Nothing was changed"), "{text}");
+        assert!(text.contains("bdev_raid_remove_base_bdev"), "{text}");
+        let shown = array(&mdof);
+        assert_eq!((&shown["state"], &shown["stopping"]), (&json!("online"), &Value::Null));
+        assert_eq!([state(&mdof, 0), state(&mdof, 1)], ["in_sync", "in_sync"]);
+        if io_type != "all" {
+            answer(&mdof);
+        }
+    }
+    soon(&mdof, "bdev_raid_remove_base_bdev", json!({ "name": "EE_b" })).unwrap();
+    soon(&mdof, "bdev_raid_delete", json!({ "name": "r" })).unwrap();
+    assert!(is_gone(&mdof));
+    answer(&mdof);
+    let create = json!({ "name": "r", "raid_level": "raid1", "superblock": true,
+                         "base_bdevs": ["a"], "existing": true, "start_degraded": true });
+    mdof.rpc("bdev_raid_create", &create).unwrap();
+    let add = json!({ "raid_bdev": "r", "base_bdev": "EE_b" });
+    mdof.rpc("bdev_raid_add_base_bdev", &add).unwrap();
+    wait_for(&mdof, 1, "in_sync");
+    stop(mdof);
+    assert_alike(&dir, "a", "b");
+}
+
+/// A member that hangs when the stop has begun: the call is answered, everything else too, and the
+/// array is gone when the member answers.
+#[test]
+fn a_stop_goes_on_without_its_call_when_a_member_hangs() {
+    let dir = TestDir::new("members-stop-hangs");
+    let mdof = start_with_one_that_may_hang(&dir, json!({ "chunk_size_kib": 256 }));
+    for erase in [false, true] {
+        hang(&mdof, "write");
+        let text = soon(&mdof, "bdev_raid_delete", json!({ "name": "r" })).unwrap_err();
+        for part in ["array r is being stopped", "EE_b", "5 s", "bdev_raid_get_bdevs", "-16"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        let shown = array(&mdof);
+        assert_eq!(shown["state"], "offline", "{shown}");
+        assert_eq!(shown["stopping"]["waits_for"], json!(["EE_b"]), "{shown}");
+        for (method, params) in [
+            ("bdev_get_bdevs", json!({})),
+            ("nvmf_get_stats", json!({})),
+            ("framework_get_config", json!({ "name": "bdev" })),
+            ("bdev_raid_get_bitmap", json!({ "name": "r" })),
+            ("bdev_raid_set_options", json!({})),
+            ("bdev_malloc_create", json!({ "name": "m", "num_blocks": 64, "block_size": 512 })),
+            ("bdev_malloc_delete", json!({ "name": "m" })),
+        ] {
+            soon(&mdof, method, params).unwrap();
+        }
+        for (method, params) in [
+            ("bdev_raid_remove_base_bdev", json!({ "name": "EE_b" })),
+            ("bdev_raid_replace_base_bdev", json!({ "name": "EE_b", "base_bdev": "c" })),
+            ("bdev_raid_grow", json!({ "name": "r" })),
+            ("bdev_error_create", json!({ "base_name": "r" })),
+            ("bdev_error_delete", json!({ "name": "EE_b" })),
+        ] {
+            let text = soon(&mdof, method, params).unwrap_err();
+            assert!(text.contains("stop") || text.contains("in use by array r"), "{text}");
+        }
+        // Again, and what becomes of the superblocks can still be said.
+        let again = json!({ "name": "r", "clear_sb": erase });
+        let text = soon(&mdof, "bdev_raid_delete", again).unwrap_err();
+        assert!(text.contains("array r is being stopped"), "{text}");
+        assert_eq!(array(&mdof)["stopping"]["clear_sb"], erase);
+        answer(&mdof);
+        let since = Instant::now();
+        while !is_gone(&mdof) {
+            assert!(since.elapsed() < PATIENCE, "it does not stop: {}", array(&mdof));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let told = mdof.rpc("notify_get_notifications", &json!({})).unwrap();
+        assert!(told.to_string().contains("raid_stopped"), "{told}");
+        if !erase {
+            assemble(&mdof, ["a", "EE_b"]);
+            assert_eq!([state(&mdof, 0), state(&mdof, 1)], ["in_sync", "in_sync"]);
+        }
+    }
+    // The members are blank and free: they take another array.
+    let new = json!({ "name": "s", "raid_level": "raid1", "superblock": true,
+                      "base_bdevs": ["a", "EE_b"], "assume_clean": true });
+    mdof.rpc("bdev_raid_create", &new).unwrap();
+    stop(mdof);
+}
+
+/// The target ends though a member hangs, and says for whom it waited; nothing is lost.
+#[test]
+fn the_target_ends_though_a_member_hangs() {
+    let dir = TestDir::new("members-end-hangs");
+    let mdof = start_with_one_that_may_hang(&dir, json!({ "chunk_size_kib": 256 }));
+    hang(&mdof, "write");
+    let since = Instant::now();
+    mdof.signal("TERM");
+    let (text, code) = mdof.wait();
+    assert!(since.elapsed() < Duration::from_secs(45), "{:?}: {text}", since.elapsed());
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("array r") && text.contains("EE_b"), "{text}");
+    assert!(!text.contains("stopped cleanly after"), "{text}");
+    let mdof = Mdof::start(&dir, &config(&dir, ""), &[]);
+    assert_eq!([state(&mdof, 0), state(&mdof, 1)], ["in_sync", "in_sync"]);
+    stop(mdof);
+    assert_alike(&dir, "a", "b");
+}

@@ -83,7 +83,8 @@ impl Host {
                 Ok((Self { home: Home::Target(target), arrays: Vec::new(), names: 0 }, bdev))
             }
             Err(error) => {
-                target.stop();
+                // The first error counts.
+                let _ = target.stop();
                 Err(error)
             }
         }
@@ -211,8 +212,7 @@ impl Host {
         let mut engine = match self.home {
             Home::Bare(engine) => *engine,
             Home::Target(target) => {
-                target.stop();
-                return Ok(());
+                return target.stop().map_err(|unclean| PerfError(unclean.to_string()));
             }
         };
         for array in self.arrays {

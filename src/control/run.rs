@@ -19,7 +19,7 @@ use super::rpc::socket::{SocketError, SocketLock};
 use super::signals::StopSignals;
 use super::startup::{self, StartError};
 use super::state_dir::{self, StateDir, StateDirError};
-use super::target::Target;
+use super::target::{Target, Unclean};
 use crate::engine::handle::{EngineConfig, EngineError, EngineHandle};
 use crate::reactor::buf::CLASS_COUNTS;
 
@@ -71,6 +71,9 @@ pub enum RunError {
     /// The reactors.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// It was told to stop, and has ended without some of it.
+    #[error(transparent)]
+    Unclean(#[from] Unclean),
     /// The system.
     #[error("cannot {doing}: {source}")]
     System {
@@ -142,9 +145,12 @@ pub fn run_config(config: &Config, options: &Options) -> Result<(), RunError> {
         say("stopping; a second Ctrl-C ends it at once, unclean");
     }
     let begun = Instant::now();
-    target.stop();
+    let stopped = target.stop();
     if served.is_ok() {
+        stopped?;
         say(&format!("stopped cleanly after {} ms", begun.elapsed().as_millis()));
+    } else if let Err(unclean) = stopped {
+        tracing::error!("{unclean}");
     }
     served
 }
@@ -197,8 +203,9 @@ fn serve(
         if stop {
             return Ok(());
         }
+        let looks = target.wants_look();
         target.look();
-        if target.wants_look() {
+        if looks || target.wants_look() {
             kept.keep(target);
         }
     }

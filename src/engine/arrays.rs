@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::channels::{Array, Slot};
-use super::message::{Answer, Message};
+use super::message::{Answer, Ended, Message};
 use super::shard::{KIND_ARRAY, Shard, ShardCore};
 use crate::bdev::{BdevId, BdevIo, IoStatus, Tag};
 use crate::raid::{
@@ -252,9 +252,8 @@ impl Shard {
                         self.send(core, to, Message::Grow(bdev, shared.clone()));
                     }
                 }
-                Mail::Started(result) | Mail::Stopped(result) => {
-                    self.answer(core, Answer::Array(result));
-                }
+                Mail::Started(result) => self.answer(core, Answer::Array(result)),
+                Mail::Stopped(result) => self.ended(core, Ended::Array(bdev, result)),
             }
         }
     }

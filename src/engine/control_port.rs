@@ -1,7 +1,7 @@
 //! The control plane's requests on a core.
 
 use super::channels::Slot;
-use super::message::{Answer, Ask};
+use super::message::{Answer, Ask, Ended};
 use super::shard::{Shard, ShardCore};
 use super::workload::{Workload, WorkloadIo};
 use crate::bdev::{BdevId, BdevIo, Completion, Device, IoOp, IoStatus, Station, Tag};
@@ -14,8 +14,8 @@ pub(super) struct ControlPort {
     io: Option<(IoOp, Option<IoBuf>)>,
     /// Number of that request. Others that end are no longer waited for.
     io_number: u32,
-    /// A channel that is to be dropped when it is drained.
-    closing: Option<BdevId>,
+    /// Channels that are to be dropped when they are drained.
+    closing: Vec<BdevId>,
     /// All connections are to end.
     pub(super) closing_connections: bool,
     workload: Option<Box<dyn Workload>>,
@@ -42,25 +42,20 @@ impl Shard {
             Ask::StartArray { bdev, config, shared } => {
                 self.start_array(core, bdev, &config, shared);
             }
-            Ask::StopArray(bdev) => {
-                let there = self.on_owner(core, bdev, |owner, out| owner.stop(out));
-                if !there {
-                    self.answer(core, Answer::Array(Err(IoStatus::Removed)));
-                }
+            Ask::StopArray(bdev) => self.stop_array(core, bdev),
+            Ask::AskedMembers(bdev) => {
+                let asked = self.channels.array(bdev).map_or(0, |array| array.asked_members());
+                self.answer(core, Answer::Members(asked));
             }
-            Ask::CloseBdev(bdev) => self.close_bdev(core, bdev),
+            Ask::CloseBdev(bdev) => {
+                self.answer(core, Answer::Done);
+                self.close_bdev(core, bdev);
+            }
             Ask::Io { bdev, op, lba, blocks, data } => {
                 self.control_io(core, bdev, op, (lba, blocks), &data);
             }
             Ask::ForgetIo => self.forget_control_io(core),
-            Ask::ArrayStatus(bdev) => {
-                let owner = self.channels.array(bdev).and_then(|array| array.owner.as_deref());
-                let answer = match owner {
-                    Some(owner) => Answer::Status(Box::new(owner.status())),
-                    None => Answer::Failed("the array is not there".to_owned()),
-                };
-                self.answer(core, answer);
-            }
+            Ask::ArrayStatus(bdev) => self.tell_array_status(core, bdev),
             Ask::SetKnobs(bdev, knobs) => {
                 let mut result = Err("the array is not there".to_owned());
                 self.on_owner(core, bdev, |owner, out| result = owner.set_knobs(&knobs, out));
@@ -83,6 +78,7 @@ impl Shard {
             }
             Ask::Unlisten(address) => self.unlisten(core, address),
             Ask::CloseConnections => {
+                self.answer(core, Answer::Done);
                 self.close_all_connections(core);
                 self.control.closing_connections = true;
             }
@@ -112,6 +108,22 @@ impl Shard {
         }
     }
 
+    fn stop_array(&mut self, core: &mut ShardCore, bdev: BdevId) {
+        self.answer(core, Answer::Done);
+        if !self.on_owner(core, bdev, |owner, out| owner.stop(out)) {
+            self.ended(core, Ended::Array(bdev, Err(IoStatus::Removed)));
+        }
+    }
+
+    fn tell_array_status(&mut self, core: &mut ShardCore, bdev: BdevId) {
+        let owner = self.channels.array(bdev).and_then(|array| array.owner.as_deref());
+        let answer = match owner {
+            Some(owner) => Answer::Status(Box::new(owner.status())),
+            None => Answer::Failed("the array is not there".to_owned()),
+        };
+        self.answer(core, answer);
+    }
+
     fn resize_device(&mut self, core: &mut ShardCore, bdev: BdevId, device: &Device) {
         if let Some(channel) = self.channels.device(bdev) {
             channel.resize(device);
@@ -121,29 +133,31 @@ impl Shard {
 
     fn close_bdev(&mut self, core: &mut ShardCore, bdev: BdevId) {
         match self.channels.get(bdev) {
-            None => self.answer(core, Answer::Done),
+            None => self.ended(core, Ended::Bdev(bdev)),
             Some(slot) => {
                 if let Slot::Device(channel) = slot {
                     channel.close(&mut self.queue);
                 }
-                self.control.closing = Some(bdev);
+                self.control.closing.push(bdev);
             }
         }
     }
 
-    /// Answers what the control plane waits for, once it has come about.
-    pub(super) fn answer_when_ready(&mut self, core: &mut ShardCore) {
-        if let Some(bdev) = self.control.closing
-            && self.channels.get(bdev).is_none_or(|slot| slot.in_flight() == 0)
-        {
-            self.control.closing = None;
-            self.channels.close(bdev);
-            self.note_busy(bdev, false);
-            self.answer(core, Answer::Done);
+    /// Tells the control plane what it has asked for, once it has come about.
+    pub(super) fn tell_ended(&mut self, core: &mut ShardCore) {
+        for _ in 0..self.control.closing.len() {
+            let bdev = self.control.closing.remove(0);
+            if self.channels.get(bdev).is_none_or(|slot| slot.in_flight() == 0) {
+                self.channels.close(bdev);
+                self.note_busy(bdev, false);
+                self.ended(core, Ended::Bdev(bdev));
+            } else {
+                self.control.closing.push(bdev);
+            }
         }
         if self.control.closing_connections && self.connections.is_empty() {
             self.control.closing_connections = false;
-            self.answer(core, Answer::Done);
+            self.ended(core, Ended::Connections);
         }
     }
 
@@ -183,7 +197,9 @@ impl Shard {
     /// A request of the control plane has ended.
     pub(super) fn control_io_done(&mut self, core: &mut ShardCore, tag: Tag, status: IoStatus) {
         let is_awaited = tag.op == self.control.io_number;
-        let Some((op, buf)) = self.control.io.take_if(|_| is_awaited) else { return };
+        let Some((op, buf)) = self.control.io.take_if(|_| is_awaited) else {
+            return self.ended(core, Ended::Io(BdevId(tag.object)));
+        };
         let answer = match (status, buf) {
             (IoStatus::Ok, Some(buf)) if op == IoOp::Read => Ok(buf.as_slice().to_vec()),
             (IoStatus::Ok, _) => Ok(Vec::new()),

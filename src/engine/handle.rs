@@ -1,5 +1,6 @@
 //! What the control plane sees of the engine: every call blocks until all cores concerned have
-//! acted, and returns a plain result.
+//! acted, and returns a plain result. For what takes as long as a device does see
+//! [`super::endings`].
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use super::auth_worker;
+use super::endings::{Endings, IoFault};
 use super::kernel_tls;
 use super::listen;
 use super::message::{Answer, Ask, Message};
@@ -33,7 +35,10 @@ use uuid::Uuid;
 const EVENTS_MAX: usize = 1024;
 
 /// How long a core may take to answer before the operator is told that it has not.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a request of the control plane to a bdev is waited for, if nobody says otherwise.
+const IO_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How the engine runs; from the configuration file.
 #[derive(Debug, Clone)]
@@ -78,16 +83,16 @@ pub enum EngineError {
 
 /// What the handle remembers of a bdev.
 #[derive(Debug)]
-struct Known {
-    geometry: Geometry,
+pub(super) struct Known {
+    pub(super) geometry: Geometry,
     /// Core that owns it, for an array.
-    owner_core: Option<usize>,
+    pub(super) owner_core: Option<usize>,
 }
 
 /// The running engine. Owned by the control thread.
 #[derive(Debug)]
 pub struct EngineHandle {
-    port: Port<Message>,
+    pub(super) port: Port<Message>,
     threads: Vec<JoinHandle<()>>,
     counters: Vec<Arc<CoreCounters>>,
     bdevs: Vec<Option<Known>>,
@@ -96,6 +101,8 @@ pub struct EngineHandle {
     /// Programs under way, and what those gave back that are finished.
     programs: usize,
     finished: Vec<Box<dyn std::any::Any + Send>>,
+    pub(super) endings: Endings,
+    pub(super) io_patience: Duration,
 }
 
 impl EngineHandle {
@@ -116,6 +123,8 @@ impl EngineHandle {
             events: VecDeque::new(),
             programs: 0,
             finished: Vec::new(),
+            endings: Endings::default(),
+            io_patience: IO_PATIENCE,
         };
         let desks = auth_worker::start(config.cores.len());
         let kernel_tls = kernel_tls::look();
@@ -152,7 +161,7 @@ impl EngineHandle {
         &self.counters
     }
 
-    fn ask(&mut self, core: usize, ask: Ask) {
+    pub(super) fn ask(&mut self, core: usize, ask: Ask) {
         self.port.post(core, Message::Ask(Box::new(ask)));
     }
 
@@ -171,7 +180,7 @@ impl EngineHandle {
     }
 
     /// The next answer of a core, if there is one in this time. Programs end at any time.
-    fn answer_in(&mut self, patience: Duration) -> Option<Answer> {
+    pub(super) fn answer_in(&mut self, patience: Duration) -> Option<Answer> {
         let deadline = Instant::now() + patience;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -183,9 +192,10 @@ impl EngineHandle {
     }
 
     /// Keeps what is told without being asked for; what is left answers a question.
-    fn sort(&mut self, from: usize, message: Message) -> Option<Answer> {
+    pub(super) fn sort(&mut self, from: usize, message: Message) -> Option<Answer> {
         match message {
             Message::Event(bdev, event) => self.note(bdev, event),
+            Message::Ended(ended) => self.endings.note(ended),
             Message::Answer(answer) => match *answer {
                 Answer::Finished(result) => self.finished.push(result),
                 answer => return Some(answer),
@@ -205,20 +215,17 @@ impl EngineHandle {
 
     /// What has happened to arrays since the last call, oldest first.
     pub fn take_events(&mut self) -> Vec<(BdevId, ArrayEvent)> {
-        while let Some((from, message)) = self.port.receive() {
-            let answer = self.sort(from, message);
-            assert!(answer.is_none(), "core {from} sent {answer:?} and nobody had asked");
-        }
+        self.take_told();
         self.events.drain(..).collect()
     }
 
-    fn ask_one(&mut self, core: usize, ask: Ask) -> Answer {
+    pub(super) fn ask_one(&mut self, core: usize, ask: Ask) -> Answer {
         self.ask(core, ask);
         self.answer()
     }
 
     /// Asks every core the same and waits for all; the first failure counts.
-    fn ask_all(&mut self, mut make: impl FnMut() -> Ask) -> Result<(), EngineError> {
+    pub(super) fn ask_all(&mut self, mut make: impl FnMut() -> Ask) -> Result<(), EngineError> {
         for core in 0..self.cores() {
             self.ask(core, make());
         }
@@ -240,7 +247,7 @@ impl EngineHandle {
         Ok(BdevId(u16::try_from(index).expect("bounded by BDEVS_MAX")))
     }
 
-    fn known(&self, bdev: BdevId) -> Option<&Known> {
+    pub(super) fn known(&self, bdev: BdevId) -> Option<&Known> {
         self.bdevs[usize::from(bdev.0)].as_ref()
     }
 
@@ -258,76 +265,29 @@ impl EngineHandle {
         Ok(bdev)
     }
 
-    /// Closes the bdev's channels once their requests have ended. No array, filter or namespace
-    /// may use it any more. An array is to be stopped first.
-    pub fn remove_bdev(&mut self, bdev: BdevId) {
-        self.ask_all(|| Ask::CloseBdev(bdev)).expect("closing is never refused");
+    pub(super) fn forget_bdev(&mut self, bdev: BdevId) {
         self.bdevs[usize::from(bdev.0)] = None;
     }
 
-    fn io(
-        &mut self,
-        bdev: BdevId,
-        op: IoOp,
-        lba: u64,
-        blocks: u32,
-        data: &[u8],
-    ) -> Result<Vec<u8>, IoStatus> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let data = data.to_vec();
-            match self.ask_one(0, Ask::Io { bdev, op, lba, blocks, data }) {
-                // All buffers are in use by hosts for the moment.
-                Answer::Io(Err(IoStatus::Aborted)) if Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                Answer::Io(result) => return result,
-                answer => unreachable!("{answer:?} does not answer a request"),
-            }
-        }
-    }
-
-    /// Whether the bdev ends a read and a flush in this time each, however. What it does not end
-    /// is waited for no longer, and may end later; the bdev can't be removed before.
-    pub fn answers_in(&mut self, bdev: BdevId, patience: Duration) -> bool {
-        let Some(known) = self.known(bdev) else { return false };
-        let block = known.geometry.block_size_bytes as usize;
-        let flush = (IoOp::Flush, 0, Vec::new());
-        [(IoOp::Read, 1, vec![0; block]), flush].into_iter().all(|(op, blocks, data)| {
-            let deadline = Instant::now() + patience;
-            loop {
-                self.ask(0, Ask::Io { bdev, op, lba: 0, blocks, data: data.clone() });
-                match self.answer_in(deadline.saturating_duration_since(Instant::now())) {
-                    // All buffers are in use by hosts for the moment.
-                    Some(Answer::Io(Err(IoStatus::Aborted))) if Instant::now() < deadline => {
-                        std::thread::sleep(Duration::from_millis(1));
-                    }
-                    Some(Answer::Io(_)) => return true,
-                    Some(answer) => unreachable!("{answer:?} does not answer a request"),
-                    None => match self.ask_one(0, Ask::ForgetIo) {
-                        Answer::Failed(_) => return false,
-                        // At the last moment.
-                        Answer::Io(_) => return true,
-                        answer => unreachable!("{answer:?} does not answer a request"),
-                    },
-                }
-            }
-        })
+    /// How long a request of the control plane to a bdev is waited for.
+    pub fn set_io_patience(&mut self, patience: Duration) {
+        self.io_patience = patience;
     }
 
     /// Reads blocks through the bdev's channel on the first core (control-plane use only).
     ///
     /// # Errors
-    /// If the bdev fails the read.
-    pub fn read(&mut self, bdev: BdevId, lba: u64, blocks: u32) -> Result<Vec<u8>, IoStatus> {
-        let block = self.known(bdev).ok_or(IoStatus::Removed)?.geometry.block_size_bytes;
+    /// If the bdev fails the read, or does not answer.
+    pub fn read(&mut self, bdev: BdevId, lba: u64, blocks: u32) -> Result<Vec<u8>, IoFault> {
+        let gone = IoFault::Status(IoStatus::Removed);
+        let block = self.known(bdev).ok_or(gone)?.geometry.block_size_bytes;
         let per_request = u32::try_from(IO_SIZE_BYTES_MAX).expect("a small constant") / block;
         let mut data = Vec::with_capacity(blocks as usize * block as usize);
         let mut done = 0;
         while done < blocks {
             let piece = (blocks - done).min(per_request);
             let room = vec![0; piece as usize * block as usize];
-            data.extend(self.io(bdev, IoOp::Read, lba + u64::from(done), piece, &room)?);
+            data.extend(self.io(bdev, (IoOp::Read, lba + u64::from(done), piece), &room)?);
             done += piece;
         }
         Ok(data)
@@ -336,18 +296,18 @@ impl EngineHandle {
     /// Writes blocks durably (FUA) through the bdev's channel on the first core.
     ///
     /// # Errors
-    /// If the bdev fails the write.
+    /// If the bdev fails the write, or does not answer: it may do it at any time then.
     ///
     /// # Panics
     /// If the data are not whole blocks.
-    pub fn write(&mut self, bdev: BdevId, lba: u64, data: &[u8]) -> Result<(), IoStatus> {
-        let known = self.known(bdev).ok_or(IoStatus::Removed)?;
+    pub fn write(&mut self, bdev: BdevId, lba: u64, data: &[u8]) -> Result<(), IoFault> {
+        let known = self.known(bdev).ok_or(IoFault::Status(IoStatus::Removed))?;
         let block = known.geometry.block_size_bytes as usize;
         assert!(data.len().is_multiple_of(block), "data must be whole blocks");
         let mut lba = lba;
         for piece in data.chunks(IO_SIZE_BYTES_MAX) {
             let blocks = u32::try_from(piece.len() / block).expect("a piece fits a buffer");
-            self.io(bdev, IoOp::Write, lba, blocks, piece)?;
+            self.io(bdev, (IoOp::Write, lba, blocks), piece)?;
             lba += u64::from(blocks);
         }
         Ok(())
@@ -427,22 +387,6 @@ impl EngineHandle {
             geometry.unmap |= known.unmap;
         }
         geometry
-    }
-
-    /// Stops an array cleanly: in-flight requests end, bitmap and superblocks say "clean"; then
-    /// its channels are closed.
-    ///
-    /// # Errors
-    /// If the members could not be told that the array is clean: the next start will resync.
-    pub fn stop_array(&mut self, bdev: BdevId) -> Result<(), IoStatus> {
-        let known = self.known(bdev).ok_or(IoStatus::Removed)?;
-        let owner = known.owner_core.expect("only arrays are stopped");
-        let answer = self.ask_one(owner, Ask::StopArray(bdev));
-        self.remove_bdev(bdev);
-        match answer {
-            Answer::Array(result) => result,
-            answer => unreachable!("{answer:?} does not answer the stop of an array"),
-        }
     }
 
     /// State of an array as its owner sees it now.
@@ -558,11 +502,6 @@ impl EngineHandle {
             answer => unreachable!("{answer:?} is no report"),
         };
         (0..cores).map(report).collect()
-    }
-
-    /// Ends all connections.
-    pub fn close_connections(&mut self) {
-        self.ask_all(|| Ask::CloseConnections).expect("closing is never refused");
     }
 
     /// Runs programs, each on its core, until all are finished; returns what each gave back, in

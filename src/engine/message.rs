@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 
 use crate::bdev::{BdevId, Device, IoOp, IoStatus};
+use crate::raid::message::SlotMask;
 use crate::raid::{
     ArrayConfig, ArrayEvent, ArrayStatus, Command, GrowthWish, Knobs, Outcome, Shared, ToChannel,
     ToOwner,
@@ -148,6 +149,21 @@ pub(super) enum Message {
     Answer(Box<Answer>),
     /// A core tells the control plane what has happened to an array.
     Event(BdevId, ArrayEvent),
+    /// A core tells the control plane that what it was asked to begin has ended.
+    Ended(Ended),
+}
+
+/// What may take as long as a device does, so that the control plane is told of its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// An array has stopped, nothing of it is in flight: whether its members say that it is clean.
+    Array(BdevId, Result<(), IoStatus>),
+    /// The core's channel of a bdev is closed.
+    Bdev(BdevId),
+    /// The core has no connections any more.
+    Connections,
+    /// A request of the control plane to a bdev, which is waited for no longer.
+    Io(BdevId),
 }
 
 /// A connection of a core, and the use of its slot that is meant.
@@ -230,14 +246,16 @@ pub(super) enum Ask {
     OpenArray { bdev: BdevId, config: Arc<ArrayConfig>, shared: Arc<Shared> },
     /// Make the array's owner and start it: answered when the array serves.
     StartArray { bdev: BdevId, config: Arc<ArrayConfig>, shared: Arc<Shared> },
-    /// To the owner's core: stop the array, answered when nothing of it is in flight.
+    /// To the owner's core: stop the array. [`Ended::Array`] follows.
     StopArray(BdevId),
-    /// Close the channel when its requests have ended.
+    /// Name the members that have requests of the array's.
+    AskedMembers(BdevId),
+    /// Close the channel when its requests have ended: [`Ended::Bdev`] follows.
     CloseBdev(BdevId),
     /// Execute a request of the control plane.
     Io { bdev: BdevId, op: IoOp, lba: u64, blocks: u32, data: Vec<u8> },
     /// Wait no longer for the request of the control plane: answered by `Failed`, and not at all if
-    /// that has been answered.
+    /// that has been answered. [`Ended::Io`] follows when it ends.
     ForgetIo,
     /// To the owner's core.
     ArrayStatus(BdevId),
@@ -255,7 +273,7 @@ pub(super) enum Ask {
     Listen(TcpListener, SocketAddr),
     /// Accept no more connections there.
     Unlisten(SocketAddr),
-    /// End all connections; answered when they are gone.
+    /// End all connections: [`Ended::Connections`] follows when they are gone.
     CloseConnections,
     /// Run a program; answered when it is finished.
     Run(Box<dyn Workload>),
@@ -272,6 +290,7 @@ impl std::fmt::Debug for Ask {
             Self::OpenArray { .. } => "OpenArray",
             Self::StartArray { .. } => "StartArray",
             Self::StopArray(..) => "StopArray",
+            Self::AskedMembers(..) => "AskedMembers",
             Self::CloseBdev(..) => "CloseBdev",
             Self::Io { .. } => "Io",
             Self::ForgetIo => "ForgetIo",
@@ -299,8 +318,10 @@ pub(super) enum Answer {
     Failed(String),
     /// A request has ended; for a read with its data.
     Io(Result<Vec<u8>, IoStatus>),
-    /// An array has been started or stopped, or not.
+    /// An array has been started, or not.
     Array(Result<(), IoStatus>),
+    /// Members, by slot.
+    Members(SlotMask),
     /// Blocks that an array will have, which has begun to grow; or why it has not.
     Grows(Result<u64, String>),
     /// State of an array.
@@ -320,6 +341,7 @@ impl std::fmt::Debug for Answer {
             Self::Failed(text) => write!(f, "Failed({text})"),
             Self::Io(result) => write!(f, "Io({:?})", result.as_ref().map(Vec::len)),
             Self::Array(result) => write!(f, "Array({result:?})"),
+            Self::Members(slots) => write!(f, "Members({slots:#b})"),
             Self::Grows(result) => write!(f, "Grows({result:?})"),
             Self::Status(status) => write!(f, "Status({status:?})"),
             Self::Outcome(outcome) => write!(f, "Outcome({outcome:?})"),

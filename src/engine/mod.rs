@@ -24,7 +24,7 @@
 //!   where the kernel has TLS.
 //! - `message`: what cores and the control plane tell each other.
 //! - `control_port`: the control plane's requests on a core.
-//! - `handle`: the control plane's side of it.
+//! - `handle`: the control plane's side of it; `endings`: its part that waits for devices.
 
 mod abort;
 mod arrays;
@@ -36,6 +36,7 @@ mod connect;
 mod control_port;
 mod controller_list;
 mod duplicates;
+mod endings;
 mod failures;
 mod gate;
 mod gate_home;
@@ -54,5 +55,6 @@ mod steps;
 mod tls;
 pub mod workload;
 
+pub use endings::IoFault;
 pub use handle::{EngineConfig, EngineError, EngineHandle};
 pub use report::{ControllerReport, CoreReport, HostCounts, QueueReport, QueueState};

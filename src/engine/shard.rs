@@ -11,7 +11,7 @@ use super::duplicates::Duplicates;
 use super::gate::Gates;
 use super::gate_home::{GateHome, HOME};
 use super::listen::Listeners;
-use super::message::{Answer, Message};
+use super::message::{Answer, Ended, Message};
 use super::queue::Connections;
 use super::reserve::ReservationHome;
 use super::socket::STAGING_SIZE_BYTES;
@@ -128,6 +128,12 @@ impl Shard {
     pub(super) fn answer(&mut self, core: &mut ShardCore, answer: Answer) {
         let control = core.port.control();
         core.port.post(control, Message::Answer(Box::new(answer)));
+    }
+
+    /// Tells the control plane that something has ended which it does not wait for.
+    pub(super) fn ended(&mut self, core: &mut ShardCore, ended: Ended) {
+        let control = core.port.control();
+        core.port.post(control, Message::Ended(ended));
     }
 
     /// Remembers whether the owner of an array has more to do without an event.
@@ -252,7 +258,7 @@ impl Shard {
                 self.controllers_named(core, asker, &cntlids);
             }
             Message::Ask(ask) => self.asked(core, *ask),
-            Message::Answer(_) | Message::Event(..) => {
+            Message::Answer(_) | Message::Event(..) | Message::Ended(_) => {
                 unreachable!("only the control plane is told")
             }
         }
@@ -329,7 +335,7 @@ impl Program for Shard {
         // Buffers that came back are given out in the next turn: there must be one.
         worked |= self.drain(core);
         self.send_responses(core);
-        self.answer_when_ready(core);
+        self.tell_ended(core);
         worked
     }
 }

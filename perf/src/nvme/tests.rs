@@ -171,7 +171,7 @@ fn a_real_target_is_measured() {
     let deep = Job { queue_depth: 128, ..job };
     let error = run(&Namespace { addr, ..namespace(1, &[]) }, &deep).unwrap_err().to_string();
     assert!(error.contains("127 commands a queue"), "{error}");
-    target.stop();
+    target.stop().unwrap();
 }
 
 #[test]

@@ -141,6 +141,9 @@ impl Dispatch for Target {
         let Some((_, function)) = found else {
             return Err(RpcError::new(METHOD_NOT_FOUND, format!("Method not found: {method}")));
         };
+        // What has ended meanwhile is not in the way of what is asked for now.
+        self.take_events();
+        self.look_at_stops();
         let result = function(self, params);
         if let Err(error) = &result {
             tracing::debug!("RPC {method} failed: {error}");

@@ -244,14 +244,15 @@ pub(super) fn get_bdevs(target: &mut Target, params: Option<Value>) -> Result<Va
         }
         let status = target.array_status(&name)?;
         target.take_events();
+        let is_online = is_online(target, &name, &status);
         let wanted = match params.category {
             Category::All => true,
-            Category::Online => !status.failed,
-            Category::Offline => status.failed,
+            Category::Online => is_online,
+            Category::Offline => !is_online,
             Category::Configuring => false,
         };
         if wanted {
-            arrays.push(describe_with(target, &name, &status)?);
+            arrays.push(describe_all_of(target, &name, &status)?);
         }
     }
     if matches!(params.category, Category::All | Category::Configuring) {
@@ -265,7 +266,30 @@ pub(super) fn get_bdevs(target: &mut Target, params: Option<Value>) -> Result<Va
 pub(super) fn describe(target: &mut Target, name: &str) -> Result<Value, RpcError> {
     let status = target.array_status(name)?;
     target.take_events();
-    describe_with(target, name, &status)
+    describe_all_of(target, name, &status)
+}
+
+fn describe_all_of(
+    target: &mut Target,
+    name: &str,
+    status: &ArrayStatus,
+) -> Result<Value, RpcError> {
+    let mut value = describe_with(target, name, status)?;
+    if let Some(stopping) = target.stopping(name) {
+        let (seconds, erase) = (stopping.since.elapsed().as_secs(), stopping.erase);
+        let members = target.asked_members(name);
+        value["stopping"] = json!({
+            "seconds": seconds,
+            "waits_for": target.names_of_members(name, members)?,
+            "clear_sb": erase,
+        });
+    }
+    Ok(value)
+}
+
+/// It takes requests.
+fn is_online(target: &Target, name: &str, status: &ArrayStatus) -> bool {
+    !status.failed && target.stopping(name).is_none()
 }
 
 /// Ranges of a member's bad-block log that are listed one by one.
@@ -322,7 +346,7 @@ fn describe_with(target: &Target, name: &str, status: &ArrayStatus) -> Result<Va
         "name": name,
         "uuid": array.uuid,
         "strip_size_kb": array.shape.strip_bytes >> 10,
-        "state": if status.failed { "offline" } else { "online" },
+        "state": if is_online(target, name, status) { "online" } else { "offline" },
         "raid_level": level::spdk_name(array.shape.level),
         "md_level": array.shape.level.name(),
         "layout": md::layout_name(array.shape.level, array.shape.layout),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::arrays::ArrayOptions;
 use super::members::DRAIN_LOOK;
+use super::stop::ANSWER_WAIT;
 use super::takeover::{Given, Takeover};
 use super::waiting::NewArrayWish;
 use super::{Backing, Target, TargetError};
@@ -18,9 +19,6 @@ const ZERO_STEP_BYTES: u64 = 1 << 20;
 
 /// How long a call waits for a growth to end.
 const GROWTH_WAIT: Duration = Duration::from_secs(5);
-
-/// How long a member may take to answer before an array without a bitmap stops to grow.
-const ANSWER_WAIT: Duration = Duration::from_secs(5);
 
 /// What became of the operator's word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,12 +179,8 @@ impl Target {
                  size afterwards (nvmf_subsystem_add_ns)"
             )));
         }
-        let spares = self.spares.iter().filter(|it| it.array.as_deref() == Some(name));
-        let spares: Vec<String> = spares.map(|spare| spare.bdev.clone()).collect();
-        self.delete_array(name, false)?;
-        let grown = self.grow_stopped(name, &members);
         let wish = NewArrayWish {
-            members,
+            members: members.clone(),
             uuid: Some(uuid),
             level: None,
             create: None,
@@ -194,14 +188,12 @@ impl Target {
             takeover: Takeover::default(),
             policy: self.settings_of(name).start_degraded.unwrap_or_default(),
         };
-        let started = self.start_or_wait(name, wish)?;
-        if started.is_none() {
-            return Err(TargetError::Lacking(self.waits_for(name)));
+        let stopped = self.stop_for_a_while(name, &wish);
+        if self.stopping(name).is_some() {
+            return stopped.map(|()| before);
         }
-        self.array_mut(name).is_found = is_found;
-        if !spares.is_empty() {
-            self.find_spares();
-        }
+        let grown = stopped.and_then(|()| self.grow_stopped(name, &members));
+        self.start_again(name, wish, is_found)?;
         let growth = grown?;
         let after = self.bdev(name)?.geometry.blocks;
         tracing::info!(
@@ -213,21 +205,16 @@ impl Target {
         Ok(after)
     }
 
-    /// A stop waits for all that members have been asked, and so does whoever asks them for their
-    /// superblocks; and nothing else can be told the target meanwhile. So they are asked before.
+    /// It stops, and its members are asked for their superblocks: that would wait for one that
+    /// hangs. So they are asked for an answer before.
     fn check_answers(&mut self, name: &str, members: &[String]) -> Result<(), TargetError> {
-        for member in members {
-            let id = self.bdev(member)?.id;
-            if !self.engine.answers_in(id, ANSWER_WAIT) {
-                return Err(TargetError::Busy(format!(
-                    "array {name}: bdev {member} has not answered for {} s. Without a bitmap the \
-                     array stops while it grows, and that would wait for the bdev. Nothing was \
-                     changed: grow it when the bdev answers, or has been replaced",
-                    ANSWER_WAIT.as_secs()
-                )));
-            }
-        }
-        Ok(())
+        let Some(hangs) = self.first_without_answer(members)? else { return Ok(()) };
+        Err(TargetError::Busy(format!(
+            "array {name}: bdev {hangs} has not answered for {} s. Without a bitmap the array \
+             stops while it grows, and that would wait for the bdev. Nothing was changed: grow it \
+             when the bdev answers, or has been replaced",
+            ANSWER_WAIT.as_secs()
+        )))
     }
 
     /// The members that carry superblocks, these, and how large each device is.

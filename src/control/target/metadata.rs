@@ -1,6 +1,6 @@
 //! md's metadata through the engine: plain reads and writes of a member's blocks.
 
-use super::{Target, TargetError, io_error};
+use super::{Target, TargetError, io_fault};
 use crate::bdev::BdevId;
 use crate::control::carried::{self, Carried};
 use crate::md::{
@@ -22,7 +22,7 @@ impl Target {
         let bytes = self
             .engine
             .read(id, offset / block, blocks)
-            .map_err(|status| io_error(&format!("reading metadata of bdev {name}"), status))?;
+            .map_err(|fault| io_fault(&format!("reading metadata of bdev {name}"), fault))?;
         assert_eq!(bytes.len(), length, "a read returns what was asked for");
         Ok(bytes)
     }
@@ -37,7 +37,7 @@ impl Target {
         let (id, block) = self.member(name)?;
         self.engine
             .write(id, offset / block, bytes)
-            .map_err(|status| io_error(&format!("writing metadata of bdev {name}"), status))
+            .map_err(|fault| io_fault(&format!("writing metadata of bdev {name}"), fault))
     }
 
     /// Place in the engine and block size.

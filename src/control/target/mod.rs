@@ -16,6 +16,7 @@ mod replace;
 mod resize;
 mod settings;
 mod spares;
+mod stop;
 mod stripe_log;
 mod takeover;
 mod waiting;
@@ -35,6 +36,7 @@ pub use nvmf::{NewListener, NewNamespace, Transport, listen_error};
 pub use replace::{Leaving, Replacing};
 pub use settings::{ProcessOptions, SCRUB_EVERY_HOURS_MAX, Settings};
 pub use spares::Spare;
+pub use stop::{Stopping, Unclean};
 pub use takeover::Takeover;
 pub use waiting::{AbsentBdev, NewArrayWish, Waiting};
 
@@ -43,6 +45,7 @@ use events::Notices;
 use crate::bdev::{BdevId, Device, Geometry, IoStatus};
 use crate::control::keyring::Keyring;
 use crate::control::rpc::RpcError;
+use crate::engine::IoFault;
 use crate::engine::handle::{EngineError, EngineHandle};
 use crate::md::{Level, SECTOR_BYTES, Superblock};
 use crate::raid::MemberSlot;
@@ -123,6 +126,16 @@ fn io_error(what: &str, status: IoStatus) -> TargetError {
     };
     let text = format!("{what} ended with {how}");
     if status == IoStatus::NoSpace { TargetError::NoSpace(text) } else { TargetError::Io(text) }
+}
+
+/// The same, also if it has not ended.
+fn io_fault(what: &str, fault: IoFault) -> TargetError {
+    match fault {
+        IoFault::Status(status) => io_error(what, status),
+        IoFault::NoAnswer => TargetError::Busy(format!(
+            "{what}: it does not answer. It may yet, and is of no use to anybody before that"
+        )),
+    }
 }
 
 /// A bdev and who uses it.
@@ -241,6 +254,8 @@ pub struct Target {
     process_options: ProcessOptions,
     /// Arrays that wait for members, by name.
     waiting: BTreeMap<String, Waiting>,
+    /// Arrays that are being stopped, by name; they are among the bdevs until they have.
+    stopping: BTreeMap<String, Stopping>,
     /// Bdevs whose file or device is not there yet.
     absent: Vec<AbsentBdev>,
     /// New bdevs are looked at for arrays that they belong to.
@@ -265,6 +280,7 @@ impl Target {
             settings: BTreeMap::new(),
             process_options: ProcessOptions::default(),
             waiting: BTreeMap::new(),
+            stopping: BTreeMap::new(),
             absent: Vec::new(),
             auto_assemble: false,
             notices: Notices::default(),
@@ -315,6 +331,9 @@ impl Target {
     fn free_bdev(&self, name: &str) -> Result<&Bdev, TargetError> {
         let bdev = self.bdev(name)?;
         match &bdev.user {
+            None if self.engine.is_late(bdev.id) => Err(TargetError::Busy(format!(
+                "bdev {name} has not answered a request yet that was given up"
+            ))),
             None => Ok(bdev),
             Some(user) => Err(TargetError::Busy(format!("bdev {name} is in use by {user}"))),
         }
@@ -325,20 +344,5 @@ impl Target {
         let bdev = self.bdevs.get_mut(name).expect("the caller has resolved the name");
         assert!(bdev.user.is_none() || user.is_none(), "bdev {name} has a user already");
         bdev.user = user;
-    }
-
-    /// Stops everything in order: no new connections, connections ended, arrays clean.
-    pub fn stop(mut self) {
-        self.unlisten_all();
-        self.engine.close_connections();
-        let arrays: Vec<String> = self
-            .bdevs()
-            .filter(|(_, bdev)| matches!(bdev.backing, Backing::Array(_)))
-            .map(|(name, _)| name.to_owned())
-            .collect();
-        for name in arrays {
-            self.stop_array_for_good(&name);
-        }
-        self.engine.stop();
     }
 }

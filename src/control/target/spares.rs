@@ -176,7 +176,9 @@ impl Target {
             return;
         }
         for array in self.array_names() {
-            self.use_spares_for(&array);
+            if self.stopping(&array).is_none() {
+                self.use_spares_for(&array);
+            }
         }
     }
 

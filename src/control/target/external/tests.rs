@@ -83,7 +83,7 @@ impl Bench {
         self.assemble_from(&["a", "b"], external, Takeover::default())
     }
 
-    fn write(&mut self, lba: u64, byte: u8) -> Result<(), crate::bdev::IoStatus> {
+    fn write(&mut self, lba: u64, byte: u8) -> Result<(), crate::engine::IoFault> {
         let (id, _) = self.target.array("r").unwrap();
         self.target.engine().write(id, lba, &[byte; 4096])
     }
@@ -173,7 +173,7 @@ fn stopped_and_found_again() {
     bench.stop();
     // A creation that a crash interrupted finds its own bitmap, and goes on.
     bench.create(map, false).unwrap();
-    bench.target.stop();
+    bench.target.stop().unwrap();
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn after_a_power_cut_what_is_marked_is_resynced() {
     let image = dir.path().join("image");
     bench.write(128 * 11, 9).unwrap();
     bench.image(&image);
-    bench.target.stop();
+    bench.target.stop().unwrap();
     let mut cut = Bench::new(&image);
     let map = cut.file("map");
     let how = cut.assemble(map).unwrap();
@@ -196,7 +196,7 @@ fn after_a_power_cut_what_is_marked_is_resynced() {
     assert_eq!(states[..4].iter().sum::<u64>(), cut.status().histogram.iter().sum::<u64>());
     assert!(states[0] > 100, "what was never written is not copied: {states:?}");
     assert!(cut.reads(128 * 3, 7) && cut.reads(128 * 9, 8) && cut.reads(128 * 11, 9));
-    cut.target.stop();
+    cut.target.stop().unwrap();
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn a_start_without_it_resyncs_and_makes_it_stale() {
     assert_eq!(states[0], 0, "an old bitmap's Unwritten is not believed: {states:?}");
     assert!(bench.reads(0, 7) && bench.reads(128 * 20, 9));
     bench.stop();
-    bench.target.stop();
+    bench.target.stop().unwrap();
 }
 
 #[test]
@@ -261,7 +261,7 @@ fn gone_damaged_and_foreign_ones_are_refused() {
     assert_eq!(bench.synced()[0], 0);
     assert!(bench.reads(0, 7));
     bench.stop();
-    bench.target.stop();
+    bench.target.stop().unwrap();
 }
 
 #[test]
@@ -278,7 +278,7 @@ fn a_member_that_was_left_behind_is_not_started_alone() {
     assert!(text.contains("went on without these"), "{text}");
     bench.assemble_from(&["a"], map, Takeover::default()).unwrap();
     assert_eq!(bench.status().histogram[NEED_SYNC], 1, "b lacks it");
-    bench.target.stop();
+    bench.target.stop().unwrap();
 }
 
 #[test]
@@ -305,7 +305,7 @@ fn an_array_gets_its_first_one() {
     bench.stop();
     assert!(!bench.assemble(map).unwrap().dirty);
     assert!(bench.reads(0, 7) && bench.reads(128, 8));
-    bench.target.stop();
+    bench.target.stop().unwrap();
 }
 
 #[test]
@@ -347,7 +347,7 @@ fn a_classic_one_is_converted() {
     let states = bench.bytes("map");
     assert_eq!(states[4], 6, "it is a lockless one now");
     assert!(bench.reads_after(map, 0, 7));
-    bench.target.stop();
+    bench.target.stop().unwrap();
 }
 
 impl Bench {
@@ -377,7 +377,7 @@ fn a_place_that_holds_something_is_not_taken() {
     assert!(text.contains("set block_size_bytes = 512"), "{text}");
     let text = bench.create(Some(BitmapPlace::Bdev("a".to_owned())), false).unwrap_err();
     assert!(text.contains("bdev a is a member"), "{text}");
-    bench.target.stop();
+    bench.target.stop().unwrap();
 }
 
 #[test]
@@ -401,5 +401,5 @@ fn without_its_bitmap_an_array_refuses_writes_and_serves_reads() {
     assert!(bench.status().failed);
     assert!(bench.reads(0, 7) && bench.reads(128 * 50, 0));
     assert!(bench.target.delete_array("r", false).is_err(), "it was not stopped cleanly");
-    bench.target.stop();
+    bench.target.stop().unwrap();
 }
