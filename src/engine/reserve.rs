@@ -1,9 +1,10 @@
 //! Reservation commands on their way: from the queue's core to the home core, which keeps the
 //! reservations, to the gates of all cores, and back.
 //!
-//! The home core works on one change at a time. It is answered when every core checks its commands
-//! against the new view and those that would no longer pass have ended, and when the reservation
-//! has been saved if it is to outlive a power loss.
+//! The home core works on one change of a namespace at a time. It is answered when every core
+//! checks its commands against the new view and those that would no longer pass have ended, and
+//! when the reservation has been saved if it is to outlive a power loss. Other namespaces do not
+//! wait: a bdev that ends nothing holds up nobody's reservation but its own.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -64,9 +65,12 @@ struct Change {
 #[derive(Debug, Default)]
 pub(super) struct ReservationHome {
     reservations: HashMap<NamespaceKey, Reservation>,
-    change: Option<Change>,
-    /// Wait state: commands behind the change.
-    waiting: VecDeque<(usize, ReservationAsk)>,
+    /// One a namespace.
+    changes: Vec<Change>,
+    /// Wait state: commands behind the change of their namespace, which is there.
+    waiting: HashMap<NamespaceKey, VecDeque<(usize, ReservationAsk)>>,
+    /// Wait state: changes that hold and are to be saved; the first is at the saver.
+    saving: VecDeque<Ticket>,
     saver: Saver,
 }
 
@@ -74,6 +78,14 @@ impl ReservationHome {
     /// Forgets namespaces that are gone.
     pub(super) fn keep(&mut self, exists: impl Fn(NamespaceKey) -> bool) {
         self.reservations.retain(|key, _| exists(*key));
+    }
+
+    fn is_changing(&self, key: NamespaceKey) -> bool {
+        self.changes.iter().any(|one| one.ask.namespace == key)
+    }
+
+    fn change_of(&self, ticket: Ticket) -> Option<usize> {
+        self.changes.iter().position(|one| one.ticket == ticket)
     }
 }
 
@@ -126,13 +138,21 @@ impl Shard {
         from: usize,
         ask: ReservationAsk,
     ) {
-        self.reserve.waiting.push_back((from, ask));
-        self.next_reservation(core);
+        if self.reserve.is_changing(ask.namespace) {
+            self.reserve.waiting.entry(ask.namespace).or_default().push_back((from, ask));
+        } else {
+            self.reserve(core, from, ask);
+        }
     }
 
-    fn next_reservation(&mut self, core: &mut ShardCore) {
-        while self.reserve.change.is_none() {
-            let Some((from, ask)) = self.reserve.waiting.pop_front() else { return };
+    /// A change of the namespace has ended.
+    fn next_reservation(&mut self, core: &mut ShardCore, key: NamespaceKey) {
+        while !self.reserve.is_changing(key) {
+            let waiting = self.reserve.waiting.get_mut(&key).and_then(VecDeque::pop_front);
+            let Some((from, ask)) = waiting else {
+                self.reserve.waiting.remove(&key);
+                return;
+            };
             self.reserve(core, from, ask);
         }
     }
@@ -162,7 +182,7 @@ impl Shard {
         let ticket = self.home.ticket();
         let cores_left = core.port.control();
         let (namespace, bdev) = (ask.namespace, ask.bdev);
-        self.reserve.change = Some(Change { ask, from, ticket, outcome, persists, cores_left });
+        self.reserve.changes.push(Change { ask, from, ticket, outcome, persists, cores_left });
         for to in 0..cores_left {
             let view = view.clone();
             let view = ReservationView { ticket, namespace, bdev, view };
@@ -172,9 +192,8 @@ impl Shard {
 
     /// Home: one more core checks against the new view; false: the ticket is no reservation's.
     pub(super) fn reservation_holds(&mut self, core: &mut ShardCore, ticket: Ticket) -> bool {
-        let Some(change) = self.reserve.change.as_mut().filter(|one| one.ticket == ticket) else {
-            return false;
-        };
+        let Some(at) = self.reserve.change_of(ticket) else { return false };
+        let change = &mut self.reserve.changes[at];
         change.cores_left -= 1;
         if change.cores_left > 0 {
             return true;
@@ -187,14 +206,29 @@ impl Shard {
                 self.send(core, to, Message::ReservationNotice(notice));
             }
         }
-        match self.save_job(namespace) {
-            Some(job) if persists => {
-                self.reserve.saver.begin(job);
-                self.arm_saver(core);
+        if persists {
+            self.reserve.saving.push_back(ticket);
+            if self.reserve.saving.len() == 1 {
+                self.save_next(core);
             }
-            _ => self.end_reservation(core, Status::SUCCESS),
+        } else {
+            self.end_reservation(core, ticket, Status::SUCCESS);
         }
         true
+    }
+
+    /// Home: the saver is free.
+    fn save_next(&mut self, core: &mut ShardCore) {
+        while let Some(&ticket) = self.reserve.saving.front() {
+            let at = self.reserve.change_of(ticket).expect("it waits to be saved");
+            if let Some(job) = self.save_job(self.reserve.changes[at].ask.namespace) {
+                self.reserve.saver.begin(job);
+                return self.arm_saver(core);
+            }
+            // The namespace is gone, or has no place to save it.
+            self.reserve.saving.pop_front();
+            self.end_reservation(core, ticket, Status::SUCCESS);
+        }
     }
 
     fn save_job(&self, key: NamespaceKey) -> Option<SaveJob> {
@@ -212,24 +246,27 @@ impl Shard {
 
     /// Home: has the reservation been saved?
     pub(super) fn look_at_saver(&mut self, core: &mut ShardCore) {
-        match self.reserve.saver.poll() {
-            None => self.arm_saver(core),
-            Some(Ok(())) => self.end_reservation(core, Status::SUCCESS),
-            Some(Err(text)) => {
+        let Some(saved) = self.reserve.saver.poll() else { return self.arm_saver(core) };
+        let status = match saved {
+            Ok(()) => Status::SUCCESS,
+            Err(text) => {
                 tracing::error!(
                     "{text}; the reservation command that changed it is answered with an error, \
                      but the change holds until mdof ends"
                 );
-                self.end_reservation(core, Status::INTERNAL_ERROR.dnr());
+                Status::INTERNAL_ERROR.dnr()
             }
-        }
+        };
+        let ticket = self.reserve.saving.pop_front().expect("it was at the saver");
+        self.end_reservation(core, ticket, status);
+        self.save_next(core);
     }
 
-    fn end_reservation(&mut self, core: &mut ShardCore, status: Status) {
-        let Change { ask, from, outcome, .. } =
-            self.reserve.change.take().expect("a change is on its way");
+    fn end_reservation(&mut self, core: &mut ShardCore, ticket: Ticket, status: Status) {
+        let at = self.reserve.change_of(ticket).expect("the change is on its way");
+        let Change { ask, from, outcome, .. } = self.reserve.changes.swap_remove(at);
         self.answer_reservation(core, from, ask.asker, (status, outcome.result), Vec::new());
-        self.next_reservation(core);
+        self.next_reservation(core, ask.namespace);
     }
 
     fn answer_reservation(

@@ -20,9 +20,13 @@ const RELEASE: u8 = 0x15;
 const CONFLICT: Status = Status::RESERVATION_CONFLICT.dnr();
 
 fn reserve(queue: &mut Queue, opcode: u8, cdw10: u32, keys: [u64; 2]) -> Status {
+    reserve_of(queue, 1, opcode, cdw10, keys)
+}
+
+fn reserve_of(queue: &mut Queue, nsid: u32, opcode: u8, cdw10: u32, keys: [u64; 2]) -> Status {
     let data = keys.map(u64::to_le_bytes).concat();
     let len = if opcode == RELEASE { 8 } else { 16 };
-    queue.send(command(opcode, 1, cdw10, 0, 0), &data[..len])
+    queue.send(command(opcode, nsid, cdw10, 0, 0), &data[..len])
 }
 
 fn report(queue: &mut Queue) -> Vec<u8> {
@@ -109,6 +113,45 @@ fn a_preempted_host_has_nothing_under_way_when_the_command_is_answered() {
     assert!(began.elapsed().as_millis() < 100, "only registrations went: nothing to wait for");
     assert_eq!(reserve(&mut b[0], ACQUIRE, 1 << 8, [11, 0]), Status::SUCCESS);
     assert_eq!(b[0].read(0, 2), [9; 2 * BLOCK], "what was under way has come first");
+    drop((a, b, host_a, host_b));
+    rig.stop();
+}
+
+/// A reservation that waits for what its bdev has under way holds up no other namespace's.
+#[test]
+fn a_slow_bdev_holds_up_its_own_reservation_only() {
+    let rig = Rig::new([256, 32, 16], |engine| {
+        let base = malloc(engine, "m0", 4096);
+        let geometry = engine.geometry(base).unwrap().clone();
+        let delays_us = [0, 0, 2_000_000, 2_000_000];
+        let slow = DelayDevice::new("slow", Uuid::new_v4(), base, &geometry, delays_us);
+        let slow = engine.add_bdev(Device::Delay(slow)).unwrap();
+        vec![slow, malloc(engine, "m1", 4096)]
+    });
+    let (host_a, mut a) = open(&rig, "host---a");
+    let (host_b, mut b) = open(&rig, "host---b");
+    assert_eq!(reserve(&mut b[0], REGISTER, 0, [0, 11]), Status::SUCCESS);
+    let data = a[0].data_from(&[9; BLOCK]);
+    a[0].pair.submit(io(0x01, 0, 1), data, 0);
+    while a[0].pair.poll().unwrap() {}
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    let began = std::time::Instant::now();
+    let keys = b[0].data_from(&[11_u64, 0].map(u64::to_le_bytes).concat());
+    b[0].pair.submit(command(ACQUIRE, 1, 1 << 8, 0, 0), keys, 7);
+    while b[0].pair.poll().unwrap() {}
+    for round in 0..10 {
+        assert_eq!(reserve_of(&mut b[1], 2, REGISTER, 0, [0, 12]), Status::SUCCESS);
+        assert_eq!(reserve_of(&mut b[1], 2, ACQUIRE, 1 << 8, [12, 0]), Status::SUCCESS);
+        assert_eq!(reserve_of(&mut b[1], 2, RELEASE, 1 << 8, [12, 0]), Status::SUCCESS);
+        assert_eq!(reserve_of(&mut b[1], 2, REGISTER, 1, [12, 0]), Status::SUCCESS, "{round}");
+    }
+    assert!(began.elapsed().as_millis() < 1000, "it has waited for the other's bdev");
+    // Commands of the same namespace stay in their order.
+    assert_eq!(reserve(&mut b[1], RELEASE, 1 << 8, [11, 0]), Status::SUCCESS);
+    assert!(began.elapsed().as_millis() > 1500, "behind the change that waits");
+    let acquired = b[0].pair.wait("Acquire", LIMIT).unwrap();
+    assert_eq!((acquired.tag, acquired.status()), (7, Status::SUCCESS));
+    assert_eq!(a[1].write(1, &[9; BLOCK]), Status::SUCCESS, "released again");
     drop((a, b, host_a, host_b));
     rig.stop();
 }
