@@ -71,7 +71,12 @@ impl Shard {
             }
             return;
         }
+        // As an admin queue, it may come by the subsystem's own listeners only.
         let conn = self.connections.get(index).expect("the command came from it");
+        let found = self.table.find(&request.subnqn);
+        if found.is_none_or(|found| !found.listens_on(conn.local)) {
+            return self.refuse(index, id, Refusal::unknown_subsystem(), host);
+        }
         conn.role = Role::Connecting(id);
         conn.asks_as = Some(Box::new(request.hostnqn));
         match ControllerPlace::of(request.cntlid, core.port.control()) {
@@ -210,9 +215,13 @@ impl Shard {
             (Some(id), Ok(mut grant)) => {
                 // The table may be newer here than it was there.
                 let local = self.connections.find(key).expect("just found").local;
-                if let Some(subsystem) = self.table.find_uid(grant.subsystem.uid()) {
-                    grant.subsystem = subsystem.seen_by(&grant.hostnqn, local);
-                }
+                let found = self.table.find_uid(grant.subsystem.uid());
+                let Some(subsystem) = found.filter(|found| found.listens_on(local)) else {
+                    self.report_queue_closed(core, &grant);
+                    let refusal = Refusal::unknown_subsystem();
+                    return self.refuse(key.index, id, refusal, Some(&grant.hostnqn));
+                };
+                grant.subsystem = subsystem.seen_by(&grant.hostnqn, local);
                 let (cntlid, depth) = (grant.cntlid, grant.queue_depth);
                 let (hostnqn, hostid) = (grant.hostnqn, grant.hostid);
                 let flow_control_disabled = grant.flow_control_disabled;

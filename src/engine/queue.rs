@@ -564,9 +564,10 @@ impl Shard {
             let Some(conn) = self.connections.get(index) else { continue };
             let Role::Io(grant) = &mut conn.role else { continue };
             match self.table.find_uid(grant.subsystem.uid()) {
-                Some(subsystem) => {
+                Some(subsystem) if subsystem.listens_on(conn.local) => {
                     grant.subsystem = subsystem.seen_by(&grant.hostnqn, conn.local);
                 }
+                Some(_) => self.close_connection(core, index, "its listener was removed"),
                 None => self.close_connection(core, index, "its subsystem was deleted"),
             }
         }

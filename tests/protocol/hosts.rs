@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use mdof::bdev::Device;
 use mdof::bdev::delay::DelayDevice;
-use mdof::initiator::{Client, ClientError, ClientOptions, Data, HostAuth};
+use mdof::initiator::{Client, ClientError, ClientOptions, Data, HostAuth, HostConfig, QueuePair};
 use mdof::secure::{ChapKey, Group, GroupSet};
 use mdof::target::subsystem::{DupHostPolicy, HostKeys, NamedKey, NamespaceSpec, SubsystemSpec};
+use mdof::wire::fabrics::{ConnectCommand, ConnectData};
 use mdof::wire::nvme::Status;
+use zerocopy::IntoBytes;
 
 use crate::rig::{BLOCK, HOST, Host, LIMIT, NQN, Queue, Rig, command, free_address, io, malloc};
 
@@ -254,6 +256,62 @@ fn many_at_once_end_as_one() {
     assert_eq!(controllers(&mut rig), 1);
     drop((queue, host));
     rig.stop();
+}
+
+/// An I/O queue comes by a listener of its subsystem, as its admin queue does, and ends with it.
+#[test]
+fn an_io_queue_comes_by_a_listener_of_its_subsystem() {
+    let mut rig = Rig::plain();
+    let second = free_address();
+    let other = "nqn.2026-01.io.mdof:another";
+    let spec = SubsystemSpec { allow_any_host: true, ..SubsystemSpec::new(other) };
+    rig.table.create_subsystem(&spec).unwrap();
+    rig.table.add_listener(other, second).unwrap();
+    rig.publish();
+    rig.engine.listen(second).unwrap();
+    let mut host = rig.host();
+    host.client.request_queues(4).unwrap();
+    let mut queue = host.queue(1);
+    let refused = Status::CONNECT_INVALID_PARAMETERS;
+    assert_eq!(attach(&rig, &host, second, 2).err(), Some(refused), "another subsystem's");
+    rig.table.add_listener(NQN, second).unwrap();
+    rig.publish();
+    let mut by_second = attach(&rig, &host, second, 2).unwrap();
+    let read = |queue: &mut QueuePair| {
+        let room = Data::ToHost(rig.pool.get(BLOCK).unwrap());
+        queue.execute("Read", io(0x02, 0, 1), room, LIMIT).map(|done| done.status())
+    };
+    assert_eq!(read(&mut by_second).unwrap(), Status::SUCCESS);
+    rig.table.remove_listener(NQN, second).unwrap();
+    rig.engine.publish(std::sync::Arc::new(rig.table.clone()));
+    let end = Instant::now() + LIMIT;
+    while by_second.poll().is_ok() {
+        assert!(Instant::now() < end, "it is still there");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(queue.read(0, 1).len(), BLOCK, "the other queue and the controller stay");
+    assert_eq!(host.admin(command(0x18, 0, 0, 0, 0)).0, Status::SUCCESS);
+    drop((queue, host, by_second));
+    rig.stop();
+}
+
+/// Connects I/O queue `qid` of the host's controller by this address.
+fn attach(rig: &Rig, host: &Host, address: SocketAddr, qid: u16) -> Result<QueuePair, Status> {
+    let config = HostConfig {
+        header_digest: false,
+        data_digest: false,
+        hpda: 0,
+        depth: 31,
+        in_capsule_data_bytes: 8192,
+    };
+    let mut queue = QueuePair::open(address, config, LIMIT).unwrap();
+    let mut buf = rig.pool.get(1024).unwrap();
+    let cntlid = host.client.info().cntlid;
+    let data = ConnectData::new(rig.options(HOST).host_id, cntlid, NQN, HOST);
+    buf.as_mut_slice()[..1024].copy_from_slice(data.as_bytes());
+    let sqe = ConnectCommand::new(qid, 32, false, 0).to_sqe();
+    let done = queue.execute("Connect", sqe, Data::ToController(buf), LIMIT).unwrap();
+    if done.status().is_success() { Ok(queue) } else { Err(done.status()) }
 }
 
 /// Two targets that serve one subsystem have controller ids of their own each: hosts refuse a path

@@ -63,6 +63,12 @@ impl Refusal {
         Self::in_data(offset_of!(ConnectData, cntlid))
     }
 
+    /// The answer to a Connect that names a subsystem which this address does not lead to.
+    #[must_use]
+    pub fn unknown_subsystem() -> Self {
+        Self::in_data(offset_of!(ConnectData, subnqn))
+    }
+
     /// The answer to a host that may not connect in this way.
     #[must_use]
     pub fn invalid_host() -> Self {
@@ -258,13 +264,14 @@ fn admit<'a>(
     table: &'a SubsystemTable,
     local_address: SocketAddr,
 ) -> Result<&'a Arc<Subsystem>, Refusal> {
-    let unknown = Refusal::in_data(offset_of!(ConnectData, subnqn));
-    let subsystem = table.find(&request.subnqn).ok_or(unknown)?;
-    if !subsystem.allows(&request.hostnqn) {
-        return Err(Refusal::new(Status::CONNECT_INVALID_HOST));
-    }
     // An address that is not the subsystem's own must not tell that the subsystem exists.
-    if subsystem.listens_on(local_address) { Ok(subsystem) } else { Err(unknown) }
+    let found = table.find(&request.subnqn).filter(|found| found.listens_on(local_address));
+    let subsystem = found.ok_or_else(Refusal::unknown_subsystem)?;
+    if subsystem.allows(&request.hostnqn) {
+        Ok(subsystem)
+    } else {
+        Err(Refusal::new(Status::CONNECT_INVALID_HOST))
+    }
 }
 
 impl Controller {
