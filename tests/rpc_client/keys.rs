@@ -138,6 +138,8 @@ fn listeners_under_tls_and_their_hosts() {
     ok(&mdof, "nvmf_subsystem_allow_any_host", allow(false));
     ok(&mdof, "nvmf_subsystem_add_listener", listener);
     refused(&mdof, "nvmf_subsystem_allow_any_host", allow(true), "secure_channel");
+    let listeners = ok(&mdof, "nvmf_subsystem_get_listeners", json!({ "nqn": NQN }));
+    assert_eq!(listeners[0]["secure_channel"], true);
     let plain = json!({ "nqn": "discovery", "listen_address": address });
     refused(&mdof, "nvmf_subsystem_add_listener", plain, "with and one without");
     let add_host = "nvmf_subsystem_add_host";

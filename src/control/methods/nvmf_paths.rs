@@ -117,7 +117,10 @@ pub(super) fn get_listeners(target: &mut Target, params: Option<Value>) -> Resul
     is_our_target(params.tgt_name.as_deref())?;
     let subsystem = target.subsystem(&subsystem_name(params.nqn))?;
     let listeners = subsystem.listeners().iter().enumerate().map(|(index, &address)| {
-        let mut value = json!({ "address": address_value(address) });
+        let mut value = json!({
+            "address": address_value(address),
+            "secure_channel": subsystem.is_secure(address),
+        });
         if subsystem.ana_reporting() {
             let state = |group| word_of(subsystem.ana_state(index, group));
             value["ana_states"] = (1..=subsystem.max_namespaces())
