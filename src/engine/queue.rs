@@ -22,7 +22,7 @@ use crate::target::controller::io::{self, IoCommand, IoRequest};
 use crate::target::controller::{
     AdminContext, AdminOutcome, Controller, Effect, IoQueueGrant, TableChange,
 };
-use crate::target::subsystem::{NamespaceKey, Nqn, SubsystemTable};
+use crate::target::subsystem::{NamespaceKey, Nqn, SubsystemTable, Views};
 use crate::target::tcp::{Connection, ConnectionConfig, RequestId};
 use crate::wire::fabrics::fctype;
 use crate::wire::nvme::opcode::FABRICS;
@@ -560,12 +560,13 @@ impl Shard {
         self.reserve.keep(|key| {
             table.find_uid(key.uid).is_some_and(|found| found.namespace(key.nsid).is_some())
         });
+        let mut views = Views::default();
         for index in self.connections.indexes() {
             let Some(conn) = self.connections.get(index) else { continue };
             let Role::Io(grant) = &mut conn.role else { continue };
             match self.table.find_uid(grant.subsystem.uid()) {
                 Some(subsystem) if subsystem.listens_on(conn.local) => {
-                    grant.subsystem = subsystem.seen_by(&grant.hostnqn, conn.local);
+                    grant.subsystem = views.of(subsystem, &grant.hostnqn, conn.local);
                 }
                 Some(_) => self.close_connection(core, index, "its listener was removed"),
                 None => self.close_connection(core, index, "its subsystem was deleted"),
@@ -574,7 +575,7 @@ impl Shard {
         for slot in 0..self.connections.controllers.len() {
             let table = self.table.clone();
             let Some(owned) = self.connections.controllers[slot].as_deref_mut() else { continue };
-            match owned.controller.table_changed(&table) {
+            match owned.controller.take_table(&table, &mut views) {
                 TableChange::Admitted => self.report_events(slot),
                 TableChange::Revoked => {
                     let index = owned.connection;

@@ -6,7 +6,7 @@ use super::async_event::EventKind;
 use super::{CommandError, Controller, ControllerState};
 use crate::bdev::BdevId;
 use crate::target::reservation::ReservationCommand;
-use crate::target::subsystem::{AnaState, Namespace, Subsystem, SubsystemTable};
+use crate::target::subsystem::{AnaState, Namespace, Subsystem, SubsystemTable, Views};
 use crate::wire::fabrics::fctype;
 use crate::wire::nvme::opcode::{FABRICS, admin};
 use crate::wire::nvme::{Sqe, Status};
@@ -309,6 +309,11 @@ impl Controller {
 
     /// A new table was published.
     pub fn table_changed(&mut self, table: &SubsystemTable) -> TableChange {
+        self.take_table(table, &mut Views::default())
+    }
+
+    /// The same where there are many controllers, which share what hosts see of the table.
+    pub fn take_table(&mut self, table: &SubsystemTable, views: &mut Views) -> TableChange {
         let Some(new) = table.find_uid(self.subsystem.uid()) else {
             return TableChange::Revoked;
         };
@@ -320,7 +325,7 @@ impl Controller {
         if self.is_discovery() && self.generation != table.generation() {
             self.notify(EventKind::DiscoveryLog);
         }
-        let new = &new.seen_by(&self.hostnqn, self.local_address);
+        let new = &views.of(new, &self.hostnqn, self.local_address);
         if self.note_changed_namespaces(new) {
             self.notify(EventKind::NamespaceAttribute);
         }

@@ -92,7 +92,8 @@ pub struct Persistence {
     pub restored: Option<Reservation>,
 }
 
-/// One subsystem as hosts see it. Immutable once published.
+/// One subsystem as hosts see it. Immutable once published. What may be long and is the same for
+/// all hosts is shared by their views.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subsystem {
     pub(super) uid: u64,
@@ -101,18 +102,18 @@ pub struct Subsystem {
     pub(super) serial: String,
     pub(super) model: String,
     pub(super) allow_any_host: bool,
-    pub(super) hosts: Vec<AllowedHost>,
+    pub(super) hosts: Arc<Vec<AllowedHost>>,
     /// Index: NSID - 1. As long as `max_namespaces`.
     pub(super) namespaces: Vec<Option<Namespace>>,
     /// By the same index: the only hosts that see the namespace, if it is not for all.
-    pub(super) masks: Vec<Option<Vec<Nqn>>>,
+    pub(super) masks: Arc<Vec<Option<Vec<Nqn>>>>,
     /// By the same index.
-    pub(super) persistences: Vec<Option<Arc<Persistence>>>,
+    pub(super) persistences: Arc<Vec<Option<Arc<Persistence>>>>,
     pub(super) listeners: Vec<SocketAddr>,
     /// Those of them that take connections under TLS only.
     pub(super) secure_listeners: Vec<SocketAddr>,
     /// By the same index.
-    pub(super) ana: Vec<ListenerAna>,
+    pub(super) ana: Arc<Vec<ListenerAna>>,
     pub(super) ana_reporting: bool,
     pub(super) min_cntlid: u16,
     pub(super) max_cntlid: u16,

@@ -20,4 +20,4 @@ pub use keys::{AllowedHost, AuthPolicy, Concat, HostKeys, NamedKey};
 pub use nqn::{Nqn, NqnError};
 pub use paths::Referral;
 pub use table::{NamespaceSpec, SubsystemSpec, SubsystemTable};
-pub use view::AnaState;
+pub use view::{AnaState, Views};

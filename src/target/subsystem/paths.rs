@@ -1,6 +1,7 @@
 //! Changes to how hosts reach namespaces: ANA groups and their states, and who sees what.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use super::error::{HOSTS_MAX, REFERRALS_MAX, TableError};
 use super::nqn::Nqn;
@@ -76,7 +77,7 @@ impl SubsystemTable {
         }
         let listener = subsystem.listeners().iter().position(|known| *known == address);
         let listener = listener.ok_or(TableError::NoListener { nqn, address })?;
-        self.change(index).ana[listener].set(group, state);
+        Arc::make_mut(&mut self.change(index).ana)[listener].set(group, state);
         Ok(())
     }
 
@@ -103,7 +104,7 @@ impl SubsystemTable {
     /// An unknown subsystem or namespace.
     pub fn mask_ns(&mut self, nqn: &str, nsid: u32) -> Result<(), TableError> {
         let (index, slot) = self.namespace_slot(nqn, nsid)?;
-        self.change(index).masks[slot].get_or_insert_default();
+        self.change_masks(index)[slot].get_or_insert_default();
         Ok(())
     }
 
@@ -116,7 +117,7 @@ impl SubsystemTable {
         let (index, slot) = self.namespace_slot(nqn, nsid)?;
         let host = parse_nqn(host)?;
         let nqn = nqn.to_owned();
-        let mask = self.change(index).masks[slot].as_mut();
+        let mask = self.change_masks(index)[slot].as_mut();
         let mask = mask.ok_or(TableError::NotMasked { nqn: nqn.clone(), nsid })?;
         if mask.contains(&host) {
             return Err(TableError::HostExists { nqn, host: host.to_string() });
@@ -136,7 +137,7 @@ impl SubsystemTable {
         let (index, slot) = self.namespace_slot(nqn, nsid)?;
         let host = parse_nqn(host)?;
         let nqn = nqn.to_owned();
-        let mask = self.change(index).masks[slot].as_mut();
+        let mask = self.change_masks(index)[slot].as_mut();
         let mask = mask.ok_or(TableError::NotMasked { nqn: nqn.clone(), nsid })?;
         let before = mask.len();
         mask.retain(|known| *known != host);
@@ -144,6 +145,10 @@ impl SubsystemTable {
             return Err(TableError::NoHost { nqn, host: host.to_string() });
         }
         Ok(())
+    }
+
+    fn change_masks(&mut self, index: usize) -> &mut Vec<Option<Vec<Nqn>>> {
+        Arc::make_mut(&mut self.change(index).masks)
     }
 
     fn namespace_slot(&self, nqn: &str, nsid: u32) -> Result<(usize, usize), TableError> {

@@ -114,13 +114,13 @@ impl SubsystemTable {
             serial: "00000000000000000000".to_owned(),
             model: "mdof Discovery Controller".to_owned(),
             allow_any_host: true,
-            hosts: Vec::new(),
+            hosts: Arc::default(),
             namespaces: Vec::new(),
-            masks: Vec::new(),
-            persistences: Vec::new(),
+            masks: Arc::default(),
+            persistences: Arc::default(),
             listeners: Vec::new(),
             secure_listeners: Vec::new(),
-            ana: Vec::new(),
+            ana: Arc::default(),
             ana_reporting: false,
             min_cntlid: 1,
             max_cntlid: CNTLID_MAX,
@@ -204,13 +204,13 @@ impl SubsystemTable {
             serial: spec.serial.to_owned(),
             model: spec.model.to_owned(),
             allow_any_host: spec.allow_any_host,
-            hosts: Vec::new(),
+            hosts: Arc::default(),
             namespaces: vec![None; namespace_count],
-            masks: vec![None; namespace_count],
-            persistences: vec![None; namespace_count],
+            masks: Arc::new(vec![None; namespace_count]),
+            persistences: Arc::new(vec![None; namespace_count]),
             listeners: Vec::new(),
             secure_listeners: Vec::new(),
-            ana: Vec::new(),
+            ana: Arc::default(),
             ana_reporting: spec.ana_reporting,
             min_cntlid: min,
             max_cntlid: max,
@@ -315,7 +315,7 @@ impl SubsystemTable {
         let namespace = subsystem.namespaces.get_mut(slot).and_then(Option::as_mut);
         let namespace = namespace.ok_or(TableError::NoNamespace { nqn, nsid })?;
         namespace.persistent_reservations = true;
-        subsystem.persistences[slot] = Some(Arc::new(place));
+        Arc::make_mut(&mut subsystem.persistences)[slot] = Some(Arc::new(place));
         Ok(())
     }
 
@@ -380,8 +380,8 @@ impl SubsystemTable {
         }
         let subsystem = self.change(index);
         subsystem.namespaces[slot] = None;
-        subsystem.persistences[slot] = None;
-        subsystem.masks[slot] = None;
+        Arc::make_mut(&mut subsystem.persistences)[slot] = None;
+        Arc::make_mut(&mut subsystem.masks)[slot] = None;
         Ok(())
     }
 
@@ -441,7 +441,7 @@ impl SubsystemTable {
         if is_secure {
             subsystem.secure_listeners.push(address);
         }
-        subsystem.ana.push(ListenerAna::default());
+        Arc::make_mut(&mut subsystem.ana).push(ListenerAna::default());
         self.generation += 1;
         Ok(())
     }
@@ -459,7 +459,7 @@ impl SubsystemTable {
         let subsystem = self.change(index);
         subsystem.listeners.remove(found);
         subsystem.secure_listeners.retain(|listener| *listener != address);
-        subsystem.ana.remove(found);
+        Arc::make_mut(&mut subsystem.ana).remove(found);
         self.generation += 1;
         Ok(())
     }
@@ -480,7 +480,7 @@ impl SubsystemTable {
             return Err(TableError::TooManyHosts(nqn));
         }
         let keys = Arc::default();
-        self.change(index).hosts.push(AllowedHost { nqn: host, keys });
+        self.change_hosts(index).push(AllowedHost { nqn: host, keys });
         self.generation += 1;
         Ok(())
     }
@@ -496,7 +496,7 @@ impl SubsystemTable {
         if self.subsystems[index].keys_of(&host).is_none() {
             return Err(TableError::NoHost { nqn, host: host.to_string() });
         }
-        self.change(index).hosts.retain(|known| known.nqn != host);
+        self.change_hosts(index).retain(|known| known.nqn != host);
         self.generation += 1;
         Ok(())
     }
@@ -518,7 +518,7 @@ impl SubsystemTable {
         let known = self.subsystems[index].hosts.iter().position(|known| known.nqn == name);
         let (nqn, host) = (nqn.to_owned(), host.to_owned());
         let known = known.ok_or(TableError::NoHost { nqn, host })?;
-        let host = &mut self.change(index).hosts[known];
+        let host = &mut self.change_hosts(index)[known];
         let is_news = host.keys.must_concatenate() != keys.must_concatenate();
         host.keys = Arc::new(keys);
         // The discovery log tells of it.
@@ -565,6 +565,10 @@ impl SubsystemTable {
     /// A private copy of the subsystem, for whoever holds the published one keeps that.
     pub(super) fn change(&mut self, index: usize) -> &mut Subsystem {
         Arc::make_mut(&mut self.subsystems[index])
+    }
+
+    fn change_hosts(&mut self, index: usize) -> &mut Vec<AllowedHost> {
+        Arc::make_mut(&mut self.change(index).hosts)
     }
 
     fn position(&self, nqn: &Nqn) -> Result<usize, usize> {

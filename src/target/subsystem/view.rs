@@ -1,6 +1,7 @@
 //! What one host sees of a subsystem by one path: the namespaces that are shown to it, and how the
 //! path reaches them (Asymmetric Namespace Access; Base 2.1, section 8.1.1).
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -55,19 +56,44 @@ impl ListenerAna {
     }
 }
 
+/// What hosts see of the subsystems of one table, made once for a host and a listener: its
+/// controllers and queues, of which there may be thousands, share it.
+#[derive(Debug, Default)]
+pub struct Views(HashMap<(u64, Nqn, Option<usize>), Arc<Subsystem>>);
+
+impl Views {
+    /// As [`Subsystem::seen_by`].
+    #[must_use]
+    pub fn of(&mut self, seen: &Arc<Subsystem>, host: &Nqn, local: SocketAddr) -> Arc<Subsystem> {
+        if !seen.has_views() {
+            return seen.clone();
+        }
+        let key = (seen.uid, *host, seen.listener_at(local));
+        self.0.entry(key).or_insert_with(|| seen.seen_by(host, local)).clone()
+    }
+}
+
 impl Subsystem {
+    /// Not all hosts see the same of it, or not by all listeners.
+    fn has_views(&self) -> bool {
+        self.ana_reporting || self.masks.iter().any(Option::is_some)
+    }
+
+    fn listener_at(&self, local: SocketAddr) -> Option<usize> {
+        self.listeners.iter().position(|listener| listener_covers(*listener, local))
+    }
+
     /// The subsystem as `host` sees it on a connection to `local`. Without masks and ANA that is
     /// the subsystem itself.
     #[must_use]
     pub fn seen_by(self: &Arc<Self>, host: &Nqn, local: SocketAddr) -> Arc<Self> {
-        let is_masked = self.masks.iter().any(Option::is_some);
-        if !is_masked && !self.ana_reporting {
+        if !self.has_views() {
             return self.clone();
         }
         let mut seen = Self::clone(self);
-        let by = self.listeners.iter().position(|listener| listener_covers(*listener, local));
-        let ana = by.map(|index| &self.ana[index]).filter(|_| self.ana_reporting);
-        for (slot, mask) in seen.namespaces.iter_mut().zip(&self.masks) {
+        let ana = self.listener_at(local).map(|index| &self.ana[index]);
+        let ana = ana.filter(|_| self.ana_reporting);
+        for (slot, mask) in seen.namespaces.iter_mut().zip(self.masks.iter()) {
             if mask.as_ref().is_some_and(|hosts| !hosts.contains(host)) {
                 *slot = None;
             }

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)] // A test may panic.
 
 use super::*;
+use crate::target::subsystem::Views;
 
 const NQN: &str = "nqn.2026-11.org.example:one";
 const HOST: &str = "nqn.2014-08.org.nvmexpress:uuid:8b3e9e0e-6a5f-4a5e-9f0d-4a2f3a6f9b11";
@@ -193,4 +194,37 @@ fn published_tables_do_not_change() {
     assert!(table.find_uid(published.uid()).is_none(), "a new subsystem of the same name");
     let gone = "nqn.2026-11.org.example:gone";
     assert_eq!(table.delete_subsystem(gone), Err(TableError::NoSubsystem(gone.to_owned())));
+}
+
+#[test]
+fn views_are_shared_and_have_no_copy_of_who_else_there_is() {
+    let mut table = table();
+    let geometry = geometry(512);
+    table.add_ns(NQN, &spec(&geometry, 0, None)).unwrap();
+    for port in ["192.0.2.1:4420", "192.0.2.1:4421"] {
+        table.add_listener(NQN, address(port)).unwrap();
+    }
+    let hosts = ["nqn.2026-11.org.example:a", "nqn.2026-11.org.example:b"];
+    hosts.iter().for_each(|host| table.add_host(NQN, host).unwrap());
+    let [a, b] = hosts.map(|host| Nqn::parse(host).unwrap());
+    let (first, second) = (address("192.0.2.1:4420"), address("192.0.2.1:4421"));
+    let mut views = Views::default();
+    let whole = only(&table);
+    assert!(Arc::ptr_eq(&views.of(whole, &a, first), whole), "all see the same");
+    table.mask_ns(NQN, 1).unwrap();
+    table.show_ns(NQN, 1, hosts[0]).unwrap();
+    let (whole, mut views) = (only(&table), Views::default());
+    let seen = views.of(whole, &a, first);
+    assert_eq!(*seen, *whole.seen_by(&a, first));
+    assert!(Arc::ptr_eq(&seen, &views.of(whole, &a, first)), "another queue of the host");
+    assert!(!Arc::ptr_eq(&seen, &views.of(whole, &a, second)), "another path");
+    assert!(views.of(whole, &b, first).namespace(1).is_none() && seen.namespace(1).is_some());
+    assert!(std::ptr::eq(seen.hosts(), whole.hosts()), "of 1024 hosts there is one list");
+    assert!(std::ptr::eq(seen.mask(1).unwrap(), whole.mask(1).unwrap()));
+    // Who has the old table keeps it as it was.
+    let kept = whole.clone();
+    table.hide_ns(NQN, 1, hosts[0]).unwrap();
+    table.remove_host(NQN, hosts[1]).unwrap();
+    assert_eq!((kept.mask(1).unwrap().len(), kept.hosts().len()), (1, 2));
+    assert_eq!((only(&table).mask(1).unwrap().len(), only(&table).hosts().len()), (0, 1));
 }
