@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::Timespec;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -171,6 +171,12 @@ const LOOK: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 /// How often the control thread wakes at least, to take what cores have told.
 const REST: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
+/// How long the start waits for a request to a bdev, which may be a disk that stands still.
+const START_IO_WAIT: Duration = Duration::from_secs(60);
+
+/// How long a call does: everything else that is asked meanwhile waits for it.
+const IO_WAIT: Duration = Duration::from_secs(10);
+
 /// Where a target keeps what it must find again, and where it is asked.
 struct Place<'a> {
     state: &'a StateDir,
@@ -188,10 +194,12 @@ fn serve(
     let Place { state, lock, kept } = place;
     let socket_path = lock.path().to_owned();
     let socket = lock.bind()?;
+    target.engine().set_io_patience(START_IO_WAIT);
     kept.restore_settings(target).map_err(RunError::Setting)?;
     let reports = startup::apply(target, config, state, start_degraded)?;
     kept.restore_objects(target, !config.target.no_auto_assemble);
     kept.keep(target);
+    target.engine().set_io_patience(IO_WAIT);
     let mut server = Server::new(socket);
     let cores = target.cores().to_vec();
     say(&startup::banner(config, &reports, state.path(), &socket_path, &cores));

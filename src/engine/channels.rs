@@ -3,7 +3,6 @@
 use crate::bdev::{self, BdevId};
 use crate::limits::BDEVS_MAX;
 use crate::raid;
-use crate::raid::message::SlotMask;
 
 /// An array on this core.
 #[derive(Debug)]
@@ -15,13 +14,6 @@ pub(super) struct Array {
     pub(super) owner_core: u16,
     /// Tells its timers from those of an array that had its place in the table before.
     pub(super) generation: u32,
-}
-
-impl Array {
-    /// Members that have requests of it on this core.
-    pub(super) fn asked_members(&self) -> SlotMask {
-        self.channel.asked() | self.owner.as_ref().map_or(0, |owner| owner.asked())
-    }
 }
 
 /// One entry of the table.

@@ -43,9 +43,9 @@ impl Shard {
                 self.start_array(core, bdev, &config, shared);
             }
             Ask::StopArray(bdev) => self.stop_array(core, bdev),
-            Ask::AskedMembers(bdev) => {
-                let asked = self.channels.array(bdev).map_or(0, |array| array.asked_members());
-                self.answer(core, Answer::Members(asked));
+            Ask::InFlight(bdev) => {
+                let requests = self.channels.get(bdev).map_or(0, |slot| slot.in_flight());
+                self.answer(core, Answer::InFlight(requests));
             }
             Ask::CloseBdev(bdev) => {
                 self.answer(core, Answer::Done);

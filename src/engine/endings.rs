@@ -10,7 +10,6 @@ use thiserror::Error;
 use super::handle::{EngineHandle, PATIENCE};
 use super::message::{Answer, Ask, Ended, Message};
 use crate::bdev::{BdevId, IoOp, IoStatus};
-use crate::raid::message::SlotMask;
 
 /// How a request of the control plane to a bdev has not succeeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -130,14 +129,14 @@ impl EngineHandle {
         self.stopped_in(bdev, Duration::ZERO).expect("it has stopped")
     }
 
-    /// Members that have requests of an array, the host's and its own.
-    pub fn asked_members(&mut self, array: BdevId) -> SlotMask {
-        (0..self.cores()).fold(0, |asked, core| {
-            match self.ask_one(core, Ask::AskedMembers(array)) {
-                Answer::Members(members) => asked | members,
-                answer => unreachable!("{answer:?} does not name members"),
-            }
-        })
+    /// Requests that the bdev has and has not ended.
+    pub fn in_flight(&mut self, bdev: BdevId) -> usize {
+        let cores = self.cores();
+        let on = |core| match self.ask_one(core, Ask::InFlight(bdev)) {
+            Answer::InFlight(requests) => requests,
+            answer => unreachable!("{answer:?} is no number of requests"),
+        };
+        (0..cores).map(on).sum()
     }
 
     /// Begins to close the bdev's channels. No array, filter or namespace may use it any more. An

@@ -4,7 +4,6 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 
 use crate::bdev::{BdevId, Device, IoOp, IoStatus};
-use crate::raid::message::SlotMask;
 use crate::raid::{
     ArrayConfig, ArrayEvent, ArrayStatus, Command, GrowthWish, Knobs, Outcome, Shared, ToChannel,
     ToOwner,
@@ -248,8 +247,8 @@ pub(super) enum Ask {
     StartArray { bdev: BdevId, config: Arc<ArrayConfig>, shared: Arc<Shared> },
     /// To the owner's core: stop the array. [`Ended::Array`] follows.
     StopArray(BdevId),
-    /// Name the members that have requests of the array's.
-    AskedMembers(BdevId),
+    /// How many requests has the bdev that have not ended?
+    InFlight(BdevId),
     /// Close the channel when its requests have ended: [`Ended::Bdev`] follows.
     CloseBdev(BdevId),
     /// Execute a request of the control plane.
@@ -290,7 +289,7 @@ impl std::fmt::Debug for Ask {
             Self::OpenArray { .. } => "OpenArray",
             Self::StartArray { .. } => "StartArray",
             Self::StopArray(..) => "StopArray",
-            Self::AskedMembers(..) => "AskedMembers",
+            Self::InFlight(..) => "InFlight",
             Self::CloseBdev(..) => "CloseBdev",
             Self::Io { .. } => "Io",
             Self::ForgetIo => "ForgetIo",
@@ -320,8 +319,8 @@ pub(super) enum Answer {
     Io(Result<Vec<u8>, IoStatus>),
     /// An array has been started, or not.
     Array(Result<(), IoStatus>),
-    /// Members, by slot.
-    Members(SlotMask),
+    /// Requests of the core to a bdev.
+    InFlight(usize),
     /// Blocks that an array will have, which has begun to grow; or why it has not.
     Grows(Result<u64, String>),
     /// State of an array.
@@ -341,7 +340,7 @@ impl std::fmt::Debug for Answer {
             Self::Failed(text) => write!(f, "Failed({text})"),
             Self::Io(result) => write!(f, "Io({:?})", result.as_ref().map(Vec::len)),
             Self::Array(result) => write!(f, "Array({result:?})"),
-            Self::Members(slots) => write!(f, "Members({slots:#b})"),
+            Self::InFlight(requests) => write!(f, "InFlight({requests})"),
             Self::Grows(result) => write!(f, "Grows({result:?})"),
             Self::Status(status) => write!(f, "Status({status:?})"),
             Self::Outcome(outcome) => write!(f, "Outcome({outcome:?})"),

@@ -218,22 +218,17 @@ impl Channel {
     /// The pause has taken too long: the host goes on, and the owner hears who was waited for.
     #[cold]
     fn end_pause(&mut self, round: u32, out: &mut Out<'_>) {
-        let waited_for = if self.pause_round.is_some() { self.asked() } else { 0 };
+        let mut waited_for = 0;
+        if self.pause_round.is_some() {
+            waited_for = self.ops.iter().fold(0, |mask, op| mask | op.pending);
+            if let Some(stripes) = &self.stripes {
+                waited_for |= slots(self.all)
+                    .filter(|&slot| stripes.asks(bit(slot)))
+                    .fold(0, |mask, slot| mask | bit(slot));
+            }
+        }
         self.resume(out);
         out.mail.push_back(Mail::Owner(ToOwner::PauseEnded(round, waited_for)));
-    }
-
-    /// Members that have requests of the host.
-    #[cold]
-    #[must_use]
-    pub fn asked(&self) -> SlotMask {
-        let mut asked = self.ops.iter().fold(0, |mask, op| mask | op.pending);
-        if let Some(stripes) = &self.stripes {
-            asked |= slots(self.all)
-                .filter(|&slot| stripes.asks(bit(slot)))
-                .fold(0, |mask, slot| mask | bit(slot));
-        }
-        asked
     }
 
     /// The array has grown: nothing is under way, and this is what owner and channels share now.

@@ -442,16 +442,6 @@ impl Owner {
             || self.bitmap.as_ref().is_some_and(BitmapKeeper::awaits_members)
     }
 
-    /// Members that have requests of the owner, those that were thrown out among them. Of a chunk
-    /// that is being freed it is not known who has not done it yet.
-    #[must_use]
-    pub fn asked(&self) -> SlotMask {
-        let all = (0..).zip(&self.members).map(|(slot, _)| slot);
-        let asked = all.filter(|&slot| self.has_own_requests_at(slot));
-        let asked = asked.fold(0, |mask, slot| mask | super::bit(slot));
-        asked | self.stop_flush_pending | self.daemon.flushing() | self.rebuilder.flushing()
-    }
-
     /// A member has flushed on the way to a stop, or has not.
     pub(super) fn stop_flush_answered(&mut self, slot: MemberSlot, status: IoStatus) {
         self.stop_flush_pending &= !super::bit(slot);

@@ -113,14 +113,6 @@ impl Daemon {
         matches!(self.state, DaemonState::Flushing { .. })
     }
 
-    /// Those that are.
-    pub(super) fn flushing(&self) -> SlotMask {
-        match self.state {
-            DaemonState::Flushing { pending } => pending,
-            _ => 0,
-        }
-    }
-
     /// It has stopped.
     pub(super) fn is_idle(&self) -> bool {
         self.state == DaemonState::Stopped

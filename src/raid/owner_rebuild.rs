@@ -21,7 +21,7 @@
 
 use std::ops::Range;
 
-use super::message::{ArrayEvent, ArrayTimer, Mail, Out, SlotMask};
+use super::message::{ArrayEvent, ArrayTimer, Mail, Out};
 use super::owner::{Life, MemberRequest, Owner, OwnerOp};
 use super::owner_members::MemberState;
 use super::owner_resync::Run;
@@ -94,11 +94,6 @@ impl Rebuilder {
     /// A member is flushing for it.
     pub(super) fn is_flushing(&self) -> bool {
         self.flushing.is_some()
-    }
-
-    /// Which one.
-    pub(super) fn flushing(&self) -> SlotMask {
-        self.flushing.map_or(0, |(slot, _)| bit(slot))
     }
 
     pub(super) fn progress(&self) -> Option<RebuildStatus> {

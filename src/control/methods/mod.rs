@@ -143,7 +143,7 @@ impl Dispatch for Target {
         };
         // What has ended meanwhile is not in the way of what is asked for now.
         self.take_events();
-        self.look_at_stops();
+        self.look_at_ends();
         let result = function(self, params);
         if let Err(error) = &result {
             tracing::debug!("RPC {method} failed: {error}");

@@ -277,10 +277,9 @@ fn describe_all_of(
     let mut value = describe_with(target, name, status)?;
     if let Some(stopping) = target.stopping(name) {
         let (seconds, erase) = (stopping.since.elapsed().as_secs(), stopping.erase);
-        let members = target.asked_members(name);
         value["stopping"] = json!({
             "seconds": seconds,
-            "waits_for": target.names_of_members(name, members)?,
+            "waits_for": target.unanswering(name),
             "clear_sb": erase,
         });
     }

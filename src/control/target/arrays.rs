@@ -424,6 +424,7 @@ impl Target {
             config.members.iter().map(|slot| slot.as_ref().map(member)).collect();
         let newcomer = config.replacement.as_ref().map(|(_, it)| member(it));
         let stripe_log = super::stripe_log::state(&config);
+        self.check_members_take_writes(&config)?;
         let id = self.engine.start_array(config)?;
         let geometry = self.engine.geometry(id).expect("a started array has a geometry").clone();
         for member in members.iter().flatten().chain(&newcomer) {

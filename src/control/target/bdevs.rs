@@ -1,16 +1,18 @@
 //! Making and unmaking bdevs that are not arrays.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::members::DRAIN_WAIT;
 use super::{Backing, Bdev, Target, TargetError};
 use crate::bdev::delay::DelayDevice;
 use crate::bdev::error::ErrorDevice;
 use crate::bdev::malloc::MallocDevice;
 use crate::bdev::null::NullDevice;
 use crate::bdev::uring::{UringDevice, UringOptions};
-use crate::bdev::{Device, DeviceError};
+use crate::bdev::{BdevId, Device, DeviceError};
 use crate::control::config::DelayLatency;
 use crate::control::names;
 use crate::limits::BDEVS_MAX;
@@ -207,20 +209,56 @@ impl Target {
     ) -> Result<(), TargetError> {
         let bdev = self.bdev(name)?;
         let name = bdev.geometry.name.clone();
-        let (id, below) = match &bdev.backing {
-            Backing::Device(device) if is_kind(device) => (bdev.id, device.base()),
+        let id = match &bdev.backing {
+            Backing::Device(device) if is_kind(device) => bdev.id,
             _ => return Err(TargetError::Invalid(format!("bdev {name} is no {kind} bdev"))),
         };
         // An array that waits has no claim yet.
         self.leave_waiting(&name);
         self.free_bdev(&name)?;
-        self.engine.remove_bdev(id);
-        self.bdevs.remove(&name);
-        self.notices.add("bdev_unregister", &name, None, String::new());
-        let below = below.and_then(|below| self.name_of(below)).map(str::to_owned);
+        if self.let_go(&name, id) {
+            return Ok(());
+        }
+        Err(TargetError::Busy(format!(
+            "bdev {name} is being deleted and has requests that it has not ended for {} s. It \
+             takes no others, and is gone when it has ended them",
+            DRAIN_WAIT.as_secs()
+        )))
+    }
+
+    /// Unmakes a bdev that nobody uses any more. One whose requests do not end soon goes when they
+    /// have; says whether it is gone.
+    pub(super) fn let_go(&mut self, name: &str, id: BdevId) -> bool {
+        self.engine.begin_removal(id);
+        let is_gone = self.engine.removed_in(id, DRAIN_WAIT);
+        if is_gone {
+            self.bdev_is_gone(name);
+        } else {
+            self.set_user(name, Some("its own deletion".to_owned()));
+            self.deleting.push((name.to_owned(), id));
+        }
+        is_gone
+    }
+
+    fn bdev_is_gone(&mut self, name: &str) {
+        let bdev = self.bdevs.remove(name).expect("it was there until now");
+        self.notices.add("bdev_unregister", name, None, String::new());
+        let Backing::Device(device) = bdev.backing else { return };
+        let below = device.base().and_then(|below| self.name_of(below)).map(str::to_owned);
         if let Some(below) = below {
             self.set_user(&below, None);
         }
-        Ok(())
+    }
+
+    /// Bdevs go that were to, and have ended their requests since somebody looked last.
+    pub(super) fn look_at_deletions(&mut self) {
+        for (name, id) in std::mem::take(&mut self.deleting) {
+            if self.engine.removed_in(id, Duration::ZERO) {
+                self.bdev_is_gone(&name);
+                tracing::info!("bdev {name} is gone at last");
+            } else {
+                self.deleting.push((name, id));
+            }
+        }
     }
 }

@@ -94,8 +94,8 @@ impl Target {
         if !external.is_own {
             return;
         }
-        if let Some(bdev) = self.bdevs.remove(&external.bdev) {
-            self.engine.remove_bdev(bdev.id);
+        if let Ok(id) = self.bdev(&external.bdev).map(|bdev| bdev.id) {
+            self.let_go(&external.bdev, id);
         }
     }
 

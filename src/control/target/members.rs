@@ -289,13 +289,13 @@ impl Target {
             || !self.absent.is_empty()
             || self.replaces_members()
             || self.has_growing()
-            || self.has_stopping()
+            || self.has_endings()
     }
 
     /// Does what is due.
     pub fn look(&mut self) {
         self.take_events();
-        self.look_at_stops();
+        self.look_at_ends();
         self.release_all_replaced();
         self.look_for_members();
         self.use_spares();

@@ -256,6 +256,8 @@ pub struct Target {
     waiting: BTreeMap<String, Waiting>,
     /// Arrays that are being stopped, by name; they are among the bdevs until they have.
     stopping: BTreeMap<String, Stopping>,
+    /// Bdevs that go when their requests have ended.
+    deleting: Vec<(String, BdevId)>,
     /// Bdevs whose file or device is not there yet.
     absent: Vec<AbsentBdev>,
     /// New bdevs are looked at for arrays that they belong to.
@@ -281,6 +283,7 @@ impl Target {
             process_options: ProcessOptions::default(),
             waiting: BTreeMap::new(),
             stopping: BTreeMap::new(),
+            deleting: Vec::new(),
             absent: Vec::new(),
             auto_assemble: false,
             notices: Notices::default(),

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use super::external::External;
 use super::{Backing, NewArrayWish, Target, TargetError, io_error};
 use crate::bdev::{BdevId, IoStatus};
-use crate::raid::message::SlotMask;
+use crate::md::{SECTOR_BYTES, SUPERBLOCK_READ_BYTES};
+use crate::raid::{ArrayConfig, BitmapConfig};
 
 /// How long a member may take to answer before an array of it is stopped.
 pub(super) const ANSWER_WAIT: Duration = Duration::from_secs(5);
@@ -144,21 +145,30 @@ impl Target {
 
     /// For whom an array waits that is being stopped, for a sentence.
     fn waits_for_whom(&mut self, name: &str) -> String {
-        let members = self.asked_members(name);
-        let names = self.names_of_members(name, members).unwrap_or_default();
+        let names = self.unanswering(name);
         match names.is_empty() {
             true => "requests to its members".to_owned(),
             false => format!("bdev {}", names.join(" and bdev ")),
         }
     }
 
-    /// Members that have requests of an array.
-    pub fn asked_members(&mut self, name: &str) -> SlotMask {
-        self.bdev(name).map(|bdev| bdev.id).map_or(0, |id| self.engine.asked_members(id))
+    /// The bdevs of an array that have requests which have not ended.
+    pub fn unanswering(&mut self, name: &str) -> Vec<String> {
+        let Ok((_, array)) = self.array(name) else { return Vec::new() };
+        let bitmap = array.external.iter().map(|external| external.bdev.clone());
+        let mut bdevs: Vec<String> =
+            array.every_member().map(|member| member.name.clone()).chain(bitmap).collect();
+        bdevs.retain(|bdev| {
+            let id = self.bdevs.get(bdev).map(|bdev| bdev.id);
+            id.is_some_and(|id| self.engine.in_flight(id) > 0)
+        });
+        bdevs
     }
 
-    /// Does what follows for arrays that have stopped since somebody looked last.
-    pub fn look_at_stops(&mut self) {
+    /// Does what follows for arrays that have stopped since somebody looked last, and for bdevs
+    /// that were to go.
+    pub fn look_at_ends(&mut self) {
+        self.look_at_deletions();
         let names: Vec<String> = self.stopping.keys().cloned().collect();
         for name in names {
             let Some(id) = self.stopping.get(&name).map(|it| it.id) else { continue };
@@ -176,9 +186,9 @@ impl Target {
         }
     }
 
-    /// Arrays are being stopped.
-    pub(super) fn has_stopping(&self) -> bool {
-        !self.stopping.is_empty()
+    /// Arrays are being stopped, or bdevs deleted.
+    pub(super) fn has_endings(&self) -> bool {
+        !self.stopping.is_empty() || !self.deleting.is_empty()
     }
 
     /// The engine has let go of an array. What it could not write is reported.
@@ -267,6 +277,32 @@ impl Target {
              Nothing was changed, and the array goes on: {advice}",
             ANSWER_WAIT.as_secs()
         )))
+    }
+
+    /// A start writes to all members, and nothing else can be said to the target before it has
+    /// ended. So each is written first what is there: its superblock, or the bitmap's head. A
+    /// device that does that late does no harm.
+    pub(super) fn check_members_take_writes(
+        &mut self,
+        config: &ArrayConfig,
+    ) -> Result<(), TargetError> {
+        let replacement = config.replacement.as_ref().map(|(_, member)| member);
+        let members = config.members.iter().flatten().chain(replacement);
+        let places = members.map(|it| (it.bdev, it.superblock.super_offset_sectors * SECTOR_BYTES));
+        let bitmap = match &config.bitmap {
+            BitmapConfig::Lockless { external, .. } => external.map(|bdev| (bdev, 0)),
+            BitmapConfig::None { .. } => None,
+        };
+        for (bdev, offset) in places.chain(bitmap) {
+            let name = self.name_of(bdev).expect("members were looked up by name").to_owned();
+            let there = self.read_bytes(&name, offset, SUPERBLOCK_READ_BYTES);
+            let done = there.and_then(|there| self.write_bytes(&name, offset, &there));
+            // What fails is the array's to deal with.
+            if let Err(error @ TargetError::Busy(_)) = done {
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// The first of these bdevs that does not end a read and a flush in [`ANSWER_WAIT`] each.

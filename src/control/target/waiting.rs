@@ -56,6 +56,8 @@ pub struct Waiting {
     is_tried: bool,
     /// The operator has forced it in vain.
     is_forced: bool,
+    /// It has not started as a bdev of it gave no answer.
+    is_late: bool,
     namespaces: Vec<Deferred>,
 }
 
@@ -114,6 +116,7 @@ impl Waiting {
             since: Instant::now(),
             is_tried: false,
             is_forced: false,
+            is_late: false,
             namespaces: Vec::new(),
         }
     }
@@ -273,8 +276,10 @@ impl Target {
 
     /// Bdevs that nobody uses and that are no arrays.
     pub(super) fn free_devices(&self) -> Vec<String> {
-        let is_free =
-            |bdev: &super::Bdev| bdev.user.is_none() && matches!(bdev.backing, Backing::Device(_));
+        let is_free = |bdev: &super::Bdev| {
+            let is_late = self.engine.is_late(bdev.id);
+            !is_late && bdev.user.is_none() && matches!(bdev.backing, Backing::Device(_))
+        };
         let free = self.bdevs.iter().filter(|(_, bdev)| is_free(bdev));
         free.map(|(name, _)| name.clone()).collect()
     }
@@ -317,6 +322,9 @@ impl Target {
                 for bdev in &waiting.found {
                     self.set_user(bdev, Some(user(name)));
                 }
+                let is_late =
+                    |bdev: &String| self.bdev(bdev).is_ok_and(|it| self.engine.is_late(it.id));
+                waiting.is_late = waiting.found.iter().any(is_late);
                 waiting.is_tried |= any;
                 waiting.is_forced |= force;
                 let why = error.to_string();
@@ -521,6 +529,12 @@ impl Target {
                 self.bdev_appeared(&name);
             }
         }
+        let names: Vec<String> = self.waiting.keys().cloned().collect();
+        for name in names {
+            if self.was_late(&name) {
+                let _ = self.try_start(&name, false);
+            }
+        }
         let may = |(name, waiting): (&String, &Waiting)| {
             let may = waiting.wish.policy.allows_after(waiting.since.elapsed());
             (may && !waiting.is_tried && !waiting.found.is_empty()).then(|| name.clone())
@@ -529,6 +543,13 @@ impl Target {
         for name in names {
             let _ = self.try_start(&name, true);
         }
+    }
+
+    /// An array has not started as a bdev gave no answer, and none is waited for any more.
+    fn was_late(&self, name: &str) -> bool {
+        let waiting = &self.waiting[name];
+        let is_late = |bdev: &String| self.bdev(bdev).is_ok_and(|it| self.engine.is_late(it.id));
+        waiting.is_late && !waiting.found.iter().any(is_late)
     }
 
     /// Whether the bdev was made; `None`: not yet.

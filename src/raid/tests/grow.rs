@@ -183,7 +183,7 @@ const LOGLESS: [Shape; 4] = [
 ];
 
 /// Shapes whose last chunk is short.
-fn shapes() -> impl Iterator<Item = Shape> {
+pub(super) fn shapes() -> impl Iterator<Item = Shape> {
     LOGLESS.into_iter().map(|shape| Shape { blocks: 312, ..shape }.exact())
 }
 

@@ -68,6 +68,7 @@ mod rows;
 mod run;
 mod scenario;
 mod stale;
+mod stop;
 mod torn;
 mod trace;
 mod world;
