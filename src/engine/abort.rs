@@ -24,7 +24,8 @@ impl Shard {
         let owned = self.connections.controllers[slot].as_deref();
         let owned = owned.expect("it lives as long as its connection");
         let cntlid = owned.controller.cntlid();
-        let (to, queue) = owned.queues[usize::from(qid - 1)];
+        let found = owned.queues[usize::from(qid - 1)];
+        let (to, queue) = found.expect("the controller knows the queue");
         let asker = CommandKey { connection, id };
         let wanted = Box::new(AbortWanted { asker, queue, cntlid, qid, cid });
         self.send(core, usize::from(to), Message::Abort(wanted));

@@ -151,7 +151,7 @@ impl Shard {
             controller,
             connection: index,
             key,
-            queues: [(0, ConnectionKey::NOBODY); IO_QUEUES_PER_CONTROLLER_MAX],
+            queues: [None; IO_QUEUES_PER_CONTROLLER_MAX],
         }));
         let depth = request.queue_depth;
         self.accept_queue(index, Role::Admin(slot), depth, request.flow_control_disabled);
@@ -191,7 +191,7 @@ impl Shard {
             Some(owned) if is_beside_channel(owned, &request) => Err(Refusal::invalid_host()),
             Some(owned) => owned.controller.attach_io_queue(&request).map(|grant| {
                 let core = u8::try_from(from).expect("bounded by CORES_MAX");
-                owned.queues[usize::from(grant.qid - 1)] = (core, connection);
+                owned.queues[usize::from(grant.qid - 1)] = Some((core, connection));
                 Box::new(grant)
             }),
             None => Err(Refusal::unknown_controller()),
@@ -217,7 +217,7 @@ impl Shard {
                 let local = self.connections.find(key).expect("just found").local;
                 let found = self.table.find_uid(grant.subsystem.uid());
                 let Some(subsystem) = found.filter(|found| found.listens_on(local)) else {
-                    self.report_queue_closed(core, &grant);
+                    self.report_queue_closed(core, key, &grant);
                     let refusal = Refusal::unknown_subsystem();
                     return self.refuse(key.index, id, refusal, Some(&grant.hostnqn));
                 };
@@ -233,7 +233,7 @@ impl Shard {
             }
             (Some(id), Err(refusal)) => self.refuse(key.index, id, refusal, host.as_deref()),
             // The connection ended while its Connect was under way.
-            (None, Ok(grant)) => self.report_queue_closed(core, &grant),
+            (None, Ok(grant)) => self.report_queue_closed(core, key, &grant),
             (None, Err(_)) => {}
         }
         if self.connections.find(key).is_some() {
@@ -251,18 +251,29 @@ impl Shard {
         self.drop_if_drained(core, key.index);
     }
 
-    fn report_queue_closed(&mut self, core: &mut ShardCore, grant: &IoQueueGrant) {
+    fn report_queue_closed(
+        &mut self,
+        core: &mut ShardCore,
+        connection: ConnectionKey,
+        grant: &IoQueueGrant,
+    ) {
         let (cntlid, qid) = (grant.cntlid, grant.qid);
         let owner = ControllerPlace::of(cntlid, core.port.control());
         let owner = owner.expect("it granted the queue").core;
-        self.send(core, owner, Message::QueueClosed { cntlid, qid });
+        self.send(core, owner, Message::QueueClosed { cntlid, qid, connection });
     }
 
     /// An I/O queue of a controller of this core is gone.
-    pub(super) fn queue_closed(&mut self, core: &mut ShardCore, cntlid: u16, qid: u16) {
+    pub(super) fn queue_closed(
+        &mut self,
+        core: &mut ShardCore,
+        (from, connection): (usize, ConnectionKey),
+        cntlid: u16,
+        qid: u16,
+    ) {
         let found = self.connections.find_controller(cntlid, core.port.control());
         if let Some(owned) = found {
-            owned.controller.detach_io_queue(qid);
+            owned.detach_queue(from, connection, qid);
         }
     }
 
@@ -298,6 +309,7 @@ impl Shard {
         conn.protocol.abort();
         self.end_authentication(index);
         let conn = self.connections.get(index).expect("it exists");
+        let key = ConnectionKey { index, generation: conn.generation };
         let role = std::mem::replace(&mut conn.role, Role::Fresh);
         if !why.is_empty() && self.connections.log.allows() {
             tracing::warn!("connection of {who} closed: {why}");
@@ -317,7 +329,7 @@ impl Shard {
                 }
                 self.drop_deferred(core, cntlid);
             }
-            Role::Io(grant) => self.report_queue_closed(core, &grant),
+            Role::Io(grant) => self.report_queue_closed(core, key, &grant),
             role @ Role::Connecting(_) => {
                 self.connections.get(index).expect("it exists").role = role;
             }

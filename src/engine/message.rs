@@ -53,6 +53,8 @@ pub(super) enum Message {
         cntlid: u16,
         /// Queue.
         qid: u16,
+        /// Its connection, on the sending core.
+        connection: ConnectionKey,
     },
     /// End all connections of this controller's I/O queues.
     CloseQueues {
@@ -172,11 +174,6 @@ pub(super) struct ConnectionKey {
     pub(super) index: u16,
     /// How often the slot was used before.
     pub(super) generation: u32,
-}
-
-impl ConnectionKey {
-    /// Names no connection: the first use of a slot is 1.
-    pub(super) const NOBODY: Self = Self { index: 0, generation: 0 };
 }
 
 /// Messages fill the rings between cores: what is large goes in a box. The largest is a row's lock

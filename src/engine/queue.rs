@@ -123,7 +123,19 @@ pub(super) struct OwnedController {
     /// The generated key that it has come under TLS with.
     pub(super) key: Option<Arc<GeneratedKey>>,
     /// Core and connection of each I/O queue that has been connected; index: queue - 1.
-    pub(super) queues: [(u8, ConnectionKey); IO_QUEUES_PER_CONTROLLER_MAX],
+    pub(super) queues: [Option<(u8, ConnectionKey)>; IO_QUEUES_PER_CONTROLLER_MAX],
+}
+
+impl OwnedController {
+    /// A connection of core `from` that was I/O queue `qid` has ended. After a reset the queue may
+    /// be another connection's by then, on a core that was faster.
+    pub(super) fn detach_queue(&mut self, from: usize, connection: ConnectionKey, qid: u16) {
+        let queue = &mut self.queues[usize::from(qid - 1)];
+        if queue.is_some_and(|(core, its)| (usize::from(core), its) == (from, connection)) {
+            *queue = None;
+            self.controller.detach_io_queue(qid);
+        }
+    }
 }
 
 /// The core's connections and controllers.
@@ -639,4 +651,60 @@ pub(super) fn is_authentication(sqe: &Sqe) -> bool {
 
 fn is_connect(sqe: &Sqe) -> bool {
     sqe.opcode == FABRICS && sqe.fctype() == fctype::CONNECT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::controller::{ConnectContext, ConnectRequest};
+    use crate::target::subsystem::SubsystemSpec;
+    use crate::wire::fabrics::PropertyCommand;
+
+    #[test]
+    fn an_old_connection_does_not_take_its_queue_from_a_new_one() {
+        let (nqn, local) = ("nqn.2026-01.io.mdof:a", "192.0.2.1:4420".parse().unwrap());
+        let mut table = SubsystemTable::new();
+        let spec = SubsystemSpec { allow_any_host: true, ..SubsystemSpec::new(nqn) };
+        table.create_subsystem(&spec).unwrap();
+        table.add_listener(nqn, local).unwrap();
+        let subnqn = Nqn::parse(nqn).unwrap();
+        let admin = ConnectRequest {
+            qid: 0,
+            queue_depth: 32,
+            flow_control_disabled: false,
+            kato_ms: 0,
+            cntlid: 0xffff,
+            hostid: [7; 16],
+            hostnqn: subnqn,
+            subnqn,
+            is_secured: false,
+        };
+        let context = ConnectContext { table: &table, cntlid: 1, local_address: local, now_ms: 0 };
+        let controller = Controller::connect(&admin, &context).unwrap();
+        let queues = [None; IO_QUEUES_PER_CONTROLLER_MAX];
+        let mut owned = OwnedController { controller, connection: 0, key: None, queues };
+        let context = AdminContext { table: &table, now_ms: 0, up_ms: 0 };
+        let key = |generation| ConnectionKey { index: 3, generation };
+        let attach = |owned: &mut OwnedController, core, generation| {
+            for cc in [0, 0x0046_0061] {
+                let _ = owned.controller.admin(
+                    &context,
+                    &PropertyCommand::set(0x14, cc).to_sqe(),
+                    &mut [],
+                );
+            }
+            let request = ConnectRequest { qid: 1, cntlid: 1, ..admin };
+            owned.controller.attach_io_queue(&request).unwrap();
+            owned.queues[0] = Some((core, key(generation)));
+        };
+        attach(&mut owned, 1, 8);
+        // A reset has ended it on core 1, which has not said so yet.
+        attach(&mut owned, 0, 8);
+        owned.detach_queue(1, key(8), 1);
+        assert_eq!(owned.controller.io_queue_count(), 1, "that is core 0's now");
+        owned.detach_queue(0, key(7), 1);
+        assert_eq!(owned.controller.io_queue_count(), 1);
+        owned.detach_queue(0, key(8), 1);
+        assert_eq!((owned.controller.io_queue_count(), owned.queues[0]), (0, None));
+    }
 }

@@ -212,7 +212,9 @@ impl Shard {
             Message::QueueAttached { connection, result } => {
                 self.queue_attached(core, connection, result);
             }
-            Message::QueueClosed { cntlid, qid } => self.queue_closed(core, cntlid, qid),
+            Message::QueueClosed { cntlid, qid, connection } => {
+                self.queue_closed(core, (from, connection), cntlid, qid);
+            }
             Message::CloseQueues { cntlid } => self.close_queues_of(core, cntlid),
             Message::RangeWanted(wanted) => {
                 let (asker, range) = *wanted;
