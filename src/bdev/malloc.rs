@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::device::{DeviceError, check_shape};
 use super::{BdevIo, Geometry, IoOp, IoQueue, IoStatus};
 use crate::limits::PAGE_SIZE_BYTES;
-use crate::reactor::buf::IoBuf;
+use crate::reactor::buf::{IoBuf, Lender};
 use crate::reactor::dma::Mapping;
 
 /// Ranges from this size on are zeroed by giving their pages back, smaller ones by writing.
@@ -106,16 +106,25 @@ impl MallocChannel {
         }
         let (start, len) = self.device.range(io);
         match (io.op, &io.buf) {
-            (IoOp::Read, Some(buf)) => copy(start, buf.as_ptr(), len),
+            (IoOp::Read, Some(buf)) => read(start, buf),
             (IoOp::Write, Some(buf)) if self.device.is_around_caches() => {
-                store(buf.as_ptr(), start, len);
+                store(buf.data_ptr(), start, len);
             }
-            (IoOp::Write, Some(buf)) => copy(buf.as_ptr(), start, len),
+            (IoOp::Write, Some(buf)) => copy(buf.data_ptr(), start, len),
             (IoOp::Compare, Some(buf)) => return compare(start, buf),
             (IoOp::WriteZeroes | IoOp::Unmap, _) => zero(start, len),
             _ => return IoStatus::Unsupported,
         }
         IoStatus::Ok
+    }
+}
+
+/// Lends the bytes to those who may read them here, as they are sent, and copies them for others.
+fn read(start: *const u8, buf: &IoBuf) {
+    // SAFETY: the range was checked. The mapping lives as long as a core has a channel, and a core
+    // ends all loans before it closes one.
+    if !unsafe { buf.borrow_from(Lender::Bdev, start) } {
+        copy(start, buf.as_ptr(), buf.len());
     }
 }
 
@@ -157,7 +166,7 @@ fn store(from: *const u8, to: *mut u8, len: usize) {
 
 fn compare(stored: *const u8, buf: &IoBuf) -> IoStatus {
     // SAFETY: both ranges are readable and `buf.len()` long, as checked.
-    let order = unsafe { libc::memcmp(stored.cast(), buf.as_ptr().cast(), buf.len()) };
+    let order = unsafe { libc::memcmp(stored.cast(), buf.data_ptr().cast(), buf.len()) };
     if order == 0 { IoStatus::Ok } else { IoStatus::CompareMismatch }
 }
 

@@ -6,12 +6,15 @@ use uuid::Uuid;
 
 use super::device::{DeviceError, check_shape};
 use super::{BdevIo, Geometry, IoOp, IoQueue, IoStatus};
+use crate::reactor::buf::{IoBuf, Lender};
+use crate::reactor::dma;
 
 /// The shared part.
 #[derive(Debug)]
 pub struct NullDevice {
     geometry: Geometry,
-    zero_reads: bool,
+    /// What is read; `None`: whatever the buffer held.
+    zeroes: Option<&'static [u8]>,
 }
 
 impl NullDevice {
@@ -24,7 +27,9 @@ impl NullDevice {
         blocks: u64,
         zero_reads: bool,
     ) -> Result<Arc<Self>, DeviceError> {
-        check_shape(name, block_size_bytes, blocks)?;
+        let size_bytes = check_shape(name, block_size_bytes, blocks)?;
+        let no_memory = |source| DeviceError::Memory { name: name.to_owned(), size_bytes, source };
+        let zeroes = zero_reads.then(dma::zeroes).transpose().map_err(no_memory)?;
         let geometry = Geometry {
             name: name.to_owned(),
             product_name: "Null disk",
@@ -39,7 +44,7 @@ impl NullDevice {
             unmap: true,
             cheap_zeroes: true,
         };
-        Ok(Arc::new(Self { geometry, zero_reads }))
+        Ok(Arc::new(Self { geometry, zeroes }))
     }
 
     /// The same bdev with so many blocks, for [`super::Channel::resize`].
@@ -49,7 +54,7 @@ impl NullDevice {
     pub fn resized(&self, blocks: u64) -> Result<Arc<Self>, DeviceError> {
         check_shape(&self.geometry.name, self.geometry.block_size_bytes, blocks)?;
         let geometry = Geometry { blocks, ..self.geometry.clone() };
-        Ok(Arc::new(Self { geometry, zero_reads: self.zero_reads }))
+        Ok(Arc::new(Self { geometry, zeroes: self.zeroes }))
     }
 
     pub(super) fn geometry(&self) -> &Geometry {
@@ -82,9 +87,10 @@ impl NullChannel {
 
     fn execute(&self, io: &BdevIo) -> IoStatus {
         match (io.op, &io.buf) {
-            (IoOp::Read, Some(buf)) if self.device.zero_reads => {
-                // SAFETY: the request's buffer is to be filled, and nobody reads it meanwhile.
-                unsafe { buf.as_ptr().write_bytes(0, buf.len()) };
+            (IoOp::Read, Some(buf)) => {
+                if let Some(zeroes) = self.device.zeroes {
+                    read(zeroes, buf);
+                }
             }
             // What it holds are zeroes.
             (IoOp::Compare, Some(buf)) if buf.as_slice().iter().any(|&byte| byte != 0) => {
@@ -93,5 +99,14 @@ impl NullChannel {
             _ => {}
         }
         IoStatus::Ok
+    }
+}
+
+/// Lends zeroes to those who may read them where they are, and writes them for others.
+fn read(zeroes: &'static [u8], buf: &IoBuf) {
+    assert!(buf.len() <= zeroes.len(), "a request is longer than any may be");
+    // SAFETY: that many zeroes are there, for ever.
+    if !unsafe { buf.borrow_from(Lender::Bdev, zeroes.as_ptr()) } {
+        buf.zero_range(0, buf.len());
     }
 }

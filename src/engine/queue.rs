@@ -638,6 +638,12 @@ fn start(
     conn.executing[id.slot()] = executing;
     let has_data = matches!(op, IoOp::Read | IoOp::Write);
     let buf = if has_data { conn.protocol.request_buf(id).cloned() } else { None };
+    if op == IoOp::Read
+        && let Some(buf) = &buf
+    {
+        // It goes to the host as it is: it may as well be sent from where it lies.
+        buf.accept_loan();
+    }
     let tag = Tag { station: Station::Target, part: 0, object: index, op: id.to_u32() };
     let completion = Completion::new(tag);
     queue.submit(request.bdev, BdevIo { op, fua, lba, blocks, buf, completion });

@@ -18,6 +18,7 @@ use super::socket::STAGING_SIZE_BYTES;
 use super::steps::StepTable;
 use crate::bdev::{BdevId, BdevIo, IoQueue, IoStatus, Station, Tag};
 use crate::raid::Mail;
+use crate::reactor::buf::Lender;
 use crate::reactor::ring::{KIND_BDEV, KIND_FREE, UserData};
 use crate::reactor::timer::TimerTag;
 use crate::reactor::{Core, Program};
@@ -198,6 +199,8 @@ impl Shard {
     }
 
     fn take_message(&mut self, core: &mut ShardCore, from: usize, message: Message) {
+        // It may be that a bdev goes, or that another core is told that nobody reads from it.
+        core.io.pool.end_loans(Lender::Bdev);
         match message {
             Message::ToOwner(bdev, message) => {
                 let from = u16::try_from(from).expect("bounded by CORES_MAX");
@@ -337,6 +340,7 @@ impl Program for Shard {
         // Buffers that came back are given out in the next turn: there must be one.
         worked |= self.drain(core);
         self.send_responses(core);
+        core.io.pool.end_loans(Lender::Bdev);
         self.tell_ended(core);
         worked
     }

@@ -22,8 +22,10 @@ use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, Shutdown, recv, recvmsg};
 
 use super::kernel_tls::{self, KernelTls};
+use super::queue::Conn;
 use super::shard::{KIND_CANCEL, KIND_RECEIVE, KIND_SEND, Shard, ShardCore};
 use super::tls::TlsSocket;
+use crate::reactor::buf::Lender;
 use crate::reactor::ring::UserData;
 use crate::target::tcp::RxState;
 use crate::wire::tcp::TransmitVec;
@@ -389,6 +391,9 @@ impl Shard {
     /// What it cannot take now is kept.
     fn feed(&mut self, core: &mut ShardCore, index: u16, staging: &mut Box<[u8]>, len: usize) {
         let taken = self.digest(core, index, &staging[..len]);
+        // Bdevs that take data at once take it from the staging buffer; for others it is copied.
+        self.drain(core);
+        core.io.pool.end_loans(Lender::Receiver);
         let Some(conn) = self.connections.get(index) else { return };
         if taken < len && !conn.socket.closing {
             conn.socket.keep(staging, taken..len);
@@ -402,6 +407,7 @@ impl Shard {
         let spill = std::mem::take(&mut conn.socket.spill);
         let spilled = conn.socket.spilled.clone();
         let taken = self.digest(core, index, &spill[spilled.clone()]);
+        core.io.pool.end_loans(Lender::Receiver);
         if let Some(conn) = self.connections.get(index) {
             conn.socket.spill = spill;
             conn.socket.spilled = spilled.start + taken..spilled.end;
@@ -412,7 +418,8 @@ impl Shard {
         self.receive_later(index);
     }
 
-    /// Returns how many of the bytes the protocol took.
+    /// Returns how many of the bytes the protocol took. The caller ends the loans of what is among
+    /// them before it changes them.
     fn digest(&mut self, core: &mut ShardCore, index: u16, bytes: &[u8]) -> usize {
         let mut at = 0;
         loop {
@@ -420,7 +427,8 @@ impl Shard {
             if conn.socket.closing {
                 return at;
             }
-            let taken = conn.protocol.handle_bytes(&bytes[at..], &core.io.pool);
+            // SAFETY: both callers end the receiver's loans while the bytes are still there.
+            let taken = unsafe { conn.protocol.handle_lent_bytes(&bytes[at..], &core.io.pool) };
             at += taken;
             self.execute_commands(core, index);
             if taken == 0 || at == bytes.len() {
@@ -521,11 +529,17 @@ impl Shard {
                 self.close_connection(core, index, &why);
                 continue;
             }
-            if conn.protocol.poll_transmit(&mut socket.transmit) == 0 {
+            let has_loans = conn.protocol.has_loans();
+            let total = conn.protocol.poll_transmit(&mut socket.transmit);
+            if total == 0 {
                 continue;
             }
             socket.sending = true;
             socket.send_began_ms = core.io.now_ms();
+            if has_loans {
+                self.send_at_once(core, index, total);
+                continue;
+            }
             let segments = socket.transmit.segments();
             let entry = if let [one] = segments {
                 let len = u32::try_from(one.len).expect("a PDU's length fits u32");
@@ -542,6 +556,29 @@ impl Shard {
             // the connection is not dropped before this send has ended.
             unsafe { core.io.ring.push(entry, data) };
         }
+    }
+
+    /// Sends `total` bytes, of which some are on loan, as far as the socket takes them now. The rest
+    /// is sent by the ring, which may take its time.
+    fn send_at_once(&mut self, core: &mut ShardCore, index: u16, total: usize) {
+        let conn = self.connections.get(index).expect("it has something to send");
+        let Conn { socket, protocol, .. } = conn;
+        let segments = socket.transmit.segments();
+        // A segment has the layout of an iovec, and sending does not write to it.
+        socket.header.msg_iov = segments.as_ptr().cast::<libc::iovec>().cast_mut();
+        socket.header.msg_iovlen = segments.len();
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+        // SAFETY: header, segments and what they point to stay in place until it returns; what is
+        // on loan stays until the turn ends.
+        let result =
+            unsafe { libc::sendmsg(socket.stream.as_raw_fd(), &raw const *socket.header, flags) };
+        let sent = usize::try_from(result).ok();
+        if sent != Some(total) {
+            protocol.end_loans();
+        }
+        let errno = || -std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
+        let res = sent.map_or_else(errno, |sent| i32::try_from(sent).expect("bounded by a queue"));
+        self.sent(core, index, res);
     }
 
     /// A send has ended.

@@ -4,11 +4,19 @@
 //! return to the pool, whatever happens to the connection that asked for it. Handles belong to
 //! one core: counts are plain cells, and the type is not `Send`. An arena lives as long as the
 //! process, as the reactors do.
+//!
+//! What a buffer holds may lie elsewhere for a moment (`loan`): nothing is copied if nobody but
+//! the one who takes it from there wants it.
+
+mod loan;
 
 use std::cell::{Cell, RefCell};
 use std::ptr::NonNull;
 
 use crate::limits::IO_SIZE_BYTES_MAX;
+
+pub use loan::Lender;
+use loan::Loans;
 
 /// Buffer sizes in bytes, ascending. The last one holds the largest command.
 pub const CLASS_SIZES_BYTES: [usize; 3] = [4096, 32 * 1024, IO_SIZE_BYTES_MAX];
@@ -21,8 +29,12 @@ const _: () = assert!(CLASS_SIZES_BYTES[1] < CLASS_SIZES_BYTES[2]);
 
 struct Slot {
     refs: Cell<u32>,
-    class: u8,
+    /// Bytes from the buffer's start that may be on loan as a whole; 0: none.
+    loan_bytes: Cell<u32>,
     base: NonNull<u8>,
+    /// Where these bytes lie now; null: in the buffer.
+    loan: Cell<*const u8>,
+    class: u8,
 }
 
 struct Arena {
@@ -30,6 +42,7 @@ struct Arena {
     free: [RefCell<Vec<u32>>; CLASS_SIZES_BYTES.len()],
     /// Buffers that have come back so far.
     returns: Cell<u64>,
+    loans: Loans,
     /// Start and length of the memory, for registration with a ring.
     base: NonNull<u8>,
     len_bytes: usize,
@@ -68,8 +81,10 @@ impl BufPool {
                 let slot_base = unsafe { base.add(offset) };
                 slots.push(Slot {
                     refs: Cell::new(0),
-                    class: u8::try_from(class).expect("few classes"),
+                    loan_bytes: Cell::new(0),
                     base: slot_base,
+                    loan: Cell::new(std::ptr::null()),
+                    class: u8::try_from(class).expect("few classes"),
                 });
                 offset += size;
             }
@@ -77,6 +92,7 @@ impl BufPool {
             free[class].reverse();
         }
         let arena = Arena {
+            loans: Loans::new(slots.len()),
             slots: slots.into_boxed_slice(),
             free: free.map(RefCell::new),
             returns: Cell::new(0),
@@ -184,9 +200,11 @@ impl IoBuf {
         self.len == 0
     }
 
-    /// Address of the first byte, for the kernel and for copies.
+    /// Address of the first byte in the arena, for the kernel and for copies. What was on loan is
+    /// there now.
     #[must_use]
     pub fn as_ptr(&self) -> *mut u8 {
+        self.end_loan();
         // SAFETY: offset and len lie inside the slot (constructor and `slice`).
         unsafe { self.slot().base.add(self.offset as usize) }.as_ptr()
     }
@@ -265,6 +283,8 @@ impl Drop for IoBuf {
         let refs = slot.refs.get() - 1;
         slot.refs.set(refs);
         if refs == 0 {
+            slot.loan_bytes.set(0);
+            slot.loan.set(std::ptr::null());
             self.arena.free[usize::from(slot.class)].borrow_mut().push(self.slot);
             let returns = &self.arena.returns;
             returns.set(returns.get().wrapping_add(1));

@@ -1,10 +1,11 @@
 //! Memory for I/O buffers: hugepages when the system has free ones, ordinary pages when not.
 
 use std::ptr::NonNull;
+use std::sync::OnceLock;
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
 
-use crate::limits::PAGE_SIZE_BYTES;
+use crate::limits::{IO_SIZE_BYTES_MAX, PAGE_SIZE_BYTES};
 
 use super::buf::{BufPool, CLASS_SIZES_BYTES, arena_size_bytes};
 
@@ -101,6 +102,27 @@ impl Mapping {
     pub fn len_bytes(&self) -> usize {
         self.len_bytes
     }
+}
+
+/// Bytes of [`zeroes`]: a request's, at most.
+pub const ZEROES_BYTES: usize = IO_SIZE_BYTES_MAX;
+
+/// [`ZEROES_BYTES`] zeroes to write or send from, one set for the process. Never written, so that
+/// they cost no memory: the same page of zeroes lies under all of them.
+///
+/// # Errors
+/// If the system has no room for them in the process's addresses.
+pub fn zeroes() -> std::io::Result<&'static [u8]> {
+    static ZEROES: OnceLock<Mapping> = OnceLock::new();
+    let mapping = match ZEROES.get() {
+        Some(mapping) => mapping,
+        None => {
+            let mapping = Mapping::new(ZEROES_BYTES)?;
+            ZEROES.get_or_init(|| mapping)
+        }
+    };
+    // SAFETY: the mapping has this length, stays for ever, and is written by nobody.
+    Ok(unsafe { std::slice::from_raw_parts(mapping.as_ptr(), ZEROES_BYTES) })
 }
 
 impl Drop for Mapping {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use io_uring::{opcode, squeue, types};
 
@@ -11,15 +11,12 @@ use crate::bdev::channel::OPS_PER_CHANNEL;
 use crate::bdev::{BdevId, BdevIo, IoOp, IoQueue, IoStatus};
 use crate::limits::IO_SIZE_BYTES_MAX;
 use crate::reactor::CoreIo;
-use crate::reactor::dma::Mapping;
+use crate::reactor::dma::{self, Mapping, ZEROES_BYTES};
 use crate::reactor::pool::{Handle, Pool};
 use crate::reactor::ring::{KIND_BDEV, UserData};
 
 /// Buffers a channel has for compares and for data at addresses that direct I/O cannot take.
 const SCRATCH_BUFFERS: usize = 4;
-
-/// Bytes of one write of zeroes where the store cannot zero ranges by itself.
-const ZERO_PIECE_BYTES: usize = IO_SIZE_BYTES_MAX;
 
 /// Times an entry is tried again on EAGAIN or EINTR before it counts as failed.
 const RETRIES_MAX: u8 = 100;
@@ -99,19 +96,9 @@ pub struct UringChannel {
     unlogged: u64,
 }
 
-/// Zeroes to write from, one for the process. Never written, so it costs no memory.
-fn zeroes() -> io::Result<*const u8> {
-    static ZEROES: OnceLock<Mapping> = OnceLock::new();
-    if let Some(mapping) = ZEROES.get() {
-        return Ok(mapping.as_ptr());
-    }
-    let mapping = Mapping::new(ZERO_PIECE_BYTES)?;
-    Ok(ZEROES.get_or_init(|| mapping).as_ptr())
-}
-
 impl UringChannel {
     pub(in crate::bdev) fn new(device: Arc<UringDevice>, id: BdevId) -> io::Result<Box<Self>> {
-        zeroes()?;
+        dma::zeroes()?;
         let count = u8::try_from(SCRATCH_BUFFERS).expect("few scratch buffers");
         Ok(Box::new(Self {
             device,
@@ -221,10 +208,10 @@ impl UringChannel {
                 opcode::Fallocate::new(fd, len).offset(start).mode(mode).build()
             }
             Phase::ZeroFill => {
-                let piece = (len - op.done_bytes).min(ZERO_PIECE_BYTES as u64);
+                let piece = (len - op.done_bytes).min(ZEROES_BYTES as u64);
                 let piece = u32::try_from(piece).expect("a piece is small");
-                let zeroes = zeroes().expect("mapped when the channel was opened");
-                opcode::Write::new(fd, zeroes, piece).offset(start + op.done_bytes).build()
+                let zeroes = dma::zeroes().expect("mapped when the channel was opened");
+                opcode::Write::new(fd, zeroes.as_ptr(), piece).offset(start + op.done_bytes).build()
             }
             Phase::Sync => opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build(),
         };

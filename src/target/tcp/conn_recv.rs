@@ -4,7 +4,7 @@ use zerocopy::FromBytes;
 
 use super::conn::{Connection, Phase};
 use super::request::RequestState;
-use crate::reactor::buf::{BufPool, IoBuf};
+use crate::reactor::buf::{BufPool, IoBuf, Lender};
 use crate::wire::nvme::Status;
 use crate::wire::tcp::header::alignment_bytes;
 use crate::wire::tcp::pdu::{
@@ -46,6 +46,16 @@ pub(super) struct Receive {
     pub(super) slot: u16,
     /// The driver has a receive into the request's buffer in flight.
     pub(super) direct_in_flight: bool,
+    /// What is taken now stays where it is for a while: [`Connection::handle_lent_bytes`].
+    lends: bool,
+}
+
+/// Data that is here as a whole stays where it is for as long as the driver leaves it there.
+/// `false`: it must be copied.
+fn lend(buf: &IoBuf, bytes: &[u8]) -> bool {
+    buf.accept_loan();
+    // SAFETY: who lets bytes be lent (`handle_lent_bytes`) promises that they stay.
+    unsafe { buf.borrow_from(Lender::Receiver, bytes.as_ptr()) }
 }
 
 impl Receive {
@@ -55,6 +65,7 @@ impl Receive {
             assembly: Assembly::new(),
             slot: 0,
             direct_in_flight: false,
+            lends: false,
         }
     }
 }
@@ -109,6 +120,19 @@ impl Connection {
             };
         }
         at
+    }
+
+    /// The same for bytes that stay where they are for a while: data that is among them as a whole
+    /// is not copied to its buffer until it must be.
+    ///
+    /// # Safety
+    /// The bytes must stay unchanged until the next [`BufPool::end_loans`] of
+    /// [`Lender::Receiver`].
+    pub unsafe fn handle_lent_bytes(&mut self, bytes: &[u8], pool: &BufPool) -> usize {
+        self.rx.lends = true;
+        let taken = self.handle_bytes(bytes, pool);
+        self.rx.lends = false;
+        taken
     }
 
     fn take_header(&mut self, bytes: &[u8], pool: &BufPool) -> usize {
@@ -279,7 +303,10 @@ impl Connection {
         let at = range.start;
         let slot = self.rx.slot;
         // A refused command has no buffer: its data is thrown away.
-        if let Some(buf) = &mut self.request_at(slot).buf {
+        let may_lend = self.rx.lends;
+        if let Some(buf) = &mut self.request_at(slot).buf
+            && !(may_lend && n == buf.len() && lend(buf, bytes))
+        {
             buf.as_mut_slice()[at..at + n].copy_from_slice(&bytes[..n]);
         }
         self.payload_arrived(&bytes[..n]);

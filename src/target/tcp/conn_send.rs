@@ -5,7 +5,8 @@ use zerocopy::{Immutable, IntoBytes};
 
 use super::conn::{C2hSuccess, Connection, Phase};
 use super::conn_recv::RxState;
-use super::request::{RequestId, RequestState};
+use super::request::{Request, RequestId, RequestState};
+use crate::reactor::buf::IoBuf;
 use crate::wire::nvme::{Cqe, Status};
 use crate::wire::tcp::header::digest_bytes;
 use crate::wire::tcp::pdu::{DGST_DATA, DGST_HEADER, HEADER_BYTES_MAX};
@@ -25,6 +26,12 @@ fn put_header<T: IntoBytes + Immutable>(bytes: &mut [u8], header: &T, header_dig
     if header_digest {
         rest[..4].copy_from_slice(&crc32c(head).to_le_bytes());
     }
+}
+
+/// The data that the command in `slot` sends.
+fn data_of(requests: &[Request], slot: u16) -> &IoBuf {
+    let buf = &requests[usize::from(slot)].buf;
+    buf.as_ref().expect("a buffer is kept until its data has been sent")
 }
 
 impl Connection {
@@ -137,11 +144,16 @@ impl Connection {
             put_header(bytes, &header, header_digest);
         });
         let buf = self.request(slot).buf.as_ref().expect("data to send lies in a buffer");
-        let data = &buf.as_slice()[..data_bytes as usize];
-        let digest = data_digest.then(|| crc32c(data).to_le_bytes());
-        let data = data.as_ptr();
-        let is_last = digest.is_none() && success;
-        self.tx.push_data(data, data_bytes, if is_last { slot } else { NO_TOKEN });
+        assert!(data_bytes as usize <= buf.len(), "more data than the buffer holds");
+        let digest =
+            data_digest.then(|| crc32c(&buf.as_slice()[..data_bytes as usize]).to_le_bytes());
+        let token = if digest.is_none() && success { slot } else { NO_TOKEN };
+        if buf.is_on_loan() {
+            self.tx.push_movable(slot, data_bytes, token);
+        } else {
+            let data = buf.as_ptr();
+            self.tx.push_data(data, data_bytes, token);
+        }
         if let Some(digest) = digest {
             let token = if success { slot } else { NO_TOKEN };
             self.tx.push_header(digest.len(), token, |bytes| bytes.copy_from_slice(&digest));
@@ -177,7 +189,19 @@ impl Connection {
     /// sends it and owes a [`Connection::transmitted`]; until then 0 is returned. The memory stays
     /// in place meanwhile.
     pub fn poll_transmit(&mut self, out: &mut TransmitVec) -> usize {
-        self.tx.gather(out)
+        self.tx.gather_from(out, |slot| data_of(&self.requests, slot).data_ptr())
+    }
+
+    /// Whether data to be sent lies on loan: it must be sent, or brought home by
+    /// [`Connection::end_loans`], before the lender ends its loans.
+    #[must_use]
+    pub fn has_loans(&self) -> bool {
+        self.tx.movable().any(|slot| data_of(&self.requests, slot).is_on_loan())
+    }
+
+    /// All data to be sent lies in buffers from now on, which a send may take as long as it will.
+    pub fn end_loans(&mut self) {
+        self.tx.movable().for_each(|slot| data_of(&self.requests, slot).end_loan());
     }
 
     /// Whether [`Connection::poll_transmit`] has something to send now.

@@ -3,7 +3,8 @@
 //!
 //! The queue never copies data and never looks at it; whoever queues a data segment keeps the
 //! memory unchanged until the token of that segment comes back from
-//! [`TransmitQueue::pop_sent`]. The queue's own bytes stay where they are while it exists.
+//! [`TransmitQueue::pop_sent`]. Where data may move, its owner is asked for its place whenever it
+//! is to be sent. The queue's own bytes stay where they are while it exists.
 
 /// Segments one send can carry: header and data of each command of a full queue. A send costs a
 /// pass through the kernel and a message to the peer's core, so four where one would do are felt.
@@ -68,11 +69,14 @@ impl Default for TransmitVec {
 
 #[derive(Debug, Clone, Copy)]
 struct Item {
+    /// Null: its owner knows where it lies.
     ptr: *const u8,
     len: u32,
     /// Bytes of the ring that are free again once this item has left.
     ring_bytes: u32,
     token: u16,
+    /// Whom to ask for the place, where `ptr` is null.
+    owner: u16,
 }
 
 /// The queue. Memory is fixed at [`TransmitQueue::new`] and at one [`TransmitQueue::grow`].
@@ -89,9 +93,12 @@ pub struct TransmitQueue {
     /// Bytes of the first item that left, and of the items behind it until they are popped.
     sent_bytes: usize,
     in_flight: bool,
+    /// Items that may move.
+    movable: usize,
 }
 
-const EMPTY: Item = Item { ptr: std::ptr::null(), len: 0, ring_bytes: 0, token: NO_TOKEN };
+const EMPTY: Item =
+    Item { ptr: std::ptr::null(), len: 0, ring_bytes: 0, token: NO_TOKEN, owner: NO_TOKEN };
 
 impl TransmitQueue {
     /// A queue for `items` segments at most, with `ring_bytes` of headers. Because a header is
@@ -108,6 +115,7 @@ impl TransmitQueue {
             item_count: 0,
             sent_bytes: 0,
             in_flight: false,
+            movable: 0,
         }
     }
 
@@ -163,12 +171,27 @@ impl TransmitQueue {
             len: u32::try_from(len).expect("headers are small"),
             ring_bytes: u32::try_from(skipped + len).expect("rings are small"),
             token,
+            owner: NO_TOKEN,
         });
     }
 
     /// Queues memory of the caller's, who keeps it unchanged until `token` is popped.
     pub fn push_data(&mut self, ptr: *const u8, len: u32, token: u16) {
-        self.push(Item { ptr, len, ring_bytes: 0, token });
+        self.push(Item { ptr, len, ring_bytes: 0, token, owner: NO_TOKEN });
+    }
+
+    /// Queues memory that may move until it is sent: [`TransmitQueue::gather_from`] asks for its
+    /// place with `owner`.
+    pub fn push_movable(&mut self, owner: u16, len: u32, token: u16) {
+        self.push(Item { ptr: std::ptr::null(), len, ring_bytes: 0, token, owner });
+        self.movable += 1;
+    }
+
+    /// The owners of all data that may move, in order.
+    pub fn movable(&self) -> impl Iterator<Item = u16> {
+        let count = if self.movable == 0 { 0 } else { self.item_count };
+        let items = (0..count).map(|at| self.items[(self.item_first + at) % self.items.len()]);
+        items.filter(|item| item.ptr.is_null()).map(|item| item.owner)
     }
 
     fn push(&mut self, item: Item) {
@@ -207,6 +230,15 @@ impl TransmitQueue {
     /// Fills `out` with everything that waits, as far as it fits, and returns its bytes. Not 0
     /// means that a send is in flight until [`TransmitQueue::transmitted`].
     pub fn gather(&mut self, out: &mut TransmitVec) -> usize {
+        self.gather_from(out, |owner| unreachable!("no data of {owner} may move"))
+    }
+
+    /// The same, where `place` says where the data of an owner lies now.
+    pub fn gather_from(
+        &mut self,
+        out: &mut TransmitVec,
+        place: impl Fn(u16) -> *const u8,
+    ) -> usize {
         out.count = 0;
         if self.in_flight {
             return 0;
@@ -216,7 +248,8 @@ impl TransmitQueue {
         for at in 0..self.item_count {
             let item = self.items[(self.item_first + at) % self.items.len()];
             let len = item.len as usize - skip;
-            if !out.push(item.ptr.wrapping_add(skip), len) {
+            let ptr = if item.ptr.is_null() { place(item.owner) } else { item.ptr };
+            if !out.push(ptr.wrapping_add(skip), len) {
                 break;
             }
             skip = 0;
@@ -254,6 +287,7 @@ impl TransmitQueue {
 
     fn pop(&mut self, item: Item) {
         self.ring_used -= item.ring_bytes as usize;
+        self.movable -= usize::from(item.ptr.is_null());
         if self.ring_used == 0 {
             // Start again at the front: headers then lie side by side and few lines are touched.
             self.ring_next = 0;
@@ -276,6 +310,7 @@ impl TransmitQueue {
         self.ring_next = 0;
         self.ring_used = 0;
         self.sent_bytes = 0;
+        self.movable = 0;
     }
 }
 
@@ -315,6 +350,29 @@ mod tests {
             (Some(8), Some(9), None)
         );
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn what_may_move_is_asked_for_at_each_send() {
+        let mut queue = TransmitQueue::new(4, 64);
+        let (there, here) = ([1u8, 2, 3, 4], [5u8, 6, 7, 8]);
+        queue.push_header(1, NO_TOKEN, |h| h.fill(9));
+        queue.push_movable(3, 4, 7);
+        assert_eq!(queue.movable().collect::<Vec<_>>(), [3]);
+        let mut out = TransmitVec::new();
+        let place = |owner| {
+            assert_eq!(owner, 3);
+            there.as_ptr()
+        };
+        assert_eq!(queue.gather_from(&mut out, place), 5);
+        assert_eq!(bytes_of(&out), [9, 1, 2, 3, 4]);
+        queue.transmitted(3);
+        assert_eq!(queue.pop_sent(), None);
+        assert_eq!(queue.gather_from(&mut out, |_| here.as_ptr()), 2);
+        assert_eq!(bytes_of(&out), [7, 8], "the rest, where it lies now");
+        queue.transmitted(2);
+        assert_eq!((queue.pop_sent(), queue.pop_sent()), (Some(7), None));
+        assert_eq!(queue.movable().count(), 0);
     }
 
     #[test]
