@@ -391,9 +391,11 @@ impl Shard {
     /// What it cannot take now is kept.
     fn feed(&mut self, core: &mut ShardCore, index: u16, staging: &mut Box<[u8]>, len: usize) {
         let taken = self.digest(core, index, &staging[..len]);
-        // Bdevs that take data at once take it from the staging buffer; for others it is copied.
-        self.drain(core);
-        core.io.pool.end_loans(Lender::Receiver);
+        if core.io.pool.has_lent(Lender::Receiver) {
+            // Bdevs that take data at once take it from here; for others it is copied.
+            self.drain(core);
+            core.io.pool.end_loans(Lender::Receiver);
+        }
         let Some(conn) = self.connections.get(index) else { return };
         if taken < len && !conn.socket.closing {
             conn.socket.keep(staging, taken..len);

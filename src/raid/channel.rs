@@ -484,6 +484,10 @@ impl Channel {
         let (places, bdev) = (&self.places[..], self.shared.bdev);
         let this = &mut self.ops[op as usize];
         this.pending |= members;
+        if let Some(buf) = &this.io().buf {
+            // More than one copies it: at home it is aligned, which one copy more is worth.
+            buf.end_loan();
+        }
         for slot in slots(members) {
             let place = places[usize::from(slot)].as_ref().expect("the member takes part");
             let member_io = this.for_member((op, slot), place, this.range.lba, bdev);

@@ -86,6 +86,12 @@ impl IoBuf {
 }
 
 impl BufPool {
+    /// Whether `lender` has lent anything since it last ended its loans.
+    #[must_use]
+    pub fn has_lent(&self, lender: Lender) -> bool {
+        !self.arena.loans.0[lender as usize].borrow().is_empty()
+    }
+
     /// All that `lender` has lent lies in its buffers from now on.
     pub fn end_loans(&self, lender: Lender) {
         let mut loans = self.arena.loans.0[lender as usize].borrow_mut();
