@@ -43,6 +43,10 @@ const SECURED_SIZE_BYTES: usize = 16 * 1024;
 /// send then answers what came with all of them.
 const RECEIVES_PER_TURN: usize = 4;
 
+/// Receives in which data is copied to its buffer at once, after a loan in vain. Nothing is lost
+/// where bdevs take data at once, and next to nothing where they do not.
+const FEEDS_WITHOUT_LOANS: u16 = 256;
+
 const _: () = assert!(HEADERS_SIZE_BYTES <= STAGING_SIZE_BYTES);
 const _: () = assert!(SECURED_SIZE_BYTES <= STAGING_SIZE_BYTES);
 
@@ -79,6 +83,8 @@ pub(super) struct Socket {
     pub(super) transmit: Box<TransmitVec>,
     header: Box<libc::msghdr>,
     closing: bool,
+    /// Receives to go before data stays in the staging buffer again until its bdev takes it.
+    feeds_without_loans: u16,
     /// When the protocol ended the connection and the peer was left to close it.
     pub(super) linger_from_ms: Option<u64>,
     error_is_logged: bool,
@@ -116,6 +122,7 @@ impl Socket {
             transmit: Box::new(TransmitVec::new()),
             header: Box::new(header),
             closing: false,
+            feeds_without_loans: 0,
             linger_from_ms: None,
             error_is_logged: false,
             is_undecided: false,
@@ -390,11 +397,12 @@ impl Shard {
     /// Gives the protocol the `len` bytes that were received and executes what it makes of them.
     /// What it cannot take now is kept.
     fn feed(&mut self, core: &mut ShardCore, index: u16, staging: &mut Box<[u8]>, len: usize) {
-        let taken = self.digest(core, index, &staging[..len]);
+        let Some(conn) = self.connections.get(index) else { return };
+        let lends = conn.socket.feeds_without_loans == 0;
+        conn.socket.feeds_without_loans -= u16::from(!lends);
+        let taken = self.digest(core, index, &staging[..len], lends);
         if core.io.pool.has_lent(Lender::Receiver) {
-            // Bdevs that take data at once take it from here; for others it is copied.
-            self.drain(core);
-            core.io.pool.end_loans(Lender::Receiver);
+            self.end_loans_of(core, index);
         }
         let Some(conn) = self.connections.get(index) else { return };
         if taken < len && !conn.socket.closing {
@@ -403,13 +411,26 @@ impl Shard {
         self.after_feeding(core, index);
     }
 
+    /// Bdevs that take data at once take it from the staging buffer now; for others it is copied,
+    /// and what comes next is copied at once.
+    fn end_loans_of(&mut self, core: &mut ShardCore, index: u16) {
+        let pool = core.io.pool;
+        let in_vain = pool.loans_in_vain();
+        self.drain(core);
+        pool.end_loans(Lender::Receiver);
+        if pool.loans_in_vain() != in_vain
+            && let Some(conn) = self.connections.get(index)
+        {
+            conn.socket.feeds_without_loans = FEEDS_WITHOUT_LOANS;
+        }
+    }
+
     /// Something that the protocol waited for is there: it goes on with what was kept for it.
     pub(super) fn feed_on(&mut self, core: &mut ShardCore, index: u16) {
         let Some(conn) = self.connections.get(index) else { return };
         let spill = std::mem::take(&mut conn.socket.spill);
         let spilled = conn.socket.spilled.clone();
-        let taken = self.digest(core, index, &spill[spilled.clone()]);
-        core.io.pool.end_loans(Lender::Receiver);
+        let taken = self.digest(core, index, &spill[spilled.clone()], false);
         if let Some(conn) = self.connections.get(index) {
             conn.socket.spill = spill;
             conn.socket.spilled = spilled.start + taken..spilled.end;
@@ -420,17 +441,22 @@ impl Shard {
         self.receive_later(index);
     }
 
-    /// Returns how many of the bytes the protocol took. The caller ends the loans of what is among
-    /// them before it changes them.
-    fn digest(&mut self, core: &mut ShardCore, index: u16, bytes: &[u8]) -> usize {
+    /// Returns how many of the bytes the protocol took. If it may lend them, the caller ends the
+    /// receiver's loans before it changes them.
+    fn digest(&mut self, core: &mut ShardCore, index: u16, bytes: &[u8], lends: bool) -> usize {
         let mut at = 0;
         loop {
             let Some(conn) = self.connections.get(index) else { return at };
             if conn.socket.closing {
                 return at;
             }
-            // SAFETY: both callers end the receiver's loans while the bytes are still there.
-            let taken = unsafe { conn.protocol.handle_lent_bytes(&bytes[at..], &core.io.pool) };
+            let (rest, pool) = (&bytes[at..], &core.io.pool);
+            let taken = if lends {
+                // SAFETY: the caller ends the receiver's loans while the bytes are still there.
+                unsafe { conn.protocol.handle_lent_bytes(rest, pool) }
+            } else {
+                conn.protocol.handle_bytes(rest, pool)
+            };
             at += taken;
             self.execute_commands(core, index);
             if taken == 0 || at == bytes.len() {

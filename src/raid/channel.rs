@@ -485,7 +485,7 @@ impl Channel {
         let this = &mut self.ops[op as usize];
         this.pending |= members;
         if let Some(buf) = &this.io().buf {
-            // More than one copies it: at home it is aligned, which one copy more is worth.
+            // All of them copy it: from a buffer, where it is aligned, that is faster.
             buf.end_loan();
         }
         for slot in slots(members) {

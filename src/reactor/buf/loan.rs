@@ -7,7 +7,7 @@
 //! all others ask as ever and find the bytes in the buffer. A loan is short: each lender ends all
 //! of its own ([`BufPool::end_loans`]) before it lets anything happen to its memory.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use super::{BufPool, IoBuf};
 
@@ -24,12 +24,18 @@ pub enum Lender {
 
 const LENDERS: usize = 2;
 
-/// Buffers that have something on loan, or had.
-pub(super) struct Loans([RefCell<Vec<u32>>; LENDERS]);
+/// The loans of an arena.
+pub(super) struct Loans {
+    /// Buffers that have something on loan, or had.
+    lent: [RefCell<Vec<u32>>; LENDERS],
+    /// Loans so far after which the bytes were copied to the buffer all the same.
+    in_vain: Cell<u64>,
+}
 
 impl Loans {
     pub(super) fn new(capacity: usize) -> Self {
-        Self(std::array::from_fn(|_| RefCell::new(Vec::with_capacity(capacity))))
+        let lent = std::array::from_fn(|_| RefCell::new(Vec::with_capacity(capacity)));
+        Self { lent, in_vain: Cell::new(0) }
     }
 }
 
@@ -54,7 +60,7 @@ impl IoBuf {
         if slot.loan_bytes.get() != self.len || self.offset != 0 {
             return false;
         }
-        let mut loans = self.arena.loans.0[lender as usize].borrow_mut();
+        let mut loans = self.arena.loans.lent[lender as usize].borrow_mut();
         if loans.len() == loans.capacity() {
             return false;
         }
@@ -89,12 +95,19 @@ impl BufPool {
     /// Whether `lender` has lent anything since it last ended its loans.
     #[must_use]
     pub fn has_lent(&self, lender: Lender) -> bool {
-        !self.arena.loans.0[lender as usize].borrow().is_empty()
+        !self.arena.loans.lent[lender as usize].borrow().is_empty()
+    }
+
+    /// How many loans have ended so far with a copy to the buffer: who lends for nothing may as
+    /// well copy at once.
+    #[must_use]
+    pub fn loans_in_vain(&self) -> u64 {
+        self.arena.loans.in_vain.get()
     }
 
     /// All that `lender` has lent lies in its buffers from now on.
     pub fn end_loans(&self, lender: Lender) {
-        let mut loans = self.arena.loans.0[lender as usize].borrow_mut();
+        let mut loans = self.arena.loans.lent[lender as usize].borrow_mut();
         for slot in loans.drain(..) {
             self.arena.take_home(slot);
         }
@@ -110,6 +123,7 @@ impl super::Arena {
         if from.is_null() {
             return;
         }
+        self.loans.in_vain.set(self.loans.in_vain.get() + 1);
         let bytes = slot.loan_bytes.get() as usize;
         // SAFETY: the bytes are readable until the lender has ended its loans, which comes through
         // here (`borrow_from`), and they fit the slot, as a handle on it had that length. The two
@@ -144,6 +158,7 @@ mod tests {
         assert!(part.is_on_loan());
         assert_eq!(part.as_slice(), b"out");
         assert!(!buf.is_on_loan(), "one handle brings all of it home");
+        assert_eq!(pool.loans_in_vain(), 1);
         assert_eq!(buf.as_slice(), TEXT);
         assert_eq!(buf.data_ptr(), buf.as_ptr());
     }
@@ -168,6 +183,7 @@ mod tests {
         assert!(!buf.is_on_loan());
         buf.as_mut_slice().fill(7);
         pool.end_loans(Lender::Bdev);
+        assert_eq!(pool.loans_in_vain(), 0);
         assert_eq!(buf.as_slice(), [7; TEXT.len()]);
         // SAFETY: the text is never gone.
         assert!(!unsafe { buf.borrow_from(Lender::Bdev, TEXT.as_ptr()) }, "nobody allows it now");
