@@ -8,13 +8,17 @@ pub const BDEVS_MAX: usize = 1024;
 
 /// Largest data transfer of one NVMe command in bytes. It is announced to hosts as MDTS and is the
 /// largest buffer class, so that one command never needs more than one buffer.
+pub const TRANSFER_SIZE_BYTES_MAX: usize = 1 << 20;
+
+/// Largest request to a bdev in bytes: a longer command becomes several. Arrays and their members
+/// so have a bounded amount to do for one request, and to keep memory for.
 pub const IO_SIZE_BYTES_MAX: usize = 128 * 1024;
 
 /// The unit of CAP.MPSMIN and MDTS: 4096 bytes.
 pub const PAGE_SIZE_BYTES: usize = 4096;
 
 /// MDTS as Identify Controller states it: a power of two in units of [`PAGE_SIZE_BYTES`].
-pub const MDTS: u8 = 5;
+pub const MDTS: u8 = 8;
 
 /// Largest in-capsule data in bytes that a command capsule may carry (IOCCSZ follows from it).
 pub const IN_CAPSULE_DATA_BYTES: usize = 8192;
@@ -62,7 +66,10 @@ pub const SUBSYSTEMS_MAX: usize = 256;
 
 const _: () = {
     // MDTS and the largest buffer class say the same thing.
-    assert!(PAGE_SIZE_BYTES << MDTS == IO_SIZE_BYTES_MAX);
+    assert!(PAGE_SIZE_BYTES << MDTS == TRANSFER_SIZE_BYTES_MAX);
+    // A command is cut into whole requests, whose number fits their count.
+    assert!(TRANSFER_SIZE_BYTES_MAX.is_multiple_of(IO_SIZE_BYTES_MAX));
+    assert!(TRANSFER_SIZE_BYTES_MAX / IO_SIZE_BYTES_MAX <= u16::MAX as usize);
     // A command whose data came in the capsule fits the largest buffer.
     assert!(IN_CAPSULE_DATA_BYTES <= IO_SIZE_BYTES_MAX);
     // NVMe counts queue entries 0's based in 16 bits.

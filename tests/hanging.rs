@@ -37,7 +37,7 @@ struct Host {
 
 impl Host {
     fn connect(port: u16) -> Self {
-        let pool = BufPool::on_heap([16, 4, 4]);
+        let pool = BufPool::on_heap([16, 4, 4, 0]);
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let options = ClientOptions::new(address, NQN, "nqn.2026-01.io.mdof:host");
         let mut client = Client::connect(options, pool).unwrap();

@@ -49,7 +49,7 @@ impl Fixture {
         ));
         let mdof = Mdof::start(&dir, &config, &[]);
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let pool = BufPool::on_heap([64, 8, 8]);
+        let pool = BufPool::on_heap([64, 8, 8, 0]);
         let (client, queue) = connect(address, pool);
         Self { mdof: Some(mdof), address, pool, _client: client, queue, _dir: dir }
     }

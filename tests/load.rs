@@ -56,7 +56,7 @@ fn all_work(queues: &mut [QueuePair], depth: u16, pool: BufPool) {
 fn a_thousand_idle_connections_and_256_that_work() {
     let Some(rig) = Rig::start("crowd", 64, 3000) else { return };
     let before = rig.total();
-    let pool = BufPool::on_heap([256 * 4 + 64, 0, 0]);
+    let pool = BufPool::on_heap([256 * 4 + 64, 0, 0, 0]);
     let idle: Vec<_> = (0..8).map(|_| rig.host(124, 16, pool)).collect();
     let mut active: Vec<_> = (0..2).map(|_| rig.host(128, 16, pool)).collect();
     let total = rig.total();
@@ -100,7 +100,7 @@ fn one_host_with_128_queues_of_depth_128() {
     let Some(rig) = Rig::start("deep", 128, 500) else { return };
     // A queue of n entries takes n - 1 commands.
     let depth = u16::try_from(IO_QUEUE_DEPTH_MAX - 1).unwrap();
-    let pool = BufPool::on_heap([128 * usize::from(depth) + 16, 0, 0]);
+    let pool = BufPool::on_heap([128 * usize::from(depth) + 16, 0, 0, 0]);
     let (client, mut queues) = rig.host(128, depth + 1, pool);
     all_work(&mut queues, depth, pool);
     let total = rig.total();
@@ -114,7 +114,7 @@ fn one_host_with_128_queues_of_depth_128() {
 #[test]
 fn storms_of_connections_leave_nothing_behind() {
     let Some(rig) = Rig::start("storm", 32, 1000) else { return };
-    let pool = BufPool::on_heap([1024, 8, 64]);
+    let pool = BufPool::on_heap([1024, 8, 64, 0]);
     let mut resident_kib = Vec::new();
     rig.wait_until_alone();
     let files = rig.files();
@@ -143,7 +143,7 @@ fn storms_of_connections_leave_nothing_behind() {
 #[test]
 fn a_host_that_finds_no_room_is_told_so() {
     let Some(rig) = Rig::start_on_one_core("full", CONNECTIONS_PER_CORE_MAX + 500) else { return };
-    let pool = BufPool::on_heap([64, 0, 0]);
+    let pool = BufPool::on_heap([64, 0, 0, 0]);
     let (_client, mut queues) = rig.host(1, 16, pool);
     let room = CONNECTIONS_PER_CORE_MAX - CONNECTIONS_TO_REFUSE;
     let mut silent: Vec<TcpStream> = Vec::new();
@@ -182,7 +182,7 @@ fn a_host_that_finds_no_room_is_told_so() {
 #[test]
 fn a_target_without_descriptors_waits_for_them() {
     let Some(mut rig) = Rig::start_on_one_core("files", 400) else { return };
-    let pool = BufPool::on_heap([64, 0, 0]);
+    let pool = BufPool::on_heap([64, 0, 0, 0]);
     let (_client, mut queues) = rig.host(1, 16, pool);
     // The kernel looks at the limit when it is told to accept.
     rig.limit_files(rig.files() as u64 + 20);

@@ -163,8 +163,8 @@ impl Numbers {
 /// Each of `LANES` requests in flight has an area of its own and is followed by another there;
 /// what is read is what was written last.
 fn writes_and_reads(queue: &mut QueuePair, nsid: u32, pool: BufPool, keeps: bool) {
-    const LANES: usize = 24;
-    const AREA_BYTES: usize = LARGE_BYTES * 2;
+    const LANES: usize = 12;
+    const AREA_BYTES: usize = LARGE_BYTES * 10;
     const ROUNDS: usize = 40;
     let mut numbers = Numbers(u64::from(nsid));
     let mut model = vec![vec![0u8; AREA_BYTES]; LANES];
@@ -177,7 +177,7 @@ fn writes_and_reads(queue: &mut QueuePair, nsid: u32, pool: BufPool, keeps: bool
             }
             left -= 1;
             // Small ones come in their capsule, up to 8 KiB; others are asked for.
-            let blocks = [1, 2, 8, 16, 17, 100, 256][numbers.below(7)];
+            let blocks = [1, 2, 8, 16, 17, 100, 256, 257, 1000, 2048][numbers.below(10)];
             let at = numbers.below(AREA_BYTES / BLOCK_BYTES - blocks);
             let lba = (lane * AREA_BYTES / BLOCK_BYTES + at) as u64;
             let (at, len) = (at * BLOCK_BYTES, blocks * BLOCK_BYTES);
@@ -213,12 +213,12 @@ fn writes_and_reads(queue: &mut QueuePair, nsid: u32, pool: BufPool, keeps: bool
 #[test]
 fn what_was_written_is_read_from_every_kind_of_bdev() {
     let rig = Rig::start("kinds");
-    let pool = BufPool::on_heap([32, 8, 32]);
+    let pool = BufPool::on_heap([16, 16, 16, 16]);
     for digests in [false, true] {
         let (_client, mut queue) = rig.host(digests, 64, pool);
         for nsid in 1..=6 {
             // What the other connection has left.
-            for extent in 0..48 {
+            for extent in 0..120 {
                 fill(&mut queue, nsid, extent, 0, pool);
             }
             writes_and_reads(&mut queue, nsid, pool, nsid != 6);
@@ -232,7 +232,7 @@ fn a_host_is_slow(name: &str, nsid: u32, bdevs: &[(&str, &str)]) {
     const NEW: u8 = 0x22;
     const EXTENTS: u64 = 64;
     let rig = Rig::start(name);
-    let pool = BufPool::on_heap([8, 8, 80]);
+    let pool = BufPool::on_heap([8, 8, 80, 0]);
     let (_writer, mut writes) = rig.host(false, 16, pool);
     for extent in 0..EXTENTS {
         fill(&mut writes, nsid, extent, OLD, pool);

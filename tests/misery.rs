@@ -64,7 +64,7 @@ fn work(queue: &mut QueuePair, pool: BufPool, rounds: u8) {
 /// Hosts hold all that they can get while another works; then the target ends them.
 fn neglected(name: &str, opcode: u8) -> String {
     let Some(rig) = Rig::start_on_one_core(name, 200) else { return String::new() };
-    let pool = BufPool::on_heap([64, 0, 8]);
+    let pool = BufPool::on_heap([64, 0, 8, 0]);
     let (mut client, mut queues) = rig.host(1, 16, pool);
     // They are ended after 10 s. Whoever had to wait for that would never see them all still there
     // when it has done its work; a machine that is slow for once may have another try.
@@ -103,7 +103,7 @@ fn hosts_that_send_nothing_leave_buffers_to_others() {
 #[test]
 fn hosts_that_send_a_byte_at_a_time_are_ended() {
     let Some(rig) = Rig::start_on_one_core("slow", 200) else { return };
-    let pool = BufPool::on_heap([64, 0, 8]);
+    let pool = BufPool::on_heap([64, 0, 8, 0]);
     let (client, mut queues) = rig.host(1, 16, pool);
     // One never comes to its Connect, the other never to the end of its write's data.
     let mut hello = rig.raw();
@@ -188,7 +188,7 @@ fn abort_in_vain(client: &mut Client, ended: &AtomicBool) -> u64 {
 #[test]
 fn floods_leave_others_their_turn() {
     let Some(rig) = Rig::start_on_one_core("flood", 400) else { return };
-    let pool = BufPool::on_heap([64, 0, 8]);
+    let pool = BufPool::on_heap([64, 0, 8, 0]);
     let (mut client, mut queues) = rig.host(1, 16, pool);
     let ended = AtomicBool::new(false);
     let mut icreq = [0; 128];
@@ -202,12 +202,12 @@ fn floods_leave_others_their_turn() {
         });
         let (door, ended_ref) = (*rig, &ended);
         let hurrying = scope.spawn(move || {
-            let pool = BufPool::on_heap([256, 0, 0]);
+            let pool = BufPool::on_heap([256, 0, 0, 0]);
             let (_client, mut queues) = door.host(1, 128, pool);
             hurry(queues.remove(0), pool, ended_ref)
         });
         let aborting = scope.spawn(move || {
-            let pool = BufPool::on_heap([64, 0, 0]);
+            let pool = BufPool::on_heap([64, 0, 0, 0]);
             let (mut client, _queues) = door.host(1, 16, pool);
             abort_in_vain(&mut client, ended_ref)
         });
@@ -252,7 +252,7 @@ fn a_log_that_nobody_reads_stops_no_host() {
     while log.write(&[b'.'; 4096]).is_ok() {}
     fcntl_setfl(&log, OFlags::empty()).unwrap();
     let Some(rig) = Rig::start_logging_to("unread", 200, log) else { return };
-    let pool = BufPool::on_heap([64, 0, 8]);
+    let pool = BufPool::on_heap([64, 0, 8, 0]);
     for _ in 0..20 {
         let (client, mut queues) = rig.host(1, 16, pool);
         rig.raw().write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();

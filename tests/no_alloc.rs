@@ -132,7 +132,7 @@ fn io_allocates_nothing() {
 
 fn level_allocates_nothing(level: md::Level, slots: u8, count: u64) {
     let (mut engine, address) = target(level, slots);
-    let pool = BufPool::on_heap([256, 64, 64]);
+    let pool = BufPool::on_heap([256, 64, 64, 0]);
     let mut options = ClientOptions::new(address, NQN, "nqn.2026-01.io.mdof:host");
     options.limit = Duration::from_secs(20);
     let mut client = Client::connect(options, pool).unwrap();

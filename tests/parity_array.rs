@@ -220,7 +220,7 @@ fn check_parity(target: &mut Target) {
 fn two_cores_share_rows_and_parity_fits() {
     for (level, slots) in [(md::Level::Raid5, 3), (md::Level::Raid4, 5), (md::Level::Raid6, 5)] {
         let mut target = target(level, slots);
-        let pool = BufPool::on_heap([64, 16, 16]);
+        let pool = BufPool::on_heap([64, 16, 16, 0]);
         let mut options = ClientOptions::new(target.address, NQN, "nqn.2026-01.io.mdof:host");
         options.limit = Duration::from_secs(20);
         let mut client = Client::connect(options, pool).unwrap();

@@ -40,7 +40,7 @@ fn file(name: &str) -> PathBuf {
 
 /// A target on one core, whose controller ids are the same each time.
 fn target() -> (EngineHandle, SocketAddr) {
-    let config = EngineConfig { cores: vec![0], poll_always: false, buffer_counts: [64, 16, 8] };
+    let config = EngineConfig { cores: vec![0], poll_always: false, buffer_counts: [64, 16, 8, 0] };
     let mut engine = EngineHandle::start(config).unwrap();
     let malloc = MallocDevice::new("m", uuid::Uuid::from_u128(1), 512, 32768).unwrap();
     let bdev = engine.add_bdev(Device::Malloc(malloc)).unwrap();

@@ -19,7 +19,7 @@ const HOST_NQN: &str = "nqn.2026-01.io.mdof:host";
 const LIMIT: Duration = Duration::from_secs(100);
 
 /// The target's buffers. Two of the larger ones are left to data that come in capsules.
-const BUFFERS: [usize; 3] = [16, 3, 3];
+const BUFFERS: [usize; 4] = [16, 3, 3, 0];
 
 const BLOCK_BYTES: u32 = 4096;
 const BLOCKS: u64 = 4096;
@@ -110,7 +110,7 @@ fn kinds_and_counts(lanes: &[Lane]) -> Vec<(Kind, Vec<u64>)> {
 #[test]
 fn whoever_waits_for_a_buffer_gets_one() {
     let (engine, address) = target();
-    let pool = BufPool::on_heap([1100, 400, 80]);
+    let pool = BufPool::on_heap([1100, 400, 80, 0]);
     let mut options = ClientOptions::new(address, NQN, HOST_NQN);
     options.limit = LIMIT;
     let mut client = Client::connect(options, pool).unwrap();

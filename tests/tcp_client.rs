@@ -18,7 +18,7 @@ const BLOCKS: usize = 4096;
 
 /// Answers what a client asks while it connects, and reads and writes a disk in memory.
 fn serve(mut stream: TcpStream, disk: &mut [u8]) {
-    let pool = BufPool::on_heap([16, 8, 8]);
+    let pool = BufPool::on_heap([16, 8, 8, 0]);
     let mut conn = Connection::new(ConnectionConfig::default());
     let mut out = TransmitVec::new();
     let mut staging = vec![0; 65_536];
@@ -127,7 +127,7 @@ fn listen(connections: usize) -> SocketAddr {
 #[test]
 fn connects_identifies_and_moves_data_at_depth() {
     for digests in [false, true] {
-        let pool = BufPool::on_heap([64, 16, 16]);
+        let pool = BufPool::on_heap([64, 16, 16, 0]);
         let mut options = ClientOptions::new(listen(2), "nqn.test", "nqn.host");
         (options.header_digest, options.data_digest) = (digests, digests);
         let mut client = Client::connect(options, pool).unwrap();
@@ -174,7 +174,7 @@ fn connects_identifies_and_moves_data_at_depth() {
 
 #[test]
 fn refusals_and_terminations_are_told() {
-    let pool = BufPool::on_heap([8, 2, 2]);
+    let pool = BufPool::on_heap([8, 2, 2, 0]);
     let options = ClientOptions::new(listen(1), "nqn.unknown", "nqn.host");
     let error = Client::connect(options, pool).unwrap_err();
     assert!(matches!(error, ClientError::Status { what: "Fabrics Connect", .. }), "{error}");

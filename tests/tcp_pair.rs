@@ -54,9 +54,9 @@ impl Pair {
         let mut pair = Self {
             host: HostConnection::new(host),
             target: Connection::new(target),
-            host_pool: BufPool::on_heap([0, 0, regions]),
+            host_pool: BufPool::on_heap([0, 0, regions, 0]),
             // Few buffers, so that commands wait for them.
-            target_pool: BufPool::on_heap([2, 1, 2]),
+            target_pool: BufPool::on_heap([2, 1, 2, 0]),
             to_target: VecDeque::with_capacity(1 << 20),
             to_host: VecDeque::with_capacity(1 << 20),
             piece: Vec::with_capacity(1 << 20),
@@ -271,7 +271,7 @@ proptest! {
         prop_assert_eq!(pair.target.phase(), Phase::Established);
         pair.target.abort();
         prop_assert!(pair.target.is_drained());
-        prop_assert_eq!(pair.target_pool.free_counts(), [2, 1, 2]);
+        prop_assert_eq!(pair.target_pool.free_counts(), [2, 1, 2, 0]);
     }
 }
 

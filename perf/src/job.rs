@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mdof::limits::IO_SIZE_BYTES_MAX;
+use mdof::limits::TRANSFER_SIZE_BYTES_MAX;
 use serde::Serialize;
 
 use crate::load::{Load, Schedule};
@@ -75,8 +75,9 @@ impl Job {
     /// Refuses what no place can do.
     pub(crate) fn check(&self) -> Result<(), PerfError> {
         let io_bytes = self.block_size_bytes as usize;
-        let refusal = if io_bytes == 0 || io_bytes > IO_SIZE_BYTES_MAX {
-            format!("a block size of {io_bytes} is not possible; use 512 to {IO_SIZE_BYTES_MAX}")
+        let most = TRANSFER_SIZE_BYTES_MAX;
+        let refusal = if io_bytes == 0 || io_bytes > most {
+            format!("a block size of {io_bytes} is not possible; use 512 to {most}")
         } else if self.queue_depth == 0 {
             "the queue depth must be 1 at least".to_owned()
         } else if self.rwmixread > 100 {

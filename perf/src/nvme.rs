@@ -228,7 +228,7 @@ fn check(
 fn pool(job: &Job, lanes: u16) -> BufPool {
     let io_bytes = job.block_size_bytes as usize;
     let class = CLASS_SIZES_BYTES.iter().position(|size| *size >= io_bytes);
-    let mut counts = [8, 0, 0];
+    let mut counts = [8, 0, 0, 0];
     counts[class.expect("Job::check")] += usize::from(job.queue_depth) * usize::from(lanes);
     BufPool::on_heap(counts)
 }

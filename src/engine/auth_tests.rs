@@ -88,7 +88,7 @@ impl Rig {
         let mut ports = mesh::mesh(CORES, RING_MESSAGES).unwrap();
         let control = ports.pop().unwrap();
         let make = |(port, desk)| {
-            let pool = BufPool::on_heap([4, 4, 0]);
+            let pool = BufPool::on_heap([4, 4, 0, 0]);
             let core = ShardCore::at_rest(CoreIo::new(pool).unwrap(), port);
             let mut shard = Shard::new(desk, false);
             shard.table = table.clone();

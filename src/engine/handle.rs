@@ -24,6 +24,7 @@ use crate::observe::counter::CoreCounters;
 use crate::raid::{
     self, ArrayConfig, ArrayEvent, ArrayStatus, Command, GrowthWish, Knobs, Outcome,
 };
+use crate::reactor::buf::CLASS_SIZES_BYTES;
 use crate::reactor::dma::prefer_hugepages;
 use crate::reactor::idle::IdlePolicy;
 use crate::reactor::mesh::{self, Port, RING_MESSAGES};
@@ -48,7 +49,7 @@ pub struct EngineConfig {
     /// Never sleep in the kernel (SPDK's behaviour) instead of adaptively.
     pub poll_always: bool,
     /// Buffers of each class per core.
-    pub buffer_counts: [usize; 3],
+    pub buffer_counts: [usize; CLASS_SIZES_BYTES.len()],
 }
 
 /// Why the engine could not do something. Each text is a whole sentence.

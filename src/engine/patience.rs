@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_host_is_not_blamed_for_buffers_that_the_target_lacks() {
-        let pool = BufPool::on_heap([0, 4, 0]);
+        let pool = BufPool::on_heap([0, 4, 0, 0]);
         let mut connections = Connections::new();
         let (index, _peer) = connection(&mut connections, &pool);
         let conn = connections.get(index).unwrap();
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_host_whose_connect_finds_no_buffer_has_sent_it() {
-        let pool = BufPool::on_heap([1, 0, 0]);
+        let pool = BufPool::on_heap([1, 0, 0, 0]);
         let mut connections = Connections::new();
         let (index, _peer) = connection(&mut connections, &pool);
         let conn = connections.get(index).unwrap();

@@ -14,7 +14,7 @@ use super::socket::Socket;
 use crate::bdev::{BdevIo, Completion, IoOp, IoQueue, IoStatus, Station, Tag};
 use crate::limits::{
     CONNECTIONS_PER_CORE_MAX, CONNECTIONS_TO_REFUSE, CONTROLLERS_PER_CORE_MAX, CORES_MAX,
-    IO_QUEUE_DEPTH_MAX, IO_QUEUES_PER_CONTROLLER_MAX,
+    IO_QUEUE_DEPTH_MAX, IO_QUEUES_PER_CONTROLLER_MAX, IO_SIZE_BYTES_MAX,
 };
 use crate::target::auth::GeneratedKey;
 use crate::target::controller::connect::ControllerPlace;
@@ -636,6 +636,10 @@ fn start(
     };
     executing.op = op;
     conn.executing[id.slot()] = executing;
+    if data_len_bytes as usize > IO_SIZE_BYTES_MAX {
+        start_pieces(conn, queue, (index, id), request, (op, fua, lba));
+        return true;
+    }
     let has_data = matches!(op, IoOp::Read | IoOp::Write);
     let buf = if has_data { conn.protocol.request_buf(id).cloned() } else { None };
     if op == IoOp::Read
@@ -649,6 +653,30 @@ fn start(
     let completion = Completion::new(tag);
     queue.submit(request.bdev, BdevIo { op, fua, lba, blocks, buf, completion });
     true
+}
+
+/// Sends a command that is longer than a request may be to its bdev, piece by piece, all at once.
+#[cold]
+fn start_pieces(
+    conn: &mut Conn,
+    queue: &mut IoQueue,
+    (index, id): (u16, RequestId),
+    request: &IoRequest,
+    (op, fua, mut lba): (IoOp, bool, u64),
+) {
+    let buf = conn.protocol.request_buf(id).expect("a transfer has a buffer").clone();
+    let mut pending = 0;
+    for at in (0..buf.len()).step_by(IO_SIZE_BYTES_MAX) {
+        let piece = buf.slice(at, IO_SIZE_BYTES_MAX.min(buf.len() - at));
+        let blocks = u32::try_from(piece.len() >> request.block_shift).expect("a piece is short");
+        let tag = Tag { station: Station::Target, part: 0, object: index, op: id.to_u32() };
+        let completion = Completion::new(tag);
+        let io = BdevIo { op, fua, lba, blocks, buf: Some(piece), completion };
+        queue.submit(request.bdev, io);
+        lba += u64::from(blocks);
+        pending += 1;
+    }
+    conn.executing[id.slot()].pending = pending;
 }
 
 /// Authentication Send and Receive.

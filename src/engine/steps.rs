@@ -51,7 +51,7 @@ impl StepTable {
         Self {
             running: Vec::new(),
             awaiting_scratch: VecDeque::new(),
-            reserve: BufPool::on_heap([0, 0, 1]),
+            reserve: BufPool::on_heap([0, 0, 1, 0]),
         }
     }
 

@@ -13,19 +13,21 @@ mod loan;
 use std::cell::{Cell, RefCell};
 use std::ptr::NonNull;
 
-use crate::limits::IO_SIZE_BYTES_MAX;
+use crate::limits::{IO_SIZE_BYTES_MAX, TRANSFER_SIZE_BYTES_MAX};
 
 pub use loan::Lender;
 use loan::Loans;
 
 /// Buffer sizes in bytes, ascending. The last one holds the largest command.
-pub const CLASS_SIZES_BYTES: [usize; 3] = [4096, 32 * 1024, IO_SIZE_BYTES_MAX];
+pub const CLASS_SIZES_BYTES: [usize; 4] =
+    [4096, 32 * 1024, IO_SIZE_BYTES_MAX, TRANSFER_SIZE_BYTES_MAX];
 
-/// Buffers of each class in a default arena: 4 + 4 + 8 MiB, that is eight hugepages a core.
-pub const CLASS_COUNTS: [usize; 3] = [1024, 128, 64];
+/// Buffers of each class in a default arena: 4 + 4 + 8 + 16 MiB, that is sixteen hugepages a core.
+pub const CLASS_COUNTS: [usize; CLASS_SIZES_BYTES.len()] = [1024, 128, 64, 16];
 
 const _: () = assert!(CLASS_SIZES_BYTES[0] < CLASS_SIZES_BYTES[1]);
 const _: () = assert!(CLASS_SIZES_BYTES[1] < CLASS_SIZES_BYTES[2]);
+const _: () = assert!(CLASS_SIZES_BYTES[2] < CLASS_SIZES_BYTES[3]);
 
 struct Slot {
     refs: Cell<u32>,
@@ -304,33 +306,33 @@ mod tests {
 
     #[test]
     fn buffers_return_when_the_last_handle_goes() {
-        let pool = BufPool::on_heap([2, 1, 1]);
+        let pool = BufPool::on_heap([2, 1, 1, 0]);
         let a = pool.get(4096).unwrap();
         let part = a.slice(512, 1024);
         drop(a);
-        assert_eq!(pool.free_counts(), [1, 1, 1]);
+        assert_eq!(pool.free_counts(), [1, 1, 1, 0]);
         assert_eq!((pool.returns(), part.buffer_bytes()), (0, 4096));
         assert_eq!(pool.free_bytes(4097), 32 * 1024 + IO_SIZE_BYTES_MAX);
         assert_eq!(part.len(), 1024);
         drop(part);
-        assert_eq!(pool.free_counts(), [2, 1, 1]);
+        assert_eq!(pool.free_counts(), [2, 1, 1, 0]);
         assert_eq!(pool.returns(), 1);
     }
 
     #[test]
     fn a_larger_class_stands_in_and_exhaustion_is_none() {
-        let pool = BufPool::on_heap([1, 1, 0]);
+        let pool = BufPool::on_heap([1, 1, 0, 0]);
         let held = [pool.get(1).unwrap(), pool.get(1).unwrap()];
         assert!(pool.get(1).is_none());
         assert!(pool.get(IO_SIZE_BYTES_MAX).is_none());
         drop(held);
-        assert_eq!(pool.free_counts(), [1, 1, 0]);
+        assert_eq!(pool.free_counts(), [1, 1, 0, 0]);
     }
 
     #[test]
     #[should_panic(expected = "shared buffer")]
     fn shared_buffers_are_read_only() {
-        let pool = BufPool::on_heap([1, 0, 0]);
+        let pool = BufPool::on_heap([1, 0, 0, 0]);
         let mut a = pool.get(8).unwrap();
         let _b = a.clone();
         a.as_mut_slice()[0] = 1;

@@ -172,8 +172,8 @@ mod tests {
 
     #[test]
     fn arena_serves_buffers() {
-        let (pool, _backing) = arena([4, 1, 1]).unwrap();
-        assert_eq!(pool.free_counts(), [4, 1, 1]);
+        let (pool, _backing) = arena([4, 1, 1, 0]).unwrap();
+        assert_eq!(pool.free_counts(), [4, 1, 1, 0]);
         let mut buf = pool.get(4096).unwrap();
         assert_eq!(buf.as_slice(), [0u8; 4096]);
         buf.as_mut_slice().fill(7);

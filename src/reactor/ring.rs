@@ -388,7 +388,7 @@ mod tests {
     #[test]
     fn fixed_index_covers_whole_ranges_only() {
         let mut ring = Ring::new(8).unwrap();
-        let pool = BufPool::on_heap([4, 0, 0]);
+        let pool = BufPool::on_heap([4, 0, 0, 0]);
         ring.register_arena(&pool).unwrap();
         let (base, len) = pool.region();
         let base = base.as_ptr();

@@ -8,6 +8,7 @@ use std::time::Duration;
 use io_uring::{opcode, types};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
+use super::buf::{CLASS_SIZES_BYTES, arena_size_bytes};
 use super::core::{Core, CoreIo, Program};
 use super::idle::{BACKLOG_RETRY_US, Idle, IdlePolicy};
 use super::mesh::Port;
@@ -31,7 +32,7 @@ pub struct ReactorConfig {
     /// When to sleep.
     pub idle: IdlePolicy,
     /// I/O buffers of each class.
-    pub buffer_counts: [usize; 3],
+    pub buffer_counts: [usize; CLASS_SIZES_BYTES.len()],
 }
 
 /// Why a core could not start.
@@ -96,7 +97,7 @@ fn prepare<M: Send>(
     if let Some(cpu) = config.cpu {
         pin(cpu)?;
     }
-    let size_bytes = super::buf::arena_size_bytes(config.buffer_counts);
+    let size_bytes = arena_size_bytes(config.buffer_counts);
     let (pool, backing) = dma::arena(config.buffer_counts)
         .map_err(|source| StartError::Arena { size_bytes, source })?;
     let mut io = CoreIo::new(pool)?;

@@ -75,7 +75,7 @@ fn start(cores: usize, idle: IdlePolicy) -> Running {
     let mut counters = Vec::new();
     let mut threads = Vec::new();
     for port in ports {
-        let config = ReactorConfig { cpu: None, idle, buffer_counts: [4, 1, 1] };
+        let config = ReactorConfig { cpu: None, idle, buffer_counts: [4, 1, 1, 0] };
         let own = Arc::new(CoreCounters::default());
         counters.push(own.clone());
         threads.push(spawn(config, port, own, |_core| Echo).unwrap());
@@ -167,7 +167,7 @@ fn messages_between_sleepy_cores_all_arrive_in_order() {
 fn a_cpu_that_does_not_exist_is_a_clear_error() {
     let mut ports = mesh::<Message>(1, 8).unwrap();
     let config =
-        ReactorConfig { cpu: Some(1000), idle: IdlePolicy::default(), buffer_counts: [1, 0, 0] };
+        ReactorConfig { cpu: Some(1000), idle: IdlePolicy::default(), buffer_counts: [1, 0, 0, 0] };
     let error = spawn(config, ports.remove(0), Arc::default(), |_| Echo).unwrap_err();
     assert!(error.to_string().contains("CPU 1000"), "{error}");
 }

@@ -225,7 +225,7 @@ impl Running {
     /// A host's queue to the array.
     pub(crate) fn host(&self) -> Host {
         let address = format!("127.0.0.1:{}", self.port).parse().unwrap();
-        let pool = BufPool::on_heap([16, 16, 8]);
+        let pool = BufPool::on_heap([16, 16, 8, 0]);
         let mut client = Client::connect(ClientOptions::new(address, NQN, HOST_NQN), pool).unwrap();
         let space = client.identify_namespace(1).unwrap();
         assert_eq!(u64::from(space.block_size_bytes), self.block_size_bytes);

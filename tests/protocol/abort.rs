@@ -13,7 +13,7 @@ const BLOCKS: u32 = 256;
 
 #[test]
 fn a_waiting_command_is_aborted_and_an_executing_one_is_not() {
-    let rig = Rig::new([16, 2, 2], |engine| {
+    let rig = Rig::new([16, 2, 2, 0], |engine| {
         let base = malloc(engine, "m0", 4096);
         let geometry = engine.geometry(base).unwrap().clone();
         let slow = DelayDevice::new("slow", Uuid::new_v4(), base, &geometry, [800_000; 4]);

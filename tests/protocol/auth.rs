@@ -252,7 +252,7 @@ fn arithmetic_does_not_stop_other_connections() {
     slow.groups = GroupSet::NONE.with(Group::Ffdhe8192);
     let options = ClientOptions { auth: Some(slow), ..rig.options(HOST) };
     let busy = std::thread::spawn(move || {
-        let pool = BufPool::on_heap([16, 4, 2]);
+        let pool = BufPool::on_heap([16, 4, 2, 0]);
         for _ in 0..5 {
             Client::connect(options.clone(), pool).unwrap().disconnect().unwrap();
         }

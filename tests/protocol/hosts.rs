@@ -152,7 +152,7 @@ fn a_host_that_connects_anew_replaces_its_old_controller() {
 /// A write of the old controller that a bdev still has does not come behind one of the new.
 #[test]
 fn what_the_old_controller_began_has_ended_before_the_new_one_may_write() {
-    let rig = Rig::new([256, 32, 16], |engine| {
+    let rig = Rig::new([256, 32, 16, 2], |engine| {
         let base = malloc(engine, "m0", 4096);
         let geometry = engine.geometry(base).unwrap().clone();
         let delays_us = [0, 0, 2_000_000, 2_000_000];
@@ -241,7 +241,7 @@ fn many_at_once_end_as_one() {
         for _ in 0..8 {
             let options = options.clone();
             scope.spawn(move || {
-                let pool = mdof::reactor::buf::BufPool::on_heap([16, 4, 2]);
+                let pool = mdof::reactor::buf::BufPool::on_heap([16, 4, 2, 0]);
                 // It may be replaced at any step.
                 for _ in 0..10 {
                     if let Ok(mut client) = Client::connect(options.clone(), pool) {

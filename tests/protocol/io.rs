@@ -55,7 +55,7 @@ fn copy(queue: &mut Queue, to: u32, ranges: &[(u64, u16)]) -> (Status, u64) {
 
 #[test]
 fn copy_gathers_its_sources_and_keeps_its_limits() {
-    let rig = Rig::new([256, 32, 16], |engine| vec![malloc(engine, "m0", 65_536)]);
+    let rig = Rig::new([256, 32, 16, 2], |engine| vec![malloc(engine, "m0", 65_536)]);
     let mut host = rig.host();
     let mut queue = host.queue(1);
     let data = pattern(300, 9);
@@ -83,7 +83,7 @@ fn copy_gathers_its_sources_and_keeps_its_limits() {
 #[test]
 fn media_errors_are_told_counted_and_listed() {
     let mut device = None;
-    let rig = Rig::new([256, 32, 16], |engine| {
+    let rig = Rig::new([256, 32, 16, 2], |engine| {
         let base = malloc(engine, "m0", 4096);
         let geometry = engine.geometry(base).unwrap().clone();
         let error = ErrorDevice::new("bad", Uuid::new_v4(), base, &geometry);
@@ -107,6 +107,42 @@ fn media_errors_are_told_counted_and_listed() {
     let told: Vec<_> =
         errors.chunks_exact(64).map(|entry| (entry[0], entry[8], entry[16], entry[31])).collect();
     assert_eq!(told, [(4, 1, 9, 1), (3, 1, 100, COPY), (2, 1, 8, VERIFY), (1, 1, 7, COMPARE)]);
+    drop((queue, host));
+    rig.stop();
+}
+
+/// What is longer than a request to a bdev may be is several: all of them must have ended well.
+#[test]
+fn a_command_of_a_mebibyte() {
+    const BLOCKS: u32 = 2048;
+    let mut device = None;
+    let rig = Rig::new([256, 32, 16, 2], |engine| {
+        let base = malloc(engine, "m0", 8192);
+        let geometry = engine.geometry(base).unwrap().clone();
+        let error = ErrorDevice::new("bad", Uuid::new_v4(), base, &geometry);
+        device = Some(error.clone());
+        vec![engine.add_bdev(Device::Error(error)).unwrap()]
+    });
+    let mut host = rig.host();
+    assert_eq!(host.client.info().mdts_bytes, 1 << 20);
+    let mut queue = host.queue(1);
+    let data = pattern(BLOCKS as usize, 3);
+    assert_eq!(queue.write(3, &data), Status::SUCCESS);
+    assert_eq!(queue.read(3, BLOCKS), data);
+    assert_eq!(queue.send(io(COMPARE, 3, BLOCKS), &data), Status::SUCCESS);
+    assert_eq!(queue.send(io(COMPARE, 4, BLOCKS), &data), Status::COMPARE_FAILURE.dnr());
+    // A piece that is not whole: 257 blocks are 256 and one.
+    assert_eq!(queue.write(3000, &data[..257 * BLOCK]), Status::SUCCESS);
+    assert_eq!(queue.read(3000, 258), [&data[..257 * BLOCK], &[0; BLOCK]].concat());
+    let refused = queue.get(io(0x02, 0, BLOCKS + 1), (BLOCKS as usize + 1) * BLOCK);
+    assert!(refused.is_err_and(|status| status == Status::INVALID_FIELD.dnr()));
+    // The last block of all.
+    let lbas = Some((u64::from(BLOCKS) + 2, u64::from(BLOCKS) + 3));
+    device.unwrap().inject(None, Injection { kind: ErrorKind::Failure, count: u32::MAX, lbas });
+    let read = queue.get(io(0x02, 3, BLOCKS), data.len());
+    assert_eq!(read, Err(Status::UNRECOVERED_READ_ERROR.dnr()));
+    assert_eq!(queue.write(3, &data), Status::WRITE_FAULT.dnr());
+    assert_eq!(queue.read(3, BLOCKS - 1), data[..data.len() - BLOCK]);
     drop((queue, host));
     rig.stop();
 }
@@ -159,7 +195,7 @@ fn fused_compare_and_write() {
 
 /// A target whose reads take a while, so that there is time between compare and write.
 fn slow_reads() -> Rig {
-    Rig::new([256, 32, 16], |engine| {
+    Rig::new([256, 32, 16, 2], |engine| {
         let base = malloc(engine, "m0", 4096);
         let geometry = engine.geometry(base).unwrap().clone();
         let slow = DelayDevice::new("slow", Uuid::new_v4(), base, &geometry, [300, 300, 0, 0]);
@@ -261,7 +297,7 @@ fn write_and_look(options: mdof::initiator::ClientOptions) -> Vec<u32> {
 }
 
 fn own_host(options: mdof::initiator::ClientOptions) -> crate::rig::Host {
-    let pool = mdof::reactor::buf::BufPool::on_heap([32, 4, 4]);
+    let pool = mdof::reactor::buf::BufPool::on_heap([32, 4, 4, 0]);
     let client = mdof::initiator::Client::connect(options, pool).unwrap();
     crate::rig::Host { client, pool }
 }

@@ -61,7 +61,7 @@ fn an_inaccessible_path_refuses_io_and_the_other_goes_on() {
 #[test]
 fn namespaces_come_and_go_under_io() {
     let mut other = None;
-    let mut rig = Rig::new([256, 32, 16], |engine| {
+    let mut rig = Rig::new([256, 32, 16, 2], |engine| {
         other = Some(malloc(engine, "m1", 4096));
         vec![malloc(engine, "m0", 4096)]
     });

@@ -91,7 +91,7 @@ fn a_reservation_holds_for_every_command_of_every_queue() {
 
 #[test]
 fn a_preempted_host_has_nothing_under_way_when_the_command_is_answered() {
-    let rig = Rig::new([256, 32, 16], |engine| {
+    let rig = Rig::new([256, 32, 16, 2], |engine| {
         let base = malloc(engine, "m0", 4096);
         let geometry = engine.geometry(base).unwrap().clone();
         let slow = DelayDevice::new("slow", Uuid::new_v4(), base, &geometry, [0, 0, 200_000, 0]);
@@ -120,7 +120,7 @@ fn a_preempted_host_has_nothing_under_way_when_the_command_is_answered() {
 /// A reservation that waits for what its bdev has under way holds up no other namespace's.
 #[test]
 fn a_slow_bdev_holds_up_its_own_reservation_only() {
-    let rig = Rig::new([256, 32, 16], |engine| {
+    let rig = Rig::new([256, 32, 16, 2], |engine| {
         let base = malloc(engine, "m0", 4096);
         let geometry = engine.geometry(base).unwrap().clone();
         let delays_us = [0, 0, 2_000_000, 2_000_000];

@@ -40,7 +40,7 @@ pub(crate) fn free_address() -> SocketAddr {
 impl Rig {
     /// A target on two cores, if there are two, with these bdevs exported in order.
     pub(crate) fn new(
-        buffer_counts: [usize; 3],
+        buffer_counts: [usize; 4],
         bdevs: impl FnOnce(&mut EngineHandle) -> Vec<BdevId>,
     ) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get().min(2));
@@ -54,7 +54,7 @@ impl Rig {
             .unwrap();
         let address = free_address();
         table.add_listener(NQN, address).unwrap();
-        let pool = BufPool::on_heap([64, 16, 16]);
+        let pool = BufPool::on_heap([64, 16, 16, 2]);
         let mut rig = Self { engine, table, address, pool };
         for bdev in bdevs {
             rig.add_ns(bdev);
@@ -66,7 +66,7 @@ impl Rig {
 
     /// One malloc bdev of 4096 blocks.
     pub(crate) fn plain() -> Self {
-        Self::new([256, 32, 16], |engine| vec![malloc(engine, "m0", 4096)])
+        Self::new([256, 32, 16, 2], |engine| vec![malloc(engine, "m0", 4096)])
     }
 
     pub(crate) fn add_ns(&mut self, bdev: BdevId) -> u32 {

@@ -23,7 +23,7 @@ pub struct Host {
 impl Host {
     /// Connects.
     pub fn connect(port: u16, nqn: &str) -> Self {
-        let pool = BufPool::on_heap([64, 16, 16]);
+        let pool = BufPool::on_heap([64, 16, 16, 0]);
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let mut options = ClientOptions::new(address, nqn, "nqn.2026-01.io.mdof:host");
         options.limit = Duration::from_secs(20);

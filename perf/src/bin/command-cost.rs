@@ -221,7 +221,7 @@ fn main() {
     let all = Rlimit { current: limit.maximum, maximum: limit.maximum };
     setrlimit(Resource::Nofile, all).expect("up to the hard limit");
     let places = MANY.0 * usize::from(MANY.1) * usize::from(DEPTH_MAX);
-    let pool = BufPool::on_heap([places + 64, 64, 0]);
+    let pool = BufPool::on_heap([places + 64, 64, 0, 0]);
     let mut target = Target::start();
     let address = target.address;
     let connect = |connections| Lanes::connect(address, connections, DEPTH_MAX, pool);

@@ -123,7 +123,7 @@ impl World {
         let candidates: Vec<CandidateBdev> = (0..MEMBERS).map(candidate).collect();
         let config = from_creation(options, &creation, &candidates);
         let shared = prepare(&config, BdevId(100))?;
-        let pool = BufPool::on_heap([64, 16, 16]);
+        let pool = BufPool::on_heap([64, 16, 16, 0]);
         let owner = Owner::from_config(&config, shared.clone(), 1, pool)?;
         let mut world = Self {
             owner,

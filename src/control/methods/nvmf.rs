@@ -14,7 +14,7 @@ use crate::control::rpc::RpcError;
 use crate::control::target::{NewListener, NewNamespace, Target, TargetError};
 use crate::limits::{
     ADMIN_QUEUE_DEPTH_MAX, IN_CAPSULE_DATA_BYTES, IO_QUEUE_DEPTH_MAX, IO_QUEUES_PER_CONTROLLER_MAX,
-    IO_SIZE_BYTES_MAX,
+    IO_SIZE_BYTES_MAX, TRANSFER_SIZE_BYTES_MAX,
 };
 use crate::target::controller::io::{DEALLOCATE_RANGE_BLOCKS_MAX, WRITE_ZEROES_PAGES_SHIFT};
 use crate::target::subsystem::{
@@ -82,7 +82,7 @@ pub(super) fn get_transports(
         "max_queue_depth": IO_QUEUE_DEPTH_MAX,
         "max_io_qpairs_per_ctrlr": IO_QUEUES_PER_CONTROLLER_MAX,
         "in_capsule_data_size": IN_CAPSULE_DATA_BYTES,
-        "max_io_size": IO_SIZE_BYTES_MAX,
+        "max_io_size": TRANSFER_SIZE_BYTES_MAX,
         "io_unit_size": IO_SIZE_BYTES_MAX,
         "max_aq_depth": ADMIN_QUEUE_DEPTH_MAX,
         "dif_insert_or_strip": false,

@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn a_whole_row_has_the_same_parity_either_way() {
         const LEN: usize = 512;
-        let pool = BufPool::on_heap([16, 1, 1]);
+        let pool = BufPool::on_heap([16, 1, 1, 0]);
         let layouts = |level: i32| (0..=20).map(move |layout| (level, layout));
         let mut rows = 0;
         for (level, layout) in layouts(5).chain(layouts(6)) {

@@ -78,7 +78,7 @@ use crate::reactor::buf::BufPool;
 /// Buffers for the largest world; shared by all lives of a thread, as an arena is never freed.
 fn pool() -> BufPool {
     thread_local! {
-        static POOL: BufPool = BufPool::on_heap([512, 256, 128]);
+        static POOL: BufPool = BufPool::on_heap([512, 256, 128, 0]);
     }
     POOL.with(|pool| *pool)
 }

@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn bytes_on_loan_are_read_where_they_lie_and_found_where_they_are_asked_for() {
-        let pool = BufPool::on_heap([2, 0, 0]);
+        let pool = BufPool::on_heap([2, 0, 0, 0]);
         let buf = lent(&pool, Lender::Bdev);
         let part = buf.slice(5, 3);
         assert_eq!(buf.data_ptr(), TEXT.as_ptr());
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_lender_ends_its_own_loans() {
-        let pool = BufPool::on_heap([3, 0, 0]);
+        let pool = BufPool::on_heap([3, 0, 0, 0]);
         let of_bdev = lent(&pool, Lender::Bdev);
         let received = lent(&pool, Lender::Receiver);
         pool.end_loans(Lender::Receiver);
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_buffer_that_was_returned_has_nothing_on_loan() {
-        let pool = BufPool::on_heap([1, 0, 0]);
+        let pool = BufPool::on_heap([1, 0, 0, 0]);
         drop(lent(&pool, Lender::Bdev));
         let mut buf = pool.get(TEXT.len()).unwrap();
         assert!(!buf.is_on_loan());
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn parts_are_not_lent_and_no_more_than_there_is_a_list_for() {
-        let pool = BufPool::on_heap([1, 0, 0]);
+        let pool = BufPool::on_heap([1, 0, 0, 0]);
         let buf = pool.get(TEXT.len()).unwrap();
         buf.accept_loan();
         // SAFETY: the text is never gone.

@@ -11,7 +11,7 @@ pub use copy::{
 };
 
 use crate::bdev::{BdevId, IoOp, IoStatus};
-use crate::limits::{IO_SIZE_BYTES_MAX, PAGE_SIZE_BYTES};
+use crate::limits::{PAGE_SIZE_BYTES, TRANSFER_SIZE_BYTES_MAX};
 use crate::target::reservation::Access;
 use crate::target::subsystem::{AnaState, Namespace, Subsystem};
 use crate::wire::nvme::nvm::{DSM_DEALLOCATE, DsmRange, rw};
@@ -225,7 +225,7 @@ fn transfer(
     let blocks = sqe.block_count();
     // At most 2^16 blocks of 2^12 bytes.
     let bytes = blocks << namespace.block_shift;
-    if bytes as usize > IO_SIZE_BYTES_MAX {
+    if bytes as usize > TRANSFER_SIZE_BYTES_MAX {
         return Err(Status::INVALID_FIELD.dnr());
     }
     check_range(sqe, namespace, blocks)?;

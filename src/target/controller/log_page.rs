@@ -105,7 +105,7 @@ impl Controller {
         // not fit was asked for wrongly.
         let len = usize::try_from(command.len_bytes)
             .ok()
-            .filter(|&len| len <= crate::limits::IO_SIZE_BYTES_MAX)
+            .filter(|&len| len <= crate::limits::TRANSFER_SIZE_BYTES_MAX)
             .ok_or(Status::INVALID_FIELD.dnr())?;
         let out = data.get_mut(..len).ok_or(Status::DATA_SGL_LENGTH_INVALID.dnr())?;
         if command.offset > self.log_page_bytes(context, command.lid) {

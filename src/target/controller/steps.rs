@@ -185,7 +185,10 @@ impl Steps {
 
     fn has_read(&mut self, host: &[u8], scratch: &[u8]) -> Next {
         match self.job {
-            Job::Verify => {
+            Job::Compare | Job::CompareAndWrite { .. } if !self.is_equal(host, scratch) => {
+                self.end(Status::COMPARE_FAILURE.dnr())
+            }
+            Job::Verify | Job::Compare => {
                 self.done_blocks += self.piece_blocks;
                 if self.done_blocks == self.blocks {
                     return self.end(Status::SUCCESS);
@@ -193,13 +196,16 @@ impl Steps {
                 // The next piece is another read.
                 self.read(host)
             }
-            Job::Compare | Job::CompareAndWrite { .. } if host != scratch => {
-                self.end(Status::COMPARE_FAILURE.dnr())
-            }
-            Job::Compare => self.end(Status::SUCCESS),
             Job::CompareAndWrite { fua } => self.write(fua, StepBuf::Second),
             Job::Copy { fua, .. } => self.write(fua, StepBuf::Scratch),
         }
+    }
+
+    /// Whether the piece that was read is what the host has sent for it.
+    fn is_equal(&self, host: &[u8], scratch: &[u8]) -> bool {
+        let at = (self.done_blocks as usize) << self.block_shift;
+        let len = (self.piece_blocks as usize) << self.block_shift;
+        host[at..at + len] == scratch[..len]
     }
 
     fn write(&mut self, fua: bool, buf: StepBuf) -> Next {
@@ -243,6 +249,22 @@ mod tests {
     fn end(status: Status) -> Next {
         let second = if status.is_success() { status } else { Status::FAILED_FUSED };
         Next::End { status, result: 0, second }
+    }
+
+    #[test]
+    fn a_long_compare_reads_piece_by_piece() {
+        let most = u32::try_from(IO_SIZE_BYTES_MAX >> 9).unwrap();
+        let host = [vec![1; IO_SIZE_BYTES_MAX], vec![2; 512]].concat();
+        for (found, status) in [(2, Status::SUCCESS), (1, Status::COMPARE_FAILURE.dnr())] {
+            let mut steps = Steps::new(Job::Compare, 7, most + 1, 9);
+            assert_eq!(steps.scratch_bytes(), IO_SIZE_BYTES_MAX);
+            assert_eq!(steps.next(IoStatus::Ok, &host, &[]), io(IoOp::Read, 7, most));
+            let mut scratch = vec![1; IO_SIZE_BYTES_MAX];
+            let rest = io(IoOp::Read, 7 + u64::from(most), 1);
+            assert_eq!(steps.next(IoStatus::Ok, &host, &scratch), rest);
+            scratch[..512].fill(found);
+            assert_eq!(steps.next(IoStatus::Ok, &host, &scratch), end(status));
+        }
     }
 
     #[test]

@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use super::conn_fused::{Fused, FusedNext};
 use super::conn_recv::{Receive, RxState};
 use super::request::{CidSet, Request, RequestId, RequestState};
-use crate::limits::{IN_CAPSULE_DATA_BYTES, IO_QUEUE_DEPTH_MAX, IO_SIZE_BYTES_MAX};
+use crate::limits::{
+    IN_CAPSULE_DATA_BYTES, IO_QUEUE_DEPTH_MAX, IO_SIZE_BYTES_MAX, TRANSFER_SIZE_BYTES_MAX,
+};
 use crate::reactor::buf::IoBuf;
 use crate::wire::nvme::Sqe;
 use crate::wire::tcp::header::{LinkRules, Receiver, alignment_bytes};
@@ -55,7 +57,7 @@ pub struct ConnectionConfig {
     /// In-capsule data at most.
     pub in_capsule_data_bytes: u32,
     /// Data of one command at most.
-    pub io_size_bytes_max: u32,
+    pub transfer_size_bytes_max: u32,
     /// When SUCCESS may stand for the response.
     pub c2h_success: C2hSuccess,
 }
@@ -63,7 +65,7 @@ pub struct ConnectionConfig {
 #[allow(clippy::cast_possible_truncation, reason = "constants, asserted below")]
 impl Default for ConnectionConfig {
     fn default() -> Self {
-        const _: () = assert!(IO_SIZE_BYTES_MAX <= u32::MAX as usize);
+        const _: () = assert!(TRANSFER_SIZE_BYTES_MAX <= u32::MAX as usize);
         const _: () = assert!(IN_CAPSULE_DATA_BYTES <= u32::MAX as usize);
         Self {
             header_digest: true,
@@ -71,7 +73,7 @@ impl Default for ConnectionConfig {
             cpda: 0,
             max_h2c_data_bytes: IO_SIZE_BYTES_MAX as u32,
             in_capsule_data_bytes: IN_CAPSULE_DATA_BYTES as u32,
-            io_size_bytes_max: IO_SIZE_BYTES_MAX as u32,
+            transfer_size_bytes_max: TRANSFER_SIZE_BYTES_MAX as u32,
             c2h_success: C2hSuccess::WithoutFlowControl,
         }
     }

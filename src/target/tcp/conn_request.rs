@@ -47,7 +47,7 @@ fn direction(sqe: &Sqe) -> u8 {
 pub(super) fn plan_transfer(
     sqe: &Sqe,
     payload_bytes: u32,
-    io_size_bytes_max: u32,
+    transfer_size_bytes_max: u32,
 ) -> Result<(Transfer, u32), Status> {
     let length = sqe.sgl_length.get();
     let direction = direction(sqe);
@@ -81,7 +81,7 @@ pub(super) fn plan_transfer(
         _ => return Err(Status::SGL_DESCRIPTOR_TYPE_INVALID.dnr()),
     };
     // Beyond MDTS: Invalid Field in Command (Base, section 5.1.13, MDTS).
-    if length > io_size_bytes_max {
+    if length > transfer_size_bytes_max {
         Err(Status::INVALID_FIELD.dnr())
     } else {
         Ok((transfer, length))
@@ -101,7 +101,7 @@ impl Connection {
         let replaces_events = !is_new && self.give_up_events(sqe.cid.get());
         let owns_cid = is_new || replaces_events;
         let plan = if owns_cid {
-            plan_transfer(sqe, payload_bytes, self.config.io_size_bytes_max)
+            plan_transfer(sqe, payload_bytes, self.config.transfer_size_bytes_max)
         } else {
             Err(Status::COMMAND_ID_CONFLICT.dnr())
         };

@@ -39,7 +39,7 @@ impl Peer {
     fn new() -> Self {
         Self {
             conn: Connection::new(ConnectionConfig::default()),
-            pool: BufPool::on_heap([4, 2, 2]),
+            pool: BufPool::on_heap([4, 2, 2, 0]),
             header_digest: false,
             data_digest: false,
         }
@@ -189,7 +189,7 @@ fn in_capsule_write_with_digests_in_single_bytes() {
     assert_eq!(peer.conn.request_buf(id).unwrap().as_slice(), data);
     assert_eq!(peer.conn.executing_count(), 1);
     peer.conn.complete(id, Cqe::new(0, Status::SUCCESS, 7), 0);
-    assert_eq!(peer.pool.free_counts(), [4, 2, 2], "the buffer returns before the response");
+    assert_eq!(peer.pool.free_counts(), [4, 2, 2, 0], "the buffer returns before the response");
     let bytes = peer.drain();
     // Golden: type, flags (header digest), HLEN, PDO, PLEN, result, SQHD 1, SQID, CID, status.
     let golden = [5, 1, 24, 0, 28, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 5, 0, 0, 0];
@@ -219,7 +219,7 @@ fn read_sends_aligned_data_then_the_response() {
     assert!(bytes[24..128].iter().all(|byte| *byte == 0), "padding is zero");
     assert_eq!(bytes[640..644], crc32c(&[0xab; 512]).to_le_bytes());
     assert_eq!(bytes[644], 5);
-    assert_eq!(peer.pool.free_counts(), [4, 2, 2]);
+    assert_eq!(peer.pool.free_counts(), [4, 2, 2, 0]);
 }
 
 #[test]
@@ -245,7 +245,7 @@ fn what_a_full_queue_of_reads_has_to_say_leaves_in_one_send() {
     const DEPTH: u16 = 128;
     let mut peer = Peer::new();
     // It may hold as much as it leaves for others.
-    peer.pool = BufPool::on_heap([2 * usize::from(DEPTH), 0, 0]);
+    peer.pool = BufPool::on_heap([2 * usize::from(DEPTH), 0, 0, 0]);
     // Data digests: the piece behind the data is that, the response and the next header.
     peer.send(&ic_req(2));
     peer.drain();
@@ -308,7 +308,7 @@ fn wrong_data_digest_fails_the_command_only() {
     peer.send(&second);
     peer.expect_status(4, Status::TRANSIENT_TRANSPORT_ERROR);
     peer.expect_alive();
-    assert_eq!(peer.pool.free_counts(), [4, 2, 2]);
+    assert_eq!(peer.pool.free_counts(), [4, 2, 2, 0]);
 }
 
 #[test]
@@ -383,7 +383,7 @@ fn h2c_data_out_of_order_or_range() {
         peer.send(&bytes);
         peer.expect_term(fes, fei);
         assert!(peer.conn.is_drained());
-        assert_eq!(peer.pool.free_counts(), [4, 2, 2]);
+        assert_eq!(peer.pool.free_counts(), [4, 2, 2, 0]);
     }
     let mut peer = Peer::established(0);
     let ttag = peer.begin_r2t(4, LEN);
@@ -422,7 +422,7 @@ fn bad_data_pointers_fail_the_command_only() {
     peer.send(&capsule);
     peer.expect_status(51, Status::INVALID_FIELD);
     peer.expect_alive();
-    assert_eq!(peer.pool.free_counts(), [4, 2, 2]);
+    assert_eq!(peer.pool.free_counts(), [4, 2, 2, 0]);
 }
 
 #[test]
@@ -600,16 +600,16 @@ fn abort_keeps_what_the_kernel_and_the_bdev_hold() {
     assert_eq!(peer.conn.direct_target().unwrap().len(), 20_000);
     peer.conn.abort();
     // Released: the read that nobody had taken. Kept: one read sent, one executing, one write.
-    assert_eq!(peer.pool.free_counts(), [2, 1, 2]);
+    assert_eq!(peer.pool.free_counts(), [2, 1, 2, 0]);
     peer.conn.handle_direct(100);
-    assert_eq!(peer.pool.free_counts(), [2, 2, 2]);
+    assert_eq!(peer.pool.free_counts(), [2, 2, 2, 0]);
     assert!(!peer.conn.is_drained());
     peer.conn.transmitted(10);
-    assert_eq!(peer.pool.free_counts(), [3, 2, 2]);
+    assert_eq!(peer.pool.free_counts(), [3, 2, 2, 0]);
     assert_eq!((peer.conn.executing_count(), peer.conn.is_drained()), (1, false));
     peer.conn.complete(executing, Cqe::new(0, Status::SUCCESS, 0), 4096);
     assert!(peer.conn.is_drained());
-    assert_eq!(peer.pool.free_counts(), [4, 2, 2]);
+    assert_eq!(peer.pool.free_counts(), [4, 2, 2, 0]);
 }
 
 #[test]
@@ -666,6 +666,6 @@ proptest! {
         peer.drain();
         peer.conn.abort();
         prop_assert!(peer.conn.is_drained());
-        prop_assert_eq!(peer.pool.free_counts(), [4, 2, 2]);
+        prop_assert_eq!(peer.pool.free_counts(), [4, 2, 2, 0]);
     }
 }

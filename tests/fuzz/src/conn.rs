@@ -13,7 +13,7 @@ use super::peer::Peer;
 /// Steps of one run: enough for a queue to fill and empty again.
 const STEPS_MAX: usize = 400;
 
-const POOL: [usize; 3] = [6, 4, 3];
+const POOL: [usize; 4] = [6, 4, 3, 2];
 
 thread_local! {
     /// Arenas are never freed, so all runs share one; each gives back what it took.

@@ -60,7 +60,7 @@ impl Target {
         // has closed would end the process without a word.
         // SAFETY: ignoring a signal runs no code of ours.
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
-        let buffer_counts = [24, 8, 6];
+        let buffer_counts = [24, 8, 6, 2];
         let config = EngineConfig { cores: vec![0], poll_always: false, buffer_counts };
         let mut engine = EngineHandle::start(config).expect("an engine");
         let mut table = SubsystemTable::new();
@@ -82,7 +82,7 @@ impl Target {
         let address = free.local_addr().expect("it is bound");
         drop(free);
         table.add_listener(NQN, address).expect("a listener");
-        let pool = BufPool::on_heap([256, 32, 16]);
+        let pool = BufPool::on_heap([256, 32, 16, 0]);
         let mut target = Self { engine, table, bdevs, address, pool, buffers_free: 0 };
         target.add_ns(1);
         target.add_ns(2);

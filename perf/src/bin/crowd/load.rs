@@ -22,7 +22,7 @@ pub(crate) struct Lanes<'a> {
 impl<'a> Lanes<'a> {
     pub(crate) fn new(queues: &'a mut [QueuePair], depth: u16) -> Self {
         let all = queues.len() * usize::from(depth);
-        let pool = BufPool::on_heap([all, 0, 0]);
+        let pool = BufPool::on_heap([all, 0, 0, 0]);
         let bufs = (0..all).map(|_| pool.get(4096).expect("one each")).collect();
         let began = vec![Instant::now(); all];
         Self { queues, depth, bufs, random: 1, began, times: None, in_flight: 0 }

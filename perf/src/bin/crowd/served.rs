@@ -72,7 +72,7 @@ impl Served {
         table.create_subsystem(&spec).expect("a name");
         table.add_ns(NQN, &NamespaceSpec::new(bdev, &geometry)).expect("room");
         let address = loopback::serve(&mut engine, table, NQN);
-        let pool = BufPool::on_heap([256 * 32 + 4096, 0, 0]);
+        let pool = BufPool::on_heap([256 * 32 + 4096, 0, 0, 0]);
         Self { engine, address, thread: reactor_thread(), pool }
     }
 

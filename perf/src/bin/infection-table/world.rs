@@ -76,7 +76,7 @@ impl World {
     pub(crate) fn new(policy: Infection) -> Self {
         let (config, bitmap_sector) = config(policy);
         let shared = prepare(&config, BdevId(100)).expect("a plain array");
-        let pool = BufPool::on_heap([64, 16, 16]);
+        let pool = BufPool::on_heap([64, 16, 16, 0]);
         let owner = Owner::from_config(&config, shared.clone(), 1, pool).expect("buffers");
         let chunks = shared.map.as_ref().expect("it has a bitmap").len();
         let mut world = Self {

@@ -93,9 +93,9 @@ fn ranges_outside_the_namespace() {
             assert_eq!(status, Status::LBA_OUT_OF_RANGE.dnr(), "{opcode:#x} {lba} {blocks}");
         }
     }
-    let sqe = command(nvm::READ, BLOCKS - 256, 256, 131_072);
+    let sqe = command(nvm::READ, BLOCKS - 2048, 2048, 1 << 20);
     assert!(parse(&sqe, &subsystem, true).is_ok(), "the last blocks, MDTS long");
-    let sqe = command(nvm::READ, 0, 257, 257 * 512);
+    let sqe = command(nvm::READ, 0, 2049, 2049 * 512);
     assert_eq!(parse(&sqe, &subsystem, true), Err(Status::INVALID_FIELD.dnr()), "over MDTS");
 }
 
@@ -225,7 +225,7 @@ proptest! {
                 IoCommand::Rw { lba, blocks, .. } => {
                     prop_assert!(lba < BLOCKS && u64::from(blocks) <= BLOCKS - lba);
                     prop_assert_eq!(request.data_len_bytes, blocks * size);
-                    prop_assert!(request.data_len_bytes as usize <= IO_SIZE_BYTES_MAX);
+                    prop_assert!(request.data_len_bytes as usize <= TRANSFER_SIZE_BYTES_MAX);
                 }
                 IoCommand::WriteZeroes { lba, blocks, .. } => {
                     prop_assert!(lba < BLOCKS && u64::from(blocks) <= BLOCKS - lba);

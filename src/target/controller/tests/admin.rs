@@ -371,7 +371,7 @@ fn identify_controller_has_every_field_in_its_place() {
     assert_eq!(&data[4..24], b"SN1                 ");
     assert_eq!(&data[24..44], b"mdof bdev Controller");
     assert_eq!(&data[64..67], b"0.1");
-    assert_eq!((data[76], data[77], u16_at(&data, 78)), (3, 5, 1), "CMIC, MDTS, CNTLID");
+    assert_eq!((data[76], data[77], u16_at(&data, 78)), (3, 8, 1), "CMIC, MDTS, CNTLID");
     assert_eq!(u32_at(&data, 80), 0x2_0000, "VER");
     assert_eq!(u32_at(&data, 92), 1 << 8, "OAES");
     assert_eq!(u32_at(&data, 96), 1 | 1 << 6, "CTRATT: 128-bit host id, TBKAS");

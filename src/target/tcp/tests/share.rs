@@ -14,7 +14,7 @@ fn read_large(peer: &mut Peer, cids: std::ops::Range<u16>) {
 #[test]
 fn a_connection_leaves_the_others_as_much_as_it_has() {
     let mut peers: Vec<Peer> = (0..3).map(|_| Peer::established(0)).collect();
-    let pool = BufPool::on_heap([0, 0, 8]);
+    let pool = BufPool::on_heap([0, 0, 8, 0]);
     for peer in &mut peers {
         peer.pool = pool;
         read_large(peer, 0..6);
@@ -35,17 +35,17 @@ fn a_connection_leaves_the_others_as_much_as_it_has() {
 #[test]
 fn small_commands_never_look_at_what_is_free() {
     let mut peer = Peer::established(0);
-    peer.pool = BufPool::on_heap([8, 0, 0]);
+    peer.pool = BufPool::on_heap([8, 0, 0, 0]);
     for cid in 0..8 {
         let read = peer.capsule(READ, cid, 0x5a, 4096, &[]);
         peer.send(&read);
     }
-    assert_eq!((peer.pool.free_counts(), peer.conn.held_bytes()), ([0; 3], 32_768));
+    assert_eq!((peer.pool.free_counts(), peer.conn.held_bytes()), ([0; 4], 32_768));
     while let Some((id, _)) = peer.conn.next_command() {
         peer.conn.complete(id, Cqe::new(0, Status::SUCCESS, 0), 4096);
     }
     peer.drain();
-    assert_eq!((peer.pool.free_counts(), peer.conn.held_bytes()), ([8, 0, 0], 0));
+    assert_eq!((peer.pool.free_counts(), peer.conn.held_bytes()), ([8, 0, 0, 0], 0));
 }
 
 #[test]
