@@ -586,8 +586,8 @@ impl Shard {
         }
     }
 
-    /// Sends `total` bytes, of which some are on loan, as far as the socket takes them now. The rest
-    /// is sent by the ring, which may take its time.
+    /// Sends `total` bytes, of which some are on loan, as far as the socket takes them now. The
+    /// rest is sent by the ring, which may take its time.
     fn send_at_once(&mut self, core: &mut ShardCore, index: u16, total: usize) {
         let conn = self.connections.get(index).expect("it has something to send");
         let Conn { socket, protocol, .. } = conn;

@@ -125,10 +125,10 @@ impl super::Arena {
         }
         self.loans.in_vain.set(self.loans.in_vain.get() + 1);
         let bytes = slot.loan_bytes.get() as usize;
+        // Another core may write there meanwhile, as in any copy from the memory of a bdev.
         // SAFETY: the bytes are readable until the lender has ended its loans, which comes through
-        // here (`borrow_from`), and they fit the slot, as a handle on it had that length. The two
-        // do not overlap: lenders' memory is none of the arena's. Another core may write to them
-        // meanwhile, as in any copy from the memory of a bdev.
+        // here (`borrow_from`); they fit the slot, as a handle on it had that length; lenders'
+        // memory is none of the arena's.
         unsafe { std::ptr::copy_nonoverlapping(from, slot.base.as_ptr(), bytes) };
     }
 }

@@ -180,7 +180,8 @@ impl Controller {
     /// Executes one command of the admin queue, Connect excepted.
     ///
     /// `data` is the command's data buffer: as long as its SGL says (but at most
-    /// [`crate::limits::TRANSFER_SIZE_BYTES_MAX`]), holding the host's data if the command sends some.
+    /// [`crate::limits::TRANSFER_SIZE_BYTES_MAX`]), holding the host's data if the command sends
+    /// some.
     pub fn admin(
         &mut self,
         context: &AdminContext<'_>,
