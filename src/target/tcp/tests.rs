@@ -405,7 +405,7 @@ fn bad_data_pointers_fail_the_command_only() {
         (FLUSH, 0x01, 512, &data, Status::DATA_SGL_LENGTH_INVALID),
         (READ, 0x01, 512, &[], Status::SGL_DESCRIPTOR_TYPE_INVALID),
         (WRITE, 0x40, 512, &[], Status::SGL_DESCRIPTOR_TYPE_INVALID),
-        (WRITE, 0x5a, 131_073, &[], Status::INVALID_FIELD),
+        (WRITE, 0x5a, (1 << 20) + 1, &[], Status::INVALID_FIELD),
         (3, 0x5a, 512, &[], Status::INVALID_OPCODE),
     ];
     for (cid, (opcode, sgl_type, length, data, status)) in (0u16..).zip(cases) {

@@ -78,7 +78,7 @@ fn bad_commands_get_the_status_of_the_specification() {
 
 #[test]
 fn ranges_outside_the_namespace() {
-    let subsystem = subsystem(512, true, true);
+    let small = subsystem(512, true, true);
     for (lba, blocks) in [
         (BLOCKS, 1),
         (BLOCKS - 1, 2),
@@ -89,14 +89,15 @@ fn ranges_outside_the_namespace() {
     ] {
         for opcode in [nvm::READ, nvm::WRITE, nvm::COMPARE, nvm::WRITE_ZEROES] {
             let sqe = command(opcode, lba, blocks, blocks * 512);
-            let status = parse(&sqe, &subsystem, true).unwrap_err();
+            let status = parse(&sqe, &small, true).unwrap_err();
             assert_eq!(status, Status::LBA_OUT_OF_RANGE.dnr(), "{opcode:#x} {lba} {blocks}");
         }
     }
-    let sqe = command(nvm::READ, BLOCKS - 2048, 2048, 1 << 20);
-    assert!(parse(&sqe, &subsystem, true).is_ok(), "the last blocks, MDTS long");
-    let sqe = command(nvm::READ, 0, 2049, 2049 * 512);
-    assert_eq!(parse(&sqe, &subsystem, true), Err(Status::INVALID_FIELD.dnr()), "over MDTS");
+    let large = subsystem(4096, true, true);
+    let sqe = command(nvm::READ, BLOCKS - 256, 256, 1 << 20);
+    assert!(parse(&sqe, &large, true).is_ok(), "the last blocks, MDTS long");
+    let sqe = command(nvm::READ, 0, 257, 257 * 4096);
+    assert_eq!(parse(&sqe, &large, true), Err(Status::INVALID_FIELD.dnr()), "over MDTS");
 }
 
 #[test]
