@@ -13,7 +13,7 @@ use mdof::control::target::Target;
 use mdof::control::{run, startup};
 use mdof::engine::workload::Workload;
 use mdof::engine::{EngineConfig, EngineError, EngineHandle};
-use mdof::limits::PAGE_SIZE_BYTES;
+use mdof::limits::{IO_SIZE_BYTES_MAX, PAGE_SIZE_BYTES};
 use mdof::raid::ArrayStatus;
 use mdof::reactor::buf::{CLASS_COUNTS, CLASS_SIZES_BYTES};
 use mdof::reactor::clock;
@@ -234,6 +234,12 @@ fn cores_or_last(cores: &[usize]) -> Vec<usize> {
 
 fn start_engine(cores: &[usize], job: &Job) -> Result<EngineHandle, PerfError> {
     let io_bytes = job.block_size_bytes as usize;
+    if io_bytes > IO_SIZE_BYTES_MAX {
+        return Err(PerfError(format!(
+            "a block size of {io_bytes} is possible over the network only, where the target makes \
+             several requests of it; a bdev takes {IO_SIZE_BYTES_MAX} bytes at most"
+        )));
+    }
     let class = CLASS_SIZES_BYTES.iter().position(|size| *size >= io_bytes);
     let mut buffer_counts = CLASS_COUNTS;
     buffer_counts[class.expect("Job::check")] += usize::from(job.queue_depth);
@@ -340,6 +346,14 @@ mod tests {
         assert!(host.run(next, &job).unwrap()[0].ios(Direction::Write) > 0);
         host.remove(next, &[]).unwrap();
         host.stop().unwrap();
+    }
+
+    /// A command may move 1 MiB, what the target asks a bdev for 128 KiB.
+    #[test]
+    fn a_block_larger_than_a_bdev_takes_is_refused() {
+        let job = Job { block_size_bytes: 1 << 20, ..job(Access::Read) };
+        let refusal = Host::start(&[], &job).unwrap_err().to_string();
+        assert!(refusal.contains("131072"), "{refusal}");
     }
 
     #[test]

@@ -138,7 +138,7 @@ mod tests {
         assert!(Job::default().check().is_ok());
         for job in [
             Job { block_size_bytes: 0, ..Job::default() },
-            Job { block_size_bytes: 256 * 1024, ..Job::default() },
+            Job { block_size_bytes: 2 * 1024 * 1024, ..Job::default() },
             Job { queue_depth: 0, ..Job::default() },
             Job { rwmixread: 101, ..Job::default() },
             Job { time: Duration::ZERO, ..Job::default() },

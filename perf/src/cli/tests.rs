@@ -93,7 +93,7 @@ fn nonsense_is_refused() {
     ] {
         assert!(parse(line).is_err(), "{line}");
     }
-    for line in ["", "--bdev nil", "--bdev null --bs 1m", "--bdev null --qd 0"] {
+    for line in ["", "--bdev nil", "--bdev null --bs 2m", "--bdev null --qd 0"] {
         assert!(parse(line).unwrap().run.resolve().is_err(), "{line}");
     }
 }

@@ -130,7 +130,7 @@ fn a_real_target_is_measured() {
     for (io_bytes, connections, cores, digests) in [
         (4096, 1, vec![], false),
         (32 * 1024, 3, vec![cpu, cpu], true),
-        (128 * 1024, 2, vec![], false),
+        (1024 * 1024, 2, vec![], false),
     ] {
         let job = Job { block_size_bytes: io_bytes, ..job.clone() };
         let mut namespace = Namespace { addr, ..namespace(connections, &cores) };
