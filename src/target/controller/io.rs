@@ -306,9 +306,11 @@ fn check_sgl(sqe: &Sqe) -> Result<(), Status> {
     if sqe.flags >> 6 == 1 { Ok(()) } else { Err(Status::INVALID_FIELD.dnr()) }
 }
 
-/// No namespace has protection information or directives; every range must lie inside.
+/// No namespace has directives; every range must lie inside. What a command says of protection
+/// information (PRINFO, STC) is ignored, for no namespace is formatted for any (NVM 1.1, figure
+/// "Protection Information Field Definition").
 fn check_range(sqe: &Sqe, namespace: &Namespace, blocks: u32) -> Result<(), Status> {
-    if sqe.cdw12.get() & (rw::PRINFO_MASK | rw::DTYPE_MASK) != 0 {
+    if sqe.cdw12.get() & rw::DTYPE_MASK != 0 {
         return Err(Status::INVALID_FIELD.dnr());
     }
     if namespace.contains(sqe.slba(), blocks) {

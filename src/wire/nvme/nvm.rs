@@ -17,8 +17,6 @@ pub mod rw {
     pub const DTYPE_MASK: u32 = 0xf << 20;
     /// Deallocate (DEAC, bit 25) of Write Zeroes.
     pub const DEAC: u32 = 1 << 25;
-    /// Protection Information Field (PRINFO, bits 29:26).
-    pub const PRINFO_MASK: u32 = 0xf << 26;
     /// Force Unit Access (FUA, bit 30).
     pub const FUA: u32 = 1 << 30;
 }
@@ -49,10 +47,6 @@ pub struct DsmRange {
 pub mod copy {
     /// Descriptor Format (DESFMT, bits 11:8): 0 is the only one that mdof knows.
     pub const FORMAT_MASK: u32 = 0xf << 8;
-    /// Protection Information Field Read (PRINFOR, bits 15:12).
-    pub const PRINFOR_MASK: u32 = 0xf << 12;
-    /// Storage Tag Check Read and Write (STCR and STCW, bits 24 and 25).
-    pub const STORAGE_TAG_MASK: u32 = 0x3 << 24;
 }
 
 /// One source range of Copy, descriptor format 0h, 32 bytes (NVM, section 3.2.2).

@@ -34,13 +34,8 @@ pub(super) fn parse(
     fua: bool,
 ) -> Result<(IoCommand, u32), Status> {
     check_sgl(sqe)?;
-    let flags = sqe.cdw12.get();
-    let unsupported = copy::FORMAT_MASK
-        | copy::PRINFOR_MASK
-        | copy::STORAGE_TAG_MASK
-        | rw::PRINFO_MASK
-        | rw::DTYPE_MASK;
-    if flags & unsupported != 0 {
+    // PRINFOR, PRINFOW and the storage tag checks are ignored as in every command.
+    if sqe.cdw12.get() & (copy::FORMAT_MASK | rw::DTYPE_MASK) != 0 {
         return Err(Status::INVALID_FIELD.dnr());
     }
     let ranges = sqe.copy_range_count();

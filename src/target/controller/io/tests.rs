@@ -70,10 +70,38 @@ fn bad_commands_get_the_status_of_the_specification() {
     assert_eq!(with(|sqe| sqe.nsid.set(u32::MAX)), Status::INVALID_NAMESPACE.dnr());
     assert_eq!(with(|sqe| sqe.flags = 0), Status::INVALID_FIELD.dnr(), "PRP");
     assert_eq!(with(|sqe| sqe.flags = 0x41), Status::INVALID_FIELD.dnr(), "fused");
-    assert_eq!(with(|sqe| sqe.cdw12.set(1 << 29)), Status::INVALID_FIELD.dnr(), "PRACT");
     assert_eq!(with(|sqe| sqe.cdw12.set(1 << 20)), Status::INVALID_FIELD.dnr(), "directive");
     assert_eq!(with(|sqe| sqe.sgl_length.set(511)), Status::DATA_SGL_LENGTH_INVALID.dnr());
     assert_eq!(with(|sqe| sqe.sgl_length.set(1024)), Status::DATA_SGL_LENGTH_INVALID.dnr());
+}
+
+/// No namespace is formatted for protection information, and without it a controller ignores what
+/// a command says of it (NVM 1.1, figure "Protection Information Field Definition").
+#[test]
+fn what_is_asked_of_protection_information_is_ignored() {
+    let subsystem = subsystem(512, true, true);
+    for opcode in [nvm::READ, nvm::WRITE, nvm::COMPARE, nvm::WRITE_ZEROES, nvm::VERIFY] {
+        let plain = command(opcode, 3, 1, 512);
+        let expected = parse(&plain, &subsystem, true).unwrap();
+        for bit in 26..=29 {
+            let mut sqe = plain;
+            sqe.cdw12.set(1 << bit);
+            assert_eq!(parse(&sqe, &subsystem, true), Ok(expected), "{opcode:#x}, bit {bit}");
+        }
+    }
+    let plain = command(nvm::COPY, 3, 1, 32);
+    let expected = parse(&plain, &subsystem, true).unwrap();
+    // PRINFOR, STCW and STCR, PRINFOW.
+    for bit in [12, 13, 14, 15, 24, 25, 26, 27, 28, 29] {
+        let mut sqe = plain;
+        sqe.cdw12.set(1 << bit);
+        assert_eq!(parse(&sqe, &subsystem, true), Ok(expected), "Copy, bit {bit}");
+    }
+    for bit in 8..=11 {
+        let mut sqe = plain;
+        sqe.cdw12.set(1 << bit);
+        assert_eq!(parse(&sqe, &subsystem, true), Err(Status::INVALID_FIELD.dnr()), "format");
+    }
 }
 
 #[test]
