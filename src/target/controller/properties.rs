@@ -27,7 +27,10 @@ pub enum ControllerState {
     /// CSTS.RDY: commands are taken, I/O queues may connect.
     Ready,
     /// CSTS.SHST complete: the host has said goodbye; only Fabrics commands are taken.
-    ShutDown,
+    ShutDown {
+        /// CSTS.RDY, which stays as it was until the next reset.
+        ready: bool,
+    },
     /// CSTS.CFS: the host enabled a configuration that CAP does not offer; only a reset helps.
     Failed,
 }
@@ -35,9 +38,11 @@ pub enum ControllerState {
 impl ControllerState {
     fn may_become(self, next: Self) -> bool {
         match self {
-            Self::Disabled => matches!(next, Self::Ready | Self::ShutDown | Self::Failed),
-            Self::Ready => matches!(next, Self::Disabled | Self::ShutDown),
-            Self::ShutDown | Self::Failed => next == Self::Disabled,
+            Self::Disabled => {
+                matches!(next, Self::Ready | Self::ShutDown { ready: false } | Self::Failed)
+            }
+            Self::Ready => matches!(next, Self::Disabled | Self::ShutDown { ready: true }),
+            Self::ShutDown { .. } | Self::Failed => next == Self::Disabled,
         }
     }
 }
@@ -77,42 +82,56 @@ impl Controller {
         match self.state {
             ControllerState::Disabled => 0,
             ControllerState::Ready => csts::RDY,
-            // RDY stays as it was: the host may still see EN and RDY set.
-            ControllerState::ShutDown if self.cc.en() => csts::RDY | csts::SHST_COMPLETE,
-            ControllerState::ShutDown => csts::SHST_COMPLETE,
+            ControllerState::ShutDown { ready: true } => csts::RDY | csts::SHST_COMPLETE,
+            ControllerState::ShutDown { ready: false } => csts::SHST_COMPLETE,
             ControllerState::Failed => csts::CFS,
         }
     }
 
     fn write_cc(&mut self, cc: Cc) -> Effect {
+        let was_enabled = self.cc.en();
         self.cc = cc;
-        match self.state {
-            ControllerState::Disabled if cc.shn() != 0 => {
-                self.set_state(ControllerState::ShutDown);
-                Effect::None
-            }
-            ControllerState::Disabled if cc.en() => {
-                let next = if self.can_enable(cc) {
-                    ControllerState::Ready
-                } else {
-                    ControllerState::Failed
-                };
-                self.set_state(next);
-                Effect::None
-            }
-            ControllerState::Ready if cc.shn() != 0 => {
-                self.set_state(ControllerState::ShutDown);
-                self.close_queues()
-            }
-            ControllerState::Ready | ControllerState::ShutDown | ControllerState::Failed
-                if !cc.en() =>
-            {
-                self.set_state(ControllerState::Disabled);
-                self.reset();
-                self.close_queues()
-            }
-            _ => Effect::None,
+        if was_enabled && !cc.en() {
+            return self.reset_by(cc);
         }
+        match self.state {
+            ControllerState::Disabled => self.leave_disabled(cc),
+            ControllerState::Ready if cc.shn() != 0 => {
+                self.set_state(ControllerState::ShutDown { ready: true });
+                return self.close_queues();
+            }
+            // It was shut down while EN was 0. Without the notice it is disabled, as before, or
+            // starts, if the same write sets EN (Base 2.1, section 3.1.4.6). Otherwise only a reset
+            // helps.
+            ControllerState::ShutDown { ready: false } if !was_enabled && cc.shn() == 0 => {
+                self.set_state(ControllerState::Disabled);
+                self.leave_disabled(cc);
+            }
+            _ => {}
+        }
+        Effect::None
+    }
+
+    /// EN has gone from 1 to 0: a controller reset. If the write has a shutdown notice, both happen
+    /// (Base 2.1, section 3.1.4.5), but a controller that was shut down before is reset only.
+    fn reset_by(&mut self, cc: Cc) -> Effect {
+        let was_shut_down = matches!(self.state, ControllerState::ShutDown { .. });
+        self.set_state(ControllerState::Disabled);
+        self.reset();
+        if cc.shn() != 0 && !was_shut_down {
+            self.set_state(ControllerState::ShutDown { ready: false });
+        }
+        self.close_queues()
+    }
+
+    fn leave_disabled(&mut self, cc: Cc) {
+        let next = match (cc.shn(), cc.en()) {
+            (0, false) => return,
+            (0, true) if self.can_enable(cc) => ControllerState::Ready,
+            (0, true) => ControllerState::Failed,
+            (_, _) => ControllerState::ShutDown { ready: false },
+        };
+        self.set_state(next);
     }
 
     fn can_enable(&self, cc: Cc) -> bool {

@@ -34,6 +34,53 @@ fn states_follow_cc() {
     assert_eq!(set_cc(&mut controller, &table, 0x0046_0060), Effect::CloseIoQueues, "reset");
 }
 
+/// What CSTS says after each write of CC (Base 2.1, section 3.1.4.5 and 3.1.4.6).
+#[test]
+fn shutdown_notices_are_taken_whether_the_controller_is_enabled_or_not() {
+    const OFF: u64 = 0x0046_0060;
+    const ON: u64 = OFF | 1;
+    const NORMAL: u64 = 1 << 14;
+    const ABRUPT: u64 = 2 << 14;
+    const RDY: u64 = 1;
+    const SHUT: u64 = 2 << 2;
+    const CASES: &[(&str, &[(u64, u64)])] = &[
+        ("never enabled", &[(OFF | NORMAL, SHUT), (OFF, 0), (ON, RDY)]),
+        ("abrupt", &[(ON, RDY), (ON | ABRUPT, RDY | SHUT), (ON, RDY | SHUT), (OFF, 0), (ON, RDY)]),
+        // EN set and SHN cleared by one write starts it again.
+        ("not enabled, started at once", &[(OFF | ABRUPT, SHUT), (ON, RDY)]),
+        ("with the reset", &[(ON, RDY), (OFF | NORMAL, SHUT), (ON, RDY)]),
+        // RDY may not come while a shutdown is reported.
+        ("enabled while it is shut down", &[(ON | NORMAL, SHUT), (ON, SHUT), (OFF, 0), (ON, RDY)]),
+        ("late", &[(OFF | NORMAL, SHUT), (ON | NORMAL, SHUT), (ON, SHUT), (OFF, 0)]),
+        // A reset clears what a shutdown before it has left.
+        ("reset", &[(ON, RDY), (ON | NORMAL, RDY | SHUT), (OFF | NORMAL, 0), (ON, RDY)]),
+        ("failed", &[(1, 2), (OFF | NORMAL, SHUT), (ON, RDY)]),
+    ];
+    let table = table_with(&[geometry(512)]);
+    for (name, writes) in CASES {
+        let mut controller = disabled(&table, NQN);
+        for (cc, csts) in *writes {
+            set_cc(&mut controller, &table, *cc);
+            assert_eq!(get(&mut controller, &table, 4, 0x1c), *csts, "{name}: {cc:#x}");
+            assert_eq!(get(&mut controller, &table, 4, 0x14), *cc, "{name}: CC");
+        }
+    }
+}
+
+/// A write that both resets and shuts down does both.
+#[test]
+fn a_shutdown_with_the_reset_forgets_what_a_reset_forgets() {
+    let table = table_with(&[geometry(512)]);
+    let mut controller = ready(&table, NQN);
+    controller.attach_io_queue(&request(NQN, 1, 1)).unwrap();
+    assert_eq!(set(&mut controller, &table, 0x0b, 1 << 8), Ok(0));
+    assert_eq!(set_cc(&mut controller, &table, 0x0046_4060), Effect::CloseIoQueues);
+    assert_eq!(controller.io_queue_count(), 0);
+    set_cc(&mut controller, &table, 0x0046_0061);
+    let get = command(admin::GET_FEATURES, 0, 0x0b, 0);
+    assert_eq!(run(&mut controller, &table, &get, 0).unwrap().1, 0, "its events are off");
+}
+
 #[test]
 fn a_configuration_that_cap_lacks_is_fatal_until_reset() {
     let table = table_with(&[]);
