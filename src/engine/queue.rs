@@ -386,6 +386,11 @@ impl Shard {
                 let namespace = NamespaceKey { uid, nsid };
                 self.ask_reservation(core, (index, id), namespace, bdev, host, command);
             }
+            AdminOutcome::PersistAll(persist) => {
+                let (uid, host) = (owned.controller.subsystem().uid(), *owned.controller.hostid());
+                let namespaces = owned.controller.persistable().collect();
+                self.persist_all(core, (index, id), uid, namespaces, host, persist);
+            }
             AdminOutcome::ControllerList { nsid, from } => {
                 self.list_controllers(core, (index, slot, id), nsid, from);
             }

@@ -36,6 +36,9 @@ pub(super) struct ReservationAsk {
     pub(super) bdev: BdevId,
     pub(super) host: HostId,
     pub(super) command: ReservationCommand,
+    /// A command for several namespaces goes on with the last of these when it has been executed;
+    /// a namespace that is gone is none of them any more.
+    pub(super) others: Option<Vec<(u32, BdevId)>>,
 }
 
 /// The answer.
@@ -124,11 +127,33 @@ impl Shard {
         host: HostId,
         command: ReservationCommand,
     ) {
-        let conn = self.connections.get(index).expect("the command came from it");
-        let connection = ConnectionKey { index, generation: conn.generation };
-        let asker = CommandKey { connection, id };
-        let ask = ReservationAsk { asker, namespace, bdev, host, command };
+        let asker = self.asker(index, id);
+        let ask = ReservationAsk { asker, namespace, bdev, host, command, others: None };
         self.send(core, HOME, Message::Reserve(Box::new(ask)));
+    }
+
+    /// Sends the change of the persistence of several namespaces of a subsystem home.
+    pub(super) fn persist_all(
+        &mut self,
+        core: &mut ShardCore,
+        (index, id): (u16, RequestId),
+        uid: u64,
+        mut namespaces: Vec<(u32, BdevId)>,
+        host: HostId,
+        persist: bool,
+    ) {
+        let (nsid, bdev) = namespaces.pop().expect("the controller has looked");
+        let asker = self.asker(index, id);
+        let namespace = NamespaceKey { uid, nsid };
+        let command = ReservationCommand::SetPersist(persist);
+        let others = Some(namespaces);
+        let ask = ReservationAsk { asker, namespace, bdev, host, command, others };
+        self.send(core, HOME, Message::Reserve(Box::new(ask)));
+    }
+
+    fn asker(&mut self, index: u16, id: RequestId) -> CommandKey {
+        let conn = self.connections.get(index).expect("the command came from it");
+        CommandKey { connection: ConnectionKey { index, generation: conn.generation }, id }
     }
 
     /// Home: a command has come.
@@ -161,8 +186,11 @@ impl Shard {
         let subsystem = self.table.find_uid(ask.namespace.uid);
         let found = subsystem.filter(|found| found.namespace(ask.namespace.nsid).is_some());
         let Some(subsystem) = found else {
-            let status = Status::INVALID_NAMESPACE.dnr();
-            return self.answer_reservation(core, from, ask.asker, (status, 0), Vec::new());
+            let status = match ask.others {
+                Some(_) => Status::SUCCESS,
+                None => Status::INVALID_NAMESPACE.dnr(),
+            };
+            return self.reservation_done(core, from, ask, (status, 0), Vec::new());
         };
         let persistence = subsystem.persistence(ask.namespace.nsid);
         let restored = || persistence.and_then(|place| place.restored.clone()).unwrap_or_default();
@@ -175,7 +203,7 @@ impl Shard {
                 _ => Vec::new(),
             };
             let how = (outcome.status, outcome.result);
-            return self.answer_reservation(core, from, ask.asker, how, data);
+            return self.reservation_done(core, from, ask, how, data);
         }
         let persists = persisted || reservation.persists();
         let view = reservation.view().map(Arc::new);
@@ -265,20 +293,28 @@ impl Shard {
     fn end_reservation(&mut self, core: &mut ShardCore, ticket: Ticket, status: Status) {
         let at = self.reserve.change_of(ticket).expect("the change is on its way");
         let Change { ask, from, outcome, .. } = self.reserve.changes.swap_remove(at);
-        self.answer_reservation(core, from, ask.asker, (status, outcome.result), Vec::new());
-        self.next_reservation(core, ask.namespace);
+        let key = ask.namespace;
+        self.reservation_done(core, from, ask, (status, outcome.result), Vec::new());
+        self.next_reservation(core, key);
     }
 
-    fn answer_reservation(
+    /// Home: a command has been executed. It is answered, or goes on with its next namespace.
+    fn reservation_done(
         &mut self,
         core: &mut ShardCore,
-        to: usize,
-        asker: CommandKey,
+        from: usize,
+        mut ask: ReservationAsk,
         (status, result): (Status, u64),
         data: Vec<u8>,
     ) {
-        let answer = ReservationAnswer { asker, status, result, data };
-        self.send(core, to, Message::ReserveAnswered(Box::new(answer)));
+        let next = ask.others.as_mut().filter(|_| status.is_success()).and_then(Vec::pop);
+        if let Some((nsid, bdev)) = next {
+            ask.namespace.nsid = nsid;
+            ask.bdev = bdev;
+            return self.reservation_asked(core, from, ask);
+        }
+        let answer = ReservationAnswer { asker: ask.asker, status, result, data };
+        self.send(core, from, Message::ReserveAnswered(Box::new(answer)));
     }
 
     /// The home core has answered: the command ends.

@@ -236,3 +236,44 @@ fn without_a_place_nothing_can_persist() {
     drop((a, host));
     rig.stop();
 }
+
+/// Set Features with the NSID of all namespaces.
+#[test]
+fn a_feature_of_all_namespaces_is_set_for_each() {
+    const ALL: u32 = u32::MAX;
+    let mut rig = Rig::new([256, 32, 16, 2], |engine| {
+        ["m0", "m1", "m2"].map(|name| malloc(engine, name, 4096)).to_vec()
+    });
+    let id = Uuid::new_v4();
+    let path = |nsid: u32| {
+        let name = format!("mdof-all-{id}-{nsid}");
+        std::env::temp_dir().join(name).display().to_string()
+    };
+    let (mut host, mut a) = open(&rig, "host---a");
+    let invalid = Status::INVALID_FIELD.dnr();
+    assert_eq!(host.admin(command(0x09, ALL, 0x83, 1, 0)).0, invalid, "none can persist");
+    assert_eq!(host.admin(command(0x09, ALL, 0x83, 0, 0)).0, Status::SUCCESS, "none does");
+    for nsid in [1, 3] {
+        let place = Persistence { path: path(nsid), restored: None };
+        rig.table.set_persistence(NQN, nsid, place).unwrap();
+    }
+    rig.publish();
+    for (fid, on, seen) in [(0x83, 1, [1, 0, 1]), (0x82, 0b1110, [0b1110; 3])] {
+        for (value, seen) in [(on, seen), (0, [0; 3]), (on, seen)] {
+            let set = host.admin(command(0x09, ALL, fid, value, 0));
+            assert_eq!(set.0, Status::SUCCESS, "{fid:#x}");
+            let each = [1, 2, 3].map(|nsid| host.admin(command(0x0a, nsid, fid, 0, 0)));
+            assert_eq!(each, seen.map(|value| (Status::SUCCESS, value)), "{fid:#x}");
+        }
+        assert_eq!(host.admin(command(0x0a, ALL, fid, 0, 0)).0, invalid, "no value for all");
+    }
+    assert_eq!(reserve_of(&mut a[0], 3, REGISTER, 0, [0, 10]), Status::SUCCESS);
+    drop((a, host));
+    rig.stop();
+    for (nsid, registrants) in [(1, 0), (3, 1)] {
+        let kept = std::fs::read_to_string(path(nsid)).unwrap();
+        assert_eq!(kept.matches("registrant ").count(), registrants, "{nsid}: {kept}");
+        assert_eq!(kept.matches("persists").count(), 1, "{nsid}: {kept}");
+        std::fs::remove_file(path(nsid)).unwrap();
+    }
+}

@@ -49,6 +49,9 @@ pub enum AdminOutcome {
         /// What to do.
         command: ReservationCommand,
     },
+    /// Have the reservation's keeper execute `SetPersist` for every namespace whose reservation can
+    /// persist, of which there are some, and complete the command with the answer.
+    PersistAll(bool),
     /// Identify's list of controllers: answer it with those of this subsystem, ascending, of all
     /// cores.
     ControllerList {

@@ -4,6 +4,7 @@ use super::Controller;
 use super::admin::{AdminContext, AdminOutcome};
 use super::async_event::EventKind;
 use super::connect::IO_QUEUES_MAX;
+use crate::bdev::BdevId;
 use crate::limits::NAMESPACES_MAX;
 use crate::target::reservation::{NoticeKind, ReservationCommand};
 use crate::wire::nvme::feature::{Select, async_event, capability, fid, host_behavior};
@@ -138,6 +139,9 @@ impl Controller {
             fid::ERROR_RECOVERY if value >> 16 & 1 != 0 => return Err(INVALID),
             fid::ERROR_RECOVERY => self.set_time_limit(sqe.nsid.get(), value)?,
             fid::RESERVATION_MASK => self.set_notice_mask(sqe.nsid.get(), value)?,
+            fid::RESERVATION_PERSISTENCE if sqe.nsid.get() == NSID_BROADCAST => {
+                return self.persist_all(value & 1 != 0);
+            }
             fid::RESERVATION_PERSISTENCE => {
                 return self.persistence(sqe, ReservationCommand::SetPersist(value & 1 != 0));
             }
@@ -203,6 +207,22 @@ impl Controller {
         let found = self.subsystem.namespace(nsid);
         let namespace = found.ok_or(Status::INVALID_NAMESPACE.dnr())?;
         Ok(AdminOutcome::Reservation { nsid, bdev: namespace.bdev, command })
+    }
+
+    /// The namespaces whose reservations can persist, and the bdevs behind them.
+    pub fn persistable(&self) -> impl Iterator<Item = (u32, BdevId)> + '_ {
+        let can_persist = self.subsystem.namespaces().filter(|one| one.persistent_reservations);
+        can_persist.map(|namespace| (namespace.nsid, namespace.bdev))
+    }
+
+    /// Of all namespaces those are meant that can (Base 2.1, section 5.1.25.1.30). A host that
+    /// wants what none of them can is not told that it has it.
+    fn persist_all(&self, persist: bool) -> Result<AdminOutcome, Status> {
+        match (self.persistable().next(), persist) {
+            (Some(_), _) => Ok(AdminOutcome::PersistAll(persist)),
+            (None, true) => Err(INVALID),
+            (None, false) => Ok(AdminOutcome::success(0)),
+        }
     }
 
     /// The host may say what it can; what it cannot have is an error (Base 2.1, section

@@ -53,6 +53,7 @@ proptest! {
                 AdminOutcome::Reservation { nsid, .. } => {
                     prop_assert!(controller.subsystem().namespace(nsid).is_some());
                 }
+                AdminOutcome::PersistAll(_) => panic!("no namespace can persist"),
                 AdminOutcome::ControllerList { .. } => {
                     assert_eq!(sqe.opcode, 0x06, "only Identify lists controllers");
                 }
