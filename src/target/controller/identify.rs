@@ -199,6 +199,7 @@ impl Controller {
         answer.lpa = controller::LPA_EXTENDED_DATA;
         if self.is_discovery() {
             answer.cntrltype = controller::CNTRLTYPE_DISCOVERY;
+            answer.dctype = controller::DCTYPE_DIRECT;
             answer.oaes.set(async_event::DISCOVERY_LOG);
         } else {
             self.identify_io_controller(&mut answer);

@@ -185,8 +185,12 @@ pub struct IdentifyController {
     pub fcatt: u8,
     /// Maximum SGL Data Block Descriptors (MSDBD), byte 1803.
     pub msdbd: u8,
-    /// OFCS, DCTYPE and reserved, bytes 2047:1804.
-    pub zero1804: [u8; 244],
+    /// Optional Fabrics Commands Support (OFCS), bytes 1805:1804.
+    pub ofcs: U16,
+    /// Discovery Controller Type (DCTYPE), byte 1806.
+    pub dctype: u8,
+    /// Bytes 2047:1807.
+    pub zero1807: [u8; 241],
     /// Power State Descriptors and vendor specific, bytes 4095:2048.
     pub zero2048: [u8; 2048],
 }
@@ -203,6 +207,8 @@ pub mod controller {
     pub const CTRATT_HOST_ID_128: u32 = 1 << 0;
     /// CTRATT: Traffic Based Keep Alive Support (bit 6).
     pub const CTRATT_TBKAS: u32 = 1 << 6;
+    /// DCTYPE: a direct discovery controller, which tells of its own target.
+    pub const DCTYPE_DIRECT: u8 = 1;
     pub const CNTRLTYPE_IO: u8 = 1;
     pub const CNTRLTYPE_DISCOVERY: u8 = 2;
     /// FRMW: one slot (bits 3:1), read only (bit 0).

@@ -435,10 +435,12 @@ fn identify_controller_has_every_field_in_its_place() {
     assert_eq!(&data[768..768 + NQN.len()], NQN.as_bytes());
     assert_eq!((u32_at(&data, 1792), u32_at(&data, 1796)), (516, 1), "IOCCSZ, IORCSZ");
     assert_eq!((u16_at(&data, 1800), data[1802], data[1803]), (0, 0, 1), "ICDOFF, FCATT, MSDBD");
+    assert_eq!(data[1806], 0, "DCTYPE: not a discovery controller");
     assert!(c.attach_io_queue(&request(NQN, 1, 1)).unwrap().vwc_advertised);
     let d = &mut ready_discovery(&table);
     let data = identify(d, &table, 0, 1).unwrap();
     assert_eq!((data[111], data[261], u32_at(&data, 92)), (2, 4, 1 << 31));
+    assert_eq!(data[1806], 1, "DCTYPE: a direct discovery controller");
     assert_eq!(u32_at(&data, 516), 0, "no namespaces");
     assert_eq!(identify(d, &table, 1, 0), Err(Status::INVALID_FIELD.dnr()));
 }
