@@ -225,6 +225,7 @@ impl Controller {
             answer.nanagrpid.set(groups);
         }
         answer.cntrltype = controller::CNTRLTYPE_IO;
+        answer.ctratt.set(answer.ctratt.get() | controller::CTRATT_RHII);
         answer.acl = ACL;
         answer.lpa |= controller::LPA_EFFECTS;
         answer.sqes = 0x66;

@@ -77,6 +77,12 @@ pub enum ReservationCommand {
 const INVALID: Status = Status::INVALID_FIELD.dnr();
 
 impl ReservationCommand {
+    /// Whether it is an I/O command and not a feature.
+    #[must_use]
+    pub fn is_io(&self) -> bool {
+        !matches!(self, Self::SetPersist(_) | Self::GetPersist)
+    }
+
     /// Reads an I/O command with a reservation opcode.
     ///
     /// # Errors

@@ -67,6 +67,10 @@ pub struct Outcome {
     pub notices: Vec<Notice>,
 }
 
+/// The identifier of a host that has none: two of them are two hosts (Base 2.1, section
+/// 5.1.25.1.28), so that it can't say who holds a reservation.
+const NO_HOST: HostId = [0; 16];
+
 const CONFLICT: Status = Status::RESERVATION_CONFLICT.dnr();
 
 /// What a command did, when it succeeded.
@@ -83,6 +87,9 @@ impl Reservation {
     ) -> Outcome {
         let mut result = 0;
         let done = match *command {
+            ref command if *host == NO_HOST && command.is_io() => {
+                Err(Status::HOST_ID_NOT_INITIALIZED.dnr())
+            }
             ReservationCommand::Register { persist: Some(true), .. }
             | ReservationCommand::SetPersist(true)
                 if !can_persist =>

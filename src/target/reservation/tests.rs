@@ -201,6 +201,31 @@ fn preempting() {
     assert_eq!(b.0.view(), None);
 }
 
+/// Two hosts without an identifier are two hosts, which nothing could tell apart.
+#[test]
+fn a_host_without_an_identifier_has_no_reservations() {
+    const NONE: HostId = [0; 16];
+    let refused = Status::HOST_ID_NOT_INITIALIZED.dnr();
+    let mut b = two();
+    b.acquire(A, 0, 1, 10, 0).unwrap();
+    let before = b.0.clone();
+    assert_eq!(b.register(NONE, 0, 0, 12), refused);
+    assert_eq!(b.acquire(NONE, 0, 1, 10, 0), Err(refused));
+    assert_eq!(b.release(NONE, 0, 1, 10), Err(refused));
+    assert_eq!(b.release(NONE, 1, 0, 10), Err(refused), "clear");
+    let report = b.run(NONE, &sqe(nvm::RESERVATION_REPORT, 15), &[]);
+    let mut wide = sqe(nvm::RESERVATION_REPORT, 15);
+    wide.cdw11.set(1);
+    assert_eq!(
+        (report, b.run(NONE, &wide, &[])),
+        (Err(Status::HOST_ID_INCONSISTENT.dnr()), Err(refused))
+    );
+    assert_eq!(b.0, before);
+    assert_eq!(b.may(NONE), (true, false), "it is held to those of others");
+    let feature = b.0.execute(&NONE, &ReservationCommand::GetPersist, true);
+    assert_eq!(feature.status, Status::SUCCESS, "a feature is no reservation command");
+}
+
 #[test]
 fn golden_report() {
     let mut b = two();

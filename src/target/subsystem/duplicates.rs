@@ -55,10 +55,13 @@ pub struct HostPlace {
 }
 
 impl HostPlace {
-    /// Whether two places are one for every policy.
+    /// Whether two places are one for every policy. Hosts without an identifier, which is zero
+    /// then, are the same by their name only.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
+        let is_same = self.hostid != [0; 16] || self.hostnqn == other.hostnqn;
         (self.uid, self.listener, self.hostid) == (other.uid, other.listener, other.hostid)
+            && is_same
     }
 
     /// Whether whoever is at `older` is in the way of this one.
@@ -137,6 +140,13 @@ mod tests {
         assert_eq!(by(DupHostPolicy::Allow), [false; 4]);
         assert_eq!(by(DupHostPolicy::RestrictPerListener), [true, true, false, false]);
         assert_eq!(by(DupHostPolicy::ReplacePerListener), [true, false, false, false]);
+        // Hosts without an identifier are told apart by their names.
+        let unnamed = [at(host, 0, "192.0.2.1:4420"), at(clone, 0, "192.0.2.1:4420")];
+        let unnamed = unnamed.map(Option::unwrap);
+        for policy in [DupHostPolicy::RestrictPerListener, DupHostPolicy::ReplacePerListener] {
+            assert!(unnamed[0].is_barred_by(&unnamed[0], policy), "{policy:?}");
+            assert!(!unnamed[0].is_barred_by(&unnamed[1], policy), "{policy:?}");
+        }
         // A listener for all addresses is one listener.
         let wild = ["192.0.2.1:4421", "192.0.2.9:4421"].map(|local| at(host, 1, local).unwrap());
         assert!(wild[0].overlaps(&wild[1]));

@@ -207,6 +207,8 @@ pub mod controller {
     pub const CTRATT_HOST_ID_128: u32 = 1 << 0;
     /// CTRATT: Traffic Based Keep Alive Support (bit 6).
     pub const CTRATT_TBKAS: u32 = 1 << 6;
+    /// CTRATT: a host needs an identifier other than zero for reservations (RHII, bit 18).
+    pub const CTRATT_RHII: u32 = 1 << 18;
     /// DCTYPE: a direct discovery controller, which tells of its own target.
     pub const DCTYPE_DIRECT: u8 = 1;
     pub const CNTRLTYPE_IO: u8 = 1;

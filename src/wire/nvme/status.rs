@@ -90,6 +90,7 @@ impl Status {
     pub const KEEP_ALIVE_TIMEOUT_INVALID: Self = Self::new(0, 0x1a);
     pub const COMMAND_INTERRUPTED: Self = Self::new(0, 0x21);
     pub const TRANSIENT_TRANSPORT_ERROR: Self = Self::new(0, 0x22);
+    pub const HOST_ID_NOT_INITIALIZED: Self = Self::new(0, 0x27);
     pub const LBA_OUT_OF_RANGE: Self = Self::new(0, 0x80);
     pub const CAPACITY_EXCEEDED: Self = Self::new(0, 0x81);
     pub const NAMESPACE_NOT_READY: Self = Self::new(0, 0x82);

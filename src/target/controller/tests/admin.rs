@@ -421,7 +421,7 @@ fn identify_controller_has_every_field_in_its_place() {
     assert_eq!((data[76], data[77], u16_at(&data, 78)), (3, 8, 1), "CMIC, MDTS, CNTLID");
     assert_eq!(u32_at(&data, 80), 0x2_0000, "VER");
     assert_eq!(u32_at(&data, 92), 1 << 8, "OAES");
-    assert_eq!(u32_at(&data, 96), 1 | 1 << 6, "CTRATT: 128-bit host id, TBKAS");
+    assert_eq!(u32_at(&data, 96), 1 | 1 << 6 | 1 << 18, "CTRATT: 128-bit host id, TBKAS, RHII");
     assert_eq!(data[111], 1, "CNTRLTYPE");
     assert_eq!((data[258], data[259], data[261]), (3, 3, 6), "ACL, AERL, LPA");
     assert_eq!(u16_at(&data, 320), 10, "KAS");
