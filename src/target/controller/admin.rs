@@ -322,7 +322,7 @@ impl Controller {
             return TableChange::Revoked;
         };
         // Whoever came by a listener that was removed goes with it: its paths have no ANA state.
-        let came_by = self.is_discovery() || new.listens_on(self.local_address);
+        let came_by = table.leads_to(self.local_address, new);
         if !new.allows(&self.hostnqn) || !came_by {
             return TableChange::Revoked;
         }

@@ -265,7 +265,7 @@ fn admit<'a>(
     local_address: SocketAddr,
 ) -> Result<&'a Arc<Subsystem>, Refusal> {
     // An address that is not the subsystem's own must not tell that the subsystem exists.
-    let found = table.find(&request.subnqn).filter(|found| found.listens_on(local_address));
+    let found = table.find(&request.subnqn).filter(|found| table.leads_to(local_address, found));
     let subsystem = found.ok_or_else(Refusal::unknown_subsystem)?;
     if subsystem.allows(&request.hostnqn) {
         Ok(subsystem)

@@ -223,12 +223,10 @@ impl Subsystem {
         self.secure_listeners.contains(&listener)
     }
 
-    /// Whether a connection that arrived at `local` may use this subsystem: it must be one of the
-    /// subsystem's own addresses. The discovery subsystem answers everywhere.
+    /// Whether `local` is one of the subsystem's own addresses.
     #[must_use]
     pub fn listens_on(&self, local: SocketAddr) -> bool {
-        self.kind == SubsystemKind::Discovery
-            || self.listeners.iter().any(|listener| listener_covers(*listener, local))
+        self.listeners.iter().any(|listener| listener_covers(*listener, local))
     }
 }
 

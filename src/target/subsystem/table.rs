@@ -405,6 +405,15 @@ impl SubsystemTable {
         self.add_listener_of(nqn, address, true)
     }
 
+    /// Whether a connection that arrived at `local` may use the subsystem: it must be one of the
+    /// subsystem's own addresses. The discovery subsystem answers at those of all.
+    #[must_use]
+    pub fn leads_to(&self, local: SocketAddr, subsystem: &Subsystem) -> bool {
+        subsystem.listens_on(local)
+            || subsystem.kind == SubsystemKind::Discovery
+                && self.subsystems.iter().any(|one| one.listens_on(local))
+    }
+
     /// Whether connections that arrive at `local` must be under TLS.
     #[must_use]
     pub fn is_secure(&self, local: SocketAddr) -> bool {

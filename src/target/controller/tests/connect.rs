@@ -89,6 +89,30 @@ fn only_allowed_hosts_at_the_right_address() {
     assert_eq!(status(&table, LOCAL), Ok(()));
 }
 
+/// The discovery subsystem answers at every address of the target, and at no other.
+#[test]
+fn a_discovery_controller_ends_with_the_last_listener_of_its_address() {
+    const ELSEWHERE: &str = "192.0.2.1:4421";
+    let mut table = table_with(&[]);
+    let request = request(DISCOVERY_NQN, 0, CNTLID_DYNAMIC);
+    let elsewhere =
+        ConnectContext { local_address: ELSEWHERE.parse().unwrap(), ..connect_context(&table) };
+    let refusal = Controller::connect(&request, &elsewhere).unwrap_err();
+    assert_eq!(refusal, Refusal::unknown_subsystem(), "nobody listens there");
+    let c = &mut ready_discovery(&table);
+    let (local, elsewhere) = (LOCAL.parse().unwrap(), ELSEWHERE.parse().unwrap());
+    // Its own listener and another subsystem's: either is enough.
+    table.add_listener(DISCOVERY_NQN, local).unwrap();
+    table.remove_listener(NQN, local).unwrap();
+    assert_eq!(c.table_changed(&table), TableChange::Admitted);
+    table.add_listener(NQN, local).unwrap();
+    table.remove_listener(DISCOVERY_NQN, local).unwrap();
+    table.add_listener(NQN, elsewhere).unwrap();
+    assert_eq!(c.table_changed(&table), TableChange::Admitted);
+    table.remove_listener(NQN, local).unwrap();
+    assert_eq!(c.table_changed(&table), TableChange::Revoked);
+}
+
 #[test]
 fn cntlid_range_of_the_subsystem_is_kept() {
     let mut table = SubsystemTable::new();
