@@ -601,11 +601,12 @@ impl Shard {
         let result =
             unsafe { libc::sendmsg(socket.stream.as_raw_fd(), &raw const *socket.header, flags) };
         let sent = usize::try_from(result).ok();
+        // Before anything else may set another.
+        let errno = || -std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
+        let res = sent.map_or_else(errno, |sent| i32::try_from(sent).expect("bounded by a queue"));
         if sent != Some(total) {
             protocol.end_loans();
         }
-        let errno = || -std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
-        let res = sent.map_or_else(errno, |sent| i32::try_from(sent).expect("bounded by a queue"));
         self.sent(core, index, res);
     }
 
