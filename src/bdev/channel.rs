@@ -31,7 +31,7 @@ impl Channel {
     /// Starts `io`; it ends through `out`, now or later.
     pub fn submit(&mut self, io: BdevIo, core: &mut CoreIo, out: &mut IoQueue) {
         match self {
-            Self::Malloc(channel) => channel.submit(io, out),
+            Self::Malloc(channel) => channel.submit(io, core, out),
             Self::Null(channel) => channel.submit(io, out),
             Self::Uring(channel) => channel.submit(io, core, out),
             Self::Error(channel) => channel.submit(io, core, out),
@@ -62,7 +62,8 @@ impl Channel {
     /// One that belongs to an earlier channel of the same id is ignored.
     pub fn timer(&mut self, op: u32, core: &mut CoreIo, out: &mut IoQueue) {
         match self {
-            Self::Malloc(_) | Self::Null(_) | Self::Uring(_) => {}
+            Self::Null(_) | Self::Uring(_) => {}
+            Self::Malloc(channel) => channel.timer(core, out),
             Self::Error(channel) => channel.timer(op, core, out),
             Self::Delay(channel) => channel.timer(op, core, out),
         }
@@ -94,7 +95,8 @@ impl Channel {
     #[must_use]
     pub fn in_flight(&self) -> usize {
         match self {
-            Self::Malloc(_) | Self::Null(_) => 0,
+            Self::Null(_) => 0,
+            Self::Malloc(channel) => channel.in_flight(),
             Self::Uring(channel) => channel.in_flight(),
             Self::Error(channel) => channel.in_flight(),
             Self::Delay(channel) => channel.in_flight(),

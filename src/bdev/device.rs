@@ -182,7 +182,7 @@ impl Device {
     /// completions, timers and filter completions come back under it.
     pub fn open_channel(&self, id: BdevId, _core: &CoreIo) -> io::Result<Channel> {
         Ok(match self {
-            Self::Malloc(device) => Channel::Malloc(MallocChannel::new(device.clone())),
+            Self::Malloc(device) => Channel::Malloc(MallocChannel::new(device.clone(), id)),
             Self::Null(device) => Channel::Null(NullChannel::new(device.clone())),
             Self::Uring(device) => Channel::Uring(UringChannel::new(device.clone(), id)?),
             Self::Error(device) => Channel::Error(ErrorChannel::new(device.clone(), id)),

@@ -4,19 +4,29 @@
 //! overlap have no order between them, and a read that overlaps a write may return a mixture;
 //! hosts know this. Only raw copies touch the memory, never a reference.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::channel::OPS_PER_CHANNEL;
 use super::device::{DeviceError, check_shape};
-use super::{BdevIo, Geometry, IoOp, IoQueue, IoStatus};
+use super::{BdevId, BdevIo, Geometry, IoOp, IoQueue, IoStatus};
 use crate::limits::PAGE_SIZE_BYTES;
+use crate::reactor::CoreIo;
 use crate::reactor::buf::{IoBuf, Lender};
-use crate::reactor::dma::Mapping;
+use crate::reactor::dma::{Backing, Mapping};
+use crate::reactor::ring::KIND_BDEV;
+use crate::reactor::timer::TimerTag;
 
-/// Ranges from this size on are zeroed by giving their pages back, smaller ones by writing.
+/// Ranges from this size on are zeroed by giving their pages back, smaller ones by writing, as all
+/// are in hugepages: those may be gone when they are wanted again.
 const DISCARD_BYTES_MIN: usize = 64 * 1024;
+
+/// What is zeroed in one turn of the core at most: a host may deallocate gigabytes with one
+/// command, for which the core's other hosts do not wait.
+pub(super) const ZERO_PIECE_BYTES: u32 = 512 * 1024;
 
 /// Bdevs from this size on are written around the caches: what is written there is seldom read
 /// soon, and a cache line that is written as a whole need not be fetched first. Random writes of
@@ -30,10 +40,12 @@ pub(super) const AROUND_CACHES_BYTES_MIN: usize = 32 << 20;
 pub struct MallocDevice {
     geometry: Geometry,
     memory: Mapping,
+    backing: Backing,
 }
 
 impl MallocDevice {
-    /// A zeroed bdev. Memory is taken from the system when it is first written.
+    /// A zeroed bdev. Its memory is in reserved hugepages, if enough of them are free, or else is
+    /// taken from the system when it is first written.
     pub fn new(
         name: &str,
         uuid: Uuid,
@@ -44,7 +56,7 @@ impl MallocDevice {
         let no_memory = |source| DeviceError::Memory { name: name.to_owned(), size_bytes, source };
         let len =
             usize::try_from(size_bytes).map_err(|error| no_memory(io::Error::other(error)))?;
-        let memory = Mapping::new(len).map_err(no_memory)?;
+        let (memory, backing) = Mapping::in_hugepages_if_free(len).map_err(no_memory)?;
         let geometry = Geometry {
             name: name.to_owned(),
             product_name: "Malloc disk",
@@ -60,7 +72,19 @@ impl MallocDevice {
             unmap: true,
             cheap_zeroes: false,
         };
-        Ok(Arc::new(Self { geometry, memory }))
+        Ok(Arc::new(Self { geometry, memory, backing }))
+    }
+
+    /// What its memory lies in.
+    #[must_use]
+    pub fn backing(&self) -> Backing {
+        self.backing
+    }
+
+    /// Treats its memory as if it lay in hugepages.
+    #[cfg(test)]
+    pub(super) fn pretend_hugepages(&mut self) {
+        self.backing = Backing::Hugepages;
     }
 
     pub(super) fn geometry(&self) -> &Geometry {
@@ -81,23 +105,71 @@ impl MallocDevice {
     }
 }
 
-/// One core's channel. Every request ends at once.
+/// One core's channel. Requests end at once, but for what takes long to zero.
 #[derive(Debug)]
 pub struct MallocChannel {
     device: Arc<MallocDevice>,
+    id: BdevId,
+    /// What is left to be zeroed of long ranges, a piece of the first in each turn. While there is
+    /// any, a timer is armed.
+    zeroing: VecDeque<BdevIo>,
 }
 
 impl MallocChannel {
-    pub(super) fn new(device: Arc<MallocDevice>) -> Self {
-        Self { device }
+    pub(super) fn new(device: Arc<MallocDevice>, id: BdevId) -> Self {
+        Self { device, id, zeroing: VecDeque::with_capacity(OPS_PER_CHANNEL) }
     }
 
-    pub(super) fn submit(&mut self, io: BdevIo, out: &mut IoQueue) {
+    pub(super) fn submit(&mut self, io: BdevIo, core: &mut CoreIo, out: &mut IoQueue) {
         let status = match self.device.geometry.check(&io) {
+            Ok(()) if self.takes_long(&io) => {
+                self.zeroing.push_back(io);
+                if self.zeroing.len() == 1 {
+                    self.go_on_next_turn(core);
+                }
+                return;
+            }
             Ok(()) => self.execute(&io),
             Err(status) => status,
         };
         io.complete(status, out);
+    }
+
+    fn takes_long(&self, io: &BdevIo) -> bool {
+        matches!(io.op, IoOp::WriteZeroes | IoOp::Unmap) && io.blocks > self.blocks_a_piece()
+    }
+
+    fn blocks_a_piece(&self) -> u32 {
+        ZERO_PIECE_BYTES / self.device.geometry.block_size_bytes
+    }
+
+    /// The clock stands still within a turn.
+    fn go_on_next_turn(&self, core: &mut CoreIo) {
+        let tag = TimerTag { kind: KIND_BDEV, object: self.id.0, op: 0 };
+        core.timers.arm_us(core.now_us() + 1, tag);
+    }
+
+    /// Zeroes a piece. The timer of an earlier channel makes one come sooner, or comes in vain.
+    pub(super) fn timer(&mut self, core: &mut CoreIo, out: &mut IoQueue) {
+        let blocks = self.blocks_a_piece();
+        let Some(mut io) = self.zeroing.pop_front() else { return };
+        let left = io.blocks.saturating_sub(blocks);
+        io.blocks -= left;
+        let status = self.execute(&io);
+        if left == 0 {
+            io.complete(status, out);
+        } else {
+            io.lba += u64::from(io.blocks);
+            io.blocks = left;
+            self.zeroing.push_front(io);
+        }
+        if !self.zeroing.is_empty() {
+            self.go_on_next_turn(core);
+        }
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.zeroing.len()
     }
 
     fn execute(&self, io: &BdevIo) -> IoStatus {
@@ -112,7 +184,10 @@ impl MallocChannel {
             }
             (IoOp::Write, Some(buf)) => copy(buf.data_ptr(), start, len),
             (IoOp::Compare, Some(buf)) => return compare(start, buf),
-            (IoOp::WriteZeroes | IoOp::Unmap, _) => zero(start, len),
+            (IoOp::WriteZeroes | IoOp::Unmap, _) => match self.device.backing {
+                Backing::Pages => zero(start, len),
+                Backing::Hugepages => write_zeroes(start, len),
+            },
             _ => return IoStatus::Unsupported,
         }
         IoStatus::Ok
@@ -170,7 +245,8 @@ fn compare(stored: *const u8, buf: &IoBuf) -> IoStatus {
     if order == 0 { IoStatus::Ok } else { IoStatus::CompareMismatch }
 }
 
-/// Zeroes a range: whole pages of long ranges go back to the system, edges are written.
+/// Zeroes a range of ordinary pages: whole pages of long ranges go back to the system, edges are
+/// written.
 fn zero(start: *mut u8, len: usize) {
     let head = start.align_offset(PAGE_SIZE_BYTES).min(len);
     let pages = (len - head) / PAGE_SIZE_BYTES * PAGE_SIZE_BYTES;

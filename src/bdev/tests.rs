@@ -4,19 +4,20 @@ use uuid::Uuid;
 
 use super::delay::{DelayDevice, LatencyKind};
 use super::error::{ErrorDevice, ErrorKind, Injection};
-use super::malloc::{AROUND_CACHES_BYTES_MIN, MallocDevice};
+use super::malloc::{self, AROUND_CACHES_BYTES_MIN, MallocDevice};
 use super::null::NullDevice;
 use super::rig::{Rig, store_contract};
 use super::*;
+use crate::reactor::dma::Backing;
 
 const BLOCKS: u64 = 4096;
 
-fn malloc() -> Device {
+fn small_malloc() -> Device {
     Device::Malloc(MallocDevice::new("Malloc0", Uuid::nil(), 512, BLOCKS).unwrap())
 }
 
 fn over_malloc(filter: impl FnOnce(&Geometry) -> Device) -> Rig {
-    let base = malloc();
+    let base = small_malloc();
     let filter = filter(base.geometry());
     assert_eq!(filter.base(), Some(BdevId(0)));
     assert_eq!(filter.geometry().blocks, BLOCKS);
@@ -35,9 +36,113 @@ fn malloc_stores() {
     }
 }
 
+/// Hugepages are zeroed by writing: what is given back may be wanted by others, and a range that
+/// ends within one would keep what it holds.
+#[test]
+fn malloc_in_hugepages_stores() {
+    let blocks = (4 << 20) / 512;
+    let new = |pretend| {
+        let mut device = MallocDevice::new("Malloc0", Uuid::nil(), 512, blocks).unwrap();
+        if pretend {
+            std::sync::Arc::get_mut(&mut device).unwrap().pretend_hugepages();
+        }
+        device
+    };
+    let reserved = ReservedHugepages::add(4);
+    let real = new(false);
+    if real.backing() == Backing::Pages {
+        println!("on ordinary pages only: no hugepages are free, nor could be reserved");
+    }
+    for device in [real, new(true)] {
+        let memory = Device::Malloc(device);
+        let mut rig = Rig::new(&[memory]);
+        store_contract(&mut rig, 0, blocks);
+        // From the start of a hugepage into another.
+        let data = rig.filled(4096, 9);
+        let ends = [4096, blocks - 1000];
+        for lba in [ends[0] - 8, ends[0], ends[1] - 8, ends[1]] {
+            assert_eq!(rig.io(0, IoOp::Write, lba, 8, Some(&data)), IoStatus::Ok);
+        }
+        let blocks = u32::try_from(ends[1] - ends[0]).unwrap();
+        assert_eq!(rig.io(0, IoOp::Unmap, ends[0], blocks, None), IoStatus::Ok);
+        for (lba, zeroed) in
+            [(ends[0] - 8, false), (ends[0], true), (ends[1] - 8, true), (ends[1], false)]
+        {
+            let expected = if zeroed { &[0; 4096] } else { data.as_slice() };
+            assert!(rig.read(0, lba, 8) == expected, "block {lba}");
+        }
+        drop(data);
+        rig.finish();
+    }
+    drop(reserved);
+}
+
+/// Adds to the system's hugepages where this is allowed, and takes as many back in the end.
+struct ReservedHugepages(usize);
+
+impl ReservedHugepages {
+    const FILE: &str = "/proc/sys/vm/nr_hugepages";
+
+    fn add(count: usize) -> Self {
+        let added = Self::change(|now| now + count);
+        Self(if added { count } else { 0 })
+    }
+
+    fn change(to: impl Fn(usize) -> usize) -> bool {
+        let now =
+            std::fs::read_to_string(Self::FILE).ok().and_then(|text| text.trim().parse().ok());
+        now.is_some_and(|now| std::fs::write(Self::FILE, to(now).to_string()).is_ok())
+    }
+}
+
+impl Drop for ReservedHugepages {
+    fn drop(&mut self) {
+        Self::change(|now| now.saturating_sub(self.0));
+    }
+}
+
+#[test]
+fn others_do_not_wait_for_a_long_range_to_be_zeroed() {
+    let pieces = 6;
+    let piece_blocks = u64::from(malloc::ZERO_PIECE_BYTES) / 512;
+    let blocks = pieces * piece_blocks;
+    let device = MallocDevice::new("Malloc0", Uuid::nil(), 512, blocks).unwrap();
+    for (op, length) in [(IoOp::Unmap, blocks), (IoOp::WriteZeroes, blocks - 1)] {
+        let mut rig = Rig::new(&[Device::Malloc(device.clone())]);
+        let data = rig.filled(512, 9);
+        for lba in [0, blocks - 2] {
+            assert_eq!(rig.io(0, IoOp::Write, lba, 1, Some(&data)), IoStatus::Ok);
+        }
+        let length = u32::try_from(length).unwrap();
+        rig.start(0, 1, (op, 0, length), None);
+        rig.start(0, 2, (op, 0, length), None);
+        rig.start(0, 3, (IoOp::Write, blocks - 1, 1), Some(&data));
+        rig.turn();
+        assert_eq!(rig.ended, [(3, IoStatus::Ok)], "it waits for no other");
+        assert_eq!(rig.channels[0].in_flight(), 2);
+        let mut turns = 1;
+        while rig.channels[0].in_flight() > 0 {
+            let before = rig.core.timers.len();
+            assert_eq!(before, 1, "one piece a turn");
+            std::thread::sleep(Duration::from_micros(2));
+            rig.turn();
+            turns += 1;
+        }
+        assert!(turns > 2 * pieces, "{turns} turns");
+        assert_eq!(rig.ended[1..], [(1, IoStatus::Ok), (2, IoStatus::Ok)]);
+        rig.ended.clear();
+        assert!(rig.core.timers.is_empty());
+        for lba in [0, blocks - 2] {
+            assert_eq!(rig.read(0, lba, 1), [0; 512]);
+        }
+        drop(data);
+        rig.finish();
+    }
+}
+
 #[test]
 fn malloc_is_shared_by_channels() {
-    let device = malloc();
+    let device = small_malloc();
     let mut rig = Rig::new(&[device.clone(), device]);
     let data = rig.filled(512, 9);
     assert_eq!(rig.io(0, IoOp::Write, 5, 1, Some(&data)), IoStatus::Ok);

@@ -11,13 +11,13 @@ use super::buf::{BufPool, CLASS_SIZES_BYTES, arena_size_bytes};
 
 const HUGEPAGE_SIZE_BYTES: usize = 2 * 1024 * 1024;
 
-/// What backs an arena.
+/// What lies under memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backing {
     /// Reserved 2 MiB hugepages.
     Hugepages,
-    /// Ordinary pages. Transparent hugepages are not asked for: an idle arena then costs only
-    /// the pages it has touched.
+    /// Ordinary pages. Transparent hugepages are not asked for: what is idle then costs only the
+    /// pages it has touched.
     Pages,
 }
 
@@ -89,6 +89,27 @@ impl Mapping {
     pub fn new(len_bytes: usize) -> std::io::Result<Self> {
         let base = map(len_bytes, MapFlags::PRIVATE | MapFlags::NORESERVE)?;
         Ok(Self { base, len_bytes })
+    }
+
+    /// `len_bytes` zeroes at least: in reserved hugepages, all of which are taken now, if the
+    /// memory would fill one and enough of them are free, or else in ordinary pages.
+    pub fn in_hugepages_if_free(len_bytes: usize) -> std::io::Result<(Self, Backing)> {
+        if len_bytes >= HUGEPAGE_SIZE_BYTES {
+            let len_bytes = len_bytes.next_multiple_of(HUGEPAGE_SIZE_BYTES);
+            if let Ok(base) =
+                map(len_bytes, MapFlags::PRIVATE | MapFlags::HUGETLB | MapFlags::HUGE_2MB)
+            {
+                let mapping = Self { base, len_bytes };
+                // What a control group forbids to take is told by a signal at the first access,
+                // and by an error here.
+                let all = Advice::LinuxPopulateWrite;
+                // SAFETY: the range was mapped above; its zeroes stay what they are.
+                if unsafe { madvise(base.as_ptr().cast(), len_bytes, all) }.is_ok() {
+                    return Ok((mapping, Backing::Hugepages));
+                }
+            }
+        }
+        Ok((Self::new(len_bytes)?, Backing::Pages))
     }
 
     /// First byte; page aligned.

@@ -16,6 +16,7 @@ use crate::bdev::{BdevId, Device, DeviceError};
 use crate::control::config::DelayLatency;
 use crate::control::names;
 use crate::limits::BDEVS_MAX;
+use crate::reactor::dma;
 
 /// A bdev to be made.
 #[derive(Debug, Clone)]
@@ -151,7 +152,11 @@ impl Target {
         let mut below = None;
         let device = match spec {
             BdevSpec::Malloc { block_size_bytes, blocks } => {
-                Device::Malloc(MallocDevice::new(name, uuid, *block_size_bytes, *blocks)?)
+                let device = MallocDevice::new(name, uuid, *block_size_bytes, *blocks)?;
+                if device.backing() == dma::Backing::Hugepages {
+                    tracing::info!("bdev {name}: all its memory is taken now, in hugepages");
+                }
+                Device::Malloc(device)
             }
             // Reads return zeroes: a namespace must not show a host what other hosts' I/O left
             // in a buffer.
