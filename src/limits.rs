@@ -23,6 +23,9 @@ pub const MDTS: u8 = 8;
 /// Largest in-capsule data in bytes that a command capsule may carry (IOCCSZ follows from it).
 pub const IN_CAPSULE_DATA_BYTES: usize = 8192;
 
+/// Data of each half of a fused operation at most: one logical block.
+pub const FUSED_DATA_BYTES_MAX: usize = 4096;
+
 /// Entries of an admin queue at most.
 pub const ADMIN_QUEUE_DEPTH_MAX: usize = 128;
 
@@ -72,6 +75,7 @@ const _: () = {
     assert!(TRANSFER_SIZE_BYTES_MAX / IO_SIZE_BYTES_MAX <= u16::MAX as usize);
     // A command whose data came in the capsule fits the largest buffer.
     assert!(IN_CAPSULE_DATA_BYTES <= IO_SIZE_BYTES_MAX);
+    assert!(FUSED_DATA_BYTES_MAX <= IN_CAPSULE_DATA_BYTES);
     // NVMe counts queue entries 0's based in 16 bits.
     assert!(IO_QUEUE_DEPTH_MAX <= 1 << 16);
     assert!(CONNECTIONS_TO_REFUSE < CONNECTIONS_PER_CORE_MAX);

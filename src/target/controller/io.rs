@@ -11,7 +11,7 @@ pub use copy::{
 };
 
 use crate::bdev::{BdevId, IoOp, IoStatus};
-use crate::limits::{PAGE_SIZE_BYTES, TRANSFER_SIZE_BYTES_MAX};
+use crate::limits::{FUSED_DATA_BYTES_MAX, PAGE_SIZE_BYTES, TRANSFER_SIZE_BYTES_MAX};
 use crate::target::reservation::Access;
 use crate::target::subsystem::{AnaState, Namespace, Subsystem};
 use crate::wire::nvme::nvm::{DSM_DEALLOCATE, DsmRange, rw};
@@ -35,6 +35,11 @@ pub const VERIFY_BYTES_MAX: u64 = (PAGE_SIZE_BYTES as u64) << VERIFY_PAGES_SHIFT
 
 /// Logical blocks of a fused Compare and Write at most (ACWU, 0's based, is zero).
 pub const COMPARE_AND_WRITE_BLOCKS_MAX: u32 = 1;
+
+const _: () = assert!(
+    COMPARE_AND_WRITE_BLOCKS_MAX as usize * PAGE_SIZE_BYTES == FUSED_DATA_BYTES_MAX,
+    "no logical block is larger than a page"
+);
 
 /// A command that is fit to be executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

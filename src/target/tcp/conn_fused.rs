@@ -2,9 +2,14 @@
 //!
 //! Their data may arrive in any order. Neither becomes ready before both can execute; then the
 //! first is handed out directly in front of the second. Where one is refused, so is the other.
+//!
+//! Neither keeps a buffer while the other waits for one: many such pairs could keep all buffers
+//! from each other for ever. Both get theirs at once, or the pair is refused and the host told to
+//! try again.
 
 use super::conn::Connection;
-use super::request::{Recall, RequestId, RequestState, Transfer};
+use super::request::{Recall, Request, RequestId, RequestState, Transfer};
+use crate::limits::FUSED_DATA_BYTES_MAX;
 use crate::wire::nvme::{Sqe, Status};
 
 /// FUSE, bits 1:0 of byte 1.
@@ -49,6 +54,13 @@ impl Connection {
     ) -> Result<(Transfer, u32), Status> {
         let before = std::mem::take(&mut self.fused_next);
         let fuse = sqe.flags & FUSE_MASK;
+        // What can't execute need not have a buffer.
+        let plan = plan.and_then(|plan| match plan {
+            (_, bytes) if fuse != 0 && bytes as usize > FUSED_DATA_BYTES_MAX => {
+                Err(Status::ATOMIC_WRITE_UNIT_EXCEEDED.dnr())
+            }
+            plan => Ok(plan),
+        });
         match (before, fuse) {
             (FusedNext::SecondOf(first), FUSE_SECOND) => {
                 if plan.is_ok() {
@@ -78,6 +90,38 @@ impl Connection {
             _ => {}
         }
         plan
+    }
+
+    /// The first of the fused operation whose second command is in `slot`.
+    pub(super) fn first_of(&self, slot: u16) -> Option<&Request> {
+        match self.request(slot).fused {
+            Fused::Second(first) => Some(self.request(first)),
+            Fused::No | Fused::Alone | Fused::First(_) => None,
+        }
+    }
+
+    /// Refuses the fused operation whose second command is in `slot` and has just come. The host
+    /// tries it again.
+    #[cold]
+    pub(super) fn give_up_pair(&mut self, slot: u16, payload_bytes: u32) {
+        let request = self.request_at(slot);
+        (request.transfer, request.data_bytes) = (Transfer::None, 0);
+        request.error = Some(Status::COMMAND_INTERRUPTED);
+        if let Fused::Second(first) = std::mem::take(&mut request.fused) {
+            self.withdraw_partner(first, Status::FAILED_FUSED);
+        }
+        self.refuse_capsule(slot, Status::COMMAND_INTERRUPTED, payload_bytes);
+    }
+
+    /// The second of the fused operation whose first command is in `slot`, if it also waits for a
+    /// buffer.
+    pub(super) fn waiting_second(&self, slot: u16) -> Option<u16> {
+        match self.request(slot).fused {
+            Fused::First(second) if self.request(second).state == RequestState::NeedBuffer => {
+                Some(second)
+            }
+            _ => None,
+        }
     }
 
     /// The command in `slot`, one of a fused operation, could execute now.

@@ -23,7 +23,8 @@ const OPCODE_FABRICS: u8 = 0x7f;
 /// Such a command keeps its buffer until the host's data comes, and that may lie in the stream
 /// behind a capsule whose own data needs a buffer first. If R2Ts could take the last buffer, all
 /// connections of a core could wait for one another for ever. Every other holder of a buffer ends
-/// without reading more from the stream. A core's pool therefore needs more than this many.
+/// without reading more from the stream, or, the first of a fused operation, is refused when its
+/// second finds no buffer. A core's pool therefore needs more than this many.
 const R2T_RESERVE: usize = 2;
 
 const _: () = assert!(R2T_RESERVE < CLASS_COUNTS[1] + CLASS_COUNTS[2]);
@@ -119,20 +120,38 @@ impl Connection {
         request.error = plan.err();
         match plan {
             Ok((Transfer::None, _)) => self.make_ready(slot),
-            // Those that wait already go first; a capsule's data cannot wait behind them, because
-            // everything behind it in the stream waits with it.
-            Ok((transfer, _)) if transfer == Transfer::InCapsule || self.waiting.is_empty() => {
-                match self.take_buffer(slot, pool) {
-                    true => self.start_transfer(slot),
-                    false => self.wait_for_buffer(slot),
-                }
-            }
-            Ok(_) => self.wait_for_buffer(slot),
-            Err(status) if payload_bytes == 0 => self.refuse(slot, status),
-            Err(_) => {
-                self.set_state(slot, RequestState::Refused);
-                self.expect_payload(slot, 0);
-            }
+            Ok((transfer, _)) => self.find_buffer(slot, transfer, payload_bytes, pool),
+            Err(status) => self.refuse_capsule(slot, status, payload_bytes),
+        }
+    }
+
+    /// The command in `slot`, which has just come, gets its buffer now or later.
+    fn find_buffer(&mut self, slot: u16, transfer: Transfer, payload_bytes: u32, pool: &BufPool) {
+        let in_capsule = transfer == Transfer::InCapsule;
+        let first = self.first_of(slot);
+        let first_keeps_one = first.is_some_and(|first| first.buf.is_some());
+        let first_waits = first.is_some_and(|first| first.state == RequestState::NeedBuffer);
+        // Those that wait already go first; a capsule's data cannot wait behind them, because
+        // everything behind it in the stream waits with it.
+        let is_next = in_capsule || self.waiting.is_empty() || first_keeps_one;
+        if first_waits && in_capsule {
+            self.give_up_pair(slot, payload_bytes);
+        } else if is_next && self.take_buffer(slot, pool) {
+            self.start_transfer(slot);
+        } else if first_keeps_one {
+            self.give_up_pair(slot, payload_bytes);
+        } else {
+            self.wait_for_buffer(slot);
+        }
+    }
+
+    /// Refuses the command in `slot`, which has just come, when its data in the capsule are past.
+    pub(super) fn refuse_capsule(&mut self, slot: u16, status: Status, payload_bytes: u32) {
+        if payload_bytes == 0 {
+            self.refuse(slot, status);
+        } else {
+            self.set_state(slot, RequestState::Refused);
+            self.expect_payload(slot, 0);
         }
     }
 
@@ -166,11 +185,11 @@ impl Connection {
     fn take_buffer(&mut self, slot: u16, pool: &BufPool) -> bool {
         let request = self.request(slot);
         let bytes = request.data_bytes as usize;
+        // The second of a fused operation is what lets go of the first's.
+        let may_hold = || matches!(request.fused, Fused::Second(_)) || self.may_hold(bytes, pool);
         let is_refused = match request.transfer {
-            Transfer::ByR2t => {
-                large_buffers_free(pool) <= R2T_RESERVE || !self.may_hold(bytes, pool)
-            }
-            Transfer::ToHost => !self.may_hold(bytes, pool),
+            Transfer::ByR2t => large_buffers_free(pool) <= R2T_RESERVE || !may_hold(),
+            Transfer::ToHost => !may_hold(),
             // Nothing behind it is read before it has its buffer, not even the data for which
             // this connection holds others; and it holds it only while it executes.
             Transfer::InCapsule | Transfer::None => false,
@@ -234,12 +253,23 @@ impl Connection {
             progress = true;
         }
         while let Some(&slot) = self.waiting.front() {
-            if !self.take_buffer(slot, pool) {
+            let second = self.waiting_second(slot);
+            let has_enough = second.is_none() || pool.free_counts().iter().sum::<usize>() >= 2;
+            if !has_enough || !self.take_buffer(slot, pool) {
                 break;
             }
             self.waiting.pop_front();
             self.start_transfer(slot);
             progress = true;
+            if let Some(second) = second {
+                if self.take_buffer(second, pool) {
+                    let next = self.waiting.pop_front();
+                    assert_eq!(next, Some(second), "it is the next command of the queue");
+                    self.start_transfer(second);
+                } else {
+                    self.withdraw(second, Status::COMMAND_INTERRUPTED);
+                }
+            }
         }
         progress
     }

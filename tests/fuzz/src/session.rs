@@ -13,6 +13,7 @@ use mdof::bdev::malloc::MallocDevice;
 use mdof::bdev::{BdevId, Device};
 use mdof::engine::{EngineConfig, EngineHandle};
 use mdof::initiator::{Client, ClientOptions, Data, QueuePair};
+use mdof::limits::TRANSFER_SIZE_BYTES_MAX;
 use mdof::reactor::buf::BufPool;
 use mdof::target::subsystem::{AnaState, NamespaceSpec, SubsystemSpec, SubsystemTable};
 use mdof::wire::nvme::Sqe;
@@ -22,7 +23,8 @@ use super::Input;
 
 const NQN: &str = "nqn.2026-01.io.mdof:fuzz";
 const HOSTS: [&str; 2] = ["nqn.2026-01.io.mdof:host-a", "nqn.2026-01.io.mdof:host-b"];
-const BLOCKS: u64 = 256;
+/// More than a command moves.
+const BLOCKS: u64 = 4096;
 const BLOCK_BYTES: usize = 512;
 const STEPS_MAX: usize = 120;
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -82,7 +84,7 @@ impl Target {
         let address = free.local_addr().expect("it is bound");
         drop(free);
         table.add_listener(NQN, address).expect("a listener");
-        let pool = BufPool::on_heap([256, 32, 16, 0]);
+        let pool = BufPool::on_heap([256, 32, 16, 4]);
         let mut target = Self { engine, table, bdevs, address, pool, buffers_free: 0 };
         target.add_ns(1);
         target.add_ns(2);
@@ -280,7 +282,7 @@ fn nsid(input: &mut Input<'_>) -> u32 {
 
 fn data(sqe: &Sqe, bytes: usize, pool: BufPool, input: &mut Input<'_>) -> Option<Data> {
     let code = if sqe.opcode == 0x7f { sqe.nsid.get().to_le_bytes()[0] } else { sqe.opcode };
-    let bytes = bytes.min(128 * 1024);
+    let bytes = bytes.min(TRANSFER_SIZE_BYTES_MAX);
     if code & 3 == 0 || bytes == 0 {
         return Some(Data::None);
     }
@@ -305,7 +307,8 @@ fn io_command(host: &mut Host, pool: BufPool, input: &mut Input<'_>) {
         0..=4 => 1,
         5 => 8,
         6 => u32::from(input.u8()) + 1,
-        _ => u32::from(input.u16()) + 1,
+        // Now and then more than is allowed.
+        _ => u32::from(input.u16() % 2100) + 1,
     };
     // Few places, so that commands meet.
     let lba = if how & 8 == 0 { u32::from(input.u8() & 7) } else { u32::from(input.u16()) };

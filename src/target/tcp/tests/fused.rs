@@ -194,3 +194,87 @@ fn what_can_be_recalled() {
     let ended = statuses(&mut peer);
     assert_eq!(ended, [(6, Status::ABORT_REQUESTED)]);
 }
+
+/// A pair that is too large for any namespace needs no buffers to be told so.
+#[test]
+fn large_pairs_are_refused_when_they_come() {
+    let mut peer = Peer::established(0);
+    let free = peer.pool.free_counts();
+    for (cid, opcode, fuse) in [(1, COMPARE, FIRST), (2, WRITE, SECOND)] {
+        let mut sqe = peer.capsule(opcode, cid, 0x5a, 4097, &[]);
+        sqe[8 + 1] = fuse;
+        peer.send(&sqe);
+    }
+    assert_eq!(peer.pool.free_counts(), free);
+    let expected = [1, 2].map(|cid| (cid, Status::ATOMIC_WRITE_UNIT_EXCEEDED.dnr()));
+    assert_eq!(statuses(&mut peer), expected);
+    peer.expect_alive();
+}
+
+const GIVEN_UP: [(u16, Status); 2] = [(1, Status::FAILED_FUSED), (2, Status::COMMAND_INTERRUPTED)];
+
+fn send_pair(peer: &mut Peer, opcodes: [u8; 2], in_capsule: [bool; 2]) {
+    let first = capsule(peer, opcodes[0], FIRST, 1, in_capsule[0]);
+    peer.send(&first);
+    let second = capsule(peer, opcodes[1], SECOND, 2, in_capsule[1]);
+    peer.send(&second);
+}
+
+/// Buffers that one half keeps while it waits for the other's would be kept for ever, if there were
+/// as many such pairs as buffers.
+#[test]
+fn a_pair_is_given_up_rather_than_waits_with_a_buffer() {
+    // Two large buffers are left to data that come in capsules.
+    for (in_capsule, counts) in
+        [([true, true], [1, 0, 0, 0]), ([true, false], [1, 2, 0, 0]), ([false, true], [1, 2, 0, 0])]
+    {
+        let mut peer = Peer::established(0);
+        peer.pool = BufPool::on_heap(counts);
+        send_pair(&mut peer, [COMPARE, WRITE], in_capsule);
+        assert_eq!(statuses(&mut peer), GIVEN_UP, "{in_capsule:?}");
+        assert!(!peer.conn.needs_buffers());
+        assert_eq!((peer.conn.held_bytes(), peer.pool.free_counts()), (0, counts));
+        let other = capsule(&peer, WRITE, 0x40, 3, true);
+        peer.send(&other);
+        assert_eq!(next_cids(&mut peer), [3], "the stream goes on behind it");
+    }
+}
+
+#[test]
+fn a_pair_that_waits_gets_both_buffers_or_none() {
+    let mut peer = Peer::established(0);
+    peer.pool = BufPool::on_heap([0, 2, 0, 0]);
+    let taken = [peer.pool.get(1).unwrap(), peer.pool.get(1).unwrap()];
+    // Only the fabric's rules are looked at here: what reads needs no data of the host.
+    let mut reads = [1, 2].map(|cid| peer.capsule(READ, cid, 0x5a, 512, &[]));
+    for (bytes, fuse) in reads.iter_mut().zip([FIRST, SECOND]) {
+        bytes[8 + 1] = fuse;
+        peer.send(bytes);
+    }
+    let [one, other] = taken;
+    drop(one);
+    let pool = peer.pool;
+    assert!(!peer.conn.retry_buffers(&pool));
+    assert_eq!((pool.free_counts(), pool.returns()), ([0, 1, 0, 0], 1), "nothing was tried");
+    drop(other);
+    assert!(peer.conn.retry_buffers(&pool));
+    assert_eq!(next_cids(&mut peer), [1, 2]);
+
+    // For the second the reserve is in the way when the first has got its buffer.
+    let mut peer = Peer::established(0);
+    peer.pool = BufPool::on_heap([0, 3, 0, 0]);
+    let (pool, taken) = (peer.pool, peer.pool.get(1));
+    send_pair(&mut peer, [COMPARE, WRITE], [false, false]);
+    assert!(peer.conn.needs_buffers());
+    drop(taken);
+    assert!(peer.conn.retry_buffers(&pool) && !peer.conn.needs_buffers());
+    let bytes = peer.drain();
+    let r2t = bytes.chunks(24).find(|pdu| pdu[0] == 9).unwrap();
+    let r2t = R2t::read_from_prefix(r2t).unwrap().0;
+    assert_eq!(r2t.cccid.get(), 1);
+    let data = peer.h2c(1, r2t.ttag.get(), 0, true, &[8; 512]);
+    peer.send(&data);
+    assert_eq!(statuses(&mut peer), GIVEN_UP[..1], "the second's came before");
+    assert_eq!(pool.free_counts(), [0, 3, 0, 0]);
+    peer.expect_alive();
+}
