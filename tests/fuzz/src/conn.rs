@@ -1,6 +1,7 @@
 //! One NVMe/TCP connection of the target, with everything its driver may do to it. The input is a
 //! script: what the host sends (well-formed, bent, or noise), how the stream is cut, what the
-//! controller and the kernel do meanwhile. Whatever happens, every buffer comes back.
+//! controller and the kernel do meanwhile. Whatever happens, every buffer comes back, and nobody
+//! waits for one that nobody has.
 
 use mdof::reactor::buf::{BufPool, IoBuf};
 use mdof::target::tcp::{C2hSuccess, Connection, ConnectionConfig, Phase, RequestId};
@@ -56,14 +57,16 @@ pub fn run(data: &[u8]) {
     world.conn.set_flow_control_disabled(how & 4 != 0);
     if how & 8 == 0 {
         world.peer.send_ic_req((how >> 4) & 7, how >> 6);
-        world.deliver(usize::MAX);
-        world.transmit(usize::MAX);
+        let _ = (world.deliver(usize::MAX), world.transmit(usize::MAX));
     }
     for _ in 0..STEPS_MAX {
         if input.is_empty() {
             break;
         }
         world.step(&mut input);
+    }
+    if data.len() & 1 == 0 {
+        world.settle();
     }
     world.end();
 }
@@ -80,12 +83,12 @@ impl World {
                 let (bytes, is_bold) = (input.u32() & 0x3_ffff, input.u8() < 4);
                 self.peer.send_data(index, bytes, is_bold, digests);
             }
-            6 => self.deliver(usize::from(input.u8())),
-            4 | 5 | 7 => self.deliver(usize::MAX),
+            6 => drop(self.deliver(usize::from(input.u8()))),
+            4 | 5 | 7 => drop(self.deliver(usize::MAX)),
             8 => self.take_commands(),
             9 => self.complete(input),
-            10 => self.transmit(usize::from(input.u16())),
-            11 => self.transmit(usize::MAX),
+            10 => drop(self.transmit(usize::from(input.u16()))),
+            11 => drop(self.transmit(usize::MAX)),
             12 => self.direct(input),
             13 => {
                 self.conn.retry_buffers(&self.pool);
@@ -97,7 +100,6 @@ impl World {
     }
 
     fn command(&mut self, input: &mut Input<'_>) {
-        let digests = self.conn.digests();
         let (how, cid) = (input.u8(), u16::from(input.u8() & 31));
         let bytes = match how >> 6 {
             0 => 512,
@@ -105,17 +107,33 @@ impl World {
             2 => 8192,
             _ => input.u32() & 0x3_ffff,
         };
+        match (how >> 3) & 7 {
+            5 => {
+                self.one_command((how & 7, 1, cid), bytes, input);
+                self.one_command((how & 7, 2, cid ^ 16), bytes, input);
+            }
+            6 => self.one_command((how & 7, 1, cid), bytes, input),
+            7 => self.one_command((how & 7, 2, cid), bytes, input),
+            _ => self.one_command((how & 7, 0, cid), bytes, input),
+        }
+    }
+
+    /// `fuse` is the FUSE field.
+    fn one_command(&mut self, (what, fuse, cid): (u8, u8, u16), bytes: u32, input: &mut Input<'_>) {
+        let digests = self.conn.digests();
         let in_capsule = vec![0xa5; usize::try_from(bytes.min(8193)).unwrap_or(0)];
-        match how & 7 {
-            0 => self.peer.send_command((0, cid), (0x5a, 0), &[], digests),
-            1 | 2 => self.peer.send_command((1, cid), (0x5a, bytes), &[], digests),
-            3 | 4 => self.peer.send_command((2, cid), (0x5a, bytes), &[], digests),
-            5 => self.peer.send_command((1, cid), (0x01, bytes), &in_capsule, digests),
-            6 => self.peer.send_command((0x7f, cid), (0x01, bytes), &in_capsule, digests),
+        let mut send = |opcode, sgl, data: &[u8]| {
+            self.peer.send_command((opcode, fuse, cid), sgl, data, digests);
+        };
+        match what {
+            0 => send(0, (0x5a, 0), &[]),
+            1 | 2 => send(1, (0x5a, bytes), &[]),
+            3 | 4 => send(2, (0x5a, bytes), &[]),
+            5 => send(1, (0x01, bytes), &in_capsule),
+            6 => send(0x7f, (0x01, bytes), &in_capsule),
             _ => {
                 let (opcode, sgl) = (input.u8(), input.u8());
-                let some = &in_capsule[..in_capsule.len().min(512)];
-                self.peer.send_command((opcode, cid), (sgl, bytes), some, digests);
+                send(opcode, (sgl, bytes), &in_capsule[..in_capsule.len().min(512)]);
             }
         }
     }
@@ -140,9 +158,9 @@ impl World {
         }
     }
 
-    fn deliver(&mut self, bytes_max: usize) {
+    fn deliver(&mut self, bytes_max: usize) -> usize {
         if self.direct_bytes.is_some() || !self.conn.wants_bytes() {
-            return;
+            return 0;
         }
         let bytes = &self.peer.outgoing[..bytes_max.min(self.peer.outgoing.len())];
         let taken = self.conn.handle_bytes(bytes, &self.pool);
@@ -152,6 +170,7 @@ impl World {
             bytes.len()
         );
         self.peer.outgoing.drain(..taken);
+        taken
     }
 
     fn take_commands(&mut self) {
@@ -167,7 +186,10 @@ impl World {
             return;
         }
         let id = self.executing.swap_remove(usize::from(input.u8()) % self.executing.len());
-        let how = input.u8();
+        self.finish(id, input.u8());
+    }
+
+    fn finish(&mut self, id: RequestId, how: u8) {
         let status = if how & 3 == 3 { Status::INVALID_FIELD } else { Status::SUCCESS };
         let to_host = self.conn.request_sqe(id).opcode & 3 == 2;
         let bytes = self.conn.request_buf(id).filter(|_| to_host).map_or(0, IoBuf::len);
@@ -179,9 +201,9 @@ impl World {
     }
 
     /// The kernel takes what waits to be sent, or a part of it.
-    fn transmit(&mut self, bytes_max: usize) {
+    fn transmit(&mut self, bytes_max: usize) -> usize {
         if !self.conn.wants_transmit() {
-            return;
+            return 0;
         }
         let mut out = TransmitVec::new();
         let offered = self.conn.poll_transmit(&mut out);
@@ -195,6 +217,7 @@ impl World {
         let taken = bytes_max.min(offered);
         self.peer.receive(&self.sending[..taken], &self.conn);
         self.conn.transmitted(taken);
+        taken
     }
 
     fn direct(&mut self, input: &mut Input<'_>) {
@@ -235,6 +258,44 @@ impl World {
     fn check(&self) {
         let queued = self.conn.population(mdof::target::tcp::RequestState::Executing);
         assert_eq!(usize::from(queued), self.executing.len(), "commands that execute");
+    }
+
+    /// All that others hold comes back, and this host sends, takes and is answered all there is: it
+    /// waits for no buffer then, unless it owes something itself.
+    fn settle(&mut self) {
+        self.held.clear();
+        loop {
+            let mut moved = self.receive_direct();
+            moved += self.deliver(usize::MAX);
+            let digests = self.conn.digests();
+            for index in (0..self.peer.transfers.len()).rev() {
+                self.peer.send_data(index, u32::MAX, false, digests);
+                moved += 1;
+            }
+            self.take_commands();
+            while let Some(id) = self.executing.pop() {
+                self.finish(id, 0);
+                moved += 1;
+            }
+            moved += self.transmit(usize::MAX);
+            moved += usize::from(self.conn.retry_buffers(&self.pool));
+            self.check();
+            if moved == 0 {
+                break;
+            }
+        }
+        let (owed, _) = self.conn.inbound_transfers();
+        let waits = self.conn.phase() == Phase::Established && self.conn.needs_buffers();
+        assert!(!waits || owed > 0, "waits for a buffer that nobody has: {:?}", self.conn);
+    }
+
+    /// What the kernel was to receive comes.
+    fn receive_direct(&mut self) -> usize {
+        let Some(room) = self.direct_bytes.take() else { return 0 };
+        let count = room.min(self.peer.outgoing.len());
+        self.peer.outgoing.drain(..count);
+        self.conn.handle_direct(count);
+        count
     }
 
     /// The socket ends: what is owed is paid, and nothing stays behind.

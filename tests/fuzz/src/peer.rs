@@ -55,10 +55,10 @@ impl Peer {
         self.outgoing.extend(bytes);
     }
 
-    /// A command. `sgl` is the descriptor's type, `length` what it says.
+    /// A command. `fuse` is its FUSE field, `sgl` the descriptor's type, `length` what it says.
     pub fn send_command(
         &mut self,
-        (opcode, cid): (u8, u16),
+        (opcode, fuse, cid): (u8, u8, u16),
         (sgl, length): (u8, u32),
         data: &[u8],
         digests: (bool, bool),
@@ -67,7 +67,7 @@ impl Peer {
         header[0] = 4;
         header[2] = 72;
         header[8] = opcode;
-        header[9] = 0x40;
+        header[9] = 0x40 | fuse;
         header[10..12].copy_from_slice(&cid.to_le_bytes());
         header[40..44].copy_from_slice(&length.to_le_bytes());
         header[47] = sgl;
